@@ -1,0 +1,105 @@
+"""JSON with file descriptors over a SOCK_SEQPACKET socket: how the processes of a lab talk.
+
+One message is one packet: an 8-byte header (how many descriptors, whether the JSON is in a memfd) and the JSON. What
+does not fit a packet travels in a memfd, so a message has no size limit. Standard library only: netd uses it.
+"""
+
+from __future__ import annotations
+
+import array
+import contextlib
+import json
+import os
+import socket
+import struct
+from typing import Any
+
+_HEADER = struct.Struct("!HxxL")
+_INLINE_BYTES = 60_000
+MAX_FDS = 253
+"""SCM_MAX_FD of Linux: descriptors in one message."""
+
+
+class ChannelClosedError(ConnectionError):
+    """The other end is gone."""
+
+
+def pair() -> tuple[Channel, Channel]:
+    """Two connected channels; the second is meant to be inherited or sent."""
+    left, right = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    return Channel(left), Channel(right)
+
+
+class Channel:
+    """One end. Not thread-safe: its owner serialises."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self.sock = sock
+
+    @classmethod
+    def from_fd(cls, fd: int) -> Channel:
+        return cls(socket.socket(fileno=fd))
+
+    def fileno(self) -> int:
+        return self.sock.fileno()
+
+    def send(self, message: Any, fds: list[int] | tuple[int, ...] = ()) -> None:
+        """Send one message; the descriptors stay open here.
+
+        Raises:
+            ChannelClosedError: the other end is gone.
+        """
+        body = json.dumps(message, separators=(",", ":")).encode()
+        carried = list(fds)
+        memfd = -1
+        if len(body) > _INLINE_BYTES:
+            memfd = os.memfd_create("message", os.MFD_CLOEXEC)
+            with open(memfd, "wb", closefd=False) as file:
+                file.write(body)
+            carried.append(memfd)
+            body = b""
+        head = _HEADER.pack(len(fds), memfd >= 0)
+        control = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", carried))] if carried else []
+        try:
+            self.sock.sendmsg([head, body], control)
+        except (BrokenPipeError, ConnectionResetError, OSError) as error:
+            raise ChannelClosedError(str(error)) from error
+        finally:
+            if memfd >= 0:
+                os.close(memfd)
+
+    def receive(self, timeout_s: float | None = None) -> tuple[Any, list[int]]:
+        """The next message and its descriptors (close-on-exec).
+
+        Raises:
+            ChannelClosedError: the other end is gone.
+            TimeoutError: nothing came in ``timeout_s``.
+        """
+        self.sock.settimeout(timeout_s)
+        fds = array.array("i")
+        try:
+            data, ancillary, _, _ = self.sock.recvmsg(
+                _HEADER.size + _INLINE_BYTES,
+                socket.CMSG_SPACE((MAX_FDS + 1) * fds.itemsize),
+                socket.MSG_CMSG_CLOEXEC,
+            )
+        except TimeoutError:
+            raise
+        except OSError as error:
+            raise ChannelClosedError(str(error)) from error
+        if not data:
+            raise ChannelClosedError("end of file")
+        for level, kind, payload in ancillary:
+            if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+                fds.frombytes(payload[: len(payload) - len(payload) % fds.itemsize])
+        _, in_memfd = _HEADER.unpack_from(data)
+        received = list(fds)
+        if in_memfd:
+            with open(received.pop(), "rb") as file:
+                file.seek(0)
+                return json.load(file), received
+        return json.loads(data[_HEADER.size :]), received
+
+    def close(self) -> None:
+        with contextlib.suppress(OSError):
+            self.sock.close()

@@ -1,0 +1,64 @@
+"""Frozen dataclasses in Istio's and Kubernetes' own words. No logic beyond what the words mean."""
+
+from meshlab.model.call import Call, Outcome, Peer
+from meshlab.model.connection import Connection, Decision
+from meshlab.model.identity import SpiffeId
+from meshlab.model.mesh import DATAPLANE_MODE, Mesh, has_labels, target_port
+from meshlab.model.policy import (
+    Action,
+    AuthorizationPolicy,
+    Condition,
+    MtlsMode,
+    Operation,
+    PeerAuthentication,
+    Rule,
+    Source,
+)
+from meshlab.model.topology import Expectation, Node, Topology, Verdict
+from meshlab.model.workload import (
+    FAMILIES,
+    Address,
+    ContainerPort,
+    Family,
+    Labels,
+    Namespace,
+    Pod,
+    Program,
+    Service,
+    ServicePort,
+)
+
+__all__ = [
+    "DATAPLANE_MODE",
+    "FAMILIES",
+    "Action",
+    "Address",
+    "AuthorizationPolicy",
+    "Call",
+    "Condition",
+    "Connection",
+    "ContainerPort",
+    "Decision",
+    "Expectation",
+    "Family",
+    "Labels",
+    "Mesh",
+    "MtlsMode",
+    "Namespace",
+    "Node",
+    "Operation",
+    "Outcome",
+    "Peer",
+    "PeerAuthentication",
+    "Pod",
+    "Program",
+    "Rule",
+    "Service",
+    "ServicePort",
+    "Source",
+    "SpiffeId",
+    "Topology",
+    "Verdict",
+    "has_labels",
+    "target_port",
+]

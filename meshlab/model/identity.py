@@ -1,0 +1,39 @@
+"""SPIFFE identities as Istio writes them."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+_SHAPE = re.compile(r"spiffe://([^/]+)/ns/([^/]+)/sa/([^/]+)")
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class SpiffeId:
+    """Who a workload is: ``spiffe://<trust domain>/ns/<namespace>/sa/<service account>``."""
+
+    trust_domain: str
+    namespace: str
+    service_account: str
+
+    @classmethod
+    def parse(cls, uri: str) -> SpiffeId:
+        """Read ``spiffe://<trust domain>/ns/<namespace>/sa/<service account>``.
+
+        Raises:
+            ValueError: ``uri`` has another shape.
+
+        Source: https://istio.io/latest/docs/concepts/security/#istio-identity
+        """
+        match = _SHAPE.fullmatch(uri)
+        if match is None:
+            raise ValueError(f"{uri!r} is not spiffe://TRUST-DOMAIN/ns/NAMESPACE/sa/SERVICE-ACCOUNT")
+        return cls(*match.groups())
+
+    @property
+    def principal(self) -> str:
+        """The identity without its scheme, which is how policies spell it."""
+        return f"{self.trust_domain}/ns/{self.namespace}/sa/{self.service_account}"
+
+    def __str__(self) -> str:
+        return f"spiffe://{self.principal}"

@@ -1,0 +1,52 @@
+"""A lab as its file describes it: the ``kind: Lab`` document plus the mesh."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from meshlab.model.mesh import Mesh
+from meshlab.model.workload import Family, Program
+
+
+class Verdict(StrEnum):
+    """What a policy says of a connection."""
+
+    ALLOW = "allow"
+    DENY = "deny"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Node:
+    name: str
+    ztunnel: str | None = None
+    """A node proxy of this node's own, which no option overrides; ``None``: ``spec.dataplane.ztunnel``."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Expectation:
+    """A row of ``spec.expect``."""
+
+    source: str
+    """``namespace/pod``."""
+    to: str
+    """``namespace/pod:port`` or ``service.namespace:port``, as in the file."""
+    verdict: Verdict
+    family: Family | None = None
+    """``None``: both."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Topology:
+    name: str
+    nodes: tuple[Node, ...]
+    mesh: Mesh
+    ztunnel: str = "reference"
+    """``spec.dataplane.ztunnel``: reference, none, an entry point's name or [NAME=]PATH."""
+    expect: tuple[Expectation, ...] = ()
+    images: Mapping[str, Program] = field(default_factory=dict)
+    """Pattern (fnmatch) -> program."""
+    mounts: tuple[str, ...] = ()
+    """Folders of the host that are readable in pods although they lie under /tmp."""
+    ready_timeout_s: float = 10.0

@@ -1,0 +1,113 @@
+"""Namespaces, pods and services, as far as they have a part in traffic."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from ipaddress import IPv4Address, IPv6Address
+from typing import Literal
+
+from meshlab.model.identity import SpiffeId
+
+Family = Literal[4, 6]
+Labels = Mapping[str, str]
+Address = IPv4Address | IPv6Address
+
+FAMILIES: tuple[Family, ...] = (4, 6)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Namespace:
+    name: str
+    labels: Labels = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ContainerPort:
+    number: int
+    """1 to 65535; TCP."""
+    name: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Program:
+    """What a pod runs instead of the built-in echo."""
+
+    argv: tuple[str, ...]
+    env: Mapping[str, str] = field(default_factory=dict)
+    working_dir: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pod:
+    """One pod, already placed and addressed."""
+
+    name: str
+    namespace: str
+    node: str
+    ipv4: IPv4Address
+    """From the pod's place in the file (``addresses.py``)."""
+    ipv6: IPv6Address
+    labels: Labels = field(default_factory=dict)
+    annotations: Labels = field(default_factory=dict)
+    service_account: str = "default"
+    ports: tuple[ContainerPort, ...] = ()
+    """None: the pod is only a source of calls."""
+    program: Program | None = None
+    """``None``: the built-in echo."""
+    image: str = ""
+    """As the manifest had it; ``topology`` has already looked it up in ``spec.images``."""
+    add_capabilities: tuple[str, ...] = ()
+    """Linux' names without CAP_, e.g. ``NET_ADMIN``."""
+    empty_dirs: tuple[str, ...] = ()
+    """Mount paths of ``emptyDir`` volumes."""
+    workload: str = ""
+    """Name of the Deployment the pod came from, else empty."""
+
+    @property
+    def key(self) -> str:
+        """``namespace/name``: how files, tables and messages name the pod."""
+        return f"{self.namespace}/{self.name}"
+
+    @property
+    def uid(self) -> str:
+        """What ZDS calls the pod; equal on every machine."""
+        return f"uid-{self.namespace}-{self.name}"
+
+    def address(self, family: Family) -> Address:
+        return self.ipv4 if family == 4 else self.ipv6
+
+    def identity(self, trust_domain: str) -> SpiffeId:
+        return SpiffeId(trust_domain, self.namespace, self.service_account)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServicePort:
+    port: int
+    target_port: int | str
+    """A number, or the name of a container port, which each endpoint resolves for itself."""
+    name: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Service:
+    name: str
+    namespace: str
+    ipv4: IPv4Address | None
+    """ClusterIP of the family; ``None`` where the Service has none (headless, or the other family only)."""
+    ipv6: IPv6Address | None
+    selector: Labels = field(default_factory=dict)
+    ports: tuple[ServicePort, ...] = ()
+    labels: Labels = field(default_factory=dict)
+
+    @property
+    def key(self) -> str:
+        """``name.namespace``: how tables and messages name a Service (a pod has a slash)."""
+        return f"{self.name}.{self.namespace}"
+
+    @property
+    def hostname(self) -> str:
+        return f"{self.name}.{self.namespace}.svc.cluster.local"
+
+    def address(self, family: Family) -> Address | None:
+        return self.ipv4 if family == 4 else self.ipv6
