@@ -1,0 +1,1 @@
+"""Both ends of the protocols of an ambient mesh, sans-I/O: messages, xds, zds, hbone."""
