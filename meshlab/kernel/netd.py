@@ -1,0 +1,306 @@
+"""netd: PID 1 of a lab. It makes namespaces, opens sockets and starts programs in them, and hands descriptors back.
+
+    owner ==(SEQPACKET: JSON + descriptors)== netd
+      netns N          -> N descriptors                    sockets [[netns, family, type, proto] ...] -> descriptors
+      mntns {...}      -> descriptors of mnt and uts       spawn {argv, env, netns, mntns, capabilities} -> pid
+      sysctl [...]                                         kill {pid, signal};  close
+                                                           event exit {pid, status}, for every process of the lab
+
+Single-threaded, standard library only (it is started ``python -I -S``), and it obeys: nothing is decided here. It polls
+the pidfd of its owner, since the end of file alone is defeated by a leaked descriptor. When netd goes, the kernel ends
+its pid namespace, and with it every process, netns and mount of the lab. Nothing else has to clean up.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import selectors
+import signal
+import socket
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from meshlab.kernel import namespaces as ns
+from meshlab.kernel.channel import MAX_FDS, Channel, ChannelClosedError
+
+_TMPFS_FLAGS = ns.MS_NOSUID | ns.MS_NODEV
+_SCRATCH = ("/tmp", "/var/tmp", "/run", "/dev/shm")  # noqa: S108 - mounted over, never used on the host
+
+
+class Netd:
+    """The state of one lab's PID 1: descriptors of its namespaces, and its channel to the owner."""
+
+    def __init__(self, channel: Channel, owner: int) -> None:
+        self._channel = channel
+        self._owner = owner
+        self._netns: list[int] = []
+        self._mntns: list[tuple[int, int]] = []
+        self._home_net = _open_ns("net")
+        self._home_mnt = _open_ns("mnt")
+        self._home_uts = _open_ns("uts")
+
+    def serve(self) -> None:
+        """Answer requests until the owner is gone or asks for the end."""
+        wake_read, wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        signal.signal(signal.SIGCHLD, lambda *_: None)
+        signal.set_wakeup_fd(wake_write, warn_on_full_buffer=False)
+        with selectors.DefaultSelector() as selector:
+            for fd in (self._channel.fileno(), self._owner, wake_read):
+                selector.register(fd, selectors.EVENT_READ)
+            while True:
+                for key, _ in selector.select():
+                    if key.fd == self._owner:
+                        return
+                    if key.fd == wake_read:
+                        os.read(wake_read, 4096)
+                        self._reap()
+                    elif not self._answer():
+                        return
+
+    def _reap(self) -> None:
+        while True:
+            try:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                return
+            if pid == 0:
+                return
+            self._channel.send({"event": "exit", "pid": pid, "status": os.waitstatus_to_exitcode(status)})
+
+    def _answer(self) -> bool:
+        request, fds = self._channel.receive()
+        operations: dict[str, Callable[[dict[str, Any], list[int]], tuple[Any, list[int]]]] = {
+            "netns": self._make_netns,
+            "mntns": self._make_mntns,
+            "sockets": self._open_sockets,
+            "sysctl": self._write_sysctls,
+            "spawn": self._spawn,
+            "kill": self._kill,
+        }
+        if request["op"] == "close":
+            self._end_all()
+            self._channel.send({"id": request["id"], "result": "closed"})
+            return False
+        try:
+            result, answered = operations[request["op"]](request, fds)
+            self._channel.send({"id": request["id"], "result": result}, answered)
+        except OSError as error:
+            self._channel.send({"id": request["id"], "errno": error.errno or 0, "error": error.strerror or str(error)})
+        finally:
+            for fd in fds:
+                os.close(fd)
+        return True
+
+    def _make_netns(self, request: dict[str, Any], _: list[int]) -> tuple[Any, list[int]]:
+        made = []
+        try:
+            for _ in range(min(request["count"], MAX_FDS)):
+                ns.unshare(ns.CLONE_NEWNET)
+                made.append(_open_ns("net"))
+        finally:
+            ns.setns(self._home_net, ns.CLONE_NEWNET)
+        first = len(self._netns)
+        self._netns += made
+        return first, made
+
+    def _make_mntns(self, request: dict[str, Any], _: list[int]) -> tuple[Any, list[int]]:
+        ns.unshare(ns.CLONE_NEWNS | ns.CLONE_NEWUTS)
+        try:
+            _furnish(request)
+            made = (_open_ns("mnt"), _open_ns("uts"))
+        finally:
+            ns.setns(self._home_mnt, ns.CLONE_NEWNS)
+            ns.setns(self._home_uts, ns.CLONE_NEWUTS)
+        self._mntns.append(made)
+        return len(self._mntns) - 1, list(made)
+
+    def _open_sockets(self, request: dict[str, Any], _: list[int]) -> tuple[Any, list[int]]:
+        opened: list[socket.socket] = []
+        current = None
+        try:
+            for netns, family, kind, protocol in request["sockets"]:
+                if netns != current:
+                    ns.setns(self._netns[netns], ns.CLONE_NEWNET)
+                    current = netns
+                opened.append(socket.socket(family, kind, protocol))
+            return None, [sock.detach() for sock in opened] if opened else []
+        finally:
+            ns.setns(self._home_net, ns.CLONE_NEWNET)
+
+    def _write_sysctls(self, request: dict[str, Any], _: list[int]) -> tuple[Any, list[int]]:
+        current = None
+        try:
+            for netns, name, value in request["values"]:
+                if netns != current:
+                    ns.setns(self._netns[netns], ns.CLONE_NEWNET)
+                    current = netns
+                with open(f"/proc/sys/{name}", "w") as file:
+                    file.write(value)
+        finally:
+            ns.setns(self._home_net, ns.CLONE_NEWNET)
+        return None, []
+
+    def _spawn(self, request: dict[str, Any], fds: list[int]) -> tuple[Any, list[int]]:
+        """``fds`` become 0, 1 and 2 of the program; a failure up to ``execve`` comes back as the error."""
+        error_read, error_write = os.pipe2(os.O_CLOEXEC)
+        pid = os.fork()
+        if pid == 0:
+            try:
+                self._become(request, fds)
+            except BaseException as error:
+                os.write(error_write, f"{getattr(error, 'errno', 0) or 0} {error}".encode()[:4000])
+            os._exit(127)
+        os.close(error_write)
+        with open(error_read, "rb") as pipe:
+            failure = pipe.read().decode()
+        if failure:
+            errno, _, text = failure.partition(" ")
+            raise OSError(int(errno), text)
+        return pid, []
+
+    def _become(self, request: dict[str, Any], fds: list[int]) -> None:
+        signal.set_wakeup_fd(-1)
+        os.setsid()
+        ns.setns(self._netns[request["netns"]], ns.CLONE_NEWNET)
+        mnt, uts = self._mntns[request["mntns"]]
+        ns.setns(mnt, ns.CLONE_NEWNS)
+        ns.setns(uts, ns.CLONE_NEWUTS)
+        for target, fd in enumerate(fds):
+            os.dup2(fd, target)
+        os.chdir(request["cwd"])
+        ns.restrict_capabilities(request["capabilities"])
+        for number in (signal.SIGPIPE, signal.SIGCHLD, signal.SIGINT):
+            signal.signal(number, signal.SIG_DFL)
+        os.execvpe(request["argv"][0], request["argv"], request["env"])  # noqa: S606 - no shell is the point
+
+    def _kill(self, request: dict[str, Any], _: list[int]) -> tuple[Any, list[int]]:
+        os.kill(request["pid"], request["signal"])
+        return None, []
+
+    def _end_all(self) -> None:
+        """SIGKILL everything but ourselves, and reap it: afterwards the lab has no process left."""
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(-1, signal.SIGKILL)
+        with contextlib.suppress(ChildProcessError):
+            while True:
+                os.waitpid(-1, 0)
+
+
+def _open_ns(kind: str) -> int:
+    return os.open(f"/proc/self/ns/{kind}", os.O_RDONLY | os.O_CLOEXEC)
+
+
+def _build_base(binds: list[str]) -> None:
+    """The host's tree read-only, with /proc, /sys and every scratch folder the lab's own."""
+    ns.mount("", "/", "", ns.MS_REC | ns.MS_PRIVATE)
+    ns.make_readonly("/")
+    ns.mount("proc", "/proc", "proc", _TMPFS_FLAGS | ns.MS_NOEXEC)
+    _mount_sysfs()
+    kept = [(path, os.open(path, os.O_PATH | os.O_CLOEXEC)) for path in binds if os.path.exists(path)]
+    _mount_scratch()
+    for path, fd in kept:
+        _bind(fd, path)
+        os.close(fd)
+
+
+def _mount_sysfs() -> None:
+    """A fresh sysfs shows the lab's links; where the host's is read-only or masked, less or none is allowed."""
+    for flags in (0, ns.MS_RDONLY):
+        with contextlib.suppress(OSError):
+            return ns.mount("sysfs", "/sys", "sysfs", _TMPFS_FLAGS | ns.MS_NOEXEC | flags)
+
+
+def _mount_scratch() -> None:
+    for folder in _SCRATCH:
+        if os.path.isdir(folder) and not os.path.islink(folder):
+            ns.mount("tmpfs", folder, "tmpfs", _TMPFS_FLAGS, "mode=1777,size=64m" if folder != "/run" else "mode=755")
+
+
+def _bind(fd: int, path: str) -> None:
+    """Show again, read-only, what a scratch mount would hide."""
+    if os.path.exists(path):
+        return  # it lies outside every scratch folder, or a bind above it shows it
+    if os.path.isdir(f"/proc/self/fd/{fd}"):
+        os.makedirs(path, exist_ok=True)
+    else:
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        open(path, "w").close()
+    ns.mount(f"/proc/self/fd/{fd}", path, "", ns.MS_BIND | ns.MS_REC)
+
+
+def _furnish(request: dict[str, Any]) -> None:
+    """The mount namespace of one pod or node: scratch folders of its own and its /etc files."""
+    kept = [(path, os.open(path, os.O_PATH | os.O_CLOEXEC)) for path in request["binds"] if os.path.exists(path)]
+    if request["hostname"]:
+        ns.sethostname(request["hostname"])
+    _mount_scratch()
+    for path, fd in kept:
+        _bind(fd, path)
+        os.close(fd)
+    for path, text in request["files"].items():
+        _place_file(path, text)
+    for folder in request["folders"]:
+        os.makedirs(folder, exist_ok=True)
+    for folder in request["empty_dirs"]:
+        ns.mount("tmpfs", folder, "tmpfs", _TMPFS_FLAGS, "mode=1777,size=64m")
+
+
+def _place_file(path: str, text: str) -> None:
+    """Bind a file over ``path``, or over what it links to (resolv.conf is often a link into /run)."""
+    target = os.path.realpath(path)
+    if target.startswith(tuple(f"{folder}/" for folder in _SCRATCH)):
+        os.makedirs(os.path.dirname(target), exist_ok=True)
+        with open(target, "w") as file:
+            file.write(text)
+        return
+    source = f"/run/.{os.path.basename(target)}"
+    with open(source, "w") as file:
+        file.write(text)
+    ns.mount(source, target, "", ns.MS_BIND)
+    os.unlink(source)
+
+
+def _enter_user_namespace() -> None:
+    """The caller's uid and gid map to themselves: files keep their owners and pytest its folders."""
+    uid, gid = os.geteuid(), os.getegid()
+    ns.unshare(ns.CLONE_NEWUSER)
+    for name, text in (("setgroups", "deny"), ("uid_map", f"{uid} {uid} 1"), ("gid_map", f"{gid} {gid} 1")):
+        with open(f"/proc/self/{name}", "w") as file:
+            file.write(text)
+
+
+def start(channel: Channel, owner: int) -> None:
+    """Become a lab's netd: unshare, fork into the new pid namespace, build the mounts, report, serve."""
+    hello, fds = channel.receive()
+    for fd in fds:
+        os.close(fd)
+    step = "unshare"
+    try:
+        if hello["rootless"]:
+            step = "user namespace"
+            _enter_user_namespace()
+        step = "namespaces"
+        flags = ns.CLONE_NEWNS | ns.CLONE_NEWPID | ns.CLONE_NEWNET | ns.CLONE_NEWIPC | ns.CLONE_NEWUTS
+        ns.unshare(flags)
+        if os.fork():
+            os._exit(0)  # PID 1 of the new pid namespace goes on
+        step = "mounts"
+        _build_base(hello["binds"])
+    except OSError as error:
+        with contextlib.suppress(ChannelClosedError):
+            channel.send({"failed": step, "errno": error.errno or 0, "error": error.strerror or str(error)})
+        os._exit(1)
+    netd = Netd(channel, owner)
+    opened = [_open_ns(kind) for kind in ("user", "pid", "ipc")]
+    channel.send({"ready": True}, opened)
+    for fd in opened:
+        os.close(fd)
+    with contextlib.suppress(ChannelClosedError):
+        netd.serve()
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    start(Channel.from_fd(int(sys.argv[1])), int(sys.argv[2]))
