@@ -184,7 +184,7 @@ def _read_hello(packet: bytes) -> None:
 
 def _read_ack(packet: bytes) -> str:
     response = _decoded("WorkloadResponse", packet)
-    if response.WhichOneof("response") != "ack":
+    if response.WhichOneof("payload") != "ack":
         raise ProtocolError(f"the proxy answered with {packet.hex()}, which is no ack")
     return str(response.ack.error)
 
