@@ -1,7 +1,7 @@
 """Compile ``proto/*.proto`` into ``protos.binpb``: ``python -m meshlab.protocols.compile``.
 
-For who changes a message; needs grpcio-tools (extra ``test``), which nothing else of meshlab does. A test recompiles and
-compares.
+For who changes a message; needs grpcio-tools (extra ``test``), which nothing else of meshlab does. A test recompiles
+and compares.
 """
 
 from __future__ import annotations
