@@ -1,0 +1,86 @@
+"""The plug-in protocol, ``api_version`` 1: what a node proxy says of itself, and how one is launched.
+
+A plug-in is any object (most simply a module) with ``api_version``, ``describe`` and ``launch``. ``launch`` is pure: it
+says what to run, and the lab runs it, on the node, in a netns of its own. What is launched speaks Istio's protocols:
+ZDS on ``slot.uds``, delta xDS and the Istio CA at ``slot.xds_address``. Nothing else of meshlab is its business.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal, Protocol
+
+API_VERSION = 1
+DEFAULT_UDS = "/var/run/ztunnel/ztunnel.sock"
+"""Where Istio's CNI agent serves ZDS, and a ztunnel looks for it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Implementation:
+    """What can be plugged in, as it describes itself."""
+
+    name: str
+    version: str
+    """Empty where only a running one could say."""
+    roles: tuple[str, ...] = ("ztunnel",)
+    features: frozenset[str] = frozenset()
+    """What it can do; a check of what it lacks is skipped with that reason."""
+    claims: frozenset[str] = frozenset()
+    """What its access log says, so that it can be quoted at grade ``claim``: ``identity``."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeSlot:
+    """The place on one node that a node proxy is launched into."""
+
+    node: str
+    xds_address: str
+    """``host:port`` of ADS and CA, in TLS; the host is an IP SAN of the server's certificate."""
+    ca_root_pem: str
+    """The root that the control plane's certificate and every workload's chain to."""
+    token: str
+    """Bearer token for both."""
+    instance_ip: str
+    """The proxy's own address on its node."""
+    uds: str = DEFAULT_UDS
+    """ZDS socket of the node's agent (SEQPACKET)."""
+    cluster_id: str = "Kubernetes"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HttpGet:
+    """A readiness probe, asked in the proxy's own netns, as a kubelet would."""
+
+    port: int
+    path: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Launch:
+    """What the lab runs in a slot. Exactly one of ``argv`` and ``entry`` is set."""
+
+    argv: tuple[str, ...] = ()
+    env: Mapping[str, str] = field(default_factory=dict)
+    """Added to the lab's clean environment (PATH, HOME, LANG, TERM); nothing of the caller's comes along."""
+    files: Mapping[str, str] = field(default_factory=dict)
+    """Path -> text, written into the proxy's own mount namespace first."""
+    ready: HttpGet | None = None
+    """``None``: it counts as ready once it runs. Never taken for "the mesh works"."""
+    keylog: str | None = None
+    """Path to which it writes TLS secrets in the SSLKEYLOGFILE format; ``None``: it writes none."""
+    access_log: Literal["istio-json"] | None = None
+    """``istio-json``: lines on stdout with a ztunnel's field names."""
+    entry: str | None = None
+    """``package.module:function`` of a Python program, started warm instead of ``argv``: ``main({"env": env}, {})``."""
+
+
+class NodeProxy(Protocol):
+    """A plug-in for the role of a ztunnel."""
+
+    @property
+    def api_version(self) -> int: ...
+
+    def describe(self) -> Implementation: ...
+
+    def launch(self, slot: NodeSlot) -> Launch: ...
