@@ -1,0 +1,227 @@
+"""A warm Python that forks the Python programs of all labs of its owner *into* those labs.
+
+Imports are half of a lab's start, so they are paid once. For each program it forks three times: the first child enters
+the lab's user and pid namespaces; the second is born in the pid namespace, and ends at once, so that the third's parent
+is the lab's netd, which reaps it (an orphan goes to PID 1 of its *father's* namespace). The third enters the other
+namespaces, drops its capabilities and runs ``module:function``.
+
+The server imports and forks; it never opens a grpc object, a thread or a loop, which would not survive the fork.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import importlib
+import os
+import selectors
+import signal
+import subprocess
+import sys
+import threading
+import traceback
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from meshlab.errors import HostNotReadyError, KernelRefusedError, LabLostError
+from meshlab.kernel import namespaces as ns
+from meshlab.kernel.channel import Channel, ChannelClosedError, pair
+from meshlab.kernel.sandbox import Mntns, Netns, Sandbox
+
+
+class ForkServer:
+    """The owner's side. One serves every lab of a process; ``shared()`` gives it."""
+
+    _shared: ForkServer | None = None
+    _guard = threading.Lock()
+
+    def __init__(self, channel: Channel, process: subprocess.Popen[bytes]) -> None:
+        self._channel = channel
+        self._process = process
+        self._lock = threading.Lock()
+
+    @classmethod
+    def shared(cls, modules: Iterable[str]) -> ForkServer:
+        """The process' own server, started on first use with ``modules`` imported, and again if it has died."""
+        with cls._guard:
+            if cls._shared is None or cls._shared._process.poll() is not None:
+                cls._shared = cls._start(list(modules))
+            return cls._shared
+
+    @classmethod
+    def _start(cls, modules: list[str]) -> ForkServer:
+        ours, theirs = pair()
+        owner = os.pidfd_open(os.getpid())
+        argv = [sys.executable, "-m", "meshlab.kernel.forkserver", str(theirs.fileno()), str(owner), *modules]
+        process = subprocess.Popen(  # noqa: S603 - our own module
+            argv,
+            pass_fds=(theirs.fileno(), owner),
+            stdin=subprocess.DEVNULL,
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
+            start_new_session=True,  # a terminal's Ctrl-C is for the owner, who ends labs in order
+        )
+        theirs.close()
+        os.close(owner)
+        return cls(ours, process)
+
+    def start(
+        self,
+        entry: str,
+        config: Mapping[str, Any],
+        fds: Mapping[str, int],
+        *,
+        sandbox: Sandbox,
+        netns: Netns,
+        mntns: Mntns,
+        capabilities: Iterable[str],
+        stdout: int,
+        stderr: int,
+    ) -> int:
+        """Run ``module:function(config, fds)`` in a lab; its pid there.
+
+        Raises:
+            LabLostError: the lab or the server ended meanwhile.
+        """
+        carried = [netns.fd, mntns.fd, mntns.uts_fd, sandbox.ipc_fd, sandbox.pid_fd]
+        carried += [sandbox.user_fd] if sandbox.rootless else []
+        request = {
+            "entry": entry,
+            "config": dict(config),
+            "names": list(fds),
+            "capabilities": sorted(capabilities),
+            "rootless": sandbox.rootless,
+        }
+        with self._lock:
+            try:
+                self._channel.send(request, [*carried, stdout, stderr, *fds.values()])
+                answer, _ = self._channel.receive(timeout_s=60)
+            except ChannelClosedError as error:
+                raise LabLostError(f"the fork server is gone (exit status {self._process.poll()})") from error
+        if "error" in answer:
+            raise KernelRefusedError(f"start {entry}", netns.name, answer["errno"], answer["error"])
+        return int(answer["pid"])
+
+    def close(self) -> None:
+        """End the server; labs that run are not touched."""
+        self._channel.close()
+        self._process.wait(10)
+
+
+def serve(channel: Channel, owner: int, modules: list[str]) -> None:
+    for module in modules:
+        importlib.import_module(module)
+    gc.collect()
+    gc.freeze()
+    with selectors.DefaultSelector() as selector:
+        selector.register(channel.fileno(), selectors.EVENT_READ)
+        selector.register(owner, selectors.EVENT_READ)
+        while True:
+            if any(key.fd == owner for key, _ in selector.select()):
+                return
+            try:
+                request, fds = channel.receive()
+            except ChannelClosedError:
+                return
+            try:
+                channel.send({"pid": _fork_into_lab(request, fds)})
+            except OSError as error:
+                channel.send({"errno": error.errno or 0, "error": str(error)})
+            finally:
+                for fd in fds:
+                    os.close(fd)
+
+
+def _fork_into_lab(request: dict[str, Any], fds: list[int]) -> int:
+    report_read, report_write = os.pipe2(os.O_CLOEXEC)
+    first = os.fork()
+    if first == 0:
+        try:
+            os.close(report_read)
+            _enter_and_fork(request, fds, report_write)
+        except BaseException as error:
+            os.write(report_write, f"error {getattr(error, 'errno', 0) or 0} {error}".encode())
+        os._exit(0)
+    os.close(report_write)
+    with open(report_read, "rb") as pipe:
+        report = pipe.read().decode()
+    os.waitpid(first, 0)
+    word, _, rest = report.partition(" ")
+    if word != "pid":
+        errno, _, text = rest.partition(" ")
+        raise OSError(int(errno or 0), text or "the program ended before it had started")
+    return int(rest)
+
+
+def _enter_and_fork(request: dict[str, Any], fds: list[int], report: int) -> None:
+    net, mnt, uts, ipc, pid, *others = fds
+    if request["rootless"]:
+        ns.setns(others.pop(0), ns.CLONE_NEWUSER)
+    ns.setns(pid, ns.CLONE_NEWPID)
+    second = os.fork()
+    if second:
+        os.waitpid(second, 0)
+        return
+    if os.fork():
+        os._exit(0)
+    try:
+        for fd, kind in ((ipc, ns.CLONE_NEWIPC), (uts, ns.CLONE_NEWUTS), (net, ns.CLONE_NEWNET), (mnt, ns.CLONE_NEWNS)):
+            ns.setns(fd, kind)
+        os.chdir("/")
+        os.setsid()
+        ns.restrict_capabilities(request["capabilities"])
+        passed = _tidy_descriptors(others, report, request["names"])
+        os.write(report, f"pid {os.getpid()}".encode())
+    except BaseException as error:
+        os.write(report, f"error {getattr(error, 'errno', 0) or 0} {error}".encode())
+        os._exit(1)
+    os.close(report)
+    os._exit(_run(request["entry"], request["config"], passed))
+
+
+def _tidy_descriptors(others: list[int], report: int, names: list[str]) -> dict[str, int]:
+    """0, 1, 2 are null, stdout and stderr; what was not passed is closed."""
+    stdout, stderr, *passed = others
+    null = os.open(os.devnull, os.O_RDONLY)
+    for target, fd in enumerate((null, stdout, stderr)):
+        os.dup2(fd, target)
+    keep = {0, 1, 2, report, *passed}
+    for name in os.listdir("/proc/self/fd"):
+        if int(name) not in keep:
+            with contextlib.suppress(OSError):
+                os.close(int(name))
+    return dict(zip(names, passed, strict=True))
+
+
+def _run(entry: str, config: Mapping[str, Any], fds: Mapping[str, int]) -> int:
+    sys.stdout = open(1, "w", buffering=1, closefd=False)  # noqa: SIM115 - lives as long as the process
+    sys.stderr = open(2, "w", buffering=1, closefd=False)  # noqa: SIM115
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    os.environ.clear()
+    os.environ.update({"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "HOME": "/", "LANG": "C.UTF-8", "TERM": "dumb"})
+    module, _, function = entry.partition(":")
+    try:
+        getattr(importlib.import_module(module), function)(config, fds)
+    except SystemExit as stop:
+        return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
+    except BaseException:
+        traceback.print_exc()
+        return 1
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+    return 0
+
+
+def require_linux() -> None:
+    """Say so early where there is no Linux at all.
+
+    Raises:
+        HostNotReadyError: this is another system.
+    """
+    if sys.platform != "linux":
+        raise HostNotReadyError(f"meshlab needs Linux, this is {sys.platform}: `vagrant up` gives one")
+
+
+if __name__ == "__main__":
+    serve(Channel.from_fd(int(sys.argv[1])), int(sys.argv[2]), sys.argv[3:])

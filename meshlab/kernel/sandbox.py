@@ -1,0 +1,258 @@
+"""The owner's side of netd: starts it, asks it for namespaces, sockets and programs, and knows who has exited.
+
+A ``Sandbox`` is one lab's share of the kernel. Its methods block for one round trip (30 us for a socket) and are
+thread-safe. When netd is gone every method raises ``LabLostError``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from meshlab.errors import HostNotReadyError, KernelRefusedError, LabLostError
+from meshlab.kernel.channel import MAX_FDS, Channel, ChannelClosedError, pair
+
+_ROOT = str(Path(__file__).resolve().parents[2])
+_BOOT = f"import sys; sys.path.insert(0, {_ROOT!r}); from meshlab.kernel import netd; from meshlab.kernel.channel import "
+_BOOT += "Channel; netd.start(Channel.from_fd(int(sys.argv[1])), int(sys.argv[2]))"
+
+
+@dataclass(frozen=True, slots=True)
+class Netns:
+    """One network namespace of a lab, pinned by a descriptor."""
+
+    number: int
+    """What netd calls it."""
+    fd: int
+    name: str
+    """For messages: ``node-1``, ``pod:shop/client``."""
+
+
+@dataclass(frozen=True, slots=True)
+class Mntns:
+    """One mount namespace with its host name."""
+
+    number: int
+    fd: int
+    uts_fd: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Furniture:
+    """What a mount namespace has that the base has not."""
+
+    hostname: str = ""
+    files: Mapping[str, str] = field(default_factory=dict)
+    """Path -> text, bound over the host's (``/etc/hosts``, ...)."""
+    folders: tuple[str, ...] = ()
+    """Made in the scratch folders."""
+    empty_dirs: tuple[str, ...] = ()
+    """Mount points for a tmpfs each."""
+    binds: tuple[str, ...] = ()
+    """Host folders kept visible, read-only, although they lie in a scratch folder."""
+
+
+class Sandbox:
+    """A running netd. Closing it, or dying, ends everything in it."""
+
+    def __init__(self, channel: Channel, user: int, pid: int, ipc: int, rootless: bool) -> None:
+        self._channel = channel
+        self._lock = threading.Lock()
+        self._next = 0
+        self._owned = [user, pid, ipc]
+        self.user_fd = user
+        self.pid_fd = pid
+        self.ipc_fd = ipc
+        self.rootless = rootless
+        self.exits: dict[int, int] = {}
+        """Exit status by pid (negative: the signal) of every process of the lab that has ended."""
+        self.lost = ""
+        """Why nothing works any more, once that is so."""
+
+    @classmethod
+    def start(cls, binds: Iterable[str] = (), rootless: bool | None = None) -> Sandbox:
+        """Start a netd.
+
+        Raises:
+            HostNotReadyError: a namespace or a mount was refused; the message says what mends it.
+        """
+        rootless = os.geteuid() != 0 if rootless is None else rootless
+        ours, theirs = pair()
+        owner = os.pidfd_open(os.getpid())
+        argv = [sys.executable, "-I", "-S", "-c", _BOOT, str(theirs.fileno()), str(owner)]
+        try:
+            process = subprocess.Popen(  # noqa: S603 - our own file
+                argv, pass_fds=(theirs.fileno(), owner), stdin=subprocess.DEVNULL, env={"PATH": os.environ.get("PATH", "")}
+            )
+        finally:
+            theirs.close()
+            os.close(owner)
+        ours.send({"rootless": rootless, "binds": sorted(set(binds))})
+        try:
+            answer, fds = ours.receive(timeout_s=30)
+        except ChannelClosedError as error:
+            raise HostNotReadyError("netd ended before it had made a namespace") from error
+        finally:
+            process.wait()  # it forked: what serves is its child
+        if "failed" in answer:
+            ours.close()
+            raise HostNotReadyError(explain_refusal(answer["failed"], answer["errno"], answer["error"]))
+        return cls(ours, *fds, rootless=rootless)
+
+    def netns(self, names: Sequence[str]) -> list[Netns]:
+        """New network namespaces, in the order of their names."""
+        made: list[Netns] = []
+        while len(made) < len(names):
+            first, fds = self._ask("netns", count=len(names) - len(made))
+            made += [Netns(first + place, fd, names[len(made) + place]) for place, fd in enumerate(fds)]
+        self._owned += [netns.fd for netns in made]
+        return made
+
+    def mntns(self, furniture: Furniture) -> Mntns:
+        """A mount namespace and a host name of its own, furnished."""
+        number, fds = self._ask(
+            "mntns",
+            hostname=furniture.hostname,
+            files=dict(furniture.files),
+            folders=list(furniture.folders),
+            empty_dirs=list(furniture.empty_dirs),
+            binds=list(furniture.binds),
+        )
+        self._owned += fds
+        return Mntns(number, fds[0], fds[1])
+
+    def sockets(self, wanted: Sequence[tuple[Netns, int, int, int]]) -> list[int]:
+        """Descriptors of sockets ``(netns, family, type, protocol)``, in order; any number."""
+        opened: list[int] = []
+        for start in range(0, len(wanted), MAX_FDS):
+            part = wanted[start : start + MAX_FDS]
+            _, fds = self._ask("sockets", sockets=[[netns.number, *rest] for netns, *rest in part])
+            opened += fds
+        return opened
+
+    def sysctl(self, values: Sequence[tuple[Netns, str, str]]) -> None:
+        """Write ``/proc/sys/NAME`` as each netns has it."""
+        self._ask("sysctl", values=[[netns.number, name, value] for netns, name, value in values])
+
+    def spawn(
+        self,
+        argv: Sequence[str],
+        *,
+        netns: Netns,
+        mntns: Mntns,
+        capabilities: Iterable[str],
+        stdio: tuple[int, int, int],
+        env: Mapping[str, str],
+        cwd: str = "/",
+    ) -> int:
+        """Start a program; its pid, as the lab's pid namespace has it."""
+        pid, _ = self._ask(
+            "spawn",
+            fds=stdio,
+            argv=list(argv),
+            env=dict(env),
+            cwd=cwd,
+            netns=netns.number,
+            mntns=mntns.number,
+            capabilities=sorted(capabilities),
+            what=f"start {argv[0]}",
+            where=netns.name,
+        )
+        return int(pid)
+
+    def kill(self, pid: int, number: int = signal.SIGKILL) -> None:
+        self._ask("kill", pid=pid, signal=int(number))
+
+    def poll(self) -> None:
+        """Take in what netd has said unasked (exits), without waiting.
+
+        Raises:
+            LabLostError: netd is gone.
+        """
+        with self._lock, contextlib.suppress(TimeoutError, BlockingIOError):
+            while True:
+                self._take(*self._receive(0))
+
+    def wait_exit(self, pid: int, timeout_s: float) -> int:
+        """The exit status of ``pid``.
+
+        Raises:
+            TimeoutError: it still runs.
+        """
+        with self._lock:
+            while pid not in self.exits:
+                self._take(*self._receive(timeout_s))
+            return self.exits[pid]
+
+    def close(self) -> None:
+        """End every process of the lab, then netd; nothing is left when this returns."""
+        with contextlib.suppress(LabLostError, KernelRefusedError):
+            self._ask("close")
+        self.lost = self.lost or "the lab was closed"
+        self._channel.close()
+        for fd in self._owned:
+            with contextlib.suppress(OSError):
+                os.close(fd)
+        self._owned.clear()
+
+    def _ask(self, operation: str, fds: Sequence[int] = (), **fields: Any) -> tuple[Any, list[int]]:
+        what, where = fields.pop("what", operation), fields.pop("where", "the lab's own")
+        with self._lock:
+            if self.lost:
+                raise LabLostError(self.lost)
+            self._next += 1
+            try:
+                self._channel.send({"id": self._next, "op": operation, **fields}, fds)
+            except ChannelClosedError as error:
+                raise self._gone() from error
+            while True:
+                message, received = self._receive(30)
+                if message.get("id") == self._next:
+                    break
+                self._take(message, received)
+        if "error" in message:
+            raise KernelRefusedError(what, where, message["errno"], message["error"])
+        return message["result"], received
+
+    def _receive(self, timeout_s: float) -> tuple[Any, list[int]]:
+        if self.lost:
+            raise LabLostError(self.lost)
+        try:
+            return self._channel.receive(timeout_s)
+        except ChannelClosedError as error:
+            raise self._gone() from error
+
+    def _gone(self) -> LabLostError:
+        self.lost = "netd, PID 1 of the lab, is gone, and everything in the lab with it (was it killed?)"
+        return LabLostError(self.lost)
+
+    def _take(self, message: Any, fds: list[int]) -> None:
+        for fd in fds:
+            os.close(fd)
+        if message.get("event") == "exit":
+            self.exits[message["pid"]] = message["status"]
+
+
+def explain_refusal(step: str, errno: int, text: str) -> str:
+    """What to do where a lab cannot be: the fix first."""
+    name = {1: "EPERM", 13: "EACCES", 22: "EINVAL", 28: "ENOSPC"}.get(errno, str(errno))
+    if step == "user namespace":
+        return (
+            f"user namespaces are off here ({text}, {name}): "
+            "`sudo sysctl user.max_user_namespaces=10000`, on Ubuntu also "
+            "`sudo sysctl kernel.apparmor_restrict_unprivileged_userns=0`, or run as root, or `vagrant up`"
+        )
+    if step == "mounts" and "/proc" in text:
+        return (
+            f"a container that masks entries of its /proc allows no fresh one ({text}, {name}): start it with "
+            "`--security-opt systempaths=unconfined`, or privileged"
+        )
+    return f"run as root, or in a container with `--privileged`: Linux refused a lab's {step} ({text}, {name})"
