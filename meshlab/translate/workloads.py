@@ -1,0 +1,87 @@
+"""Pods and Services as ``istio.workload.Address``: who is where, who stands behind what, and who takes HBONE.
+
+Source: https://github.com/istio/istio/blob/master/pkg/workloadapi/workload.proto
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from meshlab.model import Mesh, Pod, Service, target_port
+from meshlab.protocols.messages import message
+from meshlab.translate.mtls import peer_authentication_keys
+from meshlab.translate.policies import selecting_policy_keys
+
+if TYPE_CHECKING:
+    from google.protobuf.message import Message
+
+CLUSTER_ID = "Kubernetes"
+_CANONICAL_NAME = ("service.istio.io/canonical-name", "app.kubernetes.io/name", "app")
+_CANONICAL_REVISION = ("service.istio.io/canonical-revision", "app.kubernetes.io/version", "version")
+
+
+def workload_address(mesh: Mesh, pod: Pod, *, hbone: bool) -> tuple[str, Message]:
+    """The Workload of ``pod`` under its resource name, its uid."""
+    address = message("istio.workload.Address")()
+    workload = address.workload
+    workload.uid = f"{CLUSTER_ID}//Pod/{pod.key}"
+    workload.name = pod.name
+    workload.namespace = pod.namespace
+    workload.addresses.extend([pod.ipv4.packed, pod.ipv6.packed])
+    workload.tunnel_protocol = "HBONE" if hbone else "NONE"
+    workload.trust_domain = mesh.trust_domain
+    workload.service_account = pod.service_account
+    workload.node = pod.node
+    workload.cluster_id = CLUSTER_ID
+    workload.status = "HEALTHY"
+    _name_for_telemetry(workload, pod)
+    workload.authorization_policies.extend(
+        sorted([*selecting_policy_keys(mesh, pod), *peer_authentication_keys(mesh, pod)])
+    )
+    for service in mesh.services:
+        if pod in mesh.endpoints(service):
+            _join(workload, service, pod)
+    return workload.uid, address
+
+
+def service_address(service: Service) -> tuple[str, Message]:
+    """The Service under its resource name, ``namespace/hostname``; a headless one has no address."""
+    address = message("istio.workload.Address")()
+    result = address.service
+    result.name = service.name
+    result.namespace = service.namespace
+    result.hostname = service.hostname
+    result.canonical = True
+    for vip in (service.ipv4, service.ipv6):
+        if vip is not None:
+            result.addresses.add(address=vip.packed)
+    for port in service.ports:
+        # 0 says: named, each endpoint has its own number
+        result.ports.add(
+            service_port=port.port, target_port=port.target_port if isinstance(port.target_port, int) else 0
+        )
+    return _resource_name(service), address
+
+
+def _resource_name(service: Service) -> str:
+    return f"{service.namespace}/{service.hostname}"
+
+
+def _name_for_telemetry(workload: Any, pod: Pod) -> None:
+    workload.workload_name = pod.workload or pod.name
+    workload.workload_type = "DEPLOYMENT" if pod.workload else "POD"
+    workload.canonical_name = _first_label(pod, _CANONICAL_NAME) or workload.workload_name
+    workload.canonical_revision = _first_label(pod, _CANONICAL_REVISION) or "latest"
+
+
+def _first_label(pod: Pod, keys: tuple[str, ...]) -> str:
+    return next((pod.labels[key] for key in keys if pod.labels.get(key)), "")
+
+
+def _join(workload: Any, service: Service, pod: Pod) -> None:
+    """Make ``pod`` an endpoint of ``service``, on the ports it has (a named port that it lacks is left out)."""
+    ports = workload.services[_resource_name(service)].ports
+    for port in service.ports:
+        number = target_port(port, pod)
+        if number is not None:
+            ports.add(service_port=port.port, target_port=number)
