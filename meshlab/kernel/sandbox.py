@@ -12,7 +12,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,9 @@ from meshlab.errors import HostNotReadyError, KernelRefusedError, LabLostError
 from meshlab.kernel.channel import MAX_FDS, Channel, ChannelClosedError, pair
 
 _ROOT = str(Path(__file__).resolve().parents[2])
-_BOOT = f"import sys; sys.path.insert(0, {_ROOT!r}); from meshlab.kernel import netd; from meshlab.kernel.channel import "
+_BOOT = (
+    f"import sys; sys.path.insert(0, {_ROOT!r}); from meshlab.kernel import netd; from meshlab.kernel.channel import "
+)
 _BOOT += "Channel; netd.start(Channel.from_fd(int(sys.argv[1])), int(sys.argv[2]))"
 
 
@@ -78,8 +80,18 @@ class Sandbox:
         """Why nothing works any more, once that is so."""
 
     @classmethod
-    def start(cls, binds: Iterable[str] = (), rootless: bool | None = None) -> Sandbox:
+    def start(
+        cls,
+        binds: Iterable[str] = (),
+        rootless: bool | None = None,
+        step: Callable[[str], None] | None = None,
+    ) -> Sandbox:
         """Start a netd.
+
+        Args:
+            binds: host folders that stay visible although they lie in a scratch folder.
+            rootless: in a user namespace; what the caller's uid needs, if not given.
+            step: called at each named step of the start.
 
         Raises:
             HostNotReadyError: a namespace or a mount was refused; the message says what mends it.
@@ -90,14 +102,21 @@ class Sandbox:
         argv = [sys.executable, "-I", "-S", "-c", _BOOT, str(theirs.fileno()), str(owner)]
         try:
             process = subprocess.Popen(  # noqa: S603 - our own file
-                argv, pass_fds=(theirs.fileno(), owner), stdin=subprocess.DEVNULL, env={"PATH": os.environ.get("PATH", "")}
+                argv,
+                pass_fds=(theirs.fileno(), owner),
+                stdin=subprocess.DEVNULL,
+                env={"PATH": os.environ.get("PATH", "")},
             )
         finally:
             theirs.close()
             os.close(owner)
-        ours.send({"rootless": rootless, "binds": sorted(set(binds))})
+        ours.send({"rootless": rootless, "binds": sorted(set(binds)), "steps": step is not None})
         try:
             answer, fds = ours.receive(timeout_s=30)
+            while step is not None and "step" in answer:
+                step(answer["step"])
+                ours.send({"go": True})
+                answer, fds = ours.receive(timeout_s=30)
         except ChannelClosedError as error:
             raise HostNotReadyError("netd ended before it had made a namespace") from error
         finally:

@@ -1,0 +1,121 @@
+"""Can this machine hold a lab? Each thing that is needed is tried, not looked up, and what is missing comes with its fix.
+
+The probe makes one throw-away netd and ends it again; nothing of the host is touched.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import resource
+import socket
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from meshlab.errors import HostNotReadyError, KernelRefusedError
+from meshlab.kernel.sandbox import Furniture, Netns, Sandbox
+
+_SOL_PACKET = 263
+_PACKET_VERSION = 10
+_TPACKET_V3 = 2
+_NETLINK_NETFILTER = 12
+_MIN_FDS = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing a lab needs, and whether it is there."""
+
+    name: str
+    ok: bool
+    detail: str
+    fix: str = ""
+    """The command that mends it; empty where nothing needs mending."""
+
+
+def probe() -> list[Finding]:
+    """Try everything a lab needs, in the order in which it needs it."""
+    found = [_linux()]
+    if not found[0].ok:
+        return found
+    try:
+        sandbox = Sandbox.start()
+    except HostNotReadyError as error:
+        return [*found, Finding("namespaces", False, "a lab's netd could not start", str(error))]
+    try:
+        mode = "in a user namespace of your own" if sandbox.rootless else "as root"
+        found.append(Finding("namespaces", True, f"user, net, mnt, pid, ipc, uts: {mode}"))
+        netns = sandbox.netns(["probe"])[0]
+        found += [_mounts(sandbox), _netfilter(sandbox, netns), _ring(sandbox, netns), _descriptors()]
+    finally:
+        sandbox.close()
+    return found
+
+
+def require_ready() -> None:
+    """Raise where a lab cannot be.
+
+    Raises:
+        HostNotReadyError: the fixes, first things first.
+    """
+    missing = [finding for finding in probe() if not finding.ok]
+    if missing:
+        raise HostNotReadyError("\n".join(finding.fix or finding.detail for finding in missing))
+
+
+def _linux() -> Finding:
+    if sys.platform != "linux":
+        return Finding("Linux", False, f"this is {sys.platform}", "`vagrant up` gives a Linux machine")
+    return Finding("Linux", True, f"{platform.release()}, Python {platform.python_version()}, uid {os.geteuid()}")
+
+
+def _try(name: str, detail: str, fix: str, attempt: Callable[[], None]) -> Finding:
+    try:
+        attempt()
+    except (OSError, KernelRefusedError) as error:
+        return Finding(name, False, str(error), f"{fix} ({error})")
+    return Finding(name, True, detail)
+
+
+def _mounts(sandbox: Sandbox) -> Finding:
+    fix = "run as root, or in a container with `--privileged`: a private mount namespace could not be furnished"
+    files = {"/etc/hosts": "127.0.0.1 localhost\n", "/etc/resolv.conf": "nameserver 127.0.0.1\n"}
+    return _try(
+        "mounts",
+        "tmpfs, binds, /proc and /sys of the lab's own",
+        fix,
+        lambda: _furnish(sandbox, Furniture(files=files)),
+    )
+
+
+def _furnish(sandbox: Sandbox, furniture: Furniture) -> None:
+    sandbox.mntns(furniture)
+
+
+def _netfilter(sandbox: Sandbox, netns: Netns) -> Finding:
+    fix = "`sudo modprobe nf_tables nft_redir nft_ct nf_nat`: redirection needs nf_tables"
+
+    def attempt() -> None:
+        for fd in sandbox.sockets([(netns, socket.AF_NETLINK, socket.SOCK_RAW, _NETLINK_NETFILTER)]):
+            os.close(fd)
+
+    return _try("nf_tables", "a netfilter socket in a netns of the lab", fix, attempt)
+
+
+def _ring(sandbox: Sandbox, netns: Netns) -> Finding:
+    fix = "`sudo modprobe af_packet`: captures need packet sockets with TPACKET_V3"
+
+    def attempt() -> None:
+        for fd in sandbox.sockets([(netns, socket.AF_PACKET, socket.SOCK_RAW, 0)]):
+            with socket.socket(fileno=fd) as sock:
+                sock.setsockopt(_SOL_PACKET, _PACKET_VERSION, _TPACKET_V3)
+
+    return _try("captures", "packet sockets with TPACKET_V3", fix, attempt)
+
+
+def _descriptors() -> Finding:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard != resource.RLIM_INFINITY and hard < _MIN_FDS:
+        return Finding("descriptors", False, f"at most {hard} open files", f"`ulimit -Hn {_MIN_FDS}`, or limits.conf")
+    return Finding("descriptors", True, f"{soft} open files, {hard} at most")
