@@ -1,0 +1,80 @@
+"""The verdict of AuthorizationPolicy and PeerAuthentication on one L4 connection, as Istio's ambient gives it.
+
+    not in the mesh -> allow
+    STRICT and no identity -> deny
+    any DENY policy matches -> deny
+    no ALLOW policy -> allow
+    any ALLOW policy matches -> allow
+    otherwise -> deny
+
+Source: https://istio.io/latest/docs/concepts/security/#implicit-enablement and .../ambient/usage/l4-policy/
+"""
+
+from __future__ import annotations
+
+from meshlab.model import (
+    Action,
+    AuthorizationPolicy,
+    Connection,
+    Decision,
+    Mesh,
+    Pod,
+    Verdict,
+    has_labels,
+)
+from meshlab.oracle.matching import match_policy
+from meshlab.oracle.mtls import strict_rule
+
+
+def decide(mesh: Mesh, connection: Connection) -> Decision:
+    """Judge ``connection``; the decision's rule is a sentence that names the policy and what in it decided.
+
+    Raises:
+        KeyError: ``connection.destination`` is no pod of ``mesh``.
+    """
+    pod = mesh.pod(connection.destination)
+    if not mesh.is_enrolled(pod):
+        return Decision(Verdict.ALLOW, f"{pod.key} is not in the mesh")
+    if connection.source is None:
+        rule = strict_rule(mesh, pod, connection.port)
+        if rule is not None:
+            return Decision(Verdict.DENY, rule)
+    return _authorize(_policies_of(mesh, pod), connection)
+
+
+def _authorize(policies: list[AuthorizationPolicy], connection: Connection) -> Decision:
+    """DENY before ALLOW; where there is an ALLOW, one has to match."""
+    denying = [policy for policy in policies if policy.action is Action.DENY]
+    allowing = [policy for policy in policies if policy.action is Action.ALLOW]
+    for policy in denying:
+        reason = match_policy(policy, connection)
+        if reason is not None:
+            return Decision(Verdict.DENY, f"AuthorizationPolicy {policy.key} denies: {reason}")
+    for policy in allowing:
+        reason = match_policy(policy, connection)
+        if reason is not None:
+            return Decision(Verdict.ALLOW, f"AuthorizationPolicy {policy.key} allows: {reason}")
+    if allowing:
+        return Decision(Verdict.DENY, f"no ALLOW policy matches: {_names(allowing)}")
+    if denying:
+        return Decision(Verdict.ALLOW, f"no DENY policy matches, and there is no ALLOW policy: {_names(denying)}")
+    return Decision(Verdict.ALLOW, "no policy applies")
+
+
+def _policies_of(mesh: Mesh, pod: Pod) -> list[AuthorizationPolicy]:
+    """Every policy in force at ``pod``'s node proxy, by name: the sentence must not depend on the file's order."""
+    chosen = [policy for policy in mesh.authorization_policies if _selects(policy, mesh, pod)]
+    return sorted(chosen, key=lambda policy: policy.key)
+
+
+def _selects(policy: AuthorizationPolicy, mesh: Mesh, pod: Pod) -> bool:
+    """Namespace (the root namespace's is mesh-wide) and labels; one with targetRefs is for a waypoint."""
+    if policy.dry_run or policy.target_refs:
+        return False
+    if policy.namespace not in {pod.namespace, mesh.root_namespace}:
+        return False
+    return has_labels(pod.labels, policy.selector or {})
+
+
+def _names(policies: list[AuthorizationPolicy]) -> str:
+    return ", ".join(policy.key for policy in policies)
