@@ -10,8 +10,8 @@ Only what L4 can know takes part. An ALLOW rule with an L7 part is as if it were
 asked for); a DENY rule is enforced without its L7 parts (it denies more), and an entry of which nothing is left never
 matches. So ``rules: [{}]`` matches everything, and ``from: [{source: {}}]`` nothing.
 
-Source: https://istio.io/latest/docs/reference/config/security/authorization-policy/ and, where page and code disagree on
-L7 parts, the code (pilot/pkg/serviceregistry/ambient/authorization.go).
+Source: https://istio.io/latest/docs/reference/config/security/authorization-policy/ and, where page and code disagree
+on L7 parts, the code (pilot/pkg/serviceregistry/ambient/authorization.go).
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Whether PeerAuthentication asks for an identity: port before workload before namespace before mesh.
 
-``UNSET`` inherits. On each level the oldest policy wins, whatever it says. In ambient ``DISABLE`` is what ``PERMISSIVE``
-is: a ztunnel takes HBONE in any case.
+``UNSET`` inherits. On each level the oldest policy wins, whatever it says. In ambient ``DISABLE`` is what
+``PERMISSIVE`` is: a ztunnel takes HBONE in any case.
 
 Source: https://istio.io/latest/docs/concepts/security/#peer-authentication
 """
