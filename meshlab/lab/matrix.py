@@ -1,0 +1,308 @@
+"""Who calls whom in a check, what should come of it, and what did. Pure.
+
+Cells are every ordered pair of different pods on each port that the destination declares, and every pod of the mesh to
+each port of every Service, by VIP; each in both families. A pod that calls a Service which it backs itself may be
+picked: that path is captured, unlike a call to its own address, so it is judged like any other endpoint, but it never
+leaves the pod, and so no packet of it can serve as a control (``hairpin``).
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from meshlab.errors import UsageError
+from meshlab.model import (
+    FAMILIES,
+    Address,
+    Call,
+    Expectation,
+    Family,
+    Mesh,
+    Outcome,
+    Pod,
+    Service,
+    ServicePort,
+    Topology,
+    Verdict,
+    target_port,
+)
+from meshlab.model.report import Cell, Passage, Result
+from meshlab.oracle import connection, decide, decide_service
+
+CALLS_IF_MIXED = 20
+BULK_BYTES = 256 * 1024
+_BYTES_CAME_BACK = Outcome.CLOSED_LATE | Outcome.HTTP_STATUS | Outcome.WRONG_BACKEND | Outcome.CORRUPTED
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlannedCell:
+    """A cell before its calls are made."""
+
+    source: Pod
+    destination: Pod | Service
+    address: Address
+    """What is dialled: the pod's address or the VIP."""
+    port: int
+    family: Family
+    expected: Passage
+    oracle: Passage
+    rule: str
+    endpoints: Mapping[str, Verdict]
+    """Pods that may answer -> what the oracle says of the connection to each; one for a pod's own address."""
+    hbone: bool
+    """Whether every path of the cell has a node proxy at both ends."""
+    bulk: bool = False
+    """Whether the cell also carries ``BULK_BYTES`` each way."""
+
+    @property
+    def to(self) -> str:
+        return self.destination.key
+
+    @property
+    def name(self) -> str:
+        return f"{self.source.key}->{self.to}:{self.port}/{self.family}"
+
+    @property
+    def calls(self) -> int:
+        """How often it is called: more than once where the answer depends on which endpoint is picked."""
+        return CALLS_IF_MIXED if self.oracle == "mixed" else 1
+
+    @property
+    def hairpin(self) -> bool:
+        return self.source.key in self.endpoints
+
+
+@dataclass(frozen=True, slots=True)
+class Control:
+    """What shows that a denied cell's bytes could have arrived."""
+
+    twin: PlannedCell | None
+    """The same destination, port and family, allowed to another pod; ``None``: denied to everyone, so the server's own
+    loopback call stands for it."""
+    elsewhere: PlannedCell | None = None
+    """Beside the loopback call: an allowed cell on another port of the same destination."""
+
+
+def cells(topology: Topology) -> list[PlannedCell]:
+    """Every cell of the matrix, in the order of the file; one allowed pair of each family is ``bulk``.
+
+    Raises:
+        UsageError: a row of ``spec.expect`` names no cell, so nothing would ever contradict it.
+    """
+    mesh = topology.mesh
+    planned = [_expect(cell, topology.expect) for cell in (*_pod_cells(mesh), *_service_cells(mesh))]
+    for row in topology.expect:
+        if not any(_names(row, cell) for cell in planned):
+            raise UsageError(_names_nothing(row, mesh))
+    chosen = {id(cell) for family in FAMILIES if (cell := _carries_bulk(planned, family))}
+    return [replace(cell, bulk=True) if id(cell) in chosen else cell for cell in planned]
+
+
+def control_for(denied: PlannedCell, planned: Sequence[PlannedCell]) -> Control:
+    """The control of ``denied``: the allowed cell that is most like it, or what stands for one where there is none."""
+    allowed = [
+        cell
+        for cell in planned
+        if cell.oracle == "allow" and cell.to == denied.to and cell.family == denied.family and not cell.hairpin
+    ]
+    twins = [cell for cell in allowed if cell.port == denied.port]
+    if twins:
+        return Control(min(twins, key=lambda twin: _unlike(twin, denied)))
+    return Control(None, min(allowed, key=lambda cell: _unlike(cell, denied), default=None))
+
+
+def judge(planned: PlannedCell, calls: Sequence[Call]) -> Cell:
+    """What the calls of a cell come to; the reason is a sentence wherever it did not hold."""
+    seen = _seen(calls)
+    result, reason = _result(planned, seen, calls)
+    return Cell(
+        source=planned.source.key,
+        to=planned.to,
+        port=planned.port,
+        family=planned.family,
+        expected=planned.expected,
+        oracle=planned.oracle,
+        seen=seen,
+        outcome=_outcomes(calls),
+        rule=planned.rule,
+        result=result,
+        reason=reason,
+    )
+
+
+def _pod_cells(mesh: Mesh) -> Iterator[PlannedCell]:
+    for source in mesh.pods:
+        for destination in mesh.pods:
+            if destination.key == source.key:
+                continue
+            for port in sorted({port.number for port in destination.ports}):
+                for family in FAMILIES:
+                    yield _pod_cell(mesh, source, destination, port, family)
+
+
+def _pod_cell(mesh: Mesh, source: Pod, destination: Pod, port: int, family: Family) -> PlannedCell:
+    decision = decide(mesh, connection(mesh, source, destination, port, family))
+    return PlannedCell(
+        source=source,
+        destination=destination,
+        address=destination.address(family),
+        port=port,
+        family=family,
+        expected=decision.verdict.value,
+        oracle=decision.verdict.value,
+        rule=decision.rule,
+        endpoints={destination.key: decision.verdict},
+        hbone=mesh.is_enrolled(source) and mesh.is_enrolled(destination),
+    )
+
+
+def _service_cells(mesh: Mesh) -> Iterator[PlannedCell]:
+    for source in filter(mesh.is_enrolled, mesh.pods):
+        for service in mesh.services:
+            for port in service.ports:
+                for family in FAMILIES:
+                    address = service.address(family)
+                    if address is not None:
+                        yield _service_cell(mesh, source, service, port, family, address)
+
+
+def _service_cell(
+    mesh: Mesh, source: Pod, service: Service, port: ServicePort, family: Family, address: Address
+) -> PlannedCell:
+    decision = decide_service(mesh, source, service, port.port, family)
+    endpoints = {
+        pod.key: decide(mesh, connection(mesh, source, pod, number, family)).verdict
+        for pod in mesh.endpoints(service)
+        if (number := target_port(port, pod)) is not None
+    }
+    return PlannedCell(
+        source=source,
+        destination=service,
+        address=address,
+        port=port.port,
+        family=family,
+        expected=decision.expected,
+        oracle=decision.expected,
+        rule=decision.rule,
+        endpoints=endpoints,
+        hbone=all(mesh.is_enrolled(mesh.pod(key)) for key in endpoints),
+    )
+
+
+def _expect(cell: PlannedCell, rows: Sequence[Expectation]) -> PlannedCell:
+    row = next((row for row in rows if _names(row, cell)), None)
+    return cell if row is None else replace(cell, expected=row.verdict.value)
+
+
+def _names(row: Expectation, cell: PlannedCell) -> bool:
+    return (
+        row.source == cell.source.key
+        and row.to == f"{cell.to}:{cell.port}"
+        and (row.family is None or row.family == cell.family)
+    )
+
+
+def _names_nothing(row: Expectation, mesh: Mesh) -> str:
+    to = row.to.rpartition(":")[0]
+    if row.source == to:
+        why = "a pod's call to its own address is never captured"
+    elif "/" not in to and not any(pod.key == row.source and mesh.is_enrolled(pod) for pod in mesh.pods):
+        why = "only pods of the mesh call Services, and the caller is not in it"
+    else:
+        why = "no such pod, port or address of that family"
+    return f"spec.expect: the row from {row.source} to {row.to} names no cell of the matrix: {why}"
+
+
+def _carries_bulk(planned: Sequence[PlannedCell], family: Family) -> PlannedCell | None:
+    """The first allowed cell between two pods of ``family``; if there is one, through both proxies of two nodes."""
+    pairs = [
+        cell
+        for cell in planned
+        if cell.family == family and cell.expected == cell.oracle == "allow" and isinstance(cell.destination, Pod)
+    ]
+    return min(pairs, key=lambda cell: (not cell.hbone, not _crosses_nodes(cell)), default=None)
+
+
+def _crosses_nodes(cell: PlannedCell) -> bool:
+    return isinstance(cell.destination, Pod) and cell.destination.node != cell.source.node
+
+
+def _unlike(twin: PlannedCell, denied: PlannedCell) -> tuple[bool, bool]:
+    """Less is more alike: the same way of travelling first, then the same node."""
+    return (twin.hbone != denied.hbone, twin.source.node != denied.source.node)
+
+
+def _seen(calls: Sequence[Call]) -> Passage:
+    ends: set[Passage] = {_end(call) for call in calls}
+    if "unclear" in ends or not ends:
+        return "unclear"
+    return "mixed" if len(ends) > 1 else ends.pop()
+
+
+def _end(call: Call) -> Passage:
+    if call.outcome is Outcome.OK:
+        return "allow"
+    return "deny" if call.outcome in Outcome.REFUSED else "unclear"
+
+
+def _outcomes(calls: Sequence[Call]) -> str:
+    """``ok``, or ``12 ok, 8 reset`` where calls ended differently."""
+    counts = Counter(str(call.outcome) for call in calls)
+    if len(counts) == 1:
+        return next(iter(counts))
+    return ", ".join(f"{number} {outcome}" for outcome, number in sorted(counts.items()))
+
+
+def _result(planned: PlannedCell, seen: Passage, calls: Sequence[Call]) -> tuple[Result, str]:
+    if planned.expected != planned.oracle:
+        return Result.FAILED, (
+            f"spec.expect says {planned.expected}, the policies say {planned.oracle} ({planned.rule}), "
+            f"and the bytes say {seen}"
+        )
+    if not calls:
+        return Result.CANNOT_RUN, "no call was made"
+    for call in calls:
+        if complaint := _wrong_answer(planned, call):
+            return Result.FAILED, complaint
+    if seen == planned.expected:
+        return Result.HELD, ""
+    return _surprise(planned, seen, calls)
+
+
+def _wrong_answer(planned: PlannedCell, call: Call) -> str:
+    """An answer from where none may come, whatever the other calls show."""
+    if call.outcome is not Outcome.OK or call.peer is None:
+        return ""
+    verdict = planned.endpoints.get(call.peer.pod)
+    if verdict is None:
+        return f"call {call.number} was answered by {call.peer.pod}, which is not behind {planned.to}:{planned.port}"
+    if verdict is Verdict.DENY:
+        return f"call {call.number} was answered by {call.peer.pod}, which denies it"
+    return ""
+
+
+def _surprise(planned: PlannedCell, seen: Passage, calls: Sequence[Call]) -> tuple[Result, str]:
+    """``seen`` is not what was expected, and row and oracle agree."""
+    if seen == "unclear":
+        return _unclear(planned, calls)
+    if planned.expected == "mixed":
+        side = "was answered, by endpoints that allow it" if seen == "allow" else "was refused"
+        return Result.CANNOT_TELL, f"each of {len(calls)} calls {side}, so the others may never have been picked"
+    if planned.expected == "deny":
+        answered = next(call for call in calls if _end(call) == "allow")
+        return Result.FAILED, f"call {answered.number} is denied, and {len(answered.body)} bytes came back"
+    refused = next(call for call in calls if _end(call) == "deny")
+    detail = f"{refused.outcome}{f', {refused.error}' if refused.error else ''}"
+    return Result.FAILED, f"call {refused.number} is allowed, and was refused ({detail})"
+
+
+def _unclear(planned: PlannedCell, calls: Sequence[Call]) -> tuple[Result, str]:
+    call = next(call for call in calls if _end(call) == "unclear")
+    detail = f"{call.outcome}{f', {call.error}' if call.error else ''}"
+    if call.outcome in _BYTES_CAME_BACK:
+        return Result.FAILED, f"bytes came back, though not the ones asked for ({detail})"
+    if planned.expected == "allow":
+        return Result.FAILED, f"a call that is allowed got no answer ({detail})"
+    return Result.CANNOT_TELL, f"neither a refusal nor an answer ({detail}), which does not show that a policy decided"

@@ -1,0 +1,145 @@
+"""From the bytes of a cell's calls to its result."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from ipaddress import IPv4Address
+
+import pytest
+
+from meshlab.lab.matrix import PlannedCell, judge
+from meshlab.model import Call, Outcome, Peer, Pod, Verdict
+from meshlab.model.addresses import pod4, pod6
+from meshlab.model.report import Result
+
+CLIENT = Pod(name="client", namespace="shop", node="node-1", ipv4=pod4(0, 0), ipv6=pod6(0, 0))
+SERVER = Pod(name="server", namespace="shop", node="node-1", ipv4=pod4(0, 1), ipv6=pod6(0, 1))
+ALLOWED = PlannedCell(
+    source=CLIENT,
+    destination=SERVER,
+    address=SERVER.ipv4,
+    port=8080,
+    family=4,
+    expected="allow",
+    oracle="allow",
+    rule="no policy applies",
+    endpoints={"shop/server": Verdict.ALLOW},
+    hbone=True,
+)
+DENIED = replace(ALLOWED, expected="deny", oracle="deny", endpoints={"shop/server": Verdict.DENY})
+MIXED = replace(ALLOWED, expected="mixed", oracle="mixed", endpoints={"shop/a": Verdict.ALLOW, "shop/b": Verdict.DENY})
+
+
+def _call(outcome: Outcome, by: str | None = None, error: str = "") -> Call:
+    return Call(
+        number=7,
+        source="shop/client",
+        to="shop/server:8080",
+        family=4,
+        source_ip=CLIENT.ipv4,
+        source_port=40000,
+        destination_ip=SERVER.ipv4,
+        port=8080,
+        canary=b"c",
+        outcome=outcome,
+        started_ns=1,
+        ended_ns=2,
+        body=b"hello",
+        peer=Peer(pod=by, address=IPv4Address("10.0.0.1"), port=40000) if by else None,
+        error=error,
+    )
+
+
+OK = _call(Outcome.OK, by="shop/server")
+
+
+def test_an_answer_is_what_an_allowed_cell_wants() -> None:
+    cell = judge(ALLOWED, [OK])
+    assert (cell.seen, cell.outcome, cell.result, cell.reason) == ("allow", "ok", Result.HELD, "")
+
+
+def test_a_pod_with_a_program_of_its_own_answers_without_saying_who_it_is() -> None:
+    assert judge(ALLOWED, [_call(Outcome.OK)]).result is Result.HELD
+
+
+@pytest.mark.parametrize("outcome", list(Outcome.REFUSED), ids=str)
+def test_a_denial_may_end_in_any_kind_of_refusal(outcome: Outcome) -> None:
+    cell = judge(DENIED, [_call(outcome)])
+    assert (cell.seen, cell.result) == ("deny", Result.HELD)
+
+
+@pytest.mark.parametrize("outcome", [o for o in Outcome if o is not Outcome.OK], ids=str)
+def test_no_other_end_than_an_answer_holds_an_allowed_cell(outcome: Outcome) -> None:
+    cell = judge(ALLOWED, [_call(outcome)])
+    assert cell.result is Result.FAILED
+    assert str(outcome) in cell.reason
+
+
+@pytest.mark.parametrize("outcome", [Outcome.TIMEOUT, Outcome.UNREACHABLE, Outcome.TLS_ALERT], ids=str)
+def test_silence_does_not_show_that_a_policy_denied(outcome: Outcome) -> None:
+    cell = judge(DENIED, [_call(outcome)])
+    assert (cell.seen, cell.result) == ("unclear", Result.CANNOT_TELL)
+    assert str(outcome) in cell.reason
+
+
+@pytest.mark.parametrize(
+    "outcome",
+    [Outcome.CLOSED_LATE, Outcome.HTTP_STATUS, Outcome.WRONG_BACKEND, Outcome.CORRUPTED],
+    ids=str,
+)
+def test_a_denied_call_that_got_any_bytes_back_fails(outcome: Outcome) -> None:
+    assert judge(DENIED, [_call(outcome)]).result is Result.FAILED
+
+
+@pytest.mark.parametrize("by", ["shop/server", None])
+def test_a_denied_call_that_was_answered_fails(by: str | None) -> None:
+    cell = judge(DENIED, [_call(Outcome.OK, by=by)])
+    assert (cell.seen, cell.result) == ("allow", Result.FAILED)
+    assert "call 7" in cell.reason
+
+
+def test_a_refusal_of_an_allowed_call_says_the_systems_words() -> None:
+    assert "Connection reset" in judge(ALLOWED, [_call(Outcome.RESET, error="Connection reset")]).reason
+
+
+def test_an_answer_from_a_pod_that_was_not_called_fails() -> None:
+    cell = judge(ALLOWED, [_call(Outcome.OK, by="shop/other")])
+    assert cell.result is Result.FAILED
+    assert "shop/other" in cell.reason
+
+
+@pytest.mark.parametrize("call", [OK, _call(Outcome.RESET)], ids=["answered", "refused"])
+def test_a_row_that_contradicts_the_oracle_fails_whatever_is_seen(call: Call) -> None:
+    cell = judge(replace(ALLOWED, expected="deny"), [call])
+    assert cell.result is Result.FAILED
+    assert "no policy applies" in cell.reason
+    assert f"the bytes say {cell.seen}" in cell.reason
+
+
+def test_a_mixed_service_holds_when_each_answer_is_from_an_endpoint_that_allows() -> None:
+    cell = judge(MIXED, [_call(Outcome.OK, by="shop/a")] * 11 + [_call(Outcome.RESET)] * 9)
+    assert (cell.seen, cell.outcome, cell.result) == ("mixed", "11 ok, 9 reset", Result.HELD)
+
+
+def test_one_answer_from_an_endpoint_that_denies_fails_a_mixed_service() -> None:
+    calls = [_call(Outcome.OK, by="shop/a")] * 10 + [_call(Outcome.RESET)] * 9 + [_call(Outcome.OK, by="shop/b")]
+    cell = judge(MIXED, calls)
+    assert cell.result is Result.FAILED
+    assert "shop/b, which denies it" in cell.reason
+
+
+@pytest.mark.parametrize("call", [_call(Outcome.OK, by="shop/a"), _call(Outcome.RESET)], ids=["answers", "refusals"])
+def test_a_mixed_service_of_which_one_side_was_seen_cannot_be_told(call: Call) -> None:
+    assert judge(MIXED, [call] * 20).result is Result.CANNOT_TELL
+
+
+def test_one_refusal_among_answers_fails_an_allowed_cell() -> None:
+    assert judge(ALLOWED, [OK, _call(Outcome.RESET)]).result is Result.FAILED
+
+
+def test_one_answer_among_refusals_fails_a_denied_cell() -> None:
+    assert judge(DENIED, [_call(Outcome.RESET), _call(Outcome.OK)]).result is Result.FAILED
+
+
+def test_a_cell_that_was_never_called_could_not_run() -> None:
+    assert judge(DENIED, []).result is Result.CANNOT_RUN
