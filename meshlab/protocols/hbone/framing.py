@@ -1,0 +1,313 @@
+"""HTTP/2 frames of an HBONE connection: bytes to events, effects to bytes. h2 frames; here is what it leaves open.
+
+* ``_Connection`` mends two private behaviours of h2, for its own objects only. h2 is pinned to a minor for it:
+  - ``_receive_frame`` formats every frame for a log that is off, which hex-dumps all data: half of a receiver's CPU;
+  - after a GOAWAY h2 sends nothing more at all, but a drain means that open streams go on (RFC 9113, 6.8).
+* Data that flow control holds back waits here, in order, and so does the END_STREAM behind it.
+
+The numbers are Istio's ztunnel's. Source: https://www.rfc-editor.org/rfc/rfc9113
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import h2.connection
+import h2.events
+import h2.exceptions
+from h2.config import H2Configuration
+from h2.connection import ConnectionInputs, ConnectionState, H2Connection, H2ConnectionStateMachine
+from h2.settings import SettingCodes, Settings
+from hyperframe.frame import DataFrame, Frame, GoAwayFrame
+
+from meshlab.errors import ProtocolError
+from meshlab.protocols.hbone.events import (
+    ConnectReceived,
+    DataReceived,
+    EndStream,
+    GoawayReceived,
+    Headers,
+    PongReceived,
+    ResetStream,
+    Respond,
+    ResponseReceived,
+    SendConnect,
+    SendData,
+    StreamEnded,
+    StreamReset,
+    StreamWritable,
+    WireEffect,
+    WireEvent,
+)
+
+STREAM_WINDOW = 4 << 20
+CONNECTION_WINDOW = 16 << 20
+MAX_FRAME = 1 << 20
+SERVER_MAX_STREAMS = 200
+SERVER_MAX_HEADERS = 64 << 10
+CLIENT_MAX_HEADERS = 16 << 10
+_DEFAULT_WINDOW = 65535
+_LAST_STREAM = (1 << 31) - 1
+
+
+class _TerseDataFrame(DataFrame):
+    """A DATA frame that does not hex-dump its body when it is formatted for a log."""
+
+    __repr__ = object.__repr__
+
+
+class _Connection(H2Connection):
+    """h2's connection, with what this module's docstring says."""
+
+    transitions: ClassVar[dict[Any, Any]] = {
+        **H2ConnectionStateMachine._transitions,
+        (ConnectionState.CLIENT_OPEN, ConnectionInputs.RECV_GOAWAY): (None, ConnectionState.CLIENT_OPEN),
+        (ConnectionState.SERVER_OPEN, ConnectionInputs.RECV_GOAWAY): (None, ConnectionState.SERVER_OPEN),
+        (ConnectionState.SERVER_OPEN, ConnectionInputs.SEND_GOAWAY): (None, ConnectionState.SERVER_OPEN),
+    }
+
+    def __init__(self, *, client: bool) -> None:
+        super().__init__(H2Configuration(client_side=client, header_encoding=None, validate_outbound_headers=False))
+        self.state_machine._transitions = self.transitions  # shadows the class's, for this object
+        self._frame_dispatch_table[_TerseDataFrame] = self._receive_data_frame
+
+    def _receive_frame(self, frame: Frame) -> list[h2.events.Event]:
+        if type(frame) is DataFrame:
+            frame.__class__ = _TerseDataFrame
+        return super()._receive_frame(frame)
+
+    def _receive_goaway_frame(self, frame: GoAwayFrame) -> tuple[list[Frame], list[h2.events.Event]]:
+        unsent = bytes(self._data_to_send)
+        result = super()._receive_goaway_frame(frame)  # drops it
+        self._data_to_send += unsent
+        return result
+
+
+@dataclass(slots=True)
+class _Stream:
+    """What may still be sent and received on a stream."""
+
+    queue: deque[bytes] = field(default_factory=deque)
+    """Held back by flow control."""
+    queued_bytes: int = 0
+    ending: bool = False
+    """END_STREAM was asked for; it leaves behind the queue."""
+    sent_end: bool = False
+    received_end: bool = False
+
+
+class Framing:
+    """One HTTP/2 connection. After each call of a method there may be bytes to ``take`` and send."""
+
+    def __init__(self, *, client: bool) -> None:
+        self._connection = _Connection(client=client)
+        self._client = client
+        self._streams: dict[int, _Stream] = {}
+        self._blocked: dict[int, None] = {}
+        """Streams with a queue, in the order in which they got one."""
+        self._start()
+
+    def _start(self) -> None:
+        if self._client:
+            values = {SettingCodes.ENABLE_PUSH: 0, SettingCodes.MAX_HEADER_LIST_SIZE: CLIENT_MAX_HEADERS}
+        else:
+            values = {
+                SettingCodes.MAX_CONCURRENT_STREAMS: SERVER_MAX_STREAMS,
+                SettingCodes.MAX_HEADER_LIST_SIZE: SERVER_MAX_HEADERS,
+            }
+        values |= {SettingCodes.INITIAL_WINDOW_SIZE: STREAM_WINDOW, SettingCodes.MAX_FRAME_SIZE: MAX_FRAME}
+        connection = self._connection
+        connection.local_settings = Settings(client=self._client, initial_values=values)
+        connection.max_inbound_frame_size = MAX_FRAME
+        connection.decoder.max_header_list_size = values[SettingCodes.MAX_HEADER_LIST_SIZE]
+        connection.initiate_connection()
+        connection.increment_flow_control_window(CONNECTION_WINDOW - _DEFAULT_WINDOW)
+
+    # --- from the peer ---------------------------------------------------------------------------------------------
+
+    def receive(self, data: bytes) -> list[WireEvent]:
+        """What the peer's bytes say.
+
+        Raises:
+            ProtocolError: they break HTTP/2. Send what is to ``take`` (a GOAWAY) and close.
+        """
+        try:
+            events = self._connection.receive_data(data)
+        except h2.exceptions.ProtocolError as error:
+            raise ProtocolError(f"HTTP/2: {error}", int(error.error_code)) from error
+        translated: list[WireEvent] = []
+        for event in events:
+            translated += self._translate(event)
+        return translated
+
+    def _translate(self, event: h2.events.Event) -> Iterable[WireEvent]:
+        match event:
+            case h2.events.DataReceived(stream_id=stream, data=data):
+                self._acknowledge(stream, event.flow_controlled_length - len(data))  # padding is nobody's to consume
+                return (DataReceived(stream, data),) if data else ()
+            case h2.events.WindowUpdated() | h2.events.RemoteSettingsChanged():
+                return self._unblock()
+            case h2.events.StreamEnded(stream_id=stream):
+                self._half_over(stream, received=True)
+                return (StreamEnded(stream),)
+            case h2.events.RequestReceived(stream_id=stream):
+                self._streams[stream] = _Stream()
+                return (_connect_received(stream, event.headers or ()),)
+            case h2.events.ResponseReceived(stream_id=stream):
+                return (_response_received(stream, event.headers or ()),)
+            case h2.events.StreamReset(stream_id=stream):
+                self._forget(stream)
+                return (StreamReset(stream, int(event.error_code or 0)),)
+            case h2.events.ConnectionTerminated():
+                return (GoawayReceived(event.last_stream_id or 0, int(event.error_code or 0)),)
+            case h2.events.PingAckReceived():
+                return (PongReceived(),)
+            case _:
+                return ()
+
+    def consumed(self, stream: int, size: int) -> None:
+        """Data of this size was passed on, so that the peer may send as much again."""
+        self._acknowledge(stream, size)
+
+    def _acknowledge(self, stream: int, size: int) -> None:
+        if size:
+            self._connection.acknowledge_received_data(size, stream)
+
+    # --- to the peer -----------------------------------------------------------------------------------------------
+
+    def take(self) -> bytes:
+        """The bytes to send now."""
+        return self._connection.data_to_send()
+
+    def next_stream(self) -> int:
+        """Client: the id for the next ``SendConnect``.
+
+        Raises:
+            ProtocolError: there is none left; open another connection.
+        """
+        try:
+            return self._connection.get_next_available_stream_id()
+        except h2.exceptions.NoAvailableStreamIDError as error:
+            raise ProtocolError("HTTP/2: no stream id is left on this connection") from error
+
+    @property
+    def peer_max_streams(self) -> int:
+        """How many streams the peer takes at once."""
+        return self._connection.remote_settings.max_concurrent_streams
+
+    def queued_bytes(self, stream: int) -> int:
+        """How much of this stream flow control holds back; ``StreamWritable`` says when it is 0 again."""
+        known = self._streams.get(stream)
+        return known.queued_bytes if known else 0
+
+    def send(self, effect: WireEffect) -> None:
+        """Put an effect into frames. For a stream that is over on the wire, nothing is sent."""
+        if isinstance(effect, SendConnect):
+            self._streams[effect.stream] = _Stream()
+        stream = self._streams.get(effect.stream)
+        if stream is None or (stream.sent_end and not isinstance(effect, ResetStream)):
+            return
+        match effect:
+            case SendData(data=data):
+                self._send_data(effect.stream, stream, data)
+            case EndStream():
+                stream.ending = True
+                if not stream.queue:
+                    self._end(effect.stream)
+            case ResetStream(code=code):
+                self._forget(effect.stream)
+                self._connection.reset_stream(effect.stream, code)
+            case SendConnect(authority=authority, headers=headers):
+                self._send_headers(effect.stream, {":method": "CONNECT", ":authority": authority}, headers)
+            case Respond(status=status, headers=headers, end=end):
+                self._send_headers(effect.stream, {":status": str(status)}, headers, end=end)
+
+    def ping(self) -> None:
+        """Ask for a sign of life; ``PongReceived`` is the answer."""
+        self._connection.ping(b"meshlab.")
+
+    def drain(self) -> None:
+        """Server: GOAWAY that ends no stream; the client opens new ones elsewhere."""
+        self._connection.close_connection(last_stream_id=_LAST_STREAM)
+
+    def _send_headers(self, stream: int, pseudo: Headers, headers: Headers, *, end: bool = False) -> None:
+        block = [(name.encode(), value.encode("latin-1", "replace")) for name, value in {**pseudo, **headers}.items()]
+        self._connection.send_headers(stream, block, end_stream=end)
+        if end:
+            self._half_over(stream, received=False)
+
+    def _send_data(self, stream_id: int, stream: _Stream, data: bytes) -> None:
+        if not stream.queue:
+            data = self._send_what_fits(stream_id, data)
+        if data:
+            stream.queue.append(data)
+            stream.queued_bytes += len(data)
+            self._blocked[stream_id] = None
+
+    def _send_what_fits(self, stream_id: int, data: bytes) -> bytes:
+        """Send as much as flow control allows; the rest of ``data``."""
+        connection = self._connection
+        while data:
+            size = min(len(data), connection.local_flow_control_window(stream_id), connection.max_outbound_frame_size)
+            if size <= 0:
+                break
+            connection.send_data(stream_id, data[:size])
+            data = data[size:]
+        return data
+
+    def _unblock(self) -> list[WireEvent]:
+        """A window grew: send what waited."""
+        free: list[WireEvent] = []
+        for stream_id in list(self._blocked):
+            stream = self._streams[stream_id]
+            while stream.queue:
+                rest = self._send_what_fits(stream_id, stream.queue[0])
+                stream.queued_bytes -= len(stream.queue[0]) - len(rest)
+                if rest:
+                    stream.queue[0] = rest
+                    break
+                stream.queue.popleft()
+            if not stream.queue:
+                del self._blocked[stream_id]
+                free.append(StreamWritable(stream_id))
+                if stream.ending:
+                    self._end(stream_id)
+        return free
+
+    def _end(self, stream: int) -> None:
+        self._connection.end_stream(stream)
+        self._half_over(stream, received=False)
+
+    def _half_over(self, stream_id: int, *, received: bool) -> None:
+        stream = self._streams.get(stream_id)
+        if stream is None:
+            return
+        if received:
+            stream.received_end = True
+        else:
+            stream.sent_end = True
+        if stream.received_end and stream.sent_end:
+            self._forget(stream_id)
+
+    def _forget(self, stream: int) -> None:
+        self._streams.pop(stream, None)
+        self._blocked.pop(stream, None)
+
+
+def _split(block: Iterable[Any]) -> tuple[Mapping[str, str], Headers]:
+    """Pseudo-headers and headers; bytes beyond ASCII stay as they are (latin-1)."""
+    texts = {bytes(name).decode("latin-1"): bytes(value).decode("latin-1") for name, value in block}
+    return texts, {name: value for name, value in texts.items() if not name.startswith(":")}
+
+
+def _connect_received(stream: int, block: Iterable[Any]) -> ConnectReceived:
+    pseudo, headers = _split(block)
+    return ConnectReceived(stream, pseudo.get(":authority", ""), headers, pseudo.get(":method", ""))
+
+
+def _response_received(stream: int, block: Iterable[Any]) -> ResponseReceived:
+    pseudo, headers = _split(block)
+    return ResponseReceived(stream, int(pseudo[":status"]), headers)
