@@ -1,0 +1,7 @@
+"""Certificates of a mesh: its root, its intermediate, SVIDs, and what a CSR asks for. Pure: time is passed in."""
+
+from meshlab.pki.authority import MeshCA, create_root
+from meshlab.pki.csr import SigningRequest, create_csr, read_csr
+from meshlab.pki.issuer import Issuer
+
+__all__ = ["Issuer", "MeshCA", "SigningRequest", "create_csr", "create_root", "read_csr"]

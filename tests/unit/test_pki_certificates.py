@@ -1,0 +1,242 @@
+"""The mesh's certificates: what is in them, who accepts them, and what a CSR may ask for."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import ssl
+import subprocess
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+import trustme
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.x509.oid import ExtendedKeyUsageOID
+
+from meshlab.errors import ProtocolError
+from meshlab.model.identity import SpiffeId
+from meshlab.pki import Issuer, MeshCA, create_csr, create_root, read_csr
+
+CLIENT = SpiffeId("cluster.local", "shop", "client")
+NOW = datetime(2026, 8, 1, 12, 0, 0, tzinfo=UTC)
+
+
+@pytest.fixture(scope="module")
+def ca() -> MeshCA:
+    return MeshCA()
+
+
+@pytest.fixture(scope="module")
+def key() -> ec.EllipticCurvePrivateKey:
+    return ec.generate_private_key(ec.SECP256R1())
+
+
+def leaf(chain: list[str]) -> x509.Certificate:
+    return x509.load_pem_x509_certificate(chain[0].encode())
+
+
+def handshake(server: ssl.SSLContext, client: ssl.SSLContext, name: str | None = None) -> ssl.SSLObject:
+    """The server's end of a finished handshake in memory."""
+    up, down = ssl.MemoryBIO(), ssl.MemoryBIO()
+    accepting = server.wrap_bio(up, down, server_side=True)
+    dialing = client.wrap_bio(down, up, server_hostname=name)
+    unfinished = [dialing, accepting]
+    for _ in range(10):
+        for end in tuple(unfinished):
+            try:
+                end.do_handshake()
+                unfinished.remove(end)
+            except ssl.SSLWantReadError:
+                continue
+    assert not unfinished
+    return accepting
+
+
+def mtls(ca: trustme.CA, cert: trustme.LeafCert, purpose: ssl._SSLMethod) -> ssl.SSLContext:
+    context = ssl.SSLContext(purpose)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_REQUIRED
+    cert.configure_cert(context)
+    ca.configure_trust(context)
+    return context
+
+
+def test_two_svids_meet_in_mutual_tls_and_see_each_others_identity(ca: MeshCA) -> None:
+    server = mtls(ca, ca.svid("spiffe://cluster.local/ns/shop/sa/server"), ssl.PROTOCOL_TLS_SERVER)
+    client = mtls(ca, ca.svid(CLIENT), ssl.PROTOCOL_TLS_CLIENT)
+    peer = handshake(server, client).getpeercert()
+    assert peer is not None
+    assert peer["subjectAltName"] == (("URI", str(CLIENT)),)
+
+
+def test_an_svid_of_another_mesh_is_refused(ca: MeshCA) -> None:
+    server = mtls(ca, ca.svid(CLIENT), ssl.PROTOCOL_TLS_SERVER)
+    client = mtls(ca, MeshCA().svid(CLIENT), ssl.PROTOCOL_TLS_CLIENT)
+    with pytest.raises(ssl.SSLCertVerificationError, match=r"unable to get local issuer|self-signed"):
+        handshake(server, client)
+
+
+def test_the_control_planes_certificate_is_good_for_its_names_and_no_other(ca: MeshCA, tmp_path: Path) -> None:
+    pems = ca.control_plane("100.64.0.1", "istiod.istio-system.svc")
+    (tmp_path / "both.pem").write_text(pems["server_key"] + pems["server_chain"])
+    server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    server.load_cert_chain(tmp_path / "both.pem")
+    client = ssl.create_default_context(cadata=pems["roots"])
+    for name in ("100.64.0.1", "istiod.istio-system.svc"):
+        handshake(server, client, name)
+    with pytest.raises(ssl.SSLCertVerificationError, match="IP address mismatch"):
+        handshake(server, client, "100.64.0.2")
+
+
+def test_it_is_a_trustme_ca_as_its_users_know_it(ca: MeshCA) -> None:
+    assert isinstance(ca, trustme.CA)
+    server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    ca.create_child_ca().issue_cert("example.org").configure_cert(server)
+    client = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    ca.configure_trust(client)
+    handshake(server, client, "example.org")
+
+
+def test_a_chain_is_one_pem_a_string_leaf_intermediate_root(ca: MeshCA, key: ec.EllipticCurvePrivateKey) -> None:
+    first, second, last = ca.issuer.issue(CLIENT, key.public_key(), now=NOW)
+    certificates = [x509.load_pem_x509_certificates(pem.encode()) for pem in (first, second, last)]
+    assert [len(several) for several in certificates] == [1, 1, 1]
+    (end,), (middle,), (root,) = certificates
+    end.verify_directly_issued_by(middle)
+    middle.verify_directly_issued_by(root)
+    root.verify_directly_issued_by(root)
+    assert last == ca.cert_pem.bytes().decode()
+
+
+def test_a_leaf_has_an_empty_subject_a_critical_san_and_both_purposes(
+    ca: MeshCA, key: ec.EllipticCurvePrivateKey
+) -> None:
+    certificate = leaf(ca.issuer.issue(CLIENT, key.public_key(), now=NOW))
+    san = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName)
+    purposes = certificate.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
+    assert list(certificate.subject) == []
+    assert san.critical
+    assert list(san.value) == [x509.UniformResourceIdentifier(str(CLIENT))]
+    assert set(purposes) == {ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH}
+    assert certificate.public_key() == key.public_key()
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="the openssl program is not installed")
+def test_openssl_finds_nothing_to_criticise(ca: MeshCA, tmp_path: Path) -> None:
+    for name, pem in zip(
+        ("leaf", "middle", "root"),
+        ca.issuer.issue(CLIENT, ec.generate_private_key(ec.SECP256R1()).public_key(), now=datetime.now(UTC)),
+        strict=True,
+    ):
+        (tmp_path / name).write_text(pem)
+    verify = ["openssl", "verify", "-x509_strict", "-CAfile", "root", "-untrusted", "middle", "leaf"]
+    done = subprocess.run(verify, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "leaf: OK\n"), done.stderr
+
+
+VALIDITIES = {
+    "a day is back-dated by two minutes": (timedelta(hours=24), timedelta(minutes=2), timedelta(hours=24)),
+    "20 s are back-dated by a quarter": (timedelta(seconds=20), timedelta(seconds=5), timedelta(seconds=20)),
+    "nothing said is a day": (timedelta(0), timedelta(minutes=2), timedelta(hours=24)),
+    "less than nothing is a day": (timedelta(seconds=-5), timedelta(minutes=2), timedelta(hours=24)),
+    "a year is cut to 90 days": (timedelta(days=365), timedelta(minutes=2), timedelta(days=90)),
+}
+
+
+@pytest.mark.parametrize("case", VALIDITIES)
+def test_validity_is_what_was_asked_for_within_bounds(ca: MeshCA, key: ec.EllipticCurvePrivateKey, case: str) -> None:
+    ttl, before, after = VALIDITIES[case]
+    certificate = leaf(ca.issuer.issue(CLIENT, key.public_key(), now=NOW, ttl=ttl))
+    assert certificate.not_valid_before_utc == NOW - before
+    assert certificate.not_valid_after_utc == NOW + after
+
+
+@pytest.mark.parametrize("seconds", [4, 8, 20, 60, 600, 86400])
+def test_a_certificate_is_not_due_for_renewal_when_it_is_issued(
+    ca: MeshCA, key: ec.EllipticCurvePrivateKey, seconds: int
+) -> None:
+    certificate = leaf(ca.issuer.issue(CLIENT, key.public_key(), now=NOW, ttl=timedelta(seconds=seconds)))
+    half = certificate.not_valid_before_utc + (certificate.not_valid_after_utc - certificate.not_valid_before_utc) / 2
+    assert half - NOW >= timedelta(seconds=seconds) / 4
+
+
+def test_no_certificate_outlives_its_root(key: ec.EllipticCurvePrivateKey) -> None:
+    root = create_root(NOW - timedelta(seconds=30), NOW + timedelta(hours=1))
+    certificate = leaf(root.issuer.issue(CLIENT, key.public_key(), now=NOW))
+    assert certificate.not_valid_before_utc == NOW - timedelta(seconds=30)
+    assert certificate.not_valid_after_utc == NOW + timedelta(hours=1)
+    assert root.issuer.certificate.not_valid_after_utc == NOW + timedelta(hours=1)
+
+
+def test_an_svid_may_have_expired(ca: MeshCA) -> None:
+    server = mtls(ca, ca.svid(CLIENT), ssl.PROTOCOL_TLS_SERVER)
+    then = NOW - timedelta(days=365)
+    client = mtls(ca, ca.svid(CLIENT, not_before=then, not_after=then + timedelta(hours=1)), ssl.PROTOCOL_TLS_CLIENT)
+    with pytest.raises(ssl.SSLCertVerificationError, match="expired"):
+        handshake(server, client)
+
+
+def test_an_issuer_goes_through_json_and_signs_as_before(ca: MeshCA, key: ec.EllipticCurvePrivateKey) -> None:
+    issuer = Issuer.from_pem(json.loads(json.dumps(ca.control_plane("127.0.0.1"))))
+    chain = issuer.issue(CLIENT, key.public_key(), now=NOW)
+    leaf(chain).verify_directly_issued_by(ca.issuer.certificate)
+    assert chain[1:] == ca.issuer.issue(CLIENT, key.public_key(), now=NOW)[1:]
+
+
+def test_an_svid_needs_an_identity_of_istios_shape(ca: MeshCA) -> None:
+    with pytest.raises(ValueError, match=r"spiffe://cluster\.local/shop"):
+        ca.svid("spiffe://cluster.local/shop")
+
+
+# --- signing requests ---
+
+
+def test_a_csr_is_read_as_it_was_made(key: ec.EllipticCurvePrivateKey) -> None:
+    request = read_csr(create_csr(CLIENT, key))
+    assert request.key == key.public_key()
+    assert request.uris == (str(CLIENT),)
+
+
+def test_a_csr_looks_like_a_real_ztunnels(key: ec.EllipticCurvePrivateKey) -> None:
+    csr = x509.load_pem_x509_csr(create_csr(CLIENT, key).encode())
+    (san,) = csr.extensions
+    assert list(csr.subject) == []
+    assert (san.oid.dotted_string, san.critical) == ("2.5.29.17", True)
+    assert isinstance(csr.signature_hash_algorithm, hashes.SHA256)
+
+
+def unsigned(key: ec.EllipticCurvePrivateKey) -> str:
+    der = bytearray(x509.load_pem_x509_csr(create_csr(CLIENT, key).encode()).public_bytes(Encoding.DER))
+    der[der.index(b"/sa/client") + 4] ^= 1
+    return x509.load_der_x509_csr(bytes(der)).public_bytes(Encoding.PEM).decode()
+
+
+def of_rsa() -> str:
+    builder = x509.CertificateSigningRequestBuilder().subject_name(x509.Name([]))
+    csr = builder.sign(rsa.generate_private_key(65537, 2048), hashes.SHA256())
+    return csr.public_bytes(Encoding.PEM).decode()
+
+
+def test_a_csr_that_was_changed_after_signing_is_refused(key: ec.EllipticCurvePrivateKey) -> None:
+    with pytest.raises(ProtocolError, match="not signed with the key"):
+        read_csr(unsigned(key))
+
+
+def test_a_csr_for_another_kind_of_key_is_refused() -> None:
+    with pytest.raises(ProtocolError, match="RSAPublicKey"):
+        read_csr(of_rsa())
+
+
+def test_what_is_no_csr_is_refused() -> None:
+    with pytest.raises(ProtocolError, match="cannot be read") as caught:
+        read_csr("-----BEGIN CERTIFICATE REQUEST-----\nnonsense\n-----END CERTIFICATE REQUEST-----\n")
+    assert caught.value.code == 3
+
+
+def test_a_csr_may_come_without_a_name(key: ec.EllipticCurvePrivateKey) -> None:
+    csr = x509.CertificateSigningRequestBuilder().subject_name(x509.Name([])).sign(key, hashes.SHA256())
+    assert read_csr(csr.public_bytes(Encoding.PEM).decode()).uris == ()
