@@ -1,0 +1,64 @@
+"""The Istio CA of a lab: whom it gives a certificate, and for how long. The gRPC around it is ``plane``'s.
+
+Source: https://istio.io/latest/docs/concepts/security/#pki
+"""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from typing import Any
+
+from meshlab.errors import ProtocolError
+from meshlab.model.identity import SpiffeId
+from meshlab.pki import Issuer, SigningRequest, read_csr
+
+CA_SERVICE = "istio.v1.auth.IstioCertificateService"
+CA_METHOD = "CreateCertificate"
+
+_INVALID_ARGUMENT, _PERMISSION_DENIED, _UNAUTHENTICATED = 3, 7, 16  # gRPC's status codes
+
+
+class Authority:
+    """Signs what it is asked to, and remembers for whom."""
+
+    def __init__(self, issuer: Issuer, trust_domain: str) -> None:
+        self.issuer = issuer
+        self.trust_domain = trust_domain
+        self.refuses = False
+        """Every request is unauthenticated, as at an Istio CA that does not know the caller."""
+        self.issued: dict[str, int] = {}
+        """SPIFFE URI to how many certificates it was given."""
+
+    def create(self, request: Any, now: datetime) -> tuple[SpiffeId, list[str]]:
+        """Answer an ``IstioCertificateRequest``: the identity, and its chain.
+
+        Raises:
+            ProtocolError: with gRPC's status code.
+        """
+        if self.refuses:
+            raise ProtocolError("request authenticate failure", _UNAUTHENTICATED)
+        csr = read_csr(request.csr)
+        identity = self.identity(request, csr)
+        chain = self.issuer.issue(identity, csr.key, now=now, ttl=timedelta(seconds=request.validity_duration))
+        self.issued[str(identity)] = self.issued.get(str(identity), 0) + 1
+        return identity, chain
+
+    def identity(self, request: Any, csr: SigningRequest) -> SpiffeId:
+        """For whom: whom a shared ztunnel impersonates, else the CSR's own name (a dedicated one)."""
+        asked = impersonated(request)
+        uris = (asked,) if asked else csr.uris
+        if len(uris) != 1:
+            raise ProtocolError(f"no ImpersonatedIdentity, and a CSR with {len(uris)} URIs", _INVALID_ARGUMENT)
+        try:
+            identity = SpiffeId.parse(uris[0])
+        except ValueError as error:
+            raise ProtocolError(str(error), _INVALID_ARGUMENT) from error
+        if identity.trust_domain != self.trust_domain:
+            raise ProtocolError(f"{identity} is not of the trust domain {self.trust_domain!r}", _PERMISSION_DENIED)
+        return identity
+
+
+def impersonated(request: Any) -> str:
+    """``ImpersonatedIdentity`` of a request, or nothing."""
+    fields = request.metadata.fields
+    return str(fields["ImpersonatedIdentity"].string_value) if "ImpersonatedIdentity" in fields else ""

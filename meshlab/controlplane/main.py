@@ -1,0 +1,21 @@
+"""Entry point of the control plane, which a lab starts in a netns of its own: ``meshlab.controlplane.main:main``."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from collections.abc import Mapping
+from typing import Any
+
+from meshlab.controlplane.plane import Config, ControlPlane
+from meshlab.kernel.channel import Channel
+
+
+def main(config: Mapping[str, Any], fds: Mapping[str, int]) -> None:
+    """Serve until the control channel is closed or SIGTERM comes."""
+    asyncio.run(_serve(ControlPlane(Config(**config), Channel.from_fd(fds["control"]))))
+
+
+async def _serve(plane: ControlPlane) -> None:
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, plane.stop)
+    await plane.run()

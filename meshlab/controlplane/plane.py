@@ -1,0 +1,319 @@
+"""The control plane as a server: gRPC towards the node proxies, a control channel towards the lab.
+
+    node proxy --delta ADS, CreateCertificate (TLS, bearer token)--> ControlPlane <--control channel-- lab
+
+A push (``set``) replaces all that is served, and is answered once its barrier is reached: every named node has a live
+stream that accepted both types at this version, and every named identity has a certificate. A NACK takes the push back.
+Everything waits for events: an ACK, a NACK, a stream that comes or goes, a certificate.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import itertools
+import time
+from collections.abc import AsyncIterator, Callable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import grpc
+
+from meshlab.controlplane.authority import CA_METHOD, CA_SERVICE, Authority
+from meshlab.controlplane.journal import Entry, Journal
+from meshlab.errors import ProtocolError
+from meshlab.kernel.channel import Channel, ChannelClosedError
+from meshlab.pki import Issuer
+from meshlab.protocols.messages import message
+from meshlab.protocols.xds import DELTA_ADS_METHOD, DELTA_ADS_SERVICE, ZTUNNEL_TYPES, Request, Response
+from meshlab.protocols.xds_server import DeltaServer, Lag, Nack, Snapshot, Stream
+
+_STATUS = {code.value[0]: code for code in grpc.StatusCode}
+_OPTIONS = (
+    ("grpc.so_reuseport", 0),
+    ("grpc.max_send_message_length", -1),
+    ("grpc.max_receive_message_length", -1),
+    # ztunnel pings an idle connection every 30 s; by default gRPC ends it after the third ping.
+    ("grpc.http2.max_ping_strikes", 0),
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Config:
+    """What the lab tells a control plane at its start."""
+
+    listen: str
+    """IP address; one of the server certificate's names."""
+    port: int
+    """0: any that is free; the event ``listening`` says which."""
+    token: str
+    """Bearer token that every call must carry."""
+    trust_domain: str
+    ca: Mapping[str, str]
+    """``MeshCA.control_plane()``."""
+    record: bool = False
+    """Send the conversation as events."""
+
+
+@dataclass(slots=True)
+class _Push:
+    """The one ``set`` that is under way."""
+
+    snapshot: Snapshot
+    nack: Nack | None = None
+
+
+class ControlPlane:
+    """One for a lab. ``run`` serves until the control channel is closed, or ``stop`` is called."""
+
+    def __init__(self, config: Config, channel: Channel) -> None:
+        self.config = config
+        self.channel = channel
+        self.ads = DeltaServer()
+        self.authority = Authority(Issuer.from_pem(config.ca), config.trust_domain)
+        self.journal = Journal(self._record, time.monotonic)
+        self.unexpected: list[Nack] = []
+        """NACKs that no push was waiting for."""
+        self._outboxes: dict[Stream, asyncio.Queue[Response]] = {}
+        self._stream_numbers = itertools.count(1)
+        self._push: _Push | None = None
+        self._taken_back: set[tuple[str, str]] = set()
+        """Type and version of what was refused once: other nodes' NACKs of it are no news."""
+        self._pushing = asyncio.Lock()
+        self._happened = asyncio.Event()
+        self._stopped = asyncio.Event()
+
+    # --- life ---
+
+    async def run(self) -> None:
+        """Listen, say so, and serve."""
+        loop = asyncio.get_running_loop()
+        server = self._server()
+        credentials = grpc.ssl_server_credentials(
+            [(self.config.ca["server_key"].encode(), self.config.ca["server_chain"].encode())]
+        )
+        host = f"[{self.config.listen}]" if ":" in self.config.listen else self.config.listen
+        port = server.add_secure_port(f"{host}:{self.config.port}", credentials)
+        await server.start()
+        async with asyncio.TaskGroup() as tasks:
+            operations: set[asyncio.Task[None]] = set()
+            loop.add_reader(self.channel.fileno(), self._readable, tasks, operations)
+            self._tell({"event": "listening", "address": self.config.listen, "port": port})
+            await self._stopped.wait()
+            loop.remove_reader(self.channel.fileno())
+            for operation in operations:
+                operation.cancel()
+            await server.stop(grace=None)
+
+    def stop(self) -> None:
+        self._stopped.set()
+
+    def now(self) -> datetime:
+        """The time that certificates are dated by."""
+        return datetime.now(UTC)
+
+    def _server(self) -> Any:
+        ads = grpc.stream_stream_rpc_method_handler(
+            self.serve_stream,
+            request_deserializer=message("envoy.service.discovery.v3.DeltaDiscoveryRequest").FromString,
+            response_serializer=message("envoy.service.discovery.v3.DeltaDiscoveryResponse").SerializeToString,
+        )
+        ca = grpc.unary_unary_rpc_method_handler(
+            self.create_certificate,
+            request_deserializer=message("istio.v1.auth.IstioCertificateRequest").FromString,
+            response_serializer=message("istio.v1.auth.IstioCertificateResponse").SerializeToString,
+        )
+        server = grpc.aio.server(options=_OPTIONS)
+        server.add_generic_rpc_handlers(
+            (
+                grpc.method_handlers_generic_handler(DELTA_ADS_SERVICE, {DELTA_ADS_METHOD: ads}),
+                grpc.method_handlers_generic_handler(CA_SERVICE, {CA_METHOD: ca}),
+            )
+        )
+        return server
+
+    # --- towards the node proxies ---
+
+    async def serve_stream(self, requests: AsyncIterator[Request], context: Any) -> None:
+        """One delta ADS stream, until its client goes or breaks a rule."""
+        metadata = await self._authenticate(context)
+        stream, number = self.ads.open(), next(self._stream_numbers)
+        self._outboxes[stream] = asyncio.Queue()
+        self.journal.stream_opened(number, context.peer(), metadata)
+        broken: ProtocolError | None = None
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                writer = tasks.create_task(self._write(number, self._outboxes[stream], context))
+                broken = await self._read(number, stream, requests)
+                writer.cancel()
+        finally:
+            self.ads.close(stream)
+            del self._outboxes[stream]
+            self.journal.stream_closed(number, stream.node)
+            self._wake()
+        if broken:
+            await self._refuse(context, "xds-stream", broken)
+
+    async def _read(self, number: int, stream: Stream, requests: AsyncIterator[Request]) -> ProtocolError | None:
+        async for request in requests:
+            self.journal.request(number, request)
+            try:
+                self._send(stream, stream.receive(request))
+            except ProtocolError as error:
+                return error
+            for nack in stream.nacks:
+                self._refused(nack)
+            stream.nacks.clear()
+            self._wake()
+        return None
+
+    async def _write(self, number: int, outbox: asyncio.Queue[Response], context: Any) -> None:
+        while True:
+            response = await outbox.get()
+            self.journal.response(number, response)
+            await context.write(response)
+
+    async def create_certificate(self, request: Any, context: Any) -> Any:
+        """``IstioCertificateService.CreateCertificate``."""
+        metadata = await self._authenticate(context)
+        self.journal.certificate_request(context.peer(), metadata, request)
+        try:
+            identity, chain = self.authority.create(request, self.now())
+        except ProtocolError as error:
+            await self._refuse(context, "ca", error)
+            raise
+        self.journal.certificate_issued(str(identity), chain)
+        self._tell({"event": "issued", "identity": str(identity)})
+        self._wake()
+        return message("istio.v1.auth.IstioCertificateResponse")(cert_chain=chain)
+
+    async def _authenticate(self, context: Any) -> dict[str, str]:
+        metadata = dict(context.invocation_metadata())
+        if metadata.get("authorization") != f"Bearer {self.config.token}":
+            await context.abort(grpc.StatusCode.UNAUTHENTICATED, "no valid bearer token")
+        return metadata
+
+    async def _refuse(self, context: Any, what: str, error: ProtocolError) -> None:
+        self.journal.refused(what, str(error))
+        await context.abort(_STATUS[error.code or grpc.StatusCode.UNKNOWN.value[0]], str(error))
+
+    def _send(self, stream: Stream, responses: list[Response]) -> None:
+        for response in responses:
+            self._outboxes[stream].put_nowait(response)
+
+    def _send_all(self, responses: list[tuple[Stream, list[Response]]]) -> None:
+        for stream, some in responses:
+            self._send(stream, some)
+
+    def _refused(self, nack: Nack) -> None:
+        refused = (nack.type_url, nack.version)
+        if self._push and self._push.snapshot.version(nack.type_url) == nack.version:
+            self._push.nack = self._push.nack or nack
+            self._taken_back.add(refused)
+        elif refused not in self._taken_back:
+            self.unexpected.append(nack)
+            self._tell({"event": "nack", **_spoken(nack)})
+
+    # --- towards the lab ---
+
+    def _readable(self, tasks: asyncio.TaskGroup, operations: set[asyncio.Task[None]]) -> None:
+        try:
+            request, _ = self.channel.receive()
+        except ChannelClosedError:
+            self.stop()
+            return
+        operation = tasks.create_task(self._operate(request))
+        operations.add(operation)
+        operation.add_done_callback(operations.discard)
+
+    async def _operate(self, request: Mapping[str, Any]) -> None:
+        try:
+            match request["op"]:
+                case "set":
+                    answer = await self.set(request)
+                case "status":
+                    answer = self.status()
+                case "ca":
+                    answer = self.set_ca(request["mode"])
+                case other:
+                    raise ValueError(f"no operation {other!r}; there are set, status, ca")
+        except (KeyError, TypeError, ValueError) as error:
+            answer = {"error": f"{type(error).__name__}: {error}"}
+        self._tell({"id": request.get("id"), **answer})
+
+    async def set(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        """Replace what is served; wait for the barrier."""
+        snapshot = Snapshot.of(
+            {
+                type_url: {name: base64.b64decode(body) for name, body in named.items()}
+                for type_url, named in request["resources"].items()
+            }
+        )
+        nodes, identities = list(request.get("barrier", ())), list(request.get("certificates", ()))
+        async with self._pushing:
+            self._push = push = _Push(snapshot)
+            try:
+                async with asyncio.timeout(request.get("timeout_s", 5)):
+                    self._send_all(self.ads.publish(snapshot))
+                    await self._until(lambda: push.nack is not None or not self._missing(nodes, identities))
+                    if push.nack:
+                        self._send_all(self.ads.roll_back())
+                        await self._until(lambda: not self.ads.lagging(nodes))
+            except TimeoutError:
+                pass
+            finally:
+                self._push = None
+            if push.nack:
+                return {"nack": _spoken(push.nack)}
+            lags, uncertified = self.ads.lagging(nodes), self._uncertified(identities)
+            if lags or uncertified:
+                return {"timeout": [_spoken(lag) for lag in lags], "certificates": uncertified}
+            self.ads.accept()
+            versions = {type_url: snapshot.version(type_url) for type_url in ZTUNNEL_TYPES}
+            return {"acknowledged": dict.fromkeys(nodes, versions)}
+
+    def status(self) -> dict[str, Any]:
+        """What there is to see: streams, versions, identities, NACKs."""
+        return {
+            "streams": [{"node": stream.node, "acknowledged": stream.acknowledged} for stream in self.ads.streams],
+            "versions": dict(self.ads.snapshot.versions),
+            "issued": dict(self.authority.issued),
+            "nacks": [_spoken(nack) for nack in self.unexpected],
+        }
+
+    def set_ca(self, mode: str) -> dict[str, Any]:
+        """Let the CA sign (``ok``), or refuse everyone (``refuse``)."""
+        if mode not in ("ok", "refuse"):
+            raise ValueError(f"no CA mode {mode!r}; there are ok, refuse")
+        self.authority.refuses = mode == "refuse"
+        return {"mode": mode}
+
+    def _missing(self, nodes: list[str], identities: list[str]) -> bool:
+        return bool(self.ads.lagging(nodes) or self._uncertified(identities))
+
+    def _uncertified(self, identities: list[str]) -> list[str]:
+        return [identity for identity in identities if identity not in self.authority.issued]
+
+    async def _until(self, reached: Callable[[], bool]) -> None:
+        while not reached():
+            await self._happened.wait()
+
+    def _wake(self) -> None:
+        """Let those who wait look again."""
+        self._happened.set()
+        self._happened = asyncio.Event()
+
+    def _record(self, entry: Entry) -> None:
+        if self.config.record:
+            self._tell({"event": "conversation", **entry})
+
+    def _tell(self, answer: dict[str, Any]) -> None:
+        try:
+            self.channel.send(answer)
+        except ChannelClosedError:
+            self.stop()
+
+
+def _spoken(what: Nack | Lag) -> dict[str, str]:
+    return {field: getattr(what, field) for field in what.__slots__}
