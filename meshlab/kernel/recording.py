@@ -1,0 +1,125 @@
+"""What the recorder keeps: blocks of packets in a memfd that the lab reads too, and the output of programs in memory.
+
+Both have bounds. What does not fit is not kept, and both say so.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from collections import deque
+from collections.abc import Sequence
+
+from meshlab.proofs.packets import BLOCK, GAP, LOST, RECORD
+
+_PUNCH_HOLE = 0x02 | 0x01  # FALLOC_FL_PUNCH_HOLE, and FALLOC_FL_KEEP_SIZE, which it asks for
+_PAGE = 4096
+_READ_BYTES = 64 << 10
+_HEAD_BYTES = 64 << 10
+_TAIL_BYTES = 192 << 10
+_ALARMS = (b"panicked at", b"Traceback (most recent call last)")
+_MOST_ALARMS = 20
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_libc.fallocate.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64)
+
+
+class Recording:
+    """An append-only memfd of records (``proofs.packets``), whose beginning can be freed. Nothing reaches a disk."""
+
+    def __init__(self, limit_bytes: int) -> None:
+        self.fd = os.memfd_create("recording", os.MFD_CLOEXEC)
+        self.limit_bytes = limit_bytes
+        self.position = 0
+        """Where the next record goes: how many bytes were recorded since the beginning."""
+        self.released = 0
+
+    @property
+    def kept(self) -> int:
+        return self.position - self.released
+
+    def append(self, node: int, block: bytes | memoryview) -> None:
+        """Keep a block, or, beyond the limit, the word that it was lost."""
+        if self.kept + len(block) > self.limit_bytes:
+            self._write([RECORD.pack(GAP, node, LOST.size), LOST.pack(len(block))])
+        else:
+            self._write([RECORD.pack(BLOCK, node, len(block)), block])
+
+    def release(self, before: int) -> None:
+        """Free what stands before this position; positions stay what they were."""
+        self.released = max(self.released, min(before, self.position))
+        pages = self.released // _PAGE * _PAGE
+        if pages and _libc.fallocate(self.fd, _PUNCH_HOLE, 0, pages):
+            code = ctypes.get_errno()
+            raise OSError(code, os.strerror(code), "free recorded blocks")
+
+    def _write(self, parts: Sequence[bytes | memoryview]) -> None:
+        """A file in memory takes all of it or raises."""
+        self.position += os.pwritev(self.fd, parts, self.position)
+
+
+class Log:
+    """The output of one program: its head and its tail, and every line that looks like the end of it."""
+
+    def __init__(self, fd: int) -> None:
+        os.set_blocking(fd, False)
+        self.fd = fd
+        self.total_bytes = 0
+        self.alarms: list[str] = []
+        """Lines with a panic or a traceback, the first twenty, wherever they stand."""
+        self._head = bytearray()
+        self._tail: deque[bytes] = deque()
+        self._tail_bytes = 0
+        self._line = b""
+
+    def read(self) -> bool:
+        """Take what is there; False at the end of the pipe."""
+        try:
+            data = os.read(self.fd, _READ_BYTES)
+        except BlockingIOError:
+            return True
+        self._keep(data)
+        return bool(data)
+
+    def close(self) -> None:
+        os.close(self.fd)
+        self.fd = -1
+
+    def drain(self) -> None:
+        """Take all that is there now."""
+        before = self.total_bytes if self.fd < 0 else -1
+        while before != self.total_bytes:
+            before = self.total_bytes
+            self.read()
+
+    def report(self) -> dict[str, object]:
+        """Text, how many bytes came in all, how many of them are left out, and the alarms."""
+        lost = self.total_bytes - len(self._head) - self._tail_bytes
+        between = f"\n... {lost} bytes left out ...\n".encode() if lost else b""
+        text = bytes(self._head) + between + b"".join(self._tail)
+        return {
+            "text": text.decode(errors="replace"),
+            "bytes": self.total_bytes,
+            "lost": lost,
+            "alarms": list(self.alarms),
+        }
+
+    def _keep(self, data: bytes) -> None:
+        self.total_bytes += len(data)
+        self._watch(data)
+        room = _HEAD_BYTES - len(self._head)
+        self._head += data[:room]
+        if rest := data[room:]:
+            self._tail.append(rest)
+            self._tail_bytes += len(rest)
+        while self._tail and self._tail_bytes - len(self._tail[0]) >= _TAIL_BYTES:
+            self._tail_bytes -= len(self._tail.popleft())
+
+    def _watch(self, data: bytes) -> None:
+        """Pipes cut lines where they like, so the end of the last line waits for the rest of it."""
+        seen = self._line + data
+        if any(word in seen for word in _ALARMS) and len(self.alarms) < _MOST_ALARMS:
+            whole = seen.splitlines()[: None if seen.endswith(b"\n") else -1]
+            lines = [line for line in whole if any(word in line for word in _ALARMS)]
+            self.alarms += [line.decode(errors="replace") for line in lines]
+        self._line = seen[seen.rfind(b"\n") + 1 :][-_PAGE:]

@@ -1,0 +1,149 @@
+"""Follows every flow on every link of a lab from birth, so that a window that opens mid-stream knows where it is.
+
+feed(buffer) while no window is open     states go on, nothing is kept
+open() ... feed(buffer) ... close()      packets and bytes are kept, then searched: a ``Window``
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import ClassVar
+
+from meshlab.proofs.beacon import Beacons
+from meshlab.proofs.canary import Search
+from meshlab.proofs.links import Wiring
+from meshlab.proofs.packets import RST, SYN, TCP, Header, Packet, lost_bytes, parse, recorded
+from meshlab.proofs.pieces import Key, Piece
+from meshlab.proofs.searching import Place, findings, places
+from meshlab.proofs.streams import Order, Stream
+from meshlab.proofs.window import Flow, Window
+
+
+class Follower:
+    """The analyser of one lab. Not thread-safe."""
+
+    order: ClassVar[Order] = Order()
+
+    def __init__(self, prefix: bytes) -> None:
+        self.search = Search(prefix)
+        self._streams: dict[Key, Stream] = {}
+        self._retired: list[tuple[Key, Stream]] = []
+        """Of the open window: connections whose ports were used again."""
+        self._epoch = 1
+        self._open = False
+        self._pieces: list[Piece] = []
+        self._lost = 0
+
+    def open(self) -> None:
+        """From here on the packets that are fed belong to a window."""
+        if self._open:
+            raise ValueError("a window is open already; calls within it are told apart by their canaries and times")
+        self._epoch += 1
+        self._open = True
+        self.search.cut_short = 0
+
+    def feed(self, buffer: bytes, packets: Iterable[Packet] | None = None) -> None:
+        """Take the next whole records (or ``packets`` of another container that ``buffer`` is)."""
+        if packets is None:
+            packets = recorded(buffer)
+            self._lost += lost_bytes(buffer)
+        piece = Piece(buffer)
+        for packet in packets:
+            head = parse(buffer, packet.start, packet.end)
+            key = (packet.node, packet.ifindex, packet.outgoing, *head[:5])
+            self._follow(key, packet, head, buffer)
+            if self._open:
+                piece.add(packet, key)
+        if self._open:
+            self._pieces.append(piece)
+        else:
+            self._forget()
+
+    def close(self, wiring: Wiring, beacons: Beacons, drops: Mapping[str, int]) -> Window:
+        """Search what the window holds, and say what was seen.
+
+        Args:
+            wiring: which link is whose, by now.
+            beacons: those that were put on the links since ``open``.
+            drops: by node, packets that its ring lost since ``open``.
+        """
+        seen = [*self._retired, *((key, item) for key, item in self._streams.items() if item.epoch == self._epoch)]
+        marks = places(Search(beacons.prefix), self._pieces, seen, raw=True)
+        ours = frozenset(mark.key for mark in marks if beacons.is_ours(mark.hit.number))
+        canaries = places(self.search, self._pieces, seen)
+        window = Window(
+            flows=tuple(_flow(key, stream, wiring) for key, stream in seen if key not in ours),
+            findings=findings(canaries, wiring),
+            drops={node: count for node, count in drops.items() if count},
+            lost_bytes=self._lost,
+            cut_packets=sum(piece.cut for piece in self._pieces),
+            cut_gzip=self.search.cut_short,
+            beacons=beacons,
+            missing=beacons.missing(_heard(marks)),
+            pieces=tuple(self._pieces),
+            beacon_keys=ours,
+        )
+        self._open, self._pieces, self._retired = False, [], []
+        self._lost = 0
+        self._forget()
+        return window
+
+    def _follow(self, key: Key, packet: Packet, head: Header, buffer: bytes) -> None:
+        stream = self._streams.get(key)
+        if stream is None or (head.flags & SYN and stream.is_reused_by(head)):
+            if stream is not None and self._open and stream.epoch == self._epoch:
+                self._retired.append((key, stream))
+            stream = self._streams[key] = Stream(head)
+        if stream.epoch != self._epoch:
+            stream.begin(self._epoch)
+        stream.times.append(packet.time_ns)
+        if head.end > head.payload:
+            stream.data_times.append(packet.time_ns)
+            stream.payload_bytes += head.end - head.payload
+        if head.protocol == TCP:
+            stream.segment(head, buffer[head.payload : head.end], self.order, keep=self._open)
+            if head.flags & RST:
+                self._end_reverse(key)
+
+    def _end_reverse(self, key: Key) -> None:
+        """After a RST nothing is said in the other direction either."""
+        ring, ifindex, outgoing, protocol, source, destination, source_port, destination_port = key
+        reverse = self._streams.get(
+            (ring, ifindex, not outgoing, protocol, destination, source, destination_port, source_port)
+        )
+        if reverse is not None:
+            reverse.ended = reverse.ended or self._epoch
+
+    def _forget(self) -> None:
+        """Begin a new epoch without those that ended in the one before, and without what has no state (UDP, ICMP)."""
+        self._streams = {
+            key: stream
+            for key, stream in self._streams.items()
+            if key[3] == TCP and (not stream.ended or stream.ended >= self._epoch)
+        }
+        for stream in self._streams.values():
+            stream.chunks = []
+        self._epoch += 1
+
+
+def _heard(marks: list[Place]) -> frozenset[tuple[int, int, int, bool]]:
+    return frozenset((mark.hit.number, *mark.key[:3]) for mark in marks if mark.hit.number is not None)
+
+
+def _flow(key: Key, stream: Stream, wiring: Wiring) -> Flow:
+    ring, ifindex, outgoing, protocol, source, destination, source_port, destination_port = key
+    return Flow(
+        link=wiring.link(ring, ifindex),
+        outgoing=outgoing,
+        protocol=protocol,
+        source=source,
+        destination=destination,
+        source_port=source_port,
+        destination_port=destination_port,
+        payload_bytes=stream.payload_bytes,
+        times=tuple(sorted(stream.times)),  # processors may stamp in one order and queue in another
+        data_times=tuple(sorted(stream.data_times)),
+        from_birth=stream.born or not stream.payload_bytes,
+        hole=bool(stream.pending),
+        not_tls=stream.tls.fault if stream.tls else "",
+    )

@@ -1,0 +1,38 @@
+"""What a window keeps: buffers, and where in them the packets are."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from dataclasses import dataclass, field
+
+from meshlab.proofs.packets import Packet
+
+Key = tuple[int, int, bool, int, bytes, bytes, int, int]
+"""Ring, ifindex, outgoing, protocol, source, destination, source port, destination port."""
+
+
+@dataclass(slots=True)
+class Piece:
+    """A buffer of the open window, and the packets in it."""
+
+    buffer: bytes
+    packets: list[Packet] = field(default_factory=list)
+    keys: list[Key] = field(default_factory=list)
+    starts: list[int] = field(default_factory=list)
+    cut: int = 0
+    """Packets of which the ring kept only a part."""
+
+    def add(self, packet: Packet, key: Key) -> None:
+        self.packets.append(packet)
+        self.keys.append(key)
+        self.starts.append(packet.start)
+        self.cut += not packet.whole
+
+    def at(self, offset: int) -> int | None:
+        """Which packet holds the byte at ``offset``."""
+        index = bisect_right(self.starts, offset) - 1
+        return index if index >= 0 and offset < self.packets[index].end else None
+
+    def frame(self, index: int) -> bytes:
+        packet = self.packets[index]
+        return self.buffer[packet.start : packet.end]

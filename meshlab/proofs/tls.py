@@ -1,0 +1,65 @@
+"""Is a byte stream a sequence of TLS records? One direction of one connection, fed in pieces; it decrypts nothing.
+
+    first record: a handshake that opens with the expected hello --> any record --> any record ...
+    anything else, at any byte --> ``fault`` says what, and stays
+
+Source: RFC 8446 5.1 (record layer), 4 (handshake types).
+"""
+
+from __future__ import annotations
+
+CLIENT_HELLO = 1
+SERVER_HELLO = 2
+
+_HANDSHAKE = 22
+_TYPES = frozenset({20, 21, 22, 23})
+_VERSIONS = frozenset({b"\x03\x01", b"\x03\x03"})
+_LONGEST = 16384 + 256
+_HEADER_BYTES = 5
+_NAMES = {CLIENT_HELLO: "ClientHello", SERVER_HELLO: "ServerHello"}
+
+
+class TlsRecords:
+    """Follows the record boundaries of one direction."""
+
+    __slots__ = ("_first", "_head", "_left", "_opens_with", "fault", "records")
+
+    def __init__(self, opens_with: int) -> None:
+        self._opens_with = opens_with
+        self._first = True
+        self._head = b""
+        self._left = 0
+        self.records = 0
+        self.fault = ""
+        """Empty as long as all bytes were TLS records."""
+
+    def feed(self, data: bytes) -> None:
+        """Take the next bytes of the stream."""
+        at, size = 0, len(data)
+        while at < size and not self.fault:
+            if self._left:
+                step = min(self._left, size - at)
+                self._left -= step
+            else:
+                step = self._header(data, at)
+            at += step
+
+    def _header(self, data: bytes, at: int) -> int:
+        """Take what is missing of a header (of the first record: one byte more, the handshake's type)."""
+        wanted = _HEADER_BYTES + self._first
+        step = min(wanted - len(self._head), len(data) - at)
+        self._head += data[at : at + step]
+        if len(self._head) == wanted:
+            self._open(self._head)
+            self._head = b""
+        return step
+
+    def _open(self, head: bytes) -> None:
+        length = head[3] << 8 | head[4]
+        if head[0] not in _TYPES or head[1:3] not in _VERSIONS or not 0 < length <= _LONGEST:
+            self.fault = f"after {self.records} TLS records come bytes that are none ({head.hex(' ')})"
+        elif self._first and (head[0] != _HANDSHAKE or head[5] != self._opens_with):
+            self.fault = f"it does not open with a {_NAMES[self._opens_with]} ({head.hex(' ')})"
+        self._left = length - self._first
+        self._first = False
+        self.records += 1

@@ -1,0 +1,241 @@
+"""What a window proves about a call: held, failed or cannot-tell, with the reason as a sentence.
+
+A proof never passes on what it could not see. It asks for the opposite first; then for what shows that the opposite
+would have been seen (beacons, no drops, the twin's bytes); then for the call's own packets on the links it speaks of.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from meshlab.model import Call, Outcome, SpiffeId
+from meshlab.proofs.links import Link, Wiring
+from meshlab.proofs.packets import ICMP, ICMPV6
+from meshlab.proofs.proof import Grade, Proof, Result
+from meshlab.proofs.route import Route, Target, carried, flows, on_application_port, passed, routes, unread
+from meshlab.proofs.streams import HBONE_PORT
+from meshlab.proofs.window import Flow, Window
+
+
+def encrypted(window: Window, wiring: Wiring, call: Call, targets: Sequence[Target]) -> Proof:
+    """No byte of the call in clear on any link, and its packets, all TLS records, on the way between the two pods.
+
+    For calls between enrolled pods; a refused call holds too, where its tunnel was seen.
+    """
+    draft = _Draft("encrypted", call, Grade.WIRE, window.control, canaries=1)
+    ways = routes(wiring, call, targets)
+    plain = [site.pod for way in ways for site in (way.source, way.destination) if not site.enrolled]
+    if plain:
+        return draft.cannot_tell(f"{plain[0]} is not in the mesh: its traffic is in clear by right")
+    if opposite := _in_clear(window, call, ways):
+        return draft.failed(opposite)
+    if doubt := window.blind or _doubt(window, ways):
+        return draft.cannot_tell(doubt)
+    return _on_the_way(draft, window, call, ways)
+
+
+def path(window: Window, wiring: Wiring, call: Call, targets: Sequence[Target]) -> Proof:
+    """The call's packets on each link between the two pods, there and back, on the port that they should use there.
+
+    That is 15008 where both pods are enrolled, and else the application's own.
+    """
+    draft = _Draft("path", call, Grade.WIRE, window.control, canaries=0)
+    if window.blind:
+        return draft.cannot_tell(window.blind)
+    ways = routes(wiring, call, targets)
+    for way in ways:
+        if way.tunnelled and (flow := on_application_port(window, way, call)):
+            return draft.failed(f"it went beside the tunnel: {flow}")
+    return _on_the_way(draft, window, call, ways)
+
+
+def denied(
+    window: Window,
+    wiring: Wiring,
+    call: Call,
+    targets: Sequence[Target],
+    received: Mapping[int, int] | None,
+    *,
+    twin: Call | None = None,
+    instead: str = "",
+) -> Proof:
+    """No byte of the call at the server, and a twin's bytes there, which shows that they could have arrived.
+
+    Args:
+        received: how many bytes the server's application got, by the number of the call; ``None`` where it cannot say.
+        twin: a call of another pod to the same place, which was allowed.
+        instead: where everybody is denied, the control that stands for the twin, as a phrase.
+    """
+    shown = f"call {twin.number} of {twin.source} was allowed" if twin else instead
+    control = f"{shown}; {window.control}" if shown and window.control else ""
+    draft = _Draft("denied", call, Grade.WIRE, control, canaries=1)
+    if call.outcome in Outcome.OK:
+        return draft.failed("it was answered")
+    if received and received.get(call.number):
+        return draft.failed(f"{received[call.number]} bytes of it reached the server (the caller saw: {call.outcome})")
+    if received is None:
+        return draft.cannot_tell(f"what {call.to} received is not known: only the built-in echo says so")
+    if call.outcome not in Outcome.REFUSED:
+        return draft.cannot_tell(f"it ended in {call.outcome}, which is no refusal")
+    if twin and (problem := _twin_problem(call, twin, received)):
+        return draft.cannot_tell(problem)
+    if window.blind:
+        return draft.cannot_tell(window.blind)
+    packets = sum(passed(window, way, call) for way in routes(wiring, call, targets))
+    if not packets:
+        return draft.cannot_tell("no packet of it was seen: nothing says that it was refused where it was sent to")
+    return draft.held(packets, f"{call.outcome}, 0 bytes at the server")
+
+
+def identity(
+    call: Call,
+    expected: SpiffeId,
+    seen: SpiffeId | str | None,
+    grade: Grade,
+    *,
+    packets: int,
+    control: str,
+    at_least: Grade = Grade.PEER,
+    how: str = "",
+) -> Proof:
+    """The peer showed this identity, known at this grade or a better one.
+
+    Args:
+        seen: what was seen, ``None`` where nothing was.
+        packets: of the call on the wire: ``tunnel_packets``.
+        control: what shows that another identity would have been noticed, as a phrase.
+        how: how it could be had, or be had at a better grade.
+    """
+    draft = _Draft("identity", call, grade, control, canaries=0)
+    hint = f"; {how}" if how else ""
+    if seen is not None and str(seen) != str(expected):
+        return draft.failed(f"the peer was {seen}, not {expected} (grade {grade})")
+    if seen is None:
+        return draft.cannot_tell(f"nobody saw the peer's certificate{hint}")
+    if not grade.reaches(at_least):
+        return draft.cannot_tell(f"known at grade {grade}, asked for at least {at_least}{hint}")
+    if not packets:
+        return draft.cannot_tell("no packet of the call was seen")
+    return draft.held(packets, f"{expected}, grade {grade}")
+
+
+def only_hbone(window: Window, wiring: Wiring, link: Link) -> Proof:
+    """Between addresses of enrolled pods all packets on this link are TCP 15008, their payload TLS; ICMP is listed."""
+    enrolled = wiring.enrolled_addresses()
+    ours = [flow for flow in window.flows if flow.link == link and {flow.source, flow.destination} <= enrolled]
+    icmp = [flow for flow in ours if flow.protocol in {ICMP, ICMPV6}]
+    others = [flow for flow in ours if flow.protocol not in {ICMP, ICMPV6}]
+    draft = _Draft("only-hbone", None, Grade.WIRE, window.control, canaries=0, to=str(link))
+    if wrong := next((flow for flow in others if not flow.is_hbone), None):
+        return draft.failed(f"not on 15008: {wrong}")
+    if fault := _not_tls(others):
+        return draft.failed(fault)
+    if doubt := window.blind or _not_followed(others):
+        return draft.cannot_tell(doubt)
+    packets = sum(len(flow.times) for flow in others)
+    if not packets:
+        return draft.cannot_tell("no packet between enrolled pods was seen there")
+    listed = "".join(f"; beside them {len(flow.times)} {flow}" for flow in icmp)
+    return draft.held(packets, f"all on 15008, all TLS records{listed}")
+
+
+def tunnel_packets(window: Window, wiring: Wiring, call: Call, targets: Sequence[Target]) -> int:
+    """Packets of the call's routes on the caller's own link, in the call's time."""
+    return sum(passed(window, way, call) for way in routes(wiring, call, targets))
+
+
+@dataclass(frozen=True, slots=True)
+class _Draft:
+    """A proof before its result."""
+
+    kind: str
+    call: Call | None
+    grade: Grade
+    control: str
+    canaries: int
+    to: str = ""
+
+    def held(self, packets: int, reason: str) -> Proof:
+        if not self.control:
+            return self.cannot_tell("nothing shows that the opposite would have been seen: no beacon or no twin")
+        return self._proof(Result.HELD, packets, reason)
+
+    def failed(self, reason: str) -> Proof:
+        return self._proof(Result.FAILED, 0, reason)
+
+    def cannot_tell(self, reason: str) -> Proof:
+        return self._proof(Result.CANNOT_TELL, 0, reason)
+
+    def _proof(self, result: Result, packets: int, reason: str) -> Proof:
+        call = self.call
+        what = f"{call.source} -> {call.to} ipv{call.family} #{call.number}" if call else self.to
+        return Proof(
+            id=f"{self.kind} {what}",
+            kind=self.kind,
+            source=call.source if call else "*",
+            to=call.to if call else self.to,
+            port=call.port if call else HBONE_PORT,
+            family=call.family if call else None,
+            grade=self.grade,
+            packets=packets,
+            canaries=self.canaries,
+            control=self.control,
+            result=result,
+            reason=reason,
+        )
+
+
+def _in_clear(window: Window, call: Call, ways: Iterable[Route]) -> str:
+    """What shows that the call, or the tunnel it went through, was readable; empty where nothing does."""
+    leaks = window.by_call.get(call.number, ())
+    if leaks:
+        return f"{leaks[0]}" + (f", and in {len(leaks) - 1} more places" if len(leaks) > 1 else "")
+    for way in ways:
+        if fault := _not_tls(flows(window, way)):
+            return fault
+        if flow := on_application_port(window, way, call):
+            return f"the application's port was seen: {flow}"
+    return ""
+
+
+def _doubt(window: Window, ways: Iterable[Route]) -> str:
+    for way in ways:
+        if finding := unread(window, way):
+            return f"{finding}: its number was cut off"
+        if doubt := _not_followed(flows(window, way)):
+            return doubt
+    return ""
+
+
+def _not_tls(some: Iterable[Flow]) -> str:
+    return next((f"{flow}: {flow.not_tls}" for flow in some if flow.not_tls), "")
+
+
+def _not_followed(some: Iterable[Flow]) -> str:
+    unsure = next((flow for flow in some if flow.is_hbone and (flow.hole or not flow.from_birth)), None)
+    return f"bytes of {unsure} were not seen, so its TLS records cannot be followed" if unsure else ""
+
+
+def _on_the_way(draft: _Draft, window: Window, call: Call, ways: Sequence[Route]) -> Proof:
+    """Held where one route shows packets with payload on all its links: there and, if it was answered, back."""
+    missing = "nobody said which pod it may have reached"
+    answered = call.outcome in Outcome.OK
+    for way in ways:
+        seen = carried(window, way, call)
+        silent = [link for link, (there, back) in seen.items() if not there or (answered and not back)]
+        if not silent:
+            packets = sum(there + back for there, back in seen.values())
+            return draft.held(packets, f"{packets} packets on port {way.wire_port}: {', '.join(map(str, way.links))}")
+        missing = f"no packet of it on port {way.wire_port} was seen on {silent[0]}"
+    return draft.cannot_tell(missing)
+
+
+def _twin_problem(call: Call, twin: Call, received: Mapping[int, int]) -> str:
+    if (twin.to, twin.family) != (call.to, call.family) or twin.source == call.source:
+        return f"call {twin.number} ({twin.source} -> {twin.to} ipv{twin.family}) is no twin of it"
+    if twin.outcome not in Outcome.OK:
+        return f"its twin, call {twin.number} of {twin.source}, ended in {twin.outcome}: then no refusal says anything"
+    if not received.get(twin.number):
+        return f"the bytes of its twin, call {twin.number} of {twin.source}, were not seen at the server either"
+    return ""
