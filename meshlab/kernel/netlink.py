@@ -1,0 +1,305 @@
+"""rtnetlink: encode the changes of a plan and send them, many to a packet.
+
+    plan.Change --encode--> one message --\\
+    plan.Change --encode--> one message ---+--> one sendto; the kernel answers errors, and the last message's ack
+    plan.Change --encode--> one message --/
+
+A netlink socket stays in the netns it was opened in, whoever sends. The kernel works in the sender's context, so when
+``sendto`` returns everything was done and every answer is waiting. The sequence number of a message is its place.
+
+Sources: man 7 netlink, man 7 rtnetlink, include/uapi/linux/{netlink,rtnetlink,if_link,fib_rules}.h
+"""
+
+from __future__ import annotations
+
+import errno
+import socket
+import struct
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from meshlab.errors import KernelRefusedError
+from meshlab.plan.changes import (
+    AddressAssign,
+    Change,
+    End,
+    LinkUp,
+    MarkRule,
+    Route,
+    RouteKind,
+    Silence,
+    Veth,
+)
+
+NETLINK_ROUTE = 0
+NLM_F_REQUEST = 0x1
+NLM_F_ACK = 0x4
+NLM_F_DUMP = 0x300
+NLM_F_EXCL = 0x200
+NLM_F_CREATE = 0x400
+NLM_F_APPEND = 0x800
+NLMSG_ERROR = 2
+NLMSG_DONE = 3
+
+_NLM_F_CAPPED = 0x100
+_NLM_F_ACK_TLVS = 0x200
+_NLA_TYPE_MASK = 0x3FFF
+_SOL_NETLINK = 270
+_NETLINK_CAP_ACK = 10
+_NETLINK_EXT_ACK = 11
+_NLMSGERR_ATTR_MSG = 1
+_HEADER = struct.Struct("=IHHII")
+_NLA = struct.Struct("=HH")
+_RECEIVE_BYTES = 65536
+_MESSAGES_PER_SEND = 64
+"""More errors than this at once would not fit the default receive buffer."""
+
+_RTM_NEWLINK, _RTM_GETLINK, _RTM_SETLINK = 16, 18, 19
+_RTM_NEWADDR, _RTM_NEWROUTE, _RTM_NEWRULE = 20, 24, 32
+_IFINFO = struct.Struct("=BxHiII")
+_IFADDR = struct.Struct("=BBBBI")
+_RTMSG = struct.Struct("=BBBBBBBBI")
+_IFF_UP, _IFF_NOARP = 0x1, 0x80
+_IFLA_OPERSTATE = 16
+_IF_OPER_UP = 6
+_RTPROT_STATIC = 4
+_SCOPE = {RouteKind.UNICAST: 253, RouteKind.LOCAL: 254, RouteKind.UNREACHABLE: 0}
+
+
+class Message(NamedTuple):
+    """One netlink message without its header."""
+
+    kind: int
+    flags: int
+    body: bytes
+
+
+# --- the encoding that every netlink family shares -------------------------------------------------------------------
+
+
+def attribute(kind: int, payload: bytes) -> bytes:
+    size = _NLA.size + len(payload)
+    return _NLA.pack(size, kind) + payload + bytes(-size % 4)
+
+
+def string(kind: int, text: str) -> bytes:
+    return attribute(kind, text.encode() + b"\0")
+
+
+def u32(kind: int, value: int) -> bytes:
+    return attribute(kind, struct.pack("=I", value))
+
+
+def attributes(data: bytes) -> Iterator[tuple[int, bytes]]:
+    """The attributes in ``data``, in order, without the flags in their types."""
+    offset = 0
+    while offset + _NLA.size <= len(data):
+        size, kind = _NLA.unpack_from(data, offset)
+        if size < _NLA.size:
+            raise ValueError(f"a netlink attribute of {size} bytes")
+        yield kind & _NLA_TYPE_MASK, data[offset + _NLA.size : offset + size]
+        offset += (size + 3) & ~3
+
+
+def framed(messages: Sequence[Message]) -> bytes:
+    """The messages as one packet; each one's sequence number is its place."""
+    return b"".join(
+        _HEADER.pack(_HEADER.size + len(body), kind, flags, place, 0) + body + bytes(-len(body) % 4)
+        for place, (kind, flags, body) in enumerate(messages)
+    )
+
+
+# --- rtnetlink -------------------------------------------------------------------------------------------------------
+
+
+def encode(change: Change, netns: Mapping[str, int]) -> Message:
+    """One change as one message; ``netns`` has the descriptor of each netns that a peer goes to."""
+    match change:
+        case Veth():
+            return _veth(change, netns[change.peer_netns])
+        case Silence(end):
+            # Refused inside the message that creates the link (EAFNOSUPPORT), so it is one of its own.
+            inet6 = attribute(socket.AF_INET6, attribute(8, b"\1"))  # IFLA_INET6_ADDR_GEN_MODE: none
+            return Message(_RTM_SETLINK, NLM_F_REQUEST, _ifinfo(end.index) + attribute(26, inet6))  # IFLA_AF_SPEC
+        case LinkUp(end):
+            return Message(_RTM_SETLINK, NLM_F_REQUEST, _ifinfo(end.index, _IFF_UP))
+        case AddressAssign():
+            return _address(change)
+        case Route():
+            return _route(change)
+        case MarkRule():
+            return _rule(change)
+
+
+def _ifinfo(index: int, flags: int = 0) -> bytes:
+    return _IFINFO.pack(socket.AF_UNSPEC, 0, index, flags, flags)
+
+
+def _veth(veth: Veth, peer_netns: int) -> Message:
+    mac = bytes.fromhex(veth.mac.replace(":", ""))
+    common = attribute(1, mac) + u32(31, 1) + u32(32, 1)  # IFLA_ADDRESS, IFLA_NUM_TX_QUEUES, IFLA_NUM_RX_QUEUES
+    # IFF_UP in the peer's part is refused (ENOTCONN); IFF_NOARP is taken.
+    peer = _ifinfo(veth.peer.index, _IFF_NOARP) + string(3, veth.peer.name) + common + u32(28, peer_netns)
+    info = string(1, "veth") + attribute(2, attribute(1, peer))  # IFLA_INFO_KIND, IFLA_INFO_DATA, VETH_INFO_PEER
+    body = _ifinfo(veth.end.index, _IFF_NOARP) + string(3, veth.end.name) + common + attribute(18, info)
+    return Message(_RTM_NEWLINK, NLM_F_REQUEST | NLM_F_CREATE | NLM_F_EXCL, body)
+
+
+def _family(version: int) -> int:
+    return socket.AF_INET if version == 4 else socket.AF_INET6
+
+
+def _address(change: AddressAssign) -> Message:
+    address = change.address
+    flags = 0 if address.version == 4 else 0x02  # IFA_F_NODAD
+    head = _IFADDR.pack(_family(address.version), address.max_prefixlen, flags, 0, change.end.index)
+    body = head + attribute(2, address.packed) + attribute(1, address.packed)  # IFA_LOCAL, IFA_ADDRESS
+    return Message(_RTM_NEWADDR, NLM_F_REQUEST | NLM_F_CREATE | NLM_F_EXCL, body)
+
+
+def _route(route: Route) -> Message:
+    network = route.destination
+    scope = _SCOPE[route.kind] if network.version == 4 else 0
+    head = _RTMSG.pack(
+        _family(network.version), network.prefixlen, 0, 0, route.table, _RTPROT_STATIC, scope, route.kind.value, 0
+    )
+    body = head + u32(15, route.table)  # RTA_TABLE
+    if network.prefixlen:
+        body += attribute(1, network.network_address.packed)  # RTA_DST
+    if route.end is not None:
+        body += u32(4, route.end.index)  # RTA_OIF
+    if route.quickack:
+        body += attribute(8, u32(15, 1))  # RTA_METRICS, RTAX_QUICKACK
+    return Message(_RTM_NEWROUTE, NLM_F_REQUEST | NLM_F_CREATE | NLM_F_EXCL, body)
+
+
+def _rule(rule: MarkRule) -> Message:
+    to_table = 1  # FR_ACT_TO_TBL
+    head = _RTMSG.pack(_family(rule.family), 0, 0, 0, rule.table, 0, 0, to_table, 0)
+    # FRA_PRIORITY, FRA_FWMARK, FRA_FWMASK, FRA_TABLE
+    body = head + u32(6, rule.preference) + u32(10, rule.mark) + u32(16, rule.mask) + u32(15, rule.table)
+    return Message(_RTM_NEWRULE, NLM_F_REQUEST | NLM_F_CREATE | NLM_F_EXCL, body)
+
+
+# --- sockets ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """One message that came back."""
+
+    kind: int
+    place: int
+    """Which message it answers."""
+    errno: int
+    detail: str
+    body: bytes
+
+
+class NetlinkSocket:
+    """An AF_NETLINK socket that belongs to ``netns`` (its name: errors say it)."""
+
+    def __init__(self, sock: socket.socket, netns: str) -> None:
+        self.sock = sock
+        self.netns = netns
+        sock.setsockopt(_SOL_NETLINK, _NETLINK_EXT_ACK, 1)
+        sock.setsockopt(_SOL_NETLINK, _NETLINK_CAP_ACK, 1)
+
+    def close(self) -> None:
+        self.sock.close()
+
+    def exchange(self, packet: bytes) -> list[Answer]:
+        """Send, and take every answer that is waiting when the kernel has returned."""
+        self.sock.sendto(packet, (0, 0))
+        answers: list[Answer] = []
+        while True:
+            try:
+                answers += _answers(self.sock.recv(_RECEIVE_BYTES, socket.MSG_DONTWAIT))
+            except BlockingIOError:
+                return answers
+
+    def dump(self, kind: int, body: bytes) -> list[bytes]:
+        """The bodies of all messages that a dump request brings."""
+        self.sock.sendto(framed([Message(kind, NLM_F_REQUEST | NLM_F_DUMP, body)]), (0, 0))
+        bodies: list[bytes] = []
+        while True:
+            for answer in _answers(self.sock.recv(_RECEIVE_BYTES)):
+                if answer.errno:
+                    raise KernelRefusedError(f"dump {kind}", self.netns, answer.errno, answer.detail)
+                if answer.kind == NLMSG_DONE:
+                    return bodies
+                bodies.append(answer.body)
+
+    def refuse_errors(self, answers: Iterable[Answer], describe: Callable[[int], str]) -> None:
+        """Raise the first error among ``answers``; ``describe`` says what the message at a place was for."""
+        for answer in answers:
+            if answer.errno:
+                raise KernelRefusedError(describe(answer.place), self.netns, answer.errno, answer.detail)
+
+
+class RouteSocket(NetlinkSocket):
+    """Sends changes of links, addresses, routes and rules to one netns."""
+
+    def apply(self, changes: Sequence[Change], netns: Mapping[str, int] | None = None) -> None:
+        """Make all ``changes``, in order; ``netns`` as for ``encode``.
+
+        Raises:
+            KernelRefusedError: the first one that was refused. Those after it were tried all the same.
+        """
+        messages = [encode(change, netns or {}) for change in changes]
+        for start in range(0, len(messages), _MESSAGES_PER_SEND):
+            part = messages[start : start + _MESSAGES_PER_SEND]
+            last = part[-1]
+            part[-1] = last._replace(flags=last.flags | NLM_F_ACK)
+            answers = self.exchange(framed(part))
+            self.refuse_errors(answers, lambda place, start=start: str(changes[start + place]))  # type: ignore[misc]
+            if not answers:
+                raise KernelRefusedError(str(changes[start + len(part) - 1]), self.netns, 0, "no acknowledgement")
+
+    def barrier(self, end: End, timeout_s: float = 2.0) -> None:
+        """Return when ``end`` carries traffic: read it once, which makes the kernel finish what it had put off.
+
+        To be called on the end that was set up first, when both are up: it keeps a queue that drops everything until
+        linkwatch has run, up to a second later, and a read runs it. Older kernels only say when it has.
+
+        Raises:
+            KernelRefusedError: there is no such link, or it is still down after ``timeout_s``.
+        """
+        request = framed([Message(_RTM_GETLINK, NLM_F_REQUEST, _ifinfo(end.index))])
+        deadline = time.monotonic() + timeout_s
+        while True:
+            answers = self.exchange(request)
+            self.refuse_errors(answers, lambda _: f"read link {end.name}")
+            if any(_is_up(answer.body) for answer in answers):
+                return
+            if time.monotonic() > deadline:
+                raise KernelRefusedError(
+                    f"wait for {end.name} to be up", self.netns, errno.ETIMEDOUT, f"after {timeout_s} s"
+                )
+
+
+def _is_up(body: bytes) -> bool:
+    return dict(attributes(body[_IFINFO.size :])).get(_IFLA_OPERSTATE) == bytes([_IF_OPER_UP])
+
+
+def _answers(packet: bytes) -> Iterator[Answer]:
+    offset = 0
+    while offset + _HEADER.size <= len(packet):
+        size, kind, flags, place, _ = _HEADER.unpack_from(packet, offset)
+        body = packet[offset + _HEADER.size : offset + size]
+        errno, detail = _error(kind, flags, body)
+        yield Answer(kind, place, errno, detail, body)
+        offset += (size + 3) & ~3
+
+
+def _error(kind: int, flags: int, body: bytes) -> tuple[int, str]:
+    if kind not in (NLMSG_ERROR, NLMSG_DONE) or len(body) < 4:
+        return 0, ""
+    errno = -struct.unpack_from("=i", body)[0]
+    if kind == NLMSG_DONE or not flags & _NLM_F_ACK_TLVS:
+        return max(errno, 0), ""
+    echoed = _HEADER.size if flags & _NLM_F_CAPPED else struct.unpack_from("=I", body, 4)[0]
+    texts = [value for name, value in attributes(body[4 + echoed :]) if name == _NLMSGERR_ATTR_MSG]
+    return errno, texts[0].rstrip(b"\0").decode(errors="replace") if texts else ""

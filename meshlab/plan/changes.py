@@ -1,0 +1,150 @@
+"""Changes of a netns as data: what ``kernel.netlink`` encodes and sends, and a test can compare.
+
+Each is one rtnetlink message. They name interfaces by index (a plan gives every end its own, so that nothing has to be
+asked), and other netns by their key in the plan. ``str(change)`` is what an error says was refused.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+from ipaddress import IPv4Address, IPv4Network, IPv6Network
+
+from meshlab.model import Address, Family
+
+Network = IPv4Network | IPv6Network
+
+LO = 1
+"""The index of ``lo`` in every netns."""
+MAIN_TABLE = 254
+
+
+@dataclass(frozen=True, slots=True)
+class End:
+    """One end of a veth."""
+
+    name: str
+    """At most 15 bytes."""
+    index: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Veth:
+    """Create a pair, its peer directly in another netns. Both ends stay down.
+
+    Silent by make: no ARP, and the same MAC at both ends, which is where the kernel sends what it cannot resolve. One
+    queue per end, since each costs a sysfs folder and an RCU grace period.
+    """
+
+    end: End
+    peer: End
+    peer_netns: str
+    """Key of the netns that gets ``peer``."""
+    mac: str
+
+    def __str__(self) -> str:
+        return f"create veth {self.end.name} with peer {self.peer.name} in '{self.peer_netns}'"
+
+
+@dataclass(frozen=True, slots=True)
+class Silence:
+    """No link-local address (addr_gen_mode none): without it the link sends MLD, NS and RS by itself."""
+
+    end: End
+
+    def __str__(self) -> str:
+        return f"set addr_gen_mode none on {self.end.name}"
+
+
+@dataclass(frozen=True, slots=True)
+class LinkUp:
+    end: End
+
+    def __str__(self) -> str:
+        return f"set {self.end.name} up"
+
+
+@dataclass(frozen=True, slots=True)
+class AddressAssign:
+    """Assign the address alone (/32 or /128), without duplicate address detection."""
+
+    end: End
+    address: Address
+
+    def __str__(self) -> str:
+        return f"assign {self.address} to {self.end.name}"
+
+
+class RouteKind(Enum):
+    """Linux' route types, with its numbers (man 7 rtnetlink)."""
+
+    UNICAST = 1
+    LOCAL = 2
+    UNREACHABLE = 7
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Route:
+    """A route without gateway: the link behind ``end`` is point to point."""
+
+    destination: Network
+    end: End | None
+    """``None`` where the route is unreachable."""
+    kind: RouteKind = RouteKind.UNICAST
+    table: int = MAIN_TABLE
+    quickack: bool = False
+    """Acknowledge every segment at once (RTAX_QUICKACK), for peers that leave Nagle's algorithm on."""
+
+    def __str__(self) -> str:
+        where = f" dev {self.end.name}" if self.end else ""
+        return f"add {self.kind.name.lower()} route {self.destination}{where} table {self.table}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MarkRule:
+    """``ip rule``: packets with this mark are looked up in ``table``."""
+
+    family: Family
+    preference: int
+    mark: int
+    mask: int
+    table: int
+
+    def __str__(self) -> str:
+        return f"add IPv{self.family} rule {self.preference}: fwmark {self.mark:#x}/{self.mask:#x} lookup {self.table}"
+
+
+Change = Veth | Silence | LinkUp | AddressAssign | Route | MarkRule
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Changes to be sent, in order, through one socket that was opened in ``netns``."""
+
+    netns: str
+    changes: tuple[Change, ...]
+
+    def peers(self) -> frozenset[str]:
+        """Keys of the netns whose descriptors the changes need."""
+        return frozenset(change.peer_netns for change in self.changes if isinstance(change, Veth))
+
+
+@dataclass(frozen=True, slots=True)
+class Sysctl:
+    """A file under /proc/sys that must be written *in* the netns: netlink has no message for these."""
+
+    netns: str
+    name: str
+    """The path below /proc/sys."""
+    value: str
+
+
+def host_network(address: Address) -> Network:
+    """The network of one address, /32 or /128."""
+    if isinstance(address, IPv4Address):
+        return IPv4Network(address)
+    return IPv6Network(address)
+
+
+DEFAULT4 = IPv4Network("0.0.0.0/0")
+DEFAULT6 = IPv6Network("::/0")
