@@ -142,9 +142,14 @@ class _Subscription:
             if self.held.get(name) == version:
                 self.held[name] = _UNKNOWN
 
+    @property
+    def settled(self) -> bool:
+        """Nothing is outstanding, and nothing was refused that has not been replaced."""
+        return not self.outstanding and _UNKNOWN not in self.held.values()
+
     def settle(self) -> None:
         """Note the version as accepted, if it is."""
-        if not self.outstanding and _UNKNOWN not in self.held.values():
+        if self.settled:
             self.acknowledged = self.version
 
 
@@ -164,6 +169,11 @@ class Stream:
     def acknowledged(self) -> dict[str, str]:
         """Type URL to the version that the client has accepted in full; empty: none yet."""
         return {type_url: subscription.acknowledged for type_url, subscription in self._subscriptions.items()}
+
+    def has(self, type_url: str, version: str) -> bool:
+        """Whether the client has accepted this version in full, and nothing else was sent since."""
+        subscription = self._subscriptions.get(type_url)
+        return subscription is not None and subscription.settled and subscription.acknowledged == version
 
     def receive(self, request: Request) -> list[Response]:
         """The responses to a request.
@@ -307,8 +317,9 @@ class DeltaServer:
         """Which of these nodes have no stream, or one that has not acknowledged what is served."""
         lags = []
         for node in nodes:
-            streams = [stream.acknowledged for stream in self.streams if stream.node == node] or [{}]
+            streams = [stream for stream in self.streams if stream.node == node]
             for type_url in types:
-                held = [acknowledged.get(type_url, "") for acknowledged in streams]
-                lags += [Lag(node, type_url, old) for old in held if old != self.snapshot.version(type_url)][:1]
+                behind = [stream for stream in streams if not stream.has(type_url, self.snapshot.version(type_url))]
+                if behind or not streams:
+                    lags.append(Lag(node, type_url, behind[0].acknowledged.get(type_url, "") if behind else ""))
         return lags

@@ -290,6 +290,20 @@ def test_a_nack_is_the_pushs_answer_and_takes_it_back_everywhere(world: World) -
     assert world.lab.status()["nacks"] == []
 
 
+def test_the_answer_to_a_refused_push_waits_for_its_roll_back(ca: MeshCA, stack: contextlib.ExitStack) -> None:
+    world = World(ca, stack, record=True)
+    ztunnel = world.ztunnel()
+    pushed = world.lab.begin_set(TWO_PODS, ["node-1"])
+    ztunnel.synchronise()
+    world.lab.answer(pushed)
+    world.lab.events.clear()
+    pushed = world.lab.begin_set(WITH_DENY, ["node-1"])
+    ztunnel.hear({"shop/deny": "no"})
+    ztunnel.hear()
+    assert "nack" in world.lab.answer(pushed)
+    assert [event["k"] for event in world.lab.events] == ["xds-response", "xds-request"] * 2
+
+
 def test_when_two_nodes_refuse_a_push_neither_nack_is_unexpected(world: World) -> None:
     one, two = world.ztunnel("node-1"), world.ztunnel("node-2")
     both = ["node-1", "node-2"]

@@ -286,6 +286,7 @@ def test_after_a_nack_the_last_accepted_version_is_served_and_sent_again() -> No
     ]
     ((_, (back,)),) = server.roll_back()
     assert (names(back), list(back.removed_resources)) == (["shop/deny"], ["shop/new"])
+    assert [lag.type_url for lag in server.lagging(["node-1"])] == [AUTHORIZATION_TYPE]
     talk.hear([back])
     assert server.snapshot is WITH_DENY
     assert server.lagging(["node-1"]) == []
@@ -332,6 +333,17 @@ def test_a_push_of_one_type_does_not_wait_for_the_other() -> None:
     ((_, responses),) = server.publish(WITH_DENY)
     assert server.lagging(["node-1"]) == [Lag("node-1", AUTHORIZATION_TYPE, A.version(AUTHORIZATION_TYPE))]
     talk.hear(responses)
+    assert server.lagging(["node-1"]) == []
+
+
+def test_going_back_to_what_was_acknowledged_once_must_be_acknowledged_again() -> None:
+    server = serving(A)
+    talk = Conversation(server)
+    ((_, there),) = server.publish(WITH_DENY)
+    ((_, back),) = server.publish(A)
+    for responses in (there, back):
+        assert [lag.type_url for lag in server.lagging(["node-1"])] == [AUTHORIZATION_TYPE]
+        talk.hear(responses)
     assert server.lagging(["node-1"]) == []
 
 
