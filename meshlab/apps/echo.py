@@ -1,0 +1,264 @@
+"""The built-in echo: every pod of a node that runs nothing else, in one process.
+
+It answers HTTP/1.1 and raw TCP on the same port (``language.py``) and remembers what it received (``received.py``), so
+that a proof can ask whether a byte of a denied call ever arrived. It binds nothing itself: its sockets come listening,
+by descriptor, already inside their pods.
+
+    config   {"pods": [{"pod": "shop/server", "port": 8080, "listener": 0, "mode": "echo" | "server-first"}]}
+    fds      control, listener-0, listener-1, ...
+    asked    {"id", "op": "received", "canaries": [...]} -> {"id", "received": [...], "forgotten": 0}
+             {"id", "op": "counts"} -> {"id", "counts": [{"pod", "port", "client", "connections", "bytes"}]}
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import resource
+import signal
+import socket
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from http import HTTPStatus
+from ipaddress import IPv6Address, ip_address
+from typing import Any
+
+from meshlab.apps import language
+from meshlab.apps.http1 import Head, MalformedError, read_head, write_head
+from meshlab.apps.language import Answer
+from meshlab.apps.received import CanaryScanner, Received
+from meshlab.kernel.channel import Channel, ChannelClosedError
+from meshlab.model import Address, Peer
+
+_BACKLOG = 512
+_KEPT_BYTES = 64 << 20
+"""The largest body, or half-closed stream, that is kept until its end."""
+
+
+@dataclass(frozen=True, slots=True)
+class Listener:
+    """One port of one pod."""
+
+    pod: str
+    port: int
+    server_first: bool = False
+
+
+class EchoConnection(asyncio.Protocol):
+    """One connection; what it does with bytes is the bound method ``_take``, chosen by the first of them."""
+
+    def __init__(self, listener: Listener, record: Received, living: set[EchoConnection]) -> None:
+        self._listener = listener
+        self._living = living
+        self._record = record
+        self._scanner = CanaryScanner(record)
+        self._buffer = bytearray()
+        self._take = self._sniff
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+        host, port = transport.get_extra_info("peername")[:2]
+        self._client, self._client_port = _unmapped(host), port
+        self._key = (self._listener.pod, self._listener.port, str(self._client))
+        self._record.connections_from[self._key] += 1
+        self._living.add(self)
+        if self._listener.server_first:
+            self._greet()
+            self._take = self._echo
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._living.discard(self)
+
+    def abort(self) -> None:
+        self._transport.abort()
+
+    def data_received(self, data: bytes) -> None:
+        self._record.bytes_from[self._key] += len(data)
+        self._scanner.feed(data)
+        self._take(data)
+
+    def eof_received(self) -> None:
+        """The client closed its side. What is buffered goes out, then the transport closes ours."""
+        if self._take == self._keep:
+            self._greet()
+            self._transport.write(bytes(self._buffer))
+        elif self._take == self._sniff:
+            self._transport.write(bytes(self._buffer))
+
+    def pause_writing(self) -> None:
+        """The client does not read: then neither do we."""
+        self._transport.pause_reading()
+
+    def resume_writing(self) -> None:
+        self._transport.resume_reading()
+
+    def _sniff(self, data: bytes) -> None:
+        self._buffer += data
+        kind = language.sniff(bytes(self._buffer[: language.LINE_BYTES]))
+        if kind is None:
+            return
+        first = bytes(self._buffer)
+        self._buffer.clear()
+        if kind == "echo":
+            self._greet()
+        self._take = {"http": self._http, "half-close": self._keep}.get(kind, self._echo)
+        self._take(first)
+
+    def _echo(self, data: bytes) -> None:
+        self._transport.write(data)
+
+    def _keep(self, data: bytes) -> None:
+        self._buffer += data
+        if len(self._buffer) > _KEPT_BYTES:
+            self._transport.abort()
+
+    def _greet(self) -> None:
+        self._transport.write(language.greeting(self._listener.pod, self._client, self._client_port))
+
+    def _http(self, data: bytes) -> None:
+        """Answer each request that is whole."""
+        self._buffer += data
+        try:
+            while self._buffer and not self._transport.is_closing():
+                head = read_head(self._buffer)
+                if head is None:
+                    return
+                if head.chunked:
+                    self._refuse(HTTPStatus.LENGTH_REQUIRED)
+                    return
+                length = head.length or 0
+                if length > _KEPT_BYTES:
+                    self._refuse(HTTPStatus.REQUEST_ENTITY_TOO_LARGE)
+                    return
+                if len(self._buffer) < head.size + length:
+                    self._continue(head)
+                    return
+                body = bytes(self._buffer[head.size : head.size + length])
+                del self._buffer[: head.size + length]
+                self._answer(head, body)
+        except MalformedError:
+            self._refuse(HTTPStatus.BAD_REQUEST)
+
+    def _continue(self, head: Head) -> None:
+        """A client that asks first (curl, for a megabyte) is told to go on, while its body is still unsent."""
+        if head.headers.get("expect", "").lower() == "100-continue" and len(self._buffer) == head.size:
+            self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+
+    def _refuse(self, status: HTTPStatus) -> None:
+        start = f"HTTP/1.1 {status.value} {status.phrase}"
+        self._transport.write(write_head(start, {"Content-Length": "0", "Connection": "close"}))
+        self._transport.close()
+
+    def _answer(self, head: Head, body: bytes) -> None:
+        method, path, version = head.start
+        answer = Answer(
+            peer=Peer(pod=self._listener.pod, address=self._client, port=self._client_port, headers=head.headers),
+            method=method,
+            path=path,
+            body_bytes=len(body),
+            body_sha256=hashlib.sha256(body).hexdigest(),
+            canary=head.headers.get(language.CANARY_HEADER.lower(), ""),
+        )
+        keep = version == "HTTP/1.1" and "close" not in head.headers.get("connection", "").lower()
+        self._transport.write(self._response(answer, body, keep))
+        if not keep:
+            self._transport.close()
+
+    def _response(self, answer: Answer, body: bytes, keep: bool) -> bytes:
+        headers = {"Content-Type": "application/json"}
+        text = answer.to_json().encode()
+        if answer.peer.headers.get(language.ECHO_HEADER.lower()) == "body":
+            # Headers are for people; a head that held them all again would grow with the client's.
+            short = replace(answer, peer=replace(answer.peer, headers={}))
+            headers = {"Content-Type": "application/octet-stream", language.ANSWER_HEADER: short.to_json()}
+            text = body
+        headers["Content-Length"] = str(len(text))
+        if not keep:
+            headers["Connection"] = "close"
+        status = _status(answer.peer.headers.get(language.STATUS_HEADER.lower(), "200"))
+        return write_head(f"HTTP/1.1 {status}", headers) + (b"" if answer.method == "HEAD" else text)
+
+
+class Echo:
+    """All echo pods of a node."""
+
+    connection = EchoConnection
+
+    def __init__(self, config: Mapping[str, Any], fds: Mapping[str, int]) -> None:
+        self.record = Received()
+        self._config = config
+        self._fds = fds
+        self._channel = Channel.from_fd(fds["control"])
+        self._done = asyncio.Event()
+        self._living: set[EchoConnection] = set()
+
+    async def run(self) -> None:
+        """Serve until the control channel closes or ``stop``."""
+        loop = asyncio.get_running_loop()
+        loop.add_reader(self._channel.fileno(), self._on_message)
+        servers = [await self._serve(loop, entry) for entry in self._config["pods"]]
+        try:
+            await self._done.wait()
+        finally:
+            loop.remove_reader(self._channel.fileno())
+            for server in servers:
+                server.close()
+            for connection in self._living:
+                connection.abort()
+            await asyncio.sleep(0)  # an aborted transport closes its socket in the loop's next round
+            self._channel.close()
+
+    def stop(self) -> None:
+        self._done.set()
+
+    async def _serve(self, loop: asyncio.AbstractEventLoop, entry: Mapping[str, Any]) -> asyncio.Server:
+        listener = Listener(entry["pod"], entry["port"], entry.get("mode", "echo") == "server-first")
+        sock = socket.socket(fileno=self._fds[f"listener-{entry['listener']}"])
+        sock.setblocking(False)
+        return await loop.create_server(
+            lambda: self.connection(listener, self.record, self._living), sock=sock, backlog=_BACKLOG
+        )
+
+    def _on_message(self) -> None:
+        try:
+            request, _ = self._channel.receive()
+            self._channel.send({"id": request["id"], **self._reply(request)})
+        except ChannelClosedError:
+            self.stop()
+
+    def _reply(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        match request.get("op"):
+            case "received":
+                return {"received": self.record.among(request["canaries"]), "forgotten": self.record.forgotten}
+            case "counts":
+                return {"counts": self.record.counts()}
+            case unknown:
+                return {"error": f"the echo has no operation {unknown!r}: received, counts"}
+
+
+def main(config: Mapping[str, Any], fds: Mapping[str, int]) -> None:
+    """Serve until the control channel closes or SIGTERM."""
+    most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # with none left, asyncio accepts nobody for a second
+    asyncio.run(_serve_until_told(config, fds))
+
+
+async def _serve_until_told(config: Mapping[str, Any], fds: Mapping[str, int]) -> None:
+    echo = Echo(config, fds)
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, echo.stop)
+    await echo.run()
+
+
+def _status(text: str) -> str:
+    """A status line's end; what is no status between 200 and 599 is 200."""
+    code = int(text) if text.isascii() and text.isdigit() and 200 <= int(text) <= 599 else 200
+    return f"{code} {HTTPStatus(code).phrase}" if code in set(HTTPStatus) else f"{code} Status"
+
+
+def _unmapped(host: str) -> Address:
+    """The IPv4 address that a dual-stack socket shows as ``::ffff:10.0.0.1``."""
+    address = ip_address(host.partition("%")[0])
+    if isinstance(address, IPv6Address) and address.ipv4_mapped:
+        return address.ipv4_mapped
+    return address

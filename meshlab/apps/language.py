@@ -1,0 +1,132 @@
+"""What the built-in echo and its callers say to each other. Pure: both ends read this file.
+
+HTTP   the answer is JSON (``answer``): who answered, the client as the server's socket saw it, and the request as it
+       came. Headers of the request ask for more:
+           X-Meshlab-Canary: mlc-...-7.   comes back in the JSON
+           X-Meshlab-Status: 503          the status of the answer
+           X-Meshlab-Echo: body           the body comes back as it came, and the JSON in X-Meshlab-Answer
+TCP    a first line asks for a greeting, which says who answered, before everything comes back as it came:
+           MESHLAB echo mlc-...-7.        at once
+           MESHLAB half-close mlc-...-7.  only when the client has closed its side
+       Bytes that begin otherwise come back as they came. A listener in mode ``server-first`` greets before it reads.
+           MESHLAB shop/server 10.0.0.1 40404
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from ipaddress import ip_address
+from typing import Any
+
+from meshlab.model import Address, Peer
+
+CANARY_HEADER = "X-Meshlab-Canary"
+STATUS_HEADER = "X-Meshlab-Status"
+ECHO_HEADER = "X-Meshlab-Echo"
+ANSWER_HEADER = "X-Meshlab-Answer"
+
+ECHO = b"echo"
+HALF_CLOSE = b"half-close"
+LINE_BYTES = 512
+"""The longest first line or greeting."""
+
+_WORD = b"MESHLAB "
+_METHODS = tuple(
+    b"%s " % method
+    for method in (b"GET", b"HEAD", b"POST", b"PUT", b"DELETE", b"PATCH", b"OPTIONS", b"TRACE", b"CONNECT")
+)
+
+
+def opening(mode: bytes, canary: bytes) -> bytes:
+    """The first line of a TCP call."""
+    return b"MESHLAB %s %s\n" % (mode, canary)
+
+
+def greeting(pod: str, client: Address, port: int) -> bytes:
+    """The first line of a TCP answer."""
+    return f"MESHLAB {pod} {client} {port}\n".encode()
+
+
+def read_greeting(line: bytes) -> Peer | None:
+    """Who answered; ``None`` where ``line`` (without its end) is no greeting."""
+    try:
+        word, pod, client, port = line.decode().split(" ")
+        return Peer(pod=pod, address=ip_address(client), port=int(port)) if word == "MESHLAB" else None
+    except ValueError:
+        return None
+
+
+def may_greet(data: bytes) -> bool:
+    """Whether ``data``, without a line's end, may be the beginning of a greeting."""
+    return len(data) < LINE_BYTES and _WORD.startswith(data[: len(_WORD)])
+
+
+def sniff(data: bytes) -> str | None:
+    """``http``, ``echo``, ``half-close`` or ``raw`` from the first bytes; ``None`` while they could be several."""
+    if data.startswith(_METHODS):
+        return "http"
+    if data.startswith(_WORD):
+        line, newline, _ = data.partition(b"\n")
+        if not newline:
+            return None if len(line) < LINE_BYTES else "raw"
+        mode = line.split(b" ")[1]
+        return mode.decode() if mode in {ECHO, HALF_CLOSE} else "raw"
+    if any(known.startswith(data) for known in (_WORD, *_METHODS)):
+        return None
+    return "raw"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """The echo's JSON."""
+
+    peer: Peer
+    """With the request's headers, in lower case."""
+    method: str
+    path: str
+    body_bytes: int
+    body_sha256: str
+    canary: str
+    """Empty where the request had none."""
+
+    def to_json(self) -> str:
+        return json.dumps(
+            {
+                "pod": self.peer.pod,
+                "peer": {"address": str(self.peer.address), "port": self.peer.port},
+                "method": self.method,
+                "path": self.path,
+                "headers": dict(self.peer.headers),
+                "bodyBytes": self.body_bytes,
+                "bodySha256": self.body_sha256,
+                "canary": self.canary,
+            },
+            separators=(",", ":"),
+        )
+
+    @classmethod
+    def from_json(cls, text: bytes | str) -> Answer:
+        """Read an answer.
+
+        Raises:
+            ValueError: ``text`` is none.
+        """
+        try:
+            document: dict[str, Any] = json.loads(text)
+            peer = Peer(
+                pod=document["pod"],
+                address=ip_address(document["peer"]["address"]),
+                port=document["peer"]["port"],
+                headers=document["headers"],
+            )
+            return cls(
+                peer=peer,
+                method=document["method"],
+                path=document["path"],
+                body_bytes=document["bodyBytes"],
+                body_sha256=document["bodySha256"],
+                canary=document["canary"],
+            )
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"not an answer of the echo: {error!r}") from error

@@ -1,0 +1,361 @@
+"""One call, from the client's side: what was sent, what came back, and what that comes to.
+
+An outcome is read from bytes alone: that ``connect`` succeeded means nothing in ambient, where the node proxy accepts
+first. So ``Outcome.OK`` says that the right bytes came back.
+
+    connect -> CONNECT_REFUSED, UNREACHABLE
+    RST or FIN before a byte -> RESET, CLOSED       after some bytes -> CLOSED_LATE
+    bytes that nobody sent -> CORRUPTED, TLS_ALERT  of another pod -> WRONG_BACKEND
+    whole, but not 2xx -> HTTP_STATUS               (TIMEOUT is its caller's: the deadline)
+
+The HTTP here is written by hand on purpose: a client library would retry, hide a reset, or end in an exception.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import hashlib
+import os
+import socket
+from collections.abc import Coroutine, Mapping
+from dataclasses import dataclass, field
+from ipaddress import ip_address
+from typing import Literal
+
+from meshlab.apps import language
+from meshlab.apps.http1 import MalformedError, ResponseReader, write_head
+from meshlab.apps.language import Answer
+from meshlab.model import Address, Family, Outcome, Peer
+
+_READ_BYTES = 256 * 1024
+_TLS_ALERT = b"\x15\x03"
+_OUTCOMES = {
+    errno.ECONNREFUSED: Outcome.CONNECT_REFUSED,
+    errno.ECONNRESET: Outcome.RESET,
+    errno.EPIPE: Outcome.CLOSED,  # Linux' word for a RST that came after a FIN
+    errno.ETIMEDOUT: Outcome.TIMEOUT,
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """A call to make."""
+
+    source: str
+    """The calling pod, ``namespace/name``."""
+    to: str
+    """``namespace/pod:port`` or ``service.namespace:port``."""
+    family: Family
+    address: Address
+    """What is dialled."""
+    port: int
+    kind: Literal["http", "tcp"] = "http"
+    mode: Literal["plain", "echo-body", "half-close", "server-first"] = "plain"
+    """HTTP: ``echo-body`` asks for the body back. TCP: ``half-close`` sends, closes its side and is answered
+    then; ``server-first`` sends nothing before the listener (in that mode) has greeted."""
+    method: str = "GET"
+    path: str = "/"
+    headers: Mapping[str, str] = field(default_factory=dict)
+    """They beat what would be sent of itself (Host, Connection, the canary ...)."""
+    body: bytes = b""
+    timeout_s: float = 5.0
+    """From the SYN to the last byte."""
+    echo: bool = True
+    """Whether the built-in echo is at the other end, so that every byte of the answer is known. Of another program a
+    whole 2xx, or any byte at all over TCP, is OK."""
+    expect_peer: frozenset[str] = frozenset()
+    """The pods that may answer; empty: any."""
+
+
+@dataclass(frozen=True, slots=True)
+class End:
+    """How a call ended, and in whose words."""
+
+    outcome: Outcome
+    error: str = ""
+
+
+class _EndedError(Exception):
+    """Leaves the middle of a call; never this file."""
+
+    def __init__(self, outcome: Outcome, error: str = "") -> None:
+        self.end = End(outcome, error)
+        super().__init__(error)
+
+
+@dataclass(slots=True)
+class Attempt:
+    """A call while it is made: what is known of it so far, also when it is cut off."""
+
+    sock: socket.socket
+    """Unconnected and non-blocking."""
+    request: Request
+    canary: bytes
+    sent: int = 0
+    local: tuple[Address, int] | None = None
+    status: int | None = None
+    headers: Mapping[str, str] = field(default_factory=dict)
+    body: bytes = b""
+    peer: Peer | None = None
+    _send_error: OSError | None = None
+    _got_byte: bool = False
+
+    async def run(self) -> End:
+        """Make the call; whatever the network does is an ``End``."""
+        talk = _Http(self) if self.request.kind == "http" else _Tcp(self)
+        try:
+            await self._connect()
+            return await talk.run()
+        except _EndedError as error:
+            return error.end
+
+    async def _connect(self) -> None:
+        target = (str(self.request.address), self.request.port)
+        code = self.sock.connect_ex(target)
+        host, port = self.sock.getsockname()[:2]  # now: after a refusal the kernel has forgotten the port
+        self.local = (ip_address(host), port)
+        try:
+            if code == errno.EINPROGRESS:
+                await asyncio.get_running_loop().sock_connect(self.sock, target)
+            elif code:
+                raise OSError(code, os.strerror(code))
+        except OSError as error:
+            raise _EndedError(_OUTCOMES.get(error.errno or 0, Outcome.UNREACHABLE), _words(error)) from error
+
+    async def exchange(self, data: bytes, receiving: Coroutine[None, None, None], half_close: bool = False) -> None:
+        """Send while receiving; once the answer is here the rest need not be sent."""
+        rest = data[self._send_at_once(data) :]
+        if not rest:
+            self._sent_all(half_close)
+            await receiving
+            return
+        ended = None
+        async with asyncio.TaskGroup() as group:
+            sending = group.create_task(self._send(rest, half_close))
+            try:
+                await receiving
+            except _EndedError as error:
+                ended = error  # raised here the group would wrap it
+            sending.cancel()
+        if ended:
+            raise ended
+
+    async def receive(self) -> bytes:
+        """The next bytes; empty at the end."""
+        try:
+            data = await asyncio.get_running_loop().sock_recv(self.sock, _READ_BYTES)
+        except OSError as error:
+            raise self._broken(error) from error
+        self._got_byte = self._got_byte or bool(data)
+        return data
+
+    def closed(self) -> _EndedError:
+        """The answer ended too early. A reset that sending has met is not told again to a read."""
+        if self._send_error is not None:
+            return self._broken(self._send_error)
+        return _EndedError(Outcome.CLOSED_LATE if self._got_byte else Outcome.CLOSED)
+
+    def finish(self) -> End:
+        """Every byte is right; was it the right pod's?"""
+        allowed = self.request.expect_peer
+        if not allowed or (self.peer and self.peer.pod in allowed):
+            return End(Outcome.OK)
+        who = self.peer.pod if self.peer else "one that does not say its name"
+        return End(Outcome.WRONG_BACKEND, f"answered by {who}, not {' or '.join(sorted(allowed))}")
+
+    def _broken(self, error: OSError) -> _EndedError:
+        late = Outcome.CLOSED_LATE if self._got_byte else None
+        return _EndedError(late or _OUTCOMES.get(error.errno or 0, Outcome.UNREACHABLE), _words(error))
+
+    def _send_at_once(self, data: bytes) -> int:
+        """What fits the socket's buffer; mostly that is all."""
+        try:
+            self.sent = self.sock.send(data)
+        except BlockingIOError:
+            return 0
+        except OSError as error:
+            self._send_error = error
+            return len(data)
+        return self.sent
+
+    async def _send(self, data: bytes, half_close: bool) -> None:
+        loop = asyncio.get_running_loop()
+        try:
+            for at in range(0, len(data), _READ_BYTES):
+                piece = data[at : at + _READ_BYTES]
+                await loop.sock_sendall(self.sock, piece)
+                self.sent += len(piece)
+        except OSError as error:
+            self._send_error = error
+        self._sent_all(half_close)
+
+    def _sent_all(self, half_close: bool) -> None:
+        if half_close and self._send_error is None:
+            try:
+                self.sock.shutdown(socket.SHUT_WR)
+            except OSError as error:
+                self._send_error = error
+
+
+class _Http:
+    """HTTP/1.1, one request a connection."""
+
+    def __init__(self, attempt: Attempt) -> None:
+        self._attempt = attempt
+        self._request = attempt.request
+        self._payload = self._head() + attempt.request.body
+        self._reader = ResponseReader(bodiless=attempt.request.method == "HEAD")
+
+    async def run(self) -> End:
+        await self._attempt.exchange(self._payload, self._receive())
+        if not self._reader.complete:
+            raise self._attempt.closed()
+        return self._judge()
+
+    def _head(self) -> bytes:
+        request = self._request
+        host = f"[{request.address}]" if request.family == 6 else str(request.address)
+        own = {
+            "Host": f"{host}:{request.port}",
+            "Connection": "close",
+            language.CANARY_HEADER: self._attempt.canary.decode(),
+        }
+        if request.body:
+            own["Content-Length"] = str(len(request.body))
+        if request.mode == "echo-body":
+            own[language.ECHO_HEADER] = "body"
+        taken = {name.lower() for name in request.headers}
+        headers = {name: value for name, value in own.items() if name.lower() not in taken}
+        return write_head(f"{request.method} {request.path} HTTP/1.1", {**headers, **request.headers})
+
+    async def _receive(self) -> None:
+        reader, attempt = self._reader, self._attempt
+        try:
+            while not reader.complete:
+                data = await attempt.receive()
+                if not data:
+                    reader.end()
+                    break
+                _feed(reader, data)
+        finally:
+            attempt.status = reader.status
+            attempt.headers = reader.head.headers if reader.head else {}
+            attempt.body = reader.body if reader.complete else reader.partial
+
+    def _judge(self) -> End:
+        """The whole answer is here. Is it the one that was asked for?"""
+        attempt = self._attempt
+        answer = self._answer() if self._request.echo else None
+        attempt.peer = answer.peer if answer else None
+        if attempt.status is None or not 200 <= attempt.status <= 299:
+            return End(Outcome.HTTP_STATUS, f"HTTP {attempt.status}")
+        if self._request.echo and self._request.method != "HEAD":
+            difference = self._difference(answer)
+            if difference:
+                return End(Outcome.CORRUPTED, difference)
+        return attempt.finish()
+
+    def _answer(self) -> Answer | None:
+        text = self._attempt.headers.get(language.ANSWER_HEADER.lower(), "").encode() or self._attempt.body
+        try:
+            return Answer.from_json(text)
+        except ValueError:
+            return None
+
+    def _difference(self, answer: Answer | None) -> str:
+        """What the echo saw that was not sent, or sent that was not asked for."""
+        request = self._request
+        if answer is None:
+            return "the answer is not the echo's"
+        if answer.canary.encode() != self._attempt.canary:
+            return f"the echo saw the canary {answer.canary!r}"
+        if (answer.method, answer.path) != (request.method, request.path):
+            return f"the echo saw {answer.method} {answer.path}"
+        if answer.body_sha256 != hashlib.sha256(request.body).hexdigest():
+            return f"the echo saw another body, of {answer.body_bytes} bytes"
+        if request.mode == "echo-body" and self._attempt.body != request.body:
+            return _first_difference(self._attempt.body, request.body)
+        return ""
+
+
+class _Tcp:
+    """Bytes that come back as they went, behind a first line that says who sends them back."""
+
+    def __init__(self, attempt: Attempt) -> None:
+        self._attempt = attempt
+        self._request = attempt.request
+        self._half_close = attempt.request.mode == "half-close"
+        mode = language.HALF_CLOSE if self._half_close else language.ECHO
+        self._payload = language.opening(mode, attempt.canary) + attempt.request.body
+        self._got = bytearray()
+
+    async def run(self) -> End:
+        if self._request.mode == "server-first":
+            await self._receive_greeting()
+        await self._attempt.exchange(self._payload, self._receive(), self._half_close)
+        if not self._got:
+            raise self._attempt.closed()
+        return self._judge_echo() if self._request.echo else self._attempt.finish()
+
+    async def _receive_greeting(self) -> None:
+        """Wait for the server's first line."""
+        while b"\n" not in self._got and len(self._got) < language.LINE_BYTES:
+            data = await self._attempt.receive()
+            if not data:
+                raise self._attempt.closed()
+            self._got += data
+
+    async def _receive(self) -> None:
+        try:
+            while self._half_close or not self._enough():
+                data = await self._attempt.receive()
+                if not data:
+                    break
+                self._got += data
+        finally:
+            self._attempt.body = bytes(self._got)
+
+    def _enough(self) -> bool:
+        if not self._request.echo:
+            return bool(self._got)
+        line = self._got.find(b"\n", 0, language.LINE_BYTES)
+        if line < 0:
+            return len(self._got) >= language.LINE_BYTES
+        return len(self._got) - line - 1 >= len(self._payload)
+
+    def _judge_echo(self) -> End:
+        attempt, got = self._attempt, bytes(self._got)
+        line, newline, rest = got.partition(b"\n")
+        attempt.peer = language.read_greeting(line) if newline else None
+        if attempt.peer is None and (newline or not language.may_greet(got)):
+            return End(_corruption(got), f"no greeting: {got[:40]!r}")
+        if not self._payload.startswith(rest):
+            return End(Outcome.CORRUPTED, _first_difference(rest, self._payload))
+        if len(rest) < len(self._payload):
+            raise attempt.closed()
+        attempt.body = self._request.body
+        return attempt.finish()
+
+
+def _feed(reader: ResponseReader, data: bytes) -> None:
+    first = not reader.started
+    try:
+        reader.feed(data)
+    except MalformedError as error:
+        raise _EndedError(_corruption(data) if first else Outcome.CORRUPTED, str(error)) from error
+
+
+def _corruption(first_bytes: bytes) -> Outcome:
+    return Outcome.TLS_ALERT if first_bytes.startswith(_TLS_ALERT) else Outcome.CORRUPTED
+
+
+def _first_difference(got: bytes, expected: bytes) -> str:
+    at = next((at for at, pair in enumerate(zip(got, expected, strict=False)) if pair[0] != pair[1]), None)
+    if at is None:
+        return f"{len(got)} bytes came back of {len(expected)}"
+    return f"byte {at} of {len(expected)} came back as {got[at]:#04x}, not {expected[at]:#04x}"
+
+
+def _words(error: OSError) -> str:
+    return error.strerror or str(error)

@@ -1,0 +1,157 @@
+"""What the echo and its callers say, byte by byte, without a socket."""
+
+from __future__ import annotations
+
+import string
+from ipaddress import ip_address
+from itertools import pairwise
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from meshlab.apps import language
+from meshlab.apps.http1 import MalformedError, ResponseReader, read_chunks, read_head, write_head
+from meshlab.apps.language import Answer
+from meshlab.apps.received import CanaryScanner, Received
+from meshlab.model import Peer
+
+CANARY = b"mlc-" + b"0f" * 16 + b"-7."
+
+
+@pytest.mark.parametrize(
+    ("first", "kind"),
+    [
+        (b"", None),
+        (b"P", None),
+        (b"GET", None),
+        (b"GET ", "http"),
+        (b"GET / HTTP/1.1\r\n", "http"),
+        (b"GETTING", "raw"),
+        (b"MESH", None),
+        (b"MESHLAB echo", None),
+        (b"MESHLAB echo x\n", "echo"),
+        (b"MESHLAB half-close x\nbody", "half-close"),
+        (b"MESHLAB other x\n", "raw"),
+        (b"MESHLAB " + b"x" * 504, "raw"),
+        (b"\x16\x03\x01", "raw"),
+    ],
+)
+def test_the_first_bytes_say_the_kind(first: bytes, kind: str | None) -> None:
+    assert language.sniff(first) == kind
+
+
+@given(st.binary(max_size=40), st.integers(0, 40))
+def test_a_kind_once_known_stays(data: bytes, cut: int) -> None:
+    early = language.sniff(data[:cut])
+    assert early is None or language.sniff(data) == early
+
+
+@pytest.mark.parametrize("address", ["10.0.0.1", "fd00::1"])
+def test_a_greeting_reads_as_it_was_written(address: str) -> None:
+    line = language.greeting("shop/server", ip_address(address), 4242)
+    assert language.read_greeting(line[:-1]) == Peer(pod="shop/server", address=ip_address(address), port=4242)
+
+
+@pytest.mark.parametrize(
+    "line", [b"", b"MESHLAB a b c", b"HELLO shop/a 10.0.0.1 1", b"MESHLAB shop/a 10.0.0.1", b"\xff"]
+)
+def test_another_line_is_no_greeting(line: bytes) -> None:
+    assert language.read_greeting(line) is None
+
+
+texts = st.text(string.ascii_letters + string.digits + "/-\u00e9", max_size=10)
+
+
+@given(texts, texts, st.dictionaries(texts, texts, max_size=3), st.integers(0, 1 << 40))
+def test_an_answer_reads_as_it_was_written(pod: str, path: str, headers: dict[str, str], size: int) -> None:
+    answer = Answer(
+        peer=Peer(pod=pod, address=ip_address("fd00::1"), port=1, headers=headers),
+        method="GET",
+        path=path,
+        body_bytes=size,
+        body_sha256="00",
+        canary="",
+    )
+    assert Answer.from_json(answer.to_json()) == answer
+    assert answer.to_json().isascii()
+
+
+@pytest.mark.parametrize("text", ["", "{}", "[]", "null", '{"pod": 1, "peer": {"address": "x", "port": 1}}'])
+def test_other_json_is_no_answer(text: str) -> None:
+    with pytest.raises(ValueError):  # noqa: PT011 - json's, ours and ipaddress' alike
+        Answer.from_json(text)
+
+
+def test_a_repeated_header_is_joined() -> None:
+    head = read_head(b"GET / HTTP/1.1\r\nA: 1\r\na:  2 \r\n\r\nbody")
+    assert head is not None
+    assert (head.start, head.headers, head.size) == (("GET", "/", "HTTP/1.1"), {"a": "1, 2"}, 32)
+
+
+def test_a_head_that_never_ends_is_malformed() -> None:
+    assert read_head(b"GET / HTTP/1.1\r\nA: " + b"x" * 1000) is None
+    with pytest.raises(MalformedError):
+        read_head(b"GET / HTTP/1.1\r\nA: " + b"x" * 70_000)
+
+
+@pytest.mark.parametrize("value", ["a\nb", "a\rb", "a\r\nEvil: b"])
+def test_no_header_is_smuggled_by_a_value(value: str) -> None:
+    with pytest.raises(ValueError, match="line break"):
+        write_head("GET / HTTP/1.1", {"X": value})
+
+
+@given(st.lists(st.binary(min_size=1, max_size=20), max_size=4), st.data())
+def test_chunks_are_read_when_they_are_whole_and_not_before(parts: list[bytes], data: st.DataObject) -> None:
+    wire = b"".join(b"%x;x=y\r\n%s\r\n" % (len(part), part) for part in parts) + b"0\r\n\r\n"
+    assert read_chunks(wire) == b"".join(parts)
+    cut = data.draw(st.integers(0, len(wire) - 1))
+    assert read_chunks(wire[:cut]) is None
+
+
+RESPONSES = [
+    (b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nabc", b"abc"),
+    (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n", b"abc"),
+    (b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nabc", b"abc"),
+    (b"HTTP/1.1 204 No Content\r\n\r\n", b""),
+]
+
+
+@pytest.mark.parametrize(("wire", "body"), RESPONSES)
+def test_a_response_is_whole_at_its_last_byte_however_it_is_split(wire: bytes, body: bytes) -> None:
+    for step in (1, 2, 7, len(wire)):
+        reader = ResponseReader()
+        for at in range(0, len(wire), step):
+            assert not reader.complete
+            reader.feed(wire[at : at + step])
+        assert (reader.complete, reader.body) == (True, body)
+
+
+@pytest.mark.parametrize("wire", [b"SSH-2.0-x\r\n", b"HTTQ", b"HTTP/1.1 abc\r\n\r\n", b"HTTP/1.1\r\n\r\n"])
+def test_what_is_no_response_is_malformed(wire: bytes) -> None:
+    with pytest.raises(MalformedError):
+        ResponseReader().feed(wire)
+
+
+@given(st.lists(st.integers(0, 200), max_size=6))
+def test_a_canary_is_found_however_the_stream_is_cut(cuts: list[int]) -> None:
+    record = Received()
+    scanner = CanaryScanner(record)
+    stream = b"x" * 80 + CANARY + b"y" * 80
+    places = [0, *sorted(cuts), len(stream)]
+    for begin, end in pairwise(places):
+        scanner.feed(stream[begin:end])
+    assert record.among([CANARY.decode()]) == [CANARY.decode()]
+
+
+def test_the_number_of_a_canary_ends_at_its_dot() -> None:
+    record = Received()
+    CanaryScanner(record).feed(CANARY[:-1] + b"1.")
+    assert record.among([CANARY.decode()]) == []
+
+
+def test_a_full_record_forgets_the_oldest_and_says_so() -> None:
+    record = Received(most=2)
+    for canary in (b"a", b"b", b"a", b"c"):
+        record.add(canary)
+    assert (record.among(["a", "b", "c"]), record.forgotten) == (["a", "c"], 1)

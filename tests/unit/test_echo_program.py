@@ -1,0 +1,251 @@
+"""The echo as the lab starts it: a process with its sockets and its control channel as descriptors."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+from meshlab.kernel.channel import Channel, pair
+
+DEADLINE_S = 10.0
+CANARY = "mlc-" + "0f" * 16 + "-7."
+_START = "import json, sys; from meshlab.apps.echo import main; main(*map(json.loads, sys.argv[1:]))"
+
+
+@dataclass
+class Running:
+    """An echo of two pods: ``shop/a`` echoes, ``shop/b`` speaks first."""
+
+    process: subprocess.Popen[bytes]
+    channel: Channel
+    ports: dict[str, int]
+
+    def ask(self, **request: Any) -> dict[str, Any]:
+        self.channel.send({"id": 1, **request})
+        answer, _ = self.channel.receive(DEADLINE_S)
+        assert isinstance(answer, dict)
+        return answer
+
+    def dial(self, pod: str) -> socket.socket:
+        return socket.create_connection(("127.0.0.1", self.ports[pod]), DEADLINE_S)
+
+    def say(self, data: bytes, pod: str = "shop/a") -> bytes:
+        """Send ``data``, close our side, and read to the end."""
+        with self.dial(pod) as sock:
+            sock.sendall(data)
+            sock.shutdown(socket.SHUT_WR)
+            return _to_the_end(sock)
+
+
+@pytest.fixture(name="echo", scope="module")
+def _echo() -> Iterator[Running]:
+    running = _start()
+    yield running
+    running.channel.close()
+    assert running.process.wait(DEADLINE_S) == 0
+
+
+def _start() -> Running:
+    ours, theirs = pair()
+    listeners = [_listener(), _listener()]
+    ports = {pod: sock.getsockname()[1] for pod, sock in zip(("shop/a", "shop/b"), listeners, strict=True)}
+    config = {
+        "pods": [
+            {"pod": "shop/a", "port": ports["shop/a"], "listener": 0},
+            {"pod": "shop/b", "port": ports["shop/b"], "listener": 1, "mode": "server-first"},
+        ]
+    }
+    fds = {"control": theirs.fileno(), **{f"listener-{place}": sock.fileno() for place, sock in enumerate(listeners)}}
+    argv = [sys.executable, "-W", "error", "-c", _START, json.dumps(config), json.dumps(fds)]
+    process = subprocess.Popen(argv, pass_fds=list(fds.values()))
+    theirs.close()
+    for sock in listeners:
+        sock.close()
+    return Running(process, ours, ports)
+
+
+def _listener() -> socket.socket:
+    """Dual-stack, as in a pod."""
+    sock = socket.socket(socket.AF_INET6)
+    sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+    sock.bind(("::", 0))
+    sock.listen()
+    return sock
+
+
+def _to_the_end(sock: socket.socket) -> bytes:
+    data = bytearray()
+    while piece := sock.recv(65536):
+        data += piece
+    return bytes(data)
+
+
+def _answer(response: bytes) -> dict[str, Any]:
+    head, _, body = response.partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 200 OK\r\n")
+    document = json.loads(body)
+    assert isinstance(document, dict)
+    return document
+
+
+def test_an_http_answer_says_who_was_called_by_whom_with_what(echo: Running) -> None:
+    request = (
+        b"POST /a?b=c HTTP/1.1\r\nHost: x\r\nX-Meshlab-Canary: %s\r\nContent-Length: 3\r\n\r\nabc" % CANARY.encode()
+    )
+    with echo.dial("shop/a") as sock:
+        port = sock.getsockname()[1]
+        sock.sendall(request)
+        sock.shutdown(socket.SHUT_WR)
+        answer = _answer(_to_the_end(sock))
+    assert answer == {
+        "pod": "shop/a",
+        "peer": {"address": "127.0.0.1", "port": port},
+        "method": "POST",
+        "path": "/a?b=c",
+        "headers": {"host": "x", "x-meshlab-canary": CANARY, "content-length": "3"},
+        "bodyBytes": 3,
+        "bodySha256": hashlib.sha256(b"abc").hexdigest(),
+        "canary": CANARY,
+    }
+
+
+def test_one_connection_carries_many_requests_split_anywhere(echo: Running) -> None:
+    request = b"PUT / HTTP/1.1\r\nContent-Length: 2\r\n\r\nab"
+    with echo.dial("shop/a") as sock:
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        for byte in request * 2:
+            sock.send(bytes([byte]))
+        sock.sendall(request + b"GET / HTTP/1.1\r\nConnection: close\r\n\r\n")
+        response = _to_the_end(sock)
+    assert response.count(b"HTTP/1.1 200 OK") == 4
+    assert response.count(b"Connection: close") == 1
+
+
+@pytest.mark.parametrize(
+    ("request_head", "status"),
+    [
+        ("GET / HTTP/1.1\r\nX-Meshlab-Status: 418", "418 I'm a Teapot"),
+        ("GET / HTTP/1.1\r\nX-Meshlab-Status: 299", "299 Status"),
+        ("GET / HTTP/1.1\r\nX-Meshlab-Status: 100", "200 OK"),
+        ("GET / HTTP/1.1\r\nX-Meshlab-Status: later", "200 OK"),
+        ("POST / HTTP/1.1\r\nTransfer-Encoding: chunked", "411 Length Required"),
+        ("POST / HTTP/1.1\r\nContent-Length: -1", "400 Bad Request"),
+        ("POST / HTTP/1.1\r\nContent-Length: 99999999999", "413 "),
+        ("GET / HTTP/1.1\r\nno colon", "400 Bad Request"),
+    ],
+)
+def test_each_request_gets_its_status(echo: Running, request_head: str, status: str) -> None:
+    response = echo.say(f"{request_head}\r\n\r\n".encode())
+    assert response.decode().startswith(f"HTTP/1.1 {status}")
+
+
+def test_a_client_that_asks_before_it_sends_a_body_is_told_to_go_on(echo: Running) -> None:
+    with echo.dial("shop/a") as sock:
+        sock.sendall(b"POST / HTTP/1.1\r\nExpect: 100-continue\r\nContent-Length: 3\r\nConnection: close\r\n\r\n")
+        assert sock.recv(65536) == b"HTTP/1.1 100 Continue\r\n\r\n"
+        sock.sendall(b"abc")
+        assert _answer(_to_the_end(sock))["bodyBytes"] == 3
+
+
+def test_a_body_comes_back_where_the_request_asks_for_it(echo: Running) -> None:
+    body = bytes(range(256)) * 1024
+    head = b"POST / HTTP/1.1\r\nX-Meshlab-Echo: body\r\nContent-Length: %d\r\n\r\n" % len(body)
+    response_head, _, rest = echo.say(head + body).partition(b"\r\n\r\n")
+    assert rest == body
+    assert b'X-Meshlab-Answer: {"pod":"shop/a"' in response_head
+
+
+def test_bytes_of_no_known_kind_come_back_as_they_came(echo: Running) -> None:
+    for data in (b"\x00\x01", b"hello\n", b"GE", b"MESHLAB", b"MESHLAB what\nx", b"x" * 300_000):
+        assert echo.say(data) == data
+
+
+def test_a_first_line_asks_for_a_greeting(echo: Running) -> None:
+    with echo.dial("shop/a") as sock:
+        port = sock.getsockname()[1]
+        sock.sendall(b"MESHLAB echo x\nhello")
+        expected = b"MESHLAB shop/a 127.0.0.1 %d\nMESHLAB echo x\nhello" % port
+        got = b""
+        while len(got) < len(expected):  # our side is still open
+            got += sock.recv(65536)
+    assert got == expected
+
+
+def test_half_close_is_answered_after_the_end_and_not_before(echo: Running) -> None:
+    with echo.dial("shop/a") as sock:
+        sock.sendall(b"MESHLAB half-close x\nhello")
+        sock.setblocking(False)
+        # A later connection has been served: had there been an answer to the first, it would be here.
+        assert echo.say(b"barrier") == b"barrier"
+        with pytest.raises(BlockingIOError):
+            sock.recv(1)
+        sock.settimeout(DEADLINE_S)
+        sock.shutdown(socket.SHUT_WR)
+        greeting, _, rest = _to_the_end(sock).partition(b"\n")
+    assert greeting.startswith(b"MESHLAB shop/a ")
+    assert rest == b"MESHLAB half-close x\nhello"
+
+
+def test_server_first_greets_a_client_that_says_nothing(echo: Running) -> None:
+    with echo.dial("shop/b") as sock:
+        assert sock.recv(65536).startswith(b"MESHLAB shop/b 127.0.0.1 ")
+        sock.sendall(b"GET / HTTP/1.1\r\n\r\n")
+        assert sock.recv(65536) == b"GET / HTTP/1.1\r\n\r\n"
+
+
+@pytest.mark.parametrize("split", [0, 1, 20, 41])
+def test_a_canary_is_known_wherever_it_was_and_however_it_was_split(echo: Running, split: int) -> None:
+    canary = "mlc-" + "ab" * 16 + f"-{1000 + split}."
+    data = b"x" * 70_000 + canary.encode() + b"y"
+    cut = 70_000 + split
+    with echo.dial("shop/a") as sock:
+        sock.sendall(data[:cut])
+        received = 0
+        while received < cut:  # the echo has read it: what follows is another read
+            received += len(sock.recv(65536))
+        sock.sendall(data[cut:])
+        sock.shutdown(socket.SHUT_WR)
+        _to_the_end(sock)
+    answer = echo.ask(op="received", canaries=[canary, CANARY.replace("7.", "8.")])
+    assert answer == {"id": 1, "received": [canary], "forgotten": 0}
+
+
+def test_bytes_and_connections_are_counted_by_listener_and_client(echo: Running) -> None:
+    def count() -> tuple[int, int]:
+        row = next(row for row in echo.ask(op="counts")["counts"] if row["pod"] == "shop/a")
+        assert (row["client"], row["port"]) == ("127.0.0.1", echo.ports["shop/a"])
+        return row["connections"], row["bytes"]
+
+    echo.say(b"first")
+    connections, received = count()
+    echo.say(b"")
+    echo.say(b"12345")
+    assert count() == (connections + 2, received + 5)
+
+
+def test_an_unknown_operation_is_an_error_that_says_the_choices(echo: Running) -> None:
+    assert echo.ask(op="dance") == {"id": 1, "error": "the echo has no operation 'dance': received, counts"}
+
+
+@pytest.mark.parametrize("how", ["SIGTERM", "end of the control channel"])
+def test_it_ends_with_status_0_when_told_also_while_clients_are_connected(how: str) -> None:
+    running = _start()
+    assert running.say(b"up") == b"up"
+    with running.dial("shop/b") as client:
+        client.recv(65536)
+        if how == "SIGTERM":
+            running.process.send_signal(signal.SIGTERM)
+        else:
+            running.channel.close()
+        assert running.process.wait(DEADLINE_S) == 0
+        assert client.recv(1) == b""
+    running.channel.close()
