@@ -44,7 +44,7 @@ class Config:
     """What the lab tells a control plane at its start."""
 
     listen: str
-    """IP address; one of the server certificate's names."""
+    """IPv4 address; one of the server certificate's names."""
     port: int
     """0: any that is free; the event ``listening`` says which."""
     token: str
@@ -93,8 +93,7 @@ class ControlPlane:
         credentials = grpc.ssl_server_credentials(
             [(self.config.ca["server_key"].encode(), self.config.ca["server_chain"].encode())]
         )
-        host = f"[{self.config.listen}]" if ":" in self.config.listen else self.config.listen
-        port = server.add_secure_port(f"{host}:{self.config.port}", credentials)
+        port = server.add_secure_port(f"{self.config.listen}:{self.config.port}", credentials)
         await server.start()
         async with asyncio.TaskGroup() as tasks:
             operations: set[asyncio.Task[None]] = set()
@@ -279,7 +278,7 @@ class ControlPlane:
             "streams": [{"node": stream.node, "acknowledged": stream.acknowledged} for stream in self.ads.streams],
             "versions": dict(self.ads.snapshot.versions),
             "issued": dict(self.authority.issued),
-            "nacks": [_spoken(nack) for nack in self.unexpected],
+            "unexpected": [_spoken(nack) for nack in self.unexpected],
         }
 
     def set_ca(self, mode: str) -> dict[str, Any]:

@@ -287,7 +287,7 @@ def test_a_nack_is_the_pushs_answer_and_takes_it_back_everywhere(world: World) -
     nack = world.lab.answer(pushed)["nack"]
     assert (nack["node"], nack["type_url"], nack["detail"]) == ("node-1", AUTHORIZATION_TYPE, "shop/new: cannot parse")
     assert world.lab.set(WITH_DENY, both) == {"acknowledged": dict.fromkeys(both, versions(WITH_DENY))}
-    assert world.lab.status()["nacks"] == []
+    assert world.lab.status()["unexpected"] == []
 
 
 def test_the_answer_to_a_refused_push_waits_for_its_roll_back(ca: MeshCA, stack: contextlib.ExitStack) -> None:
@@ -318,7 +318,7 @@ def test_when_two_nodes_refuse_a_push_neither_nack_is_unexpected(world: World) -
     two.hear()
     assert world.lab.answer(pushed)["nack"]["node"] == "node-1"
     assert world.lab.set(TWO_PODS, both) == {"acknowledged": dict.fromkeys(both, versions(TWO_PODS))}
-    assert world.lab.status()["nacks"] == []
+    assert world.lab.status()["unexpected"] == []
 
 
 def test_a_nack_that_no_push_waits_for_is_an_event_and_in_the_status(world: World) -> None:
@@ -329,7 +329,7 @@ def test_a_nack_that_no_push_waits_for_is_an_event_and_in_the_status(world: Worl
     ztunnel.hear({"shop/deny": "no"})
     event = world.lab.event("nack")
     assert (event["node"], event["detail"]) == ("node-1", "shop/deny: no")
-    assert [nack["detail"] for nack in world.lab.status()["nacks"]] == ["shop/deny: no"]
+    assert [nack["detail"] for nack in world.lab.status()["unexpected"]] == ["shop/deny: no"]
 
 
 # --- streams ---
