@@ -219,13 +219,18 @@ def _pods(pods: tuple[Pod, ...]) -> dict[str, PodNetwork]:
 
 
 def _forwarding(netns: str) -> tuple[Sysctl, ...]:
-    """Route, and believe source addresses: what a host does to its rp_filter, a new netns inherits."""
+    """Route; believe source addresses (a new netns inherits the host's rp_filter); always say what is unreachable.
+
+    With the default limits some refusal in a second is silence, and the caller's SYN waits for its own timeout.
+    """
     return (
         Sysctl(netns, "net/ipv4/ip_forward", "1"),
         Sysctl(netns, "net/ipv4/conf/all/rp_filter", "0"),
         Sysctl(netns, "net/ipv4/conf/default/rp_filter", "0"),
+        Sysctl(netns, "net/ipv4/icmp_ratelimit", "0"),
         Sysctl(netns, "net/ipv6/conf/all/forwarding", "1"),
         Sysctl(netns, "net/ipv6/conf/default/forwarding", "1"),
+        Sysctl(netns, "net/ipv6/icmp/ratelimit", "0"),
     )
 
 

@@ -15,7 +15,8 @@ import socket
 import struct
 import subprocess
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from ipaddress import IPv4Address, IPv6Address, ip_network
 from typing import Any
@@ -29,7 +30,19 @@ from meshlab.kernel.netlink import NETLINK_ROUTE, RouteSocket
 from meshlab.kernel.nftables import NETLINK_NETFILTER, NftSocket, render
 from meshlab.model import Family, Mesh, Node, Pod, Topology
 from meshlab.model.addresses import pod4, pod6
-from meshlab.plan.changes import LO, AddressAssign, Batch, Change, End, LinkUp, MarkRule, Route, RouteKind, Veth
+from meshlab.plan.changes import (
+    LO,
+    AddressAssign,
+    Batch,
+    Change,
+    End,
+    LinkUp,
+    MarkRule,
+    Route,
+    RouteKind,
+    Silence,
+    Veth,
+)
 from meshlab.plan.network import CONTROL_PLANE, CONTROL_PLANE4, CONTROL_PLANE6, NetworkPlan, plan
 from meshlab.plan.nft import Jump
 from meshlab.plan.redirect import inpod_rules
@@ -157,15 +170,19 @@ PODS = ("shop/client", "shop/server", "shop/neighbour")
 
 def build(world: World) -> tuple[NetworkPlan, dict[str, RouteSocket]]:
     network = plan(TOPOLOGY)
+    return network, build_from(world, network, network.build)
+
+
+def build_from(world: World, network: NetworkPlan, batches: Iterable[Batch]) -> dict[str, RouteSocket]:
     world.make(network.netns)
     for sysctl in network.sysctls:
         world.ask("write", sysctl.netns, name=sysctl.name, value=sysctl.value)
     sockets = {netns: world.route(netns) for netns in network.netns}
-    for batch in network.build:
+    for batch in batches:
         sockets[batch.netns].apply(batch.changes, world.netns)
     for netns, end in network.settle:
         sockets[netns].barrier(end)
-    return network, sockets
+    return sockets
 
 
 def open_pods(network: NetworkPlan, sockets: dict[str, RouteSocket]) -> None:
@@ -315,17 +332,24 @@ def test_proxies_and_control_plane_reach_each_other_in_both_families(world: Worl
             connect(world, CONTROL_PLANE, node.proxy_netns, back)
 
 
-def test_an_idle_lab_sends_nothing_from_its_pods(world: World) -> None:
-    """The node's end of a link may report its multicast groups; the pod's end says nothing at all."""
-    network, sockets = build(world)
-    open_pods(network, sockets)
-    sent = [
-        link.get("stats64")["tx_packets"]
-        for key in PODS
-        for link in world.pyroute2(network.pods[key].netns, "link")
-        if link.get("ifname") == "eth0"
+def sent_packets(world: World, network: NetworkPlan, key: str) -> int:
+    (link,) = [link for link in world.pyroute2(network.pods[key].netns, "link") if link.get("ifname") == "eth0"]
+    return int(link.get("stats64")["tx_packets"])
+
+
+def test_an_idle_pod_sends_nothing_while_one_that_is_not_silenced_does(world: World) -> None:
+    network = plan(TOPOLOGY)
+    loud = network.pods["shop/neighbour"]
+    batches = [
+        Batch(batch.netns, tuple(change for change in batch.changes if change != Silence(loud.eth0)))
+        for batch in network.build
     ]
-    assert sent == [0, 0, 0]
+    sockets = build_from(world, network, batches)
+    open_pods(network, sockets)
+    deadline = time.monotonic() + 20
+    while sent_packets(world, network, loud.key) == 0:
+        assert time.monotonic() < deadline, "the control sent nothing: this test would not see a loud pod"
+    assert [sent_packets(world, network, key) for key in ("shop/client", "shop/server")] == [0, 0]
 
 
 # --- refusals --------------------------------------------------------------------------------------------------------
