@@ -166,18 +166,22 @@ class EchoConnection(asyncio.Protocol):
             self._transport.close()
 
     def _response(self, answer: Answer, body: bytes, keep: bool) -> bytes:
-        headers = {"Content-Type": "application/json"}
-        text = answer.to_json().encode()
-        if answer.peer.headers.get(language.ECHO_HEADER.lower()) == "body":
-            # Headers are for people; a head that held them all again would grow with the client's.
+        """The JSON as body; in a header where the body is the request's, or there is none."""
+        code = _status(answer.peer.headers.get(language.STATUS_HEADER.lower(), "200"))
+        bodiless = answer.method == "HEAD" or code in {204, 304}
+        if bodiless or answer.peer.headers.get(language.ECHO_HEADER.lower()) == "body":
+            # Without the request's headers: a head that held them all again could be too long for a client.
             short = replace(answer, peer=replace(answer.peer, headers={}))
             headers = {"Content-Type": "application/octet-stream", language.ANSWER_HEADER: short.to_json()}
-            text = body
-        headers["Content-Length"] = str(len(text))
+            text = b"" if bodiless else body
+        else:
+            headers = {"Content-Type": "application/json"}
+            text = answer.to_json().encode()
+        if not bodiless:
+            headers["Content-Length"] = str(len(text))
         if not keep:
             headers["Connection"] = "close"
-        status = _status(answer.peer.headers.get(language.STATUS_HEADER.lower(), "200"))
-        return write_head(f"HTTP/1.1 {status}", headers) + (b"" if answer.method == "HEAD" else text)
+        return write_head(f"HTTP/1.1 {code} {_phrase(code)}", headers) + text
 
 
 class Echo:
@@ -250,10 +254,13 @@ async def _serve_until_told(config: Mapping[str, Any], fds: Mapping[str, int]) -
     await echo.run()
 
 
-def _status(text: str) -> str:
-    """A status line's end; what is no status between 200 and 599 is 200."""
-    code = int(text) if text.isascii() and text.isdigit() and 200 <= int(text) <= 599 else 200
-    return f"{code} {HTTPStatus(code).phrase}" if code in set(HTTPStatus) else f"{code} Status"
+def _status(text: str) -> int:
+    """The status that is asked for; 200 where that is none between 200 and 599."""
+    return int(text) if text.isascii() and text.isdigit() and 200 <= int(text) <= 599 else 200
+
+
+def _phrase(code: int) -> str:
+    return HTTPStatus(code).phrase if code in set(HTTPStatus) else "Status"
 
 
 def _unmapped(host: str) -> Address:

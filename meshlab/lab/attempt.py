@@ -250,7 +250,7 @@ class _Http:
         attempt.peer = answer.peer if answer else None
         if attempt.status is None or not 200 <= attempt.status <= 299:
             return End(Outcome.HTTP_STATUS, f"HTTP {attempt.status}")
-        if self._request.echo and self._request.method != "HEAD":
+        if self._request.echo:
             difference = self._difference(answer)
             if difference:
                 return End(Outcome.CORRUPTED, difference)

@@ -166,8 +166,11 @@ def test_a_body_that_is_not_asked_back_is_known_by_its_hash(traffic: TrafficLoop
     assert b'"bodyBytes":262144' in call.body
 
 
-def test_a_head_request_has_no_body(traffic: TrafficLoop, ports: dict[str, int]) -> None:
-    call = _call(traffic, _request(ports["echo"], method="HEAD"))
+@pytest.mark.parametrize("fields", [{"method": "HEAD"}, {"headers": {"X-Meshlab-Status": "204"}}], ids=["HEAD", "204"])
+def test_an_answer_without_a_body_says_all_the_same_who_it_is(
+    traffic: TrafficLoop, ports: dict[str, int], fields: dict[str, Any]
+) -> None:
+    call = _call(traffic, _request(ports["echo"], expect_peer=frozenset({"shop/echo"}), **fields))
     assert (call.outcome, call.body) == (Outcome.OK, b"")
 
 
