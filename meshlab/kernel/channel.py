@@ -12,6 +12,7 @@ import json
 import os
 import socket
 import struct
+from collections.abc import Sequence
 from typing import Any
 
 _HEADER = struct.Struct("!HxxL")
@@ -43,7 +44,7 @@ class Channel:
     def fileno(self) -> int:
         return self.sock.fileno()
 
-    def send(self, message: Any, fds: list[int] | tuple[int, ...] = ()) -> None:
+    def send(self, message: Any, fds: Sequence[int] = ()) -> None:
         """Send one message; the descriptors stay open here.
 
         Raises:
@@ -83,8 +84,8 @@ class Channel:
                 socket.CMSG_SPACE((MAX_FDS + 1) * fds.itemsize),
                 socket.MSG_CMSG_CLOEXEC,
             )
-        except TimeoutError:
-            raise
+        except (TimeoutError, BlockingIOError) as error:
+            raise TimeoutError(f"no message within {timeout_s} s") from error
         except OSError as error:
             raise ChannelClosedError(str(error)) from error
         if not data:

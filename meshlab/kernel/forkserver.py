@@ -23,7 +23,7 @@ import traceback
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from meshlab.errors import HostNotReadyError, KernelRefusedError, LabLostError
+from meshlab.errors import KernelRefusedError, LabLostError
 from meshlab.kernel import namespaces as ns
 from meshlab.kernel.channel import Channel, ChannelClosedError, pair
 from meshlab.kernel.sandbox import Mntns, Netns, Sandbox
@@ -47,6 +47,14 @@ class ForkServer:
             if cls._shared is None or cls._shared._process.poll() is not None:
                 cls._shared = cls._start(list(modules))
             return cls._shared
+
+    @classmethod
+    def close_shared(cls) -> None:
+        """End the process' own server, where there is one."""
+        with cls._guard:
+            if cls._shared is not None:
+                cls._shared.close()
+                cls._shared = None
 
     @classmethod
     def _start(cls, modules: list[str]) -> ForkServer:
@@ -211,16 +219,6 @@ def _run(entry: str, config: Mapping[str, Any], fds: Mapping[str, int]) -> int:
         sys.stdout.flush()
         sys.stderr.flush()
     return 0
-
-
-def require_linux() -> None:
-    """Say so early where there is no Linux at all.
-
-    Raises:
-        HostNotReadyError: this is another system.
-    """
-    if sys.platform != "linux":
-        raise HostNotReadyError(f"meshlab needs Linux, this is {sys.platform}: `vagrant up` gives one")
 
 
 if __name__ == "__main__":

@@ -196,7 +196,7 @@ class Sandbox:
         Raises:
             LabLostError: netd is gone.
         """
-        with self._lock, contextlib.suppress(TimeoutError, BlockingIOError):
+        with self._lock, contextlib.suppress(TimeoutError):
             while True:
                 self._take(*self._receive(0))
 

@@ -69,9 +69,10 @@ class Peer:
         return answer, fds
 
     def ask(
-        self, operation: str, fds: Sequence[int] = (), timeout_s: float = 10.0, **fields: Any
+        self, operation: str, fds: Sequence[int] = (), within_s: float = 10.0, **fields: Any
     ) -> tuple[dict[str, Any], list[int]]:
-        return self.answer(self.post(operation, fds, **fields), timeout_s)
+        """Send a request and wait for its answer, as ``answer`` does."""
+        return self.answer(self.post(operation, fds, **fields), within_s)
 
     def wait_event(self, name: str, timeout_s: float) -> dict[str, Any]:
         """The first event of that name, now or when it comes."""
@@ -100,7 +101,7 @@ class Peer:
             message, fds = self._channel.receive(remaining_s)
         except ChannelClosedError as error:
             raise LabLostError(self._why_gone()) from error
-        except (TimeoutError, BlockingIOError) as error:
+        except TimeoutError as error:
             raise LabError(f"{self.name} did not answer within {timeout_s:g} s") from error
         if "event" in message:
             self.events.append(message)
@@ -207,8 +208,8 @@ class Programs:
         """What ``name`` has printed, head and tail within the recorder's bound."""
         if self.recorder is None:
             return ""
-        answer, _ = self.recorder.ask("logs", name=name)
-        return str(answer["logs"].get(name, ""))
+        answer, _ = self.recorder.ask("logs", names=[name])
+        return str(answer["logs"][name]["text"])
 
     def end(self, name: str, number: int = signal.SIGKILL) -> None:
         """Send a signal to a program on purpose."""
@@ -223,7 +224,7 @@ class Programs:
         if program is not None:
             try:
                 status = self.sandbox.wait_exit(program.pid, 1.0)
-            except (TimeoutError, BlockingIOError):
+            except TimeoutError:
                 return f"{name} (pid {program.pid}) closed its control channel but still runs"
             except LabLostError as error:
                 return f"{name} is gone: {error}"

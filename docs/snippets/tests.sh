@@ -1,0 +1,1 @@
+.venv/bin/pytest -n auto

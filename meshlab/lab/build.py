@@ -1,0 +1,378 @@
+"""From a topology to a running lab, in the order that a cluster has: network, recorder, control plane, agents, pods.
+
+    netd -> netns and links -> rings (before any pod can speak) -> control plane -> proxies and agents
+         -> configuration is pushed while agents enrol -> links of the pods open -> programs -> barrier
+
+Each step's requests are sent before the answers of the one before are waited for, wherever order allows it.
+"""
+
+from __future__ import annotations
+
+import secrets
+import socket
+import time
+from dataclasses import dataclass
+
+from meshlab.errors import LabError, NotEnrolledError
+from meshlab.implementations import NodeSlot
+from meshlab.kernel.forkserver import ForkServer
+from meshlab.kernel.netlink import RouteSocket
+from meshlab.kernel.sandbox import Sandbox
+from meshlab.lab.captures import Captures
+from meshlab.lab.configuration import Configuration
+from meshlab.lab.mounts import Mounts, binds
+from meshlab.lab.pod import capabilities_of
+from meshlab.lab.programs import WARM, Peer, Programs
+from meshlab.lab.settings import Settings
+from meshlab.lab.site import Site
+from meshlab.model import Pod, Topology
+from meshlab.pki import MeshCA
+from meshlab.plan.network import CONTROL_PLANE, CONTROL_PLANE4, node_netns, pod_netns, proxy_netns
+from meshlab.plan.network import plan as plan_network
+
+XDS_PORT = 15012
+_PROXY_CAPABILITIES = ("NET_ADMIN", "SYS_ADMIN")
+"""What a ztunnel needs, measured: to enter a pod's netns, and for SO_MARK and IP_TRANSPARENT there."""
+_AGENT_CAPABILITIES = ("NET_ADMIN", "SYS_ADMIN")
+_BACKLOG = 512
+
+
+@dataclass(slots=True)
+class Built:
+    """A lab that is ready to be called in."""
+
+    site: Site
+    captures: Captures
+    configuration: Configuration
+    timings_ms: dict[str, float]
+    """``build``: until every program runs; ``ready``: until everything is in effect."""
+
+
+def build(topology: Topology, settings: Settings, visible: tuple[str, ...]) -> Built:
+    """Build a lab; whatever fails, nothing of it is left."""
+    choices = settings.choices(topology)
+    started = time.monotonic()
+    forks = ForkServer.shared(WARM)
+    sandbox = Sandbox.start(binds(visible), step=None if settings.step.__name__ == "no_step" else settings.step)
+    try:
+        site = Site(
+            topology=topology,
+            settings=settings,
+            choices=choices,
+            network=plan_network(topology),
+            sandbox=sandbox,
+            programs=Programs(sandbox, forks),
+            mounts=Mounts(sandbox, topology.mesh, binds(visible)),
+            ca=MeshCA(),
+            token=secrets.token_urlsafe(16),
+        )
+        return _build(site, started)
+    except BaseException:
+        sandbox.close()
+        raise
+
+
+def _build(site: Site, started: float) -> Built:
+    step = site.settings.step
+    _make_netns(site)
+    _build_nodes(site)
+    step("nodes built")
+    captures = _start_recorder(site)
+    control_plane = _start_control_plane(site)
+    _build_pods(site)
+    step("pods built")
+    _start_agents(site)
+    _start_proxies(site)
+    step("programs started")
+    control_plane.wait_event("listening", site.topology.ready_timeout_s + 10)
+    configuration = Configuration(control_plane, site.topology.mesh, enrolled_keys(site), _nodes_with_proxy(site))
+    timeout_s = site.settings.ready_timeout_s or site.topology.ready_timeout_s
+    push = configuration.post(_identities(site), timeout_s)
+    step("enrolling")
+    _enrol(site, timeout_s)
+    step("enrolled")
+    _open_links(site)
+    step("links open")
+    _start_echoes(site)
+    _start_pod_programs(site)
+    built = time.monotonic()
+    try:
+        configuration.settle(push, timeout_s)
+    except LabError as error:
+        if not site.settings.allow_pending or not site.pending:
+            raise
+        site.pending.update({key: f"{why}; {error}" for key, why in site.pending.items()})
+    _wait_for_ports(site, timeout_s)
+    step("ready")
+    ready = time.monotonic()
+    timings = {"build": (built - started) * 1000, "ready": (ready - started) * 1000}
+    return Built(site, captures, configuration, {name: round(value, 1) for name, value in timings.items()})
+
+
+# --- kernel ----------------------------------------------------------------------------------------------------------
+
+
+def _make_netns(site: Site) -> None:
+    keys = site.network.netns
+    site.netns = {netns.name: netns for netns in site.sandbox.netns(keys)}
+    sockets = site.open_sockets([(key, socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE) for key in keys])
+    site.routes = {key: RouteSocket(sock, key) for key, sock in zip(keys, sockets, strict=True)}
+    site.sandbox.sysctl([(site.netns[entry.netns], entry.name, entry.value) for entry in site.network.sysctls])
+
+
+def _build_nodes(site: Site) -> None:
+    """Everything but the pods' own ends; their links are born with the node's, and stay down."""
+    for batch in site.network.build:
+        if not batch.netns.startswith("pod:"):
+            site.apply(batch)
+    for netns, end in site.network.settle:
+        site.settle(netns, end)
+
+
+def _build_pods(site: Site) -> None:
+    batches = [batch for batch in site.network.build if batch.netns.startswith("pod:")]
+    for place, batch in enumerate(batches):
+        if place == len(batches) // 2:
+            site.settings.step("mid-batch")
+        site.apply(batch)
+
+
+def _open_links(site: Site) -> None:
+    keys = [pod.key for pod in site.topology.mesh.pods]
+    for batch in site.network.opening(keys):
+        site.apply(batch)
+    for netns, end in site.network.settle_pods(keys):
+        site.settle(netns, end)
+
+
+# --- programs --------------------------------------------------------------------------------------------------------
+
+
+def _start_recorder(site: Site) -> Captures:
+    node = site.topology.nodes[0].name
+    program = site.programs.python(
+        "recorder",
+        site.settings.part("recorder"),
+        {},
+        {},
+        netns=site.netns[CONTROL_PLANE],
+        mntns=site.mounts.of_node(node),
+    )
+    assert program.peer is not None
+    site.programs.record_logs_with(program.peer)
+    return Captures.start(site, program.peer, site.settings.part("analyzer"))
+
+
+def _start_control_plane(site: Site) -> Peer:
+    config = {
+        "listen": str(CONTROL_PLANE4),
+        "port": XDS_PORT,
+        "token": site.token,
+        "trust_domain": site.topology.mesh.trust_domain,
+        "ca": site.ca.control_plane(str(CONTROL_PLANE4)),
+        "record": site.settings.record,
+    }
+    program = site.programs.python(
+        "control-plane",
+        site.settings.part("controlplane"),
+        config,
+        {},
+        netns=site.netns[CONTROL_PLANE],
+        mntns=site.mounts.of_node(site.topology.nodes[0].name),
+    )
+    assert program.peer is not None
+    return program.peer
+
+
+def _start_agents(site: Site) -> None:
+    for node in site.topology.nodes:
+        if not any(pod.node == node.name for pod in _enrolled(site)):
+            continue
+        program = site.programs.python(
+            f"agent@{node.name}",
+            site.settings.part("agent"),
+            {"node": node.name, "uds": _slot(site, node.name).uds, "record": site.settings.record},
+            {},
+            netns=site.netns[node_netns(node.name)],
+            mntns=site.mounts.of_node(node.name),
+            capabilities=_AGENT_CAPABILITIES,
+        )
+        assert program.peer is not None
+        site.agents[node.name] = program.peer
+
+
+def _start_proxies(site: Site) -> None:
+    for node, choice in site.choices.items():
+        if choice.proxy is None:
+            continue
+        launch = choice.proxy.launch(_slot(site, node))
+        name = f"ztunnel@{node}"
+        netns, mntns = site.netns[proxy_netns(node)], site.mounts.of_node(node)
+        if launch.entry:
+            site.programs.python(
+                name,
+                launch.entry,
+                {"env": dict(launch.env)},
+                {},
+                netns=netns,
+                mntns=mntns,
+                capabilities=_PROXY_CAPABILITIES,
+                control=False,
+            )
+        else:
+            site.programs.command(
+                name, launch.argv, launch.env, netns=netns, mntns=mntns, capabilities=_PROXY_CAPABILITIES
+            )
+
+
+def _slot(site: Site, node: str) -> NodeSlot:
+    return NodeSlot(
+        node=node,
+        xds_address=f"{CONTROL_PLANE4}:{XDS_PORT}",
+        ca_root_pem=site.ca.cert_pem.bytes().decode(),
+        token=site.token,
+        instance_ip=str(site.network.nodes[node].proxy4),
+    )
+
+
+def _start_echoes(site: Site) -> None:
+    """One process a node serves all its pods that run nothing else, on sockets that already listen in them."""
+    for node in site.topology.nodes:
+        served = [
+            (pod, port)
+            for pod in site.topology.mesh.pods
+            if pod.node == node.name and pod.program is None
+            for port in pod.ports
+        ]
+        if not served:
+            continue
+        listeners = site.open_sockets(
+            [(pod_netns(pod.key), socket.AF_INET6, socket.SOCK_STREAM, socket.IPPROTO_TCP) for pod, _ in served]
+        )
+        for (_, port), listener in zip(served, listeners, strict=True):
+            listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.bind(("::", port.number))
+            listener.listen(_BACKLOG)
+        program = site.programs.python(
+            f"echo@{node.name}",
+            site.settings.part("echo"),
+            {
+                "pods": [
+                    {"pod": pod.key, "port": port.number, "listener": place, "mode": "echo"}
+                    for place, (pod, port) in enumerate(served)
+                ]
+            },
+            {f"listener-{place}": listener.fileno() for place, listener in enumerate(listeners)},
+            netns=site.netns[node_netns(node.name)],
+            mntns=site.mounts.of_node(node.name),
+        )
+        for listener in listeners:
+            listener.close()
+        assert program.peer is not None
+        site.echoes[node.name] = program.peer
+
+
+def _start_pod_programs(site: Site) -> None:
+    for pod in site.topology.mesh.pods:
+        if pod.program is not None:
+            site.programs.command(
+                pod.key,
+                pod.program.argv,
+                pod.program.env,
+                netns=site.netns[pod_netns(pod.key)],
+                mntns=site.mounts.of_pod(pod),
+                capabilities=capabilities_of(pod),
+                cwd=pod.program.working_dir or "/",
+            )
+
+
+# --- the mesh --------------------------------------------------------------------------------------------------------
+
+
+def _enrolled(site: Site) -> list[Pod]:
+    return [pod for pod in site.topology.mesh.pods if site.topology.mesh.is_enrolled(pod)]
+
+
+def enrolled_keys(site: Site) -> frozenset[str]:
+    return frozenset(pod.key for pod in _enrolled(site))
+
+
+def _nodes_with_proxy(site: Site) -> tuple[str, ...]:
+    return tuple(node for node, choice in site.choices.items() if choice.proxy is not None)
+
+
+def _identities(site: Site) -> set[str]:
+    """Of the enrolled pods on nodes with a proxy: each must have its certificate before the first call."""
+    served = set(_nodes_with_proxy(site))
+    trust_domain = site.topology.mesh.trust_domain
+    return {str(pod.identity(trust_domain)) for pod in _enrolled(site) if pod.node in served}
+
+
+def _enrol(site: Site, timeout_s: float) -> None:
+    """Ask every agent at once; a pod is enrolled, or pending with a reason.
+
+    Raises:
+        NotEnrolledError: a pod is pending at the deadline, and the settings do not allow that.
+    """
+    posted = {}
+    for node, agent in site.agents.items():
+        pods = [pod for pod in _enrolled(site) if pod.node == node]
+        asked = [_as_agents_know(pod) for pod in pods]
+        fds = [site.netns[pod_netns(pod.key)].fd for pod in pods]
+        no_proxy = site.choices[node].proxy is None
+        posted[node] = agent.post("enrol", fds, pods=asked, timeout_s=timeout_s, no_proxy=no_proxy)
+    by_uid = {pod.uid: pod.key for pod in _enrolled(site)}
+    for node, number in posted.items():
+        answer, _ = site.agents[node].answer(number, timeout_s + 5)
+        site.pending.update({by_uid[uid]: why for uid, why in answer["pending"].items()})
+    if site.pending and not site.settings.allow_pending:
+        missing = "; ".join(f"{key}: {why}" for key, why in sorted(site.pending.items()))
+        raise NotEnrolledError(f"still pending after {timeout_s:g} s: {missing}{_last_words(site)}")
+
+
+def _as_agents_know(pod: Pod) -> dict[str, str]:
+    return {
+        "uid": pod.uid,
+        "name": pod.name,
+        "namespace": pod.namespace,
+        "service_account": pod.service_account,
+        "ipv4": str(pod.ipv4),
+        "ipv6": str(pod.ipv6),
+    }
+
+
+def _last_words(site: Site) -> str:
+    """What the proxies printed last: mostly the reason."""
+    said = []
+    for name in sorted(site.programs.by_name):
+        if name.startswith("ztunnel@"):
+            lines = site.programs.logs(name).splitlines()[-6:]
+            said += [f"\n{name}: {line}" for line in lines]
+    return "".join(said)
+
+
+def _wait_for_ports(site: Site, timeout_s: float) -> None:
+    """Wait until every program of a pod's own listens on the ports that its pod declares."""
+    deadline = time.monotonic() + timeout_s
+    for pod in site.topology.mesh.pods:
+        for port in pod.ports if pod.program is not None else ():
+            while not _listens(site, pod, port.number):
+                if _has_ended(site, pod) or time.monotonic() > deadline:
+                    raise LabError(f"{pod.key} does not listen on {port.number}: {site.programs.why_gone(pod.key)}")
+
+
+def _has_ended(site: Site, pod: Pod) -> bool:
+    """Whether the pod's program is gone; it is given a moment to end or to get on."""
+    try:
+        site.sandbox.wait_exit(site.programs.by_name[pod.key].pid, 0.01)
+    except TimeoutError:
+        return False
+    return True
+
+
+def _listens(site: Site, pod: Pod, port: int) -> bool:
+    """A connect from the pod itself, to its loopback address: never captured."""
+    with site.open_socket(pod_netns(pod.key), socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP) as sock:
+        sock.settimeout(1.0)
+        return sock.connect_ex(("127.0.0.1", port)) == 0

@@ -1,0 +1,68 @@
+"""What the data planes are told: manifests in, a push and its barrier out.
+
+The barrier is the control plane's: every named node has acknowledged both types at this version on a live stream, and
+the certificates of new identities were issued. A NACK has been rolled back when the answer comes.
+"""
+
+from __future__ import annotations
+
+import base64
+import threading
+from collections.abc import Collection
+from dataclasses import dataclass, field
+
+from meshlab.errors import NotAcknowledgedError, RejectedError
+from meshlab.lab.programs import Peer
+from meshlab.model import Mesh
+from meshlab.translate import resources
+
+
+@dataclass(slots=True)
+class Configuration:
+    """The mesh as it was last accepted, and how a new one is put into effect."""
+
+    control_plane: Peer
+    mesh: Mesh
+    enrolled: frozenset[str]
+    """Keys of the pods that speak HBONE."""
+    nodes: tuple[str, ...]
+    """Nodes whose proxy takes part in the barrier."""
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def post(self, certificates: Collection[str], timeout_s: float) -> int:
+        """Push the mesh as it is, without waiting; ``settle`` waits."""
+        wire = {
+            kind: {name: base64.b64encode(message.SerializeToString()).decode() for name, message in named.items()}
+            for kind, named in resources(self.mesh, self.enrolled).items()
+        }
+        return self.control_plane.post(
+            "set", resources=wire, barrier=list(self.nodes), certificates=sorted(certificates), timeout_s=timeout_s
+        )
+
+    def settle(self, number: int, timeout_s: float) -> None:
+        """Wait for a push to be in effect.
+
+        Raises:
+            NotAcknowledgedError: proxy, type and version that were missing at the deadline.
+            RejectedError: a proxy's NACK, in its words.
+        """
+        answer, _ = self.control_plane.answer(number, timeout_s + 5)
+        if "nack" in answer:
+            nack = answer["nack"]
+            raise RejectedError(f"ztunnel@{nack['node']} refused {nack['type_url']}: {nack['detail']}")
+        if "timeout" in answer:
+            missing = "; ".join(
+                f"ztunnel@{entry.get('node', '?')}: {entry.get('type_url', '?')} at version {entry.get('version', '?')}"
+                for entry in answer["timeout"]
+            )
+            raise NotAcknowledgedError(f"not acknowledged within {timeout_s:g} s: {missing}")
+
+    def change(self, mesh: Mesh, timeout_s: float) -> None:
+        """Put ``mesh`` into effect, or leave everything as it was and raise as ``settle`` does."""
+        with self._lock:
+            before, self.mesh = self.mesh, mesh
+            try:
+                self.settle(self.post((), timeout_s), timeout_s)
+            except (RejectedError, NotAcknowledgedError):
+                self.mesh = before
+                raise

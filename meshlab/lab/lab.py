@@ -1,0 +1,295 @@
+"""A running lab: its pods, its calls, its configuration. ``open_lab`` builds one and closes it again.
+
+Thread-safe and synchronous outside; inside, calls are made on one asyncio loop that all labs of a process share.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from meshlab.errors import AuditError, LabLostError, UsageError
+from meshlab.kernel.sandbox import Netns, Sandbox
+from meshlab.lab.attempt import Request
+from meshlab.lab.audit import findings
+from meshlab.lab.build import build
+from meshlab.lab.capture import Capture
+from meshlab.lab.mounts import Mounts
+from meshlab.lab.pod import PodHandle
+from meshlab.lab.settings import Settings
+from meshlab.lab.sources import Source, read
+from meshlab.lab.traffic import TrafficLoop, perform_all
+from meshlab.model import Call, Mesh, Topology
+from meshlab.pki import MeshCA
+from meshlab.plan.network import pod_netns
+from meshlab.topology import load_manifests, without
+
+_LOOP = TrafficLoop()
+_SOCKETS_AT_ONCE = 253
+
+
+class Lab:
+    """A mesh of namespaces, up and in effect. Made by ``open_lab``, never by hand."""
+
+    def __init__(self, topology: Topology, settings: Settings, visible: tuple[str, ...]) -> None:
+        built = build(topology, settings, visible)
+        self.topology = topology
+        self.timings_ms = built.timings_ms
+        """``build`` and ``ready``, from nothing."""
+        self.site = built.site
+        self.captures = built.captures
+        self._configuration = built.configuration
+        self._prefix = self.captures.canary_prefix
+        self._next_call = 1
+        self._lock = threading.Lock()
+
+    # --- what there is -----------------------------------------------------------------------------------------------
+
+    @property
+    def mesh(self) -> Mesh:
+        """The manifests that are in effect."""
+        return self._configuration.mesh
+
+    @property
+    def ca(self) -> MeshCA:
+        """The mesh's certificate authority: a ``trustme.CA`` that can also make SVIDs."""
+        return self.site.ca
+
+    @property
+    def sandbox(self) -> Sandbox:
+        return self.site.sandbox
+
+    @property
+    def mounts(self) -> Mounts:
+        return self.site.mounts
+
+    @property
+    def pending(self) -> Mapping[str, str]:
+        """Pods that belong in the mesh and are not in it -> why. Empty unless pending pods were allowed."""
+        return self.site.pending
+
+    @property
+    def implementations(self) -> dict[str, str]:
+        """Node -> name of its node proxy."""
+        return {node: choice.name for node, choice in self.site.choices.items()}
+
+    def netns(self, key: str) -> Netns:
+        """A netns by its key in the plan: ``pod:shop/client``, ``node:node-1``, ``proxy:node-1``, ``fabric``."""
+        return self.site.netns[key]
+
+    def pod(self, key: str) -> PodHandle:
+        """The pod ``namespace/name``.
+
+        Raises:
+            UsageError: there is none.
+        """
+        try:
+            return PodHandle(self, self.mesh.pod(key))
+        except KeyError:
+            names = ", ".join(pod.key for pod in self.mesh.pods)
+            raise UsageError(f"no pod '{key}' in this lab ({names})") from None
+
+    def pods(self, *keys: str) -> tuple[PodHandle, ...]:
+        """These pods, or all of them."""
+        return tuple(self.pod(key) for key in keys or [pod.key for pod in self.mesh.pods])
+
+    def is_echo(self, to: str) -> bool:
+        """Whether the built-in echo answers at ``namespace/pod:port`` or ``service.namespace:port``."""
+        name = to.rpartition(":")[0]
+        if "/" in name:
+            return all(pod.program is None for pod in self.mesh.pods if pod.key == name)
+        services = [service for service in self.mesh.services if service.key == name]
+        return all(pod.program is None for service in services for pod in self.mesh.endpoints(service))
+
+    # --- calls -------------------------------------------------------------------------------------------------------
+
+    def calls(self, requests: Sequence[Request]) -> list[Call]:
+        """Make many calls at once (``pod.plan_http``, ``pod.plan_tcp``), in batches of descriptors; in order.
+
+        How each ended is in its ``Call``; a part of the lab that is gone raises.
+
+        Raises:
+            LabLostError: netd is gone.
+        """
+        made: list[Call] = []
+        for start in range(0, len(requests), _SOCKETS_AT_ONCE):
+            made += self._batch(requests[start : start + _SOCKETS_AT_ONCE])
+        return made
+
+    def _batch(self, requests: Sequence[Request]) -> list[Call]:
+        with self._lock:
+            first = self._next_call
+            self._next_call += len(requests)
+        families = {4: socket.AF_INET, 6: socket.AF_INET6}
+        sockets = self.site.open_sockets(
+            [(pod_netns(r.source), families[r.family], socket.SOCK_STREAM, socket.IPPROTO_TCP) for r in requests]
+        )
+        for sock in sockets:
+            sock.setblocking(False)
+        self.site.settings.step("mid-call")
+        work = [
+            (sock, request, self._prefix + b"-%d." % number, number)
+            for number, (sock, request) in enumerate(zip(sockets, requests, strict=True), first)
+        ]
+        longest = max((request.timeout_s for request in requests), default=0.0)
+        return _LOOP.run(perform_all(work), longest + 30)
+
+    def received(self, calls: Sequence[Call]) -> dict[int, bool]:
+        """Call number -> whether its canary reached any built-in echo: the servers' side of "no byte arrived"."""
+        canaries = {call.canary.decode(): call.number for call in calls}
+        found: set[str] = set()
+        for echo in self.site.echoes.values():
+            answer, _ = echo.ask("received", canaries=list(canaries))
+            found |= set(answer["received"])
+        return {number: canary in found for canary, number in canaries.items()}
+
+    # --- captures ----------------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def capture(self) -> Iterator[Capture]:
+        """A window over the captures of every node's links; prove within it or after it.
+
+        Beacons are put on each link at both ends, so that a proof can say what it would have seen.
+        """
+        capture = Capture(self)
+        capture.open()
+        try:
+            yield capture
+        finally:
+            capture.close()
+
+    # --- configuration -----------------------------------------------------------------------------------------------
+
+    def apply(self, manifests: str, timeout_s: float = 10.0) -> None:
+        """Add or change policies; in effect on every data plane when this returns.
+
+        Args:
+            manifests: YAML text of AuthorizationPolicy and PeerAuthentication.
+
+        Raises:
+            TopologyError: they are not valid; nothing was sent.
+            RejectedError: a proxy refused them; all went back to what was before.
+            NotAcknowledgedError: proxy, type and version that were missing at the deadline.
+        """
+        self._configuration.change(load_manifests(manifests, "<apply>", self._current()), timeout_s)
+
+    def delete(self, manifests: str, timeout_s: float = 10.0) -> None:
+        """Take policies away, as ``apply`` adds them; only kind, namespace and name are read."""
+        self._configuration.change(without(manifests, "<delete>", self._current()), timeout_s)
+
+    def replace(self, policies: Mesh | str, timeout_s: float = 10.0) -> None:
+        """Put exactly these policies into effect, in one push: those of a ``Mesh``, or of YAML text."""
+        if isinstance(policies, str):
+            policies = load_manifests(policies, "<replace>", _with_policies_of(self._current(), Mesh()))
+        self._configuration.change(_with_policies_of(self._current(), policies).mesh, timeout_s)
+
+    def _current(self) -> Topology:
+        from dataclasses import replace
+
+        return replace(self.topology, mesh=self.mesh)
+
+    # --- evidence and the end ----------------------------------------------------------------------------------------
+
+    def logs(self, program: str) -> str:
+        """What a program has printed: ``ztunnel@node-1``, ``agent@node-1``, ``control-plane``, ``shop/server`` ..."""
+        return self.site.programs.logs(program)
+
+    def rules(self, pod: str) -> str:
+        """The nft text of the redirect rules in a pod, rendered from what was read back; empty where it has none."""
+        model = self.mesh.pod(pod)
+        agent = self.site.agents.get(model.node)
+        if agent is None or not self.mesh.is_enrolled(model):
+            return ""
+        answer, _ = agent.ask("rules", uid=model.uid)
+        return str(answer["text"])
+
+    def audit(self) -> None:
+        """Check that every part of the lab still is as it should be.
+
+        Raises:
+            AuditError: a program exited, was killed, printed a panic, or a proxy refused its configuration.
+        """
+        found = findings(self.site)
+        if found:
+            raise AuditError("\n".join(found))
+
+    def save(self, folder: Path) -> Path:
+        """Save captures, logs, rules and configuration; ``folder`` is made."""
+        from meshlab.lab.evidence import save
+
+        return save(self, folder)
+
+    def close(self) -> None:
+        """End the lab; nothing of it is left when this returns. The audit comes first.
+
+        Raises:
+            AuditError: as ``audit``.
+        """
+        found: list[str] = []
+        if not self.site.sandbox.lost.startswith("the lab was closed"):
+            try:
+                found = findings(self.site)
+            except LabLostError as error:
+                found = [str(error)]
+        self.site.settings.step("mid-teardown")
+        self.captures.close()
+        self.site.close()
+        if found:
+            raise AuditError("\n".join(found))
+
+
+@contextmanager
+def open_lab(source: Source | Topology | str, **settings: Any) -> Iterator[Lab]:
+    """Build a lab, and close it in the end; the audit raises where something was not as it should be.
+
+    Args:
+        source: a shipped name, a path, YAML text, or what ``sources.read`` or ``topology.load`` gave.
+        settings: the fields of ``Settings``.
+    """
+    if isinstance(source, str):
+        source = read(source)
+    topology, path = (source.topology, source.path) if isinstance(source, Source) else (source, None)
+    visible = (*topology.mounts, *([str(path.resolve().parent)] if path else ()), *_folders_of_programs(topology))
+    chosen = Settings(**settings)
+    lab = Lab(topology, chosen, (*visible, *chosen.binds, *_folders_of_proxies(chosen, topology)))
+    try:
+        yield lab
+    except BaseException:
+        try:
+            lab.close()
+        except AuditError as error:
+            import sys
+
+            failure = sys.exception() if hasattr(sys, "exception") else sys.exc_info()[1]
+            if failure is not None and hasattr(failure, "add_note"):
+                failure.add_note(f"and when the lab closed: {error}")
+        raise
+    lab.close()
+
+
+def _with_policies_of(topology: Topology, policies: Mesh) -> Topology:
+    from dataclasses import replace
+
+    mesh = replace(
+        topology.mesh,
+        authorization_policies=policies.authorization_policies,
+        peer_authentications=policies.peer_authentications,
+    )
+    return replace(topology, mesh=mesh)
+
+
+def _folders_of_programs(topology: Topology) -> list[str]:
+    """Of each program and of arguments that name an existing path."""
+    words = [word for pod in topology.mesh.pods if pod.program for word in pod.program.argv]
+    return [os.path.dirname(os.path.abspath(word)) for word in words if "/" in word and os.path.exists(word)]
+
+
+def _folders_of_proxies(settings: Settings, topology: Topology) -> list[str]:
+    texts = [settings.ztunnel, topology.ztunnel, *(node.ztunnel for node in topology.nodes)]
+    paths = [text.partition("=")[2] or text for text in texts if text and "/" in text]
+    return [os.path.dirname(os.path.realpath(os.path.expanduser(path))) for path in paths]

@@ -1,0 +1,86 @@
+"""The mount namespaces of a lab: one for each node, made at its start, and one for each pod, made when first needed."""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+import threading
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from meshlab.kernel.sandbox import Furniture, Mntns, Sandbox
+from meshlab.model import Mesh, Pod
+
+_RESOLV = "nameserver 127.0.0.1\n"
+"""A ztunnel reads one nameserver at its start or panics; nothing in a lab asks it yet."""
+_PACKAGE = Path(__file__).resolve().parents[2]
+
+
+def binds(paths: Iterable[str | Path | None]) -> tuple[str, ...]:
+    """Host folders that a lab's programs may read although they lie under /tmp or /var/tmp."""
+    always = [sys.prefix, sys.base_prefix, str(_PACKAGE), os.getcwd()]
+    wanted = {os.path.realpath(path) for path in (*always, *filter(None, paths))}
+    scratch = {os.path.realpath(folder) for folder in ("/tmp", "/var/tmp", tempfile.gettempdir())}  # noqa: S108
+    return tuple(sorted(wanted - scratch))
+
+
+@dataclass(slots=True)
+class Mounts:
+    sandbox: Sandbox
+    mesh: Mesh
+    visible: tuple[str, ...]
+    """From ``binds``."""
+    _nodes: dict[str, Mntns] = field(default_factory=dict)
+    _pods: dict[str, Mntns] = field(default_factory=dict)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def of_node(self, node: str) -> Mntns:
+        """Shared by a node's agent and its node proxy, so that both see the ZDS socket."""
+        with self._lock:
+            if node not in self._nodes:
+                furniture = Furniture(
+                    hostname=node,
+                    files={"/etc/hosts": _hosts(self.mesh, None, node), "/etc/resolv.conf": _RESOLV},
+                    folders=("/run/ztunnel", "/var/run/ztunnel"),
+                    binds=self.visible,
+                )
+                self._nodes[node] = self.sandbox.mntns(furniture)
+            return self._nodes[node]
+
+    def of_pod(self, pod: Pod) -> Mntns:
+        with self._lock:
+            if pod.key not in self._pods:
+                files = {
+                    "/etc/hosts": _hosts(self.mesh, pod, pod.name),
+                    "/etc/hostname": f"{pod.name}\n",
+                    "/etc/resolv.conf": _RESOLV,
+                }
+                furniture = Furniture(
+                    hostname=pod.name,
+                    files={path: text for path, text in files.items() if os.path.exists(path)},
+                    empty_dirs=pod.empty_dirs,
+                    binds=self.visible,
+                )
+                self._pods[pod.key] = self.sandbox.mntns(furniture)
+            return self._pods[pod.key]
+
+
+def _hosts(mesh: Mesh, pod: Pod | None, hostname: str) -> str:
+    """``/etc/hosts`` as names mean in a cluster: Services (short in their own namespace), then pods."""
+    lines = ["127.0.0.1 localhost", "::1 localhost ip6-localhost"]
+    here = pod.namespace if pod else ""
+    short_services = {service.name for service in mesh.services if service.namespace == here}
+    if pod:
+        lines += [f"{address} {hostname}" for address in (pod.ipv4, pod.ipv6)]
+    for service in mesh.services:
+        names = [service.hostname, f"{service.key}.svc", service.key]
+        names += [service.name] if service.namespace == here else []
+        lines += [f"{address} {' '.join(names)}" for address in (service.ipv4, service.ipv6) if address]
+    for other in mesh.pods:
+        if other != pod:
+            names = [f"{other.name}.{other.namespace}.pod"]
+            names += [other.name] if other.namespace == here and other.name not in short_services else []
+            lines += [f"{address} {' '.join(names)}" for address in (other.ipv4, other.ipv6)]
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,83 @@
+"""What stands when a lab is built: namespaces, sockets, plan, programs. ``build`` makes it, ``Lab`` uses it."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import os
+import socket
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from meshlab.implementations import Choice
+from meshlab.kernel.netlink import RouteSocket
+from meshlab.kernel.sandbox import Netns, Sandbox
+from meshlab.lab.mounts import Mounts
+from meshlab.lab.programs import Peer, Programs
+from meshlab.lab.settings import Settings
+from meshlab.model import Topology
+from meshlab.pki import MeshCA
+from meshlab.plan.changes import Batch, End
+from meshlab.plan.network import NetworkPlan
+
+
+@dataclass(slots=True, kw_only=True)
+class Site:
+    """Everything of one lab that the kernel or a program holds."""
+
+    topology: Topology
+    settings: Settings
+    choices: Mapping[str, Choice]
+    """Node -> what its node proxy is."""
+    network: NetworkPlan
+    sandbox: Sandbox
+    programs: Programs
+    mounts: Mounts
+    ca: MeshCA
+    token: str
+    """Bearer token of this lab's node proxies."""
+    netns: dict[str, Netns] = field(default_factory=dict)
+    """By the plan's key."""
+    routes: dict[str, RouteSocket] = field(default_factory=dict)
+    agents: dict[str, Peer] = field(default_factory=dict)
+    """By node, where there is one."""
+    echoes: dict[str, Peer] = field(default_factory=dict)
+    """By node."""
+    pending: dict[str, str] = field(default_factory=dict)
+    """Pods that belong in the mesh and are not -> why."""
+
+    def apply(self, batch: Batch) -> None:
+        """Send one batch where it belongs."""
+        self.routes[batch.netns].apply(batch.changes, {key: self.netns[key].fd for key in batch.peers()})
+
+    def settle(self, netns: str, end: End) -> None:
+        self.routes[netns].barrier(end)
+
+    def open_socket(self, netns: str, family: int, kind: int, protocol: int = 0) -> socket.socket:
+        return self.open_sockets([(netns, family, kind, protocol)])[0]
+
+    def open_sockets(self, wanted: list[tuple[str, int, int, int]]) -> list[socket.socket]:
+        """Sockets ``(netns, family, type, protocol)``, driven from here; one round trip for 253 of them."""
+        fds = self.sandbox.sockets([(self.netns[key], *rest) for key, *rest in wanted])  # type: ignore[misc]
+        return [socket.socket(fileno=fd) for fd in fds]
+
+    def close(self) -> None:
+        """End netd, and with it everything; nothing of the lab is left when this returns."""
+        for route in self.routes.values():
+            route.close()
+        for program in self.programs.by_name.values():
+            if program.peer is not None:
+                program.peer.close()
+        self.sandbox.close()
+
+
+def named(entry: str) -> object:
+    """The object that ``package.module:name`` names."""
+    module, _, name = entry.partition(":")
+    return getattr(importlib.import_module(module), name)
+
+
+def close_all(fds: list[int]) -> None:
+    for fd in fds:
+        with contextlib.suppress(OSError):
+            os.close(fd)

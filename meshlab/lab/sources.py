@@ -1,0 +1,64 @@
+"""Where a topology comes from: a path that exists, YAML text, or the name of a shipped one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+
+from meshlab.errors import Issue, TopologyError, UsageError
+from meshlab.model import Topology
+from meshlab.topology import load
+
+_PACKAGE = Path(__file__).resolve().parents[1]
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A topology and the file it was read from."""
+
+    topology: Topology
+    path: Path | None
+    """``None`` for YAML text."""
+
+
+def shipped() -> dict[str, Path]:
+    """The topologies that come with meshlab, by name: in the wheel, or beside the package in a checkout."""
+    for folder in (_PACKAGE / "topologies", _PACKAGE.parent / "topologies"):
+        if folder.is_dir():
+            return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
+    return {}
+
+
+def find(name: str, folder: Path | None = None) -> Path:
+    """The file behind a path or a shipped name.
+
+    Raises:
+        UsageError: there is none; the message lists the shipped names.
+    """
+    for candidate in (Path(name), (folder or Path()) / name):
+        if candidate.is_file():
+            return candidate
+    names = shipped()
+    if name in names:
+        return names[name]
+    close = get_close_matches(name, names, n=1)
+    hint = f" Did you mean '{close[0]}'?" if close else ""
+    raise UsageError(f"no file '{name}', and no shipped topology of that name ({', '.join(names)}).{hint}")
+
+
+def read(text_or_name: str, folder: Path | None = None) -> Source:
+    """Load a topology from YAML text, a path, or a shipped name.
+
+    Raises:
+        TopologyError: it cannot be used; every reason with its place.
+        UsageError: there is no such file or name.
+    """
+    if "\n" in text_or_name:
+        return Source(load(text_or_name, "<text>"), None)
+    path = find(text_or_name, folder)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise TopologyError([Issue(str(path), 1, 1, f"cannot be read: {error}")]) from error
+    return Source(load(text, str(path)), path)

@@ -1,0 +1,82 @@
+"""Mutants and legal variants by name: data only, so that listing them loads none.
+
+A mutant is a deliberately broken part that a check must catch; a variant is an unusual but right one that it must pass.
+Each is a subclass of the part it is made of, in ``mutants/`` or ``variants.py``, and is started by its entry's name.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from difflib import get_close_matches
+from typing import Literal
+
+from meshlab.errors import UsageError
+
+Part = Literal["ztunnel", "agent", "recorder", "analyzer"]
+
+
+@dataclass(frozen=True, slots=True)
+class Mutant:
+    """A part that is not as it should be, or not as it usually is."""
+
+    name: str
+    breaks: str
+    """What it does, as a sentence."""
+    part: Part
+    entry: str
+    """``package.module:name``, in place of the part's own."""
+
+
+def _named(*mutants: Mutant) -> dict[str, Mutant]:
+    return {mutant.name: mutant for mutant in mutants}
+
+
+def _ztunnel(name: str, breaks: str) -> Mutant:
+    return Mutant(name, breaks, "ztunnel", f"meshlab.testing.mutants.ztunnel:{name.replace('-', '_')}")
+
+
+MUTANTS = _named(
+    _ztunnel("leaks-plaintext", "sends what it tunnels in clear to the application's port as well"),
+    _ztunnel("falls-back-to-plaintext", "calls in clear when a tunnel is refused"),
+    _ztunnel("clear-on-15008", "speaks HBONE on 15008 without TLS"),
+    _ztunnel("clear-after-handshake", "goes on in clear after a true handshake and 64 KiB of TLS records"),
+    _ztunnel("ignores-deny", "evaluates no DENY policy"),
+    _ztunnel("one-certificate-for-all", "shows one workload's certificate for all of its node"),
+    Mutant(
+        "agent-writes-no-rules",
+        "enrols pods without redirecting their traffic",
+        "agent",
+        "meshlab.testing.mutants.agent:agent_writes_no_rules",
+    ),
+    Mutant(
+        "capture-loses-packets",
+        "the ring loses what arrives, and does not count it",
+        "recorder",
+        "meshlab.testing.mutants.capture:capture_loses_packets",
+    ),
+    Mutant(
+        "capture-without-reassembly",
+        "searches single packets only",
+        "analyzer",
+        "meshlab.testing.mutants.capture:CaptureWithoutReassembly",
+    ),
+)
+
+VARIANTS = _named(
+    Mutant("rst-on-deny", "ends a refused call with RST", "ztunnel", "meshlab.testing.variants:rst_on_deny"),
+    Mutant("no-pooling", "opens one tunnel for each call", "ztunnel", "meshlab.testing.variants:no_pooling"),
+)
+
+
+def find(name: str) -> Mutant:
+    """The mutant or variant of that name.
+
+    Raises:
+        UsageError: there is none; the message lists them.
+    """
+    known = {**MUTANTS, **VARIANTS}
+    if name in known:
+        return known[name]
+    close = get_close_matches(name, known, n=1)
+    hint = f" Did you mean '{close[0]}'?" if close else ""
+    raise UsageError(f"no mutant or variant '{name}' ({', '.join(known)}).{hint}")
