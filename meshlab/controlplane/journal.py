@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from google.protobuf.json_format import MessageToDict
+
 from meshlab.protocols.messages import pool
 
 Entry = dict[str, Any]
@@ -52,6 +54,4 @@ class Journal:
 
 def as_dict(message: Any) -> dict[str, Any]:
     """A message of ours as JSON, with the names that its ``.proto`` has."""
-    from google.protobuf.json_format import MessageToDict
-
     return MessageToDict(message, preserving_proto_field_name=True, descriptor_pool=pool())

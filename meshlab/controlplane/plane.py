@@ -29,6 +29,11 @@ from meshlab.protocols.messages import message
 from meshlab.protocols.xds import DELTA_ADS_METHOD, DELTA_ADS_SERVICE, ZTUNNEL_TYPES, Request, Response
 from meshlab.protocols.xds_server import DeltaServer, Lag, Nack, Snapshot, Stream
 
+# Looked up at import, which a fork server has done before a lab asks for a control plane.
+_DELTA_REQUEST = message("envoy.service.discovery.v3.DeltaDiscoveryRequest")
+_DELTA_RESPONSE = message("envoy.service.discovery.v3.DeltaDiscoveryResponse")
+_CERTIFICATE_REQUEST = message("istio.v1.auth.IstioCertificateRequest")
+_CERTIFICATE_RESPONSE = message("istio.v1.auth.IstioCertificateResponse")
 _STATUS = {code.value[0]: code for code in grpc.StatusCode}
 _OPTIONS = (
     ("grpc.so_reuseport", 0),
@@ -115,13 +120,13 @@ class ControlPlane:
     def _server(self) -> Any:
         ads = grpc.stream_stream_rpc_method_handler(
             self.serve_stream,
-            request_deserializer=message("envoy.service.discovery.v3.DeltaDiscoveryRequest").FromString,
-            response_serializer=message("envoy.service.discovery.v3.DeltaDiscoveryResponse").SerializeToString,
+            request_deserializer=_DELTA_REQUEST.FromString,
+            response_serializer=_DELTA_RESPONSE.SerializeToString,
         )
         ca = grpc.unary_unary_rpc_method_handler(
             self.create_certificate,
-            request_deserializer=message("istio.v1.auth.IstioCertificateRequest").FromString,
-            response_serializer=message("istio.v1.auth.IstioCertificateResponse").SerializeToString,
+            request_deserializer=_CERTIFICATE_REQUEST.FromString,
+            response_serializer=_CERTIFICATE_RESPONSE.SerializeToString,
         )
         server = grpc.aio.server(options=_OPTIONS)
         server.add_generic_rpc_handlers(
@@ -185,7 +190,7 @@ class ControlPlane:
         self.journal.certificate_issued(str(identity), chain)
         self._tell({"event": "issued", "identity": str(identity)})
         self._wake()
-        return message("istio.v1.auth.IstioCertificateResponse")(cert_chain=chain)
+        return _CERTIFICATE_RESPONSE(cert_chain=chain)
 
     async def _authenticate(self, context: Any) -> dict[str, str]:
         metadata = dict(context.invocation_metadata())

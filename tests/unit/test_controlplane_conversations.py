@@ -478,6 +478,8 @@ def test_the_conversation_is_recorded_where_it_is_asked_for(ca: MeshCA, stack: c
     assert sorted(kinds[5:]) == ["ca-issued", "ca-request", "xds-request", "xds-request"]
     first = next(entry for entry in said if entry["k"] == "xds-request")
     assert first["msg"]["node"]["metadata"]["NODE_NAME"] == "node-1"
+    asked = next(entry for entry in said if entry["k"] == "ca-request")
+    assert asked["msg"]["metadata"] == {"ImpersonatedIdentity": str(CLIENT)}
     answer = next(entry for entry in said if entry["k"] == "xds-response")
     assert [name for name, _ in answer["resources"]] == ["a", "b"]
 
