@@ -58,6 +58,7 @@ def serve(channel: Channel) -> None:
         for name, text in (("setgroups", "deny"), ("uid_map", f"{uid} {uid} 1"), ("gid_map", f"{gid} {gid} 1")):
             with open(f"/proc/self/{name}", "w") as file:
                 file.write(text)
+        ns.restrict_capabilities(["SYS_ADMIN", "NET_ADMIN"])  # nft is executed, and would lose them
     made: dict[str, int] = {}
     while True:
         request, _ = channel.receive()
