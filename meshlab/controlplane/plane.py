@@ -13,6 +13,7 @@ import asyncio
 import base64
 import itertools
 import time
+from collections import deque
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -86,6 +87,7 @@ class ControlPlane:
         self._taken_back: set[tuple[str, str]] = set()
         """Type and version of what was refused once: other nodes' NACKs of it are no news."""
         self._pushing = asyncio.Lock()
+        self._unsent: deque[dict[str, Any]] = deque()
         self._happened = asyncio.Event()
         self._stopped = asyncio.Event()
 
@@ -109,6 +111,7 @@ class ControlPlane:
             for operation in operations:
                 operation.cancel()
             await server.stop(grace=None)
+            loop.remove_writer(self.channel.fileno())  # streams that were cut had something to say
 
     def stop(self) -> None:
         self._stopped.set()
@@ -313,10 +316,17 @@ class ControlPlane:
             self._tell({"event": "conversation", **entry})
 
     def _tell(self, answer: dict[str, Any]) -> None:
+        """Send to the lab once it has room: a lab that does not listen for a while must not stop the mesh."""
+        self._unsent.append(answer)
+        asyncio.get_running_loop().add_writer(self.channel.fileno(), self._writable)
+
+    def _writable(self) -> None:
         try:
-            self.channel.send(answer)
+            self.channel.send(self._unsent.popleft())
         except ChannelClosedError:
             self.stop()
+        if not self._unsent:
+            asyncio.get_running_loop().remove_writer(self.channel.fileno())
 
 
 def _spoken(what: Nack | Lag) -> dict[str, str]:

@@ -484,6 +484,18 @@ def test_the_conversation_is_recorded_where_it_is_asked_for(ca: MeshCA, stack: c
     assert [name for name, _ in answer["resources"]] == ["a", "b"]
 
 
+def test_a_lab_that_does_not_listen_for_a_while_stops_nobody_and_misses_nothing(
+    ca: MeshCA, stack: contextlib.ExitStack
+) -> None:
+    world = World(ca, stack, record=True)
+    ztunnel = world.ztunnel()
+    rounds = 100  # a socket's buffer holds about 50
+    for _ in range(rounds):
+        ztunnel.certificate()
+    assert world.lab.status()["issued"] == {str(CLIENT): rounds}
+    assert [event["event"] for event in world.lab.events].count("issued") == rounds
+
+
 MAIN = """
 import json, sys
 from meshlab.controlplane.main import main
