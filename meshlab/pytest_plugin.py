@@ -12,7 +12,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Generator, Iterator
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,21 +24,25 @@ if TYPE_CHECKING:
     LabFactory = Callable[..., AbstractContextManager[Lab]]
 
 _OPTIONS = {
-    "ztunnel": "node proxy to plug in: reference, none, an entry point's name, or [NAME=]PATH; repeat to run every test on each",
+    "ztunnel": "node proxy: reference, none, an entry point's name, or [NAME=]PATH; repeat to run every test on each",
     "topology": "topology of tests whose marker names none: a shipped name or a path",
     "artifacts": "folder for what failed tests leave (default: meshlab-artifacts)",
     "mutant": "run on a deliberately broken part, to see that your tests notice (`meshlab impls` lists them)",
     "variant": "run on an unusual but right reference (`meshlab impls` lists them)",
 }
-_LABS: pytest.StashKey[list[Lab]] = pytest.StashKey()
+_MANY = frozenset({"ztunnel"})
+_LABS: pytest.StashKey[list[Any]] = pytest.StashKey()
+"""The labs that a test has open."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("meshlab", "meshlab: a lab for service-mesh proxies")
     for name, text in _OPTIONS.items():
-        many = name == "ztunnel"
-        group.addoption(f"--meshlab-{name}", action="append" if many else "store", default=None, help=text)
-        parser.addini(f"meshlab_{name}", text, type="linelist" if many else "string", default=[] if many else "")
+        group.addoption(f"--meshlab-{name}", action="append" if name in _MANY else "store", default=None, help=text)
+        if name in _MANY:
+            parser.addini(f"meshlab_{name}", text, type="linelist", default=[])
+        else:
+            parser.addini(f"meshlab_{name}", text, type="string", default="")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -50,13 +54,16 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "_meshlab_ztunnel" in metafunc.fixturenames:
         chosen = _option(metafunc.config, "ztunnel") or [None]
         ids = [_label(text) if text else "topology" for text in chosen]
-        metafunc.parametrize("_meshlab_ztunnel", chosen, ids=ids if len(chosen) > 1 else None, indirect=True, scope="session")
+        metafunc.parametrize(
+            "_meshlab_ztunnel", chosen, ids=ids if len(chosen) > 1 else None, indirect=True, scope="session"
+        )
 
 
 @pytest.fixture(scope="session")
 def _meshlab_ztunnel(request: pytest.FixtureRequest) -> str | None:
     """The node proxy this run is for; ``None``: what the topology says."""
-    value: str | None = getattr(request, "param", None)
+    chosen = _option(request.config, "ztunnel") or [None]
+    value: str | None = getattr(request, "param", chosen[0])
     return value
 
 
@@ -71,7 +78,9 @@ def lab_factory(request: pytest.FixtureRequest, _meshlab_ztunnel: str | None) ->
 
 
 @pytest.fixture
-def lab(request: pytest.FixtureRequest, _meshlab_ztunnel: str | None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
+def lab(
+    request: pytest.FixtureRequest, _meshlab_ztunnel: str | None, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Lab]:
     """A running lab, fresh for this test, of the topology that the test's ``meshlab`` marker names."""
     marker = request.node.get_closest_marker("meshlab")
     topology = marker.args[0] if marker and marker.args else None
@@ -92,7 +101,9 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Generator[None, object, o
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     report = yield
     if report.when == "call" and report.failed:
         for running in item.stash.get(_LABS, []):
@@ -107,9 +118,11 @@ def pytest_unconfigure() -> None:
         sys.modules["meshlab.kernel.forkserver"].ForkServer.close_shared()
 
 
+@contextmanager
 def _open(
     config: pytest.Config, topology: str | None, folder: Path, ztunnel: str | None, settings: dict[str, Any]
-) -> AbstractContextManager[Lab]:
+) -> Iterator[Lab]:
+    """A lab for a test; where this machine cannot hold one, the test is skipped with the fix, or fails under CI."""
     from meshlab.errors import HostNotReadyError
     from meshlab.lab import open_lab
     from meshlab.lab.sources import read
@@ -118,14 +131,13 @@ def _open(
     settings.setdefault("ztunnel", ztunnel)
     for name in ("mutant", "variant"):
         settings.setdefault(name, _option(config, name) or None)
-    try:
-        building = open_lab(read(wanted, folder), **settings)
-        running = building.__enter__()
-    except HostNotReadyError as error:
-        if os.environ.get("CI") == "true":
-            raise
-        pytest.skip(str(error))
-    with closing_with(building, running):
+    with ExitStack() as stack:
+        try:
+            running = stack.enter_context(open_lab(read(wanted, folder), **settings))
+        except HostNotReadyError as error:
+            if os.environ.get("CI") == "true":
+                raise
+            pytest.skip(str(error))
         yield running
 
 
@@ -136,7 +148,7 @@ def _option(config: pytest.Config, name: str) -> Any:
         return given
     from_env = os.environ.get(f"MESHLAB_{name.upper()}")
     if from_env:
-        return from_env.split(os.pathsep) if name == "ztunnel" else from_env
+        return from_env.split(os.pathsep) if name in _MANY else from_env
     return config.getini(f"meshlab_{name}")
 
 

@@ -1,4 +1,4 @@
-"""Run one command in a pod and wait for it, as ``kubectl exec`` does: standard input, output, exit status, a deadline."""
+"""Run one command in a pod and wait for it, as ``kubectl exec`` does: input, output, exit status, a deadline."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def run(
     """
     ends = [os.pipe2(os.O_CLOEXEC) for _ in range(3)]
     theirs = (ends[0][0], ends[1][1], ends[2][1])
-    ours = (open(ends[0][1], "wb", buffering=0), open(ends[1][0], "rb", buffering=0), open(ends[2][0], "rb", buffering=0))
+    ours = (FileIO(ends[0][1], "wb"), FileIO(ends[1][0], "rb"), FileIO(ends[2][0], "rb"))
     deadline = time.monotonic() + timeout_s
     try:
         try:

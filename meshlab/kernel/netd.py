@@ -93,7 +93,7 @@ class Netd:
                 os.close(fd)
         return True
 
-    def _make_netns(self, request: dict[str, Any], _: list[int]) -> tuple[Any, list[int]]:
+    def _make_netns(self, request: dict[str, Any], _fds: list[int]) -> tuple[Any, list[int]]:
         made = []
         try:
             for _ in range(min(request["count"], MAX_FDS)):
@@ -209,7 +209,8 @@ def _mount_sysfs() -> None:
     """A fresh sysfs shows the lab's links; where the host's is read-only or masked, less or none is allowed."""
     for flags in (0, ns.MS_RDONLY):
         with contextlib.suppress(OSError):
-            return ns.mount("sysfs", "/sys", "sysfs", _TMPFS_FLAGS | ns.MS_NOEXEC | flags)
+            ns.mount("sysfs", "/sys", "sysfs", _TMPFS_FLAGS | ns.MS_NOEXEC | flags)
+            return
 
 
 def _mount_scratch() -> None:

@@ -406,14 +406,20 @@ class NftSocket(NetlinkSocket):
         if not answers:
             raise KernelRefusedError("commit nf_tables rules", self.netns, 0, "no acknowledgement")
 
-    def read(self) -> nft.Ruleset:
-        """Every ``inet`` table that the netns holds.
+    def read(self, ruleset: nft.Ruleset) -> nft.Ruleset:
+        """The tables of ``ruleset`` as they are now; those that are absent are left out, and others are not looked at.
 
         Raises:
             ValueError: something is in them that no plan has.
         """
+        names = {table.name for table in ruleset}
         asked = ((_GETTABLE, _NEWTABLE), (_GETCHAIN, _NEWCHAIN), (_GETRULE, _NEWRULE))
-        return decode((kind, body) for get, kind in asked for body in self.dump(get, _HEAD))
+        found = ((kind, body) for get, kind in asked for body in self.dump(get, _HEAD))
+        return decode((kind, body) for kind, body in found if _table_of(body) in names)
+
+
+def _table_of(body: bytes) -> str:
+    return _text(dict(attributes(body[len(_HEAD) :]))[1])
 
 
 def _describe(messages: Sequence[Message], place: int) -> str:

@@ -1,4 +1,4 @@
-"""Can this machine hold a lab? Each thing that is needed is tried, not looked up, and what is missing comes with its fix.
+"""Can this machine hold a lab? What is needed is tried, not looked up, and what is missing comes with its fix.
 
 The probe makes one throw-away netd and ends it again; nothing of the host is touched.
 """

@@ -124,7 +124,8 @@ class Sandbox:
         if "failed" in answer:
             ours.close()
             raise HostNotReadyError(explain_refusal(answer["failed"], answer["errno"], answer["error"]))
-        return cls(ours, *fds, rootless=rootless)
+        user, pid, ipc = fds
+        return cls(ours, user, pid, ipc, rootless)
 
     def netns(self, names: Sequence[str]) -> list[Netns]:
         """New network namespaces, in the order of their names."""

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from meshlab.errors import CannotTellError, ProofFailedError, UsageError
-from meshlab.lab.identities import Sighting, sightings
+from meshlab.lab.identities import AccessLogs, Sighting
 from meshlab.model import Call, Pod, SpiffeId, target_port
 from meshlab.model.report import Grade, Proof, Result
 from meshlab.proofs import verdicts
@@ -27,6 +27,9 @@ from meshlab.proofs.window import Window
 if TYPE_CHECKING:
     from meshlab.lab.lab import Lab
 
+_ORDER = (Grade.PEER, Grade.KEYS, Grade.CLAIM)
+"""Grades of identities, best first."""
+
 
 class Capture:
     """See the module."""
@@ -34,6 +37,7 @@ class Capture:
     def __init__(self, lab: Lab) -> None:
         self._lab = lab
         self._window: Window | None = None
+        self._logs = AccessLogs(lab)
         self.proofs: list[Proof] = []
         """Every proof that was asked for, in order."""
 
@@ -105,8 +109,7 @@ class Capture:
 
     def identity(self, call: Call, who: SpiffeId, at_least: Grade = Grade.PEER) -> Proof:
         """As ``prove_identity``, as a value."""
-        seen = sightings(self._lab, call, self.targets(call))
-        found = _best(seen, who)
+        found = _best(self._logs.sightings(call, self.targets(call)), who)
         packets = verdicts.tunnel_packets(self.window, self.wiring, call, self.targets(call))
         return verdicts.identity(
             call,
@@ -118,6 +121,14 @@ class Capture:
             at_least=at_least,
             how="put a reference ztunnel at one end: nodes: [node-1, {name: node-2, ztunnel: reference}]",
         )
+
+    def best_identity(self, call: Call) -> Proof:
+        """The identity of the call's end that was seen at the best grade; of the caller's, where both are alike."""
+        seen = self._logs.sightings(call, self.targets(call))
+        mesh = self._lab.mesh
+        caller = mesh.pod(call.source).identity(mesh.trust_domain)
+        about = sorted(seen, key=lambda sighting: (_ORDER.index(sighting.grade), sighting.about != caller))
+        return self.identity(call, about[0].about if about else caller, at_least=Grade.CLAIM)
 
     def nothing_in_clear(self, calls: Sequence[Call]) -> list[Proof]:
         """Of each node's fabric link and family: between enrolled pods nothing but TCP 15008, carrying TLS."""
@@ -153,7 +164,9 @@ class Capture:
         """Write the window as pcapng, with the pods' names as interface names."""
         from meshlab.proofs.pcapng import write
 
-        path.write_bytes(write(self.window, self.wiring))
+        wiring = self.wiring
+        frames = ((wiring.link(*link), out, at, frame) for link, out, at, frame in self.window.frames())
+        path.write_bytes(b"".join(write(sorted(wiring.links.values()), frames)))
         return path
 
     def targets(self, call: Call) -> list[Target]:
@@ -191,5 +204,4 @@ def _best(seen: Sequence[Sighting], who: SpiffeId) -> Sighting | None:
     """A sighting that contradicts ``who`` beats all; else the best grade of those that are about the same end."""
     about = [sighting for sighting in seen if sighting.about == who]
     wrong = [sighting for sighting in about if sighting.identity != str(who)]
-    order = (Grade.PEER, Grade.KEYS, Grade.CLAIM)
-    return min(wrong or about, key=lambda sighting: order.index(sighting.grade), default=None)
+    return min(wrong or about, key=lambda sighting: _ORDER.index(sighting.grade), default=None)

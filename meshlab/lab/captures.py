@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from meshlab.lab.programs import Peer
 from meshlab.lab.site import Site, named
@@ -124,12 +125,11 @@ class Captures:
         pods = self.site.topology.mesh.pods
         return [*fabric, *((self.rings[pod.node], network.pods[pod.key].host_end.index) for pod in pods)]
 
-    def _position(self, after: int = -1, timeout_s: float = 0.0) -> dict[str, object]:
+    def _position(self, after: int = -1, timeout_s: float = 0.0) -> dict[str, Any]:
         return self.recorder.ask("position", after=after, timeout_s=timeout_s)[0]
 
-    def _follow(self, position: object) -> bytes:
+    def _follow(self, position: int) -> bytes:
         """Feed everything up to ``position``; what was fed, for those who look for beacons in it."""
-        assert isinstance(position, int)
         data = os.pread(self.memfd, position - self._read, self._read)
         assert len(data) == position - self._read, "a memfd gives what was asked for"
         self._read = position
@@ -140,7 +140,7 @@ class Captures:
     def _release(self) -> None:
         self.recorder.answer(self.recorder.post("release", before=self._read), 10)
 
-    def _flush(self, last: Beacons) -> dict[str, object]:
+    def _flush(self, last: Beacons) -> dict[str, Any]:
         waiting, deadline = last.last(), time.monotonic() + _FLUSH_S
         answer = self._position()
         while True:

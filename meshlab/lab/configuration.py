@@ -32,7 +32,7 @@ class Configuration:
     def post(self, certificates: Collection[str], timeout_s: float) -> int:
         """Push the mesh as it is, without waiting; ``settle`` waits."""
         wire = {
-            kind: {name: base64.b64encode(message.SerializeToString()).decode() for name, message in named.items()}
+            kind: {name: base64.b64encode(message.SerializeToString(deterministic=True)).decode() for name, message in named.items()}
             for kind, named in resources(self.mesh, self.enrolled).items()
         }
         return self.control_plane.post(
@@ -51,11 +51,12 @@ class Configuration:
             nack = answer["nack"]
             raise RejectedError(f"ztunnel@{nack['node']} refused {nack['type_url']}: {nack['detail']}")
         if "timeout" in answer:
-            missing = "; ".join(
+            late = [
                 f"ztunnel@{entry.get('node', '?')}: {entry.get('type_url', '?')} at version {entry.get('version', '?')}"
                 for entry in answer["timeout"]
-            )
-            raise NotAcknowledgedError(f"not acknowledged within {timeout_s:g} s: {missing}")
+            ]
+            late += [f"no proxy asked for a certificate of {identity}" for identity in answer.get("certificates", ())]
+            raise NotAcknowledgedError(f"not in effect within {timeout_s:g} s: {'; '.join(late)}")
 
     def change(self, mesh: Mesh, timeout_s: float) -> None:
         """Put ``mesh`` into effect, or leave everything as it was and raise as ``settle`` does."""

@@ -46,6 +46,8 @@ class Lab:
         self._configuration = built.configuration
         self._prefix = self.captures.canary_prefix
         self._next_call = 1
+        self.last_capture: Capture | None = None
+        """The window that was closed last: what ``save`` writes."""
         self._lock = threading.Lock()
 
     # --- what there is -----------------------------------------------------------------------------------------------
@@ -162,6 +164,7 @@ class Lab:
             yield capture
         finally:
             capture.close()
+            self.last_capture = capture
 
     # --- configuration -----------------------------------------------------------------------------------------------
 

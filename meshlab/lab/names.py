@@ -52,7 +52,8 @@ def _literal(mesh: Mesh, host: str, port: int) -> Target | None:
     except ValueError:
         return None
     family: Family = 4 if address.version == 4 else 6
-    for owner in (*mesh.pods, *mesh.services):
+    owners: list[Pod | Service] = [*mesh.pods, *mesh.services]
+    for owner in owners:
         if owner.address(family) == address:
             return Target(f"{owner.key}:{port}", address, port, family)
     return Target(f"{address}:{port}", address, port, family)
@@ -70,6 +71,7 @@ def _pod(mesh: Mesh, caller: Pod, host: str) -> Pod | None:
 
 
 def _suggest(mesh: Mesh, host: str) -> str:
-    names = sorted({name for owner in (*mesh.pods, *mesh.services) for name in (owner.key, owner.name)})
+    owners: list[Pod | Service] = [*mesh.pods, *mesh.services]
+    names = sorted({name for owner in owners for name in (owner.key, owner.name)})
     close = get_close_matches(host, names, n=1)
     return f" Did you mean '{close[0]}'?" if close else f" There are {', '.join(names)}."

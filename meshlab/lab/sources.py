@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
 
+from meshlab import topology
 from meshlab.errors import Issue, TopologyError, UsageError
 from meshlab.model import Topology
-from meshlab.topology import load
 
 _PACKAGE = Path(__file__).resolve().parents[1]
 
@@ -20,6 +20,10 @@ class Source:
     topology: Topology
     path: Path | None
     """``None`` for YAML text."""
+    unrunnable: tuple[Issue, ...] = ()
+    """Images without a program: the file is valid, and cannot run as it stands."""
+    inert: tuple[Issue, ...] = ()
+    """Keys that were read over, since they have no part in traffic."""
 
 
 def shipped() -> dict[str, Path]:
@@ -55,10 +59,15 @@ def read(text_or_name: str, folder: Path | None = None) -> Source:
         UsageError: there is no such file or name.
     """
     if "\n" in text_or_name:
-        return Source(load(text_or_name, "<text>"), None)
+        return _source(text_or_name, "<text>", None)
     path = find(text_or_name, folder)
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise TopologyError([Issue(str(path), 1, 1, f"cannot be read: {error}")]) from error
-    return Source(load(text, str(path)), path)
+    return _source(text, str(path), path)
+
+
+def _source(text: str, name: str, path: Path | None) -> Source:
+    reading = topology.read(text, name)
+    return Source(reading.topology, path, reading.unrunnable, reading.inert)

@@ -1,0 +1,238 @@
+"""``meshlab check``: build, call every cell of the matrix, prove, tear down, report.
+
+One window holds all calls. What each cell should do is known before (``matrix``), what it did is read from bytes, and
+each proof says what it rests on. Pods that stay pending are opened all the same, so that the report shows what happens.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from ipaddress import ip_address
+from pathlib import Path
+
+from meshlab.errors import AuditError, LabError, LabLostError
+from meshlab.lab.attempt import Request
+from meshlab.lab.capture import Capture
+from meshlab.lab.evidence import save, write_conversation
+from meshlab.lab.lab import Lab, open_lab
+from meshlab.lab.matrix import BULK_BYTES, Control, PlannedCell, cells, control_for, judge
+from meshlab.lab.sources import Source
+from meshlab.model import Call, Outcome, Pod, Topology
+from meshlab.model.report import CheckReport, Proof, Result
+
+_CALL_TIMEOUT_S = 10.0
+_ARTIFACTS = Path("meshlab-artifacts")
+
+
+@dataclass(slots=True)
+class _Made:
+    """The calls of a check, by what they are for."""
+
+    of_cell: dict[str, list[Call]] = field(default_factory=dict)
+    loopback: dict[tuple[str, int, int], Call] = field(default_factory=dict)
+    """(pod, port, family) -> the server's own call to itself."""
+
+    def first(self, cell: PlannedCell) -> Call:
+        return self.of_cell[cell.name][0]
+
+
+def run(
+    topology: Topology,
+    *,
+    source_path: Path | None = None,
+    ztunnel: str | None = None,
+    mutant: str | None = None,
+    variant: str | None = None,
+    artifacts: Path | None = None,
+    record: Path | None = None,
+    ready_timeout_s: float | None = None,
+    progress: Callable[[str], None] | None = None,
+) -> CheckReport:
+    """Check a topology.
+
+    Args:
+        source_path: the file it was read from; its folder is visible in the lab.
+        artifacts: where to save captures, logs and rules, also if all held; if not given, only where not all held.
+        record: folder for the conversation of the node proxies with control plane and agents.
+        progress: told what is being done.
+
+    Raises:
+        UsageError: an option names nothing, or a row of ``spec.expect`` names no cell.
+        HostNotReadyError: this machine cannot hold a lab.
+        LabError: the lab was lost while it was built or called.
+    """
+    say = progress or (lambda _: None)
+    planned = cells(topology)
+    say(f"building {len(topology.nodes)} nodes and {len(topology.mesh.pods)} pods")
+    settings = {
+        "ztunnel": ztunnel,
+        "mutant": mutant,
+        "variant": variant,
+        "ready_timeout_s": ready_timeout_s,
+        "record": record is not None,
+        "allow_pending": True,
+    }
+    closing = 0.0
+    audit: list[str] = []
+    report = None
+    try:
+        with open_lab(Source(topology, source_path), **settings) as lab:
+            report = _check(lab, planned, say)
+            if record is not None:
+                write_conversation(lab, record)
+            say("tearing down")
+            report = replace(report, audit=(*report.audit, *_complaints(lab)))
+            if artifacts is not None or report.result is not Result.HELD:
+                report = replace(report, artifacts=str(_save(lab, artifacts, topology.name)))
+            closing = time.monotonic()
+    except AuditError as error:
+        audit = [line for line in str(error).splitlines() if line]
+    if report is None:
+        raise LabError("\n".join(audit))
+    known = set("\n".join(report.audit).splitlines())
+    late = tuple(line for line in audit if line not in known)
+    timings = {**report.timings_ms, "teardown": round((time.monotonic() - closing) * 1000, 1)}
+    return replace(report, audit=(*report.audit, *late), timings_ms=timings)
+
+
+def _check(lab: Lab, planned: Sequence[PlannedCell], say: Callable[[str], None]) -> CheckReport:
+    started = time.monotonic()
+    say(f"calling {sum(cell.calls for cell in planned)} times in {len(planned)} cells")
+    with lab.capture() as capture:
+        made = _call_all(lab, planned)
+    called = time.monotonic()
+    say("proving")
+    proofs = tuple(_proofs(capture, planned, made))
+    return CheckReport(
+        topology=lab.topology.name,
+        implementations=lab.implementations,
+        cells=tuple(judge(cell, made.of_cell[cell.name]) for cell in planned),
+        proofs=proofs,
+        audit=tuple(f"{key} is still pending: {why}" for key, why in sorted(lab.pending.items())),
+        timings_ms={**lab.timings_ms, "calls": round((called - started) * 1000, 1)},
+    )
+
+
+# --- calls -----------------------------------------------------------------------------------------------------------
+
+
+def _call_all(lab: Lab, planned: Sequence[PlannedCell]) -> _Made:
+    made = _Made()
+    wanted: list[tuple[Callable[[Call], None], Request]] = []
+    for cell in planned:
+        keep = made.of_cell.setdefault(cell.name, []).append
+        wanted += [(keep, request) for request in _requests(lab, cell)]
+    for pod, port, family in sorted(_loopbacks(planned)):
+        request = _loopback(lab, lab.mesh.pod(pod), port, family)
+        wanted.append((_keeper(made.loopback, (pod, port, family)), request))
+    for (keep, _), call in zip(wanted, lab.calls([request for _, request in wanted]), strict=True):
+        keep(call)
+    return made
+
+
+def _keeper(where: dict[tuple[str, int, int], Call], key: tuple[str, int, int]) -> Callable[[Call], None]:
+    return lambda call: where.__setitem__(key, call)
+
+
+def _requests(lab: Lab, cell: PlannedCell) -> Iterator[Request]:
+    to = f"{cell.to}:{cell.port}"
+    request = Request(
+        source=cell.source.key,
+        to=to,
+        family=cell.family,
+        address=cell.address,
+        port=cell.port,
+        path="/meshlab",
+        timeout_s=_CALL_TIMEOUT_S,
+        echo=lab.is_echo(to),
+        expect_peer=frozenset(cell.endpoints) if lab.is_echo(to) else frozenset(),
+    )
+    yield from [request] * cell.calls
+    if cell.bulk and request.echo:
+        yield replace(request, kind="http", mode="echo-body", method="POST", body=bytes(BULK_BYTES))
+
+
+def _loopbacks(planned: Sequence[PlannedCell]) -> set[tuple[str, int, int]]:
+    """Where a denied cell has no twin, the server calls itself."""
+    return {
+        (cell.destination.key, cell.port, cell.family)
+        for cell in planned
+        if cell.oracle == "deny" and isinstance(cell.destination, Pod) and control_for(cell, planned).twin is None
+    }
+
+
+def _loopback(lab: Lab, pod: Pod, port: int, family: int) -> Request:
+    to = f"{pod.key}:{port}"
+    return Request(
+        source=pod.key,
+        to=to,
+        family=4 if family == 4 else 6,
+        address=ip_address("127.0.0.1" if family == 4 else "::1"),
+        port=port,
+        timeout_s=_CALL_TIMEOUT_S,
+        echo=lab.is_echo(to),
+    )
+
+
+# --- proofs ----------------------------------------------------------------------------------------------------------
+
+
+def _proofs(capture: Capture, planned: Sequence[PlannedCell], made: _Made) -> Iterator[Proof]:
+    hbone = [cell for cell in planned if cell.hbone and not cell.hairpin]
+    for cell in hbone:
+        yield from capture.encrypted(made.of_cell[cell.name])
+    for cell in planned:
+        if cell.oracle == "deny" and isinstance(cell.destination, Pod):
+            yield _denied(capture, cell, planned, made)
+        elif cell.oracle == "allow" and not cell.hbone and not cell.hairpin:
+            yield capture.path(made.first(cell))
+    for cell in hbone:
+        if cell.oracle == "allow":
+            yield capture.best_identity(made.first(cell))
+    if hbone:
+        yield from capture.nothing_in_clear([call for cell in hbone for call in made.of_cell[cell.name]])
+
+
+def _denied(capture: Capture, cell: PlannedCell, planned: Sequence[PlannedCell], made: _Made) -> Proof:
+    control = control_for(cell, planned)
+    call = made.first(cell)
+    if control.twin is not None:
+        return capture.denied(call, made.first(control.twin))
+    return capture.denied(call, instead=_instead(cell, control, made.loopback, made))
+
+
+def _instead(cell: PlannedCell, control: Control, loopback: Mapping[tuple[str, int, int], Call], made: _Made) -> str:
+    """The control where a port is denied to everyone, named; empty where it did not come off."""
+    own = loopback.get((cell.destination.key, cell.port, cell.family))
+    if own is None or own.outcome is not Outcome.OK:
+        return ""
+    text = f"the server's own loopback call {own.number} was answered"
+    if control.elsewhere is not None and made.first(control.elsewhere).outcome is Outcome.OK:
+        text += f", and call {made.first(control.elsewhere).number} to port {control.elsewhere.port}"
+    return text
+
+
+# --- the end ---------------------------------------------------------------------------------------------------------
+
+
+def _complaints(lab: Lab) -> list[str]:
+    try:
+        lab.audit()
+    except (AuditError, LabLostError) as error:
+        return str(error).splitlines()
+    return []
+
+
+def _save(lab: Lab, wanted: Path | None, name: str) -> Path:
+    """Into ``wanted``, else into a folder of the working folder's, else where there is room for temporary files."""
+    stamp = time.strftime("%Y%m%d-%H%M%S")
+    folder = wanted or _ARTIFACTS / f"{name}-{stamp}-{time.monotonic_ns() % 10**6:06}"
+    with suppress(OSError):
+        return save(lab, folder)
+    if wanted is not None:
+        raise LabError(f"artifacts cannot be saved in {wanted}")
+    return save(lab, Path(tempfile.mkdtemp(prefix=f"meshlab-{name}-")))

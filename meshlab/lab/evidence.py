@@ -1,0 +1,65 @@
+"""What a lab leaves when something failed: captures, logs, rules, configuration; and a recorded conversation."""
+
+from __future__ import annotations
+
+import json
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from meshlab.errors import LabError
+from meshlab.topology import dump
+
+if TYPE_CHECKING:
+    from meshlab.lab.lab import Lab
+
+
+def save(lab: Lab, folder: Path) -> Path:
+    """Save everything into ``folder``, which is made. A part that is gone is left out.
+
+    Raises:
+        OSError: the folder cannot be written.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "topology.yaml").write_text(dump(lab.topology), encoding="utf-8")
+    with suppress(LabError):
+        capture = lab.last_capture
+        if capture is not None:
+            capture.save(folder / "capture.pcapng")
+    with suppress(LabError):
+        _save_logs(lab, folder / "logs")
+    with suppress(LabError):
+        _save_rules(lab, folder / "rules")
+    with suppress(LabError):
+        status, _ = lab.site.programs.by_name["control-plane"].peer.ask("status")  # type: ignore[union-attr]
+        (folder / "control-plane.json").write_text(json.dumps(status, indent=2), encoding="utf-8")
+    return folder
+
+
+def write_conversation(lab: Lab, folder: Path) -> None:
+    """What node proxies, control plane and agents said to each other, and the proxies' logs: ``--record``."""
+    folder.mkdir(parents=True, exist_ok=True)
+    entries = []
+    for program in lab.site.programs.by_name.values():
+        if program.peer is not None:
+            entries += [event for event in program.peer.drain() if event["event"] == "conversation"]
+    lines = [json.dumps({key: value for key, value in entry.items() if key != "event"}) for entry in entries]
+    (folder / "conversation.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    for name in lab.site.programs.by_name:
+        if name.startswith("ztunnel@"):
+            (folder / f"{name}.log").write_text(lab.logs(name), encoding="utf-8")
+
+
+def _save_logs(lab: Lab, folder: Path) -> None:
+    folder.mkdir(exist_ok=True)
+    for name in lab.site.programs.by_name:
+        if name != "recorder":
+            (folder / f"{name.replace('/', '_')}.log").write_text(lab.logs(name), encoding="utf-8")
+
+
+def _save_rules(lab: Lab, folder: Path) -> None:
+    folder.mkdir(exist_ok=True)
+    for pod in lab.mesh.pods:
+        text = lab.rules(pod.key)
+        if text:
+            (folder / f"{pod.namespace}_{pod.name}.nft").write_text(text, encoding="utf-8")
