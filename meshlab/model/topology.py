@@ -45,8 +45,8 @@ class Topology:
     ztunnel: str = "reference"
     """``spec.dataplane.ztunnel``: reference, none, an entry point's name or [NAME=]PATH."""
     expect: tuple[Expectation, ...] = ()
-    images: Mapping[str, Program] = field(default_factory=dict)
-    """Pattern (fnmatch) -> program."""
+    images: Mapping[str, Program | None] = field(default_factory=dict)
+    """Pattern (fnmatch) -> program; ``None``: the built-in echo."""
     mounts: tuple[str, ...] = ()
     """Folders of the host that are readable in pods although they lie under /tmp."""
     ready_timeout_s: float = 10.0

@@ -1,0 +1,166 @@
+"""``Topology`` -> text that loads as the same topology: what a report or a reproduction saves.
+
+Namespaces come first and every address of a Service is written out, so that nothing hangs on where a manifest stood;
+pods keep their order, from which their addresses follow.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from ruamel.yaml import YAML
+
+from meshlab.model import (
+    AuthorizationPolicy,
+    Expectation,
+    Node,
+    PeerAuthentication,
+    Pod,
+    Program,
+    Rule,
+    Service,
+    ServicePort,
+    Topology,
+)
+from meshlab.topology.keys import LAB_API
+from meshlab.topology.policies import DRY_RUN, operation_fields, source_fields
+
+_WIDTH = 120
+_SECURITY = "security.istio.io/v1"
+_DEFAULT_TIMEOUT_S = 10.0
+
+
+def dump(topology: Topology) -> str:
+    """YAML which ``load`` reads as ``topology`` again."""
+    yaml = YAML(typ="safe", pure=True)
+    yaml.default_flow_style = None
+    yaml.width = _WIDTH
+    yaml.allow_unicode = True
+    yaml.sort_base_mapping_type_on_output = False  # type: ignore[assignment]  # the order of pods and images matters
+    yaml.representer.ignore_aliases = lambda _: True
+    stream = io.StringIO()
+    yaml.dump_all(list(_documents(topology)), stream)
+    return stream.getvalue()
+
+
+def _documents(topology: Topology) -> Iterator[dict[str, Any]]:
+    mesh = topology.mesh
+    for namespace in mesh.namespaces:
+        metadata = _given(name=namespace.name, labels=dict(namespace.labels))
+        yield {"apiVersion": "v1", "kind": "Namespace", "metadata": metadata}
+    yield _lab(topology)
+    yield from map(_service, mesh.services)
+    yield from map(_authorization_policy, mesh.authorization_policies)
+    yield from map(_peer_authentication, mesh.peer_authentications)
+
+
+def _given(**values: Any) -> dict[str, Any]:
+    """``values`` without the empty ones."""
+    return {name: value for name, value in values.items() if value}
+
+
+def _lab(topology: Topology) -> dict[str, Any]:
+    timeout = topology.ready_timeout_s
+    spec = {
+        "nodes": [_node(node) for node in topology.nodes],
+        "dataplane": {"ztunnel": topology.ztunnel},
+        **_given(
+            pods={pod.key: _pod(pod) for pod in topology.mesh.pods},
+            images={pattern: _program(program) for pattern, program in topology.images.items()},
+            expect=[_row(row) for row in topology.expect],
+            mounts=list(topology.mounts),
+            readyTimeoutSeconds=timeout if timeout != _DEFAULT_TIMEOUT_S else None,
+        ),
+    }
+    return {"apiVersion": LAB_API, "kind": "Lab", "metadata": {"name": topology.name}, "spec": spec}
+
+
+def _node(node: Node) -> str | dict[str, str]:
+    return {"name": node.name, "ztunnel": node.ztunnel} if node.ztunnel else node.name
+
+
+def _pod(pod: Pod) -> dict[str, Any]:
+    ports = [_given(containerPort=port.number, name=port.name) if port.name else port.number for port in pod.ports]
+    return {
+        "node": pod.node,
+        **_given(
+            serviceAccount=pod.service_account if pod.service_account != "default" else "",
+            ports=ports,
+            labels=dict(pod.labels),
+            annotations=dict(pod.annotations),
+            image=pod.image,
+            **_program(pod.program),
+            capabilities=list(pod.add_capabilities),
+            emptyDirs=list(pod.empty_dirs),
+            workload=pod.workload,
+        ),
+    }
+
+
+def _program(program: Program | None) -> dict[str, Any]:
+    if program is None:
+        return {}
+    return _given(run=list(program.argv), env=dict(program.env), workingDir=program.working_dir)
+
+
+def _row(row: Expectation) -> dict[str, Any]:
+    return {"from": row.source, "to": row.to, "verdict": row.verdict.value, **_given(family=row.family)}
+
+
+def _object(kind: str, version: str, name: str, namespace: str, **metadata: Any) -> dict[str, Any]:
+    about = {"name": name, "namespace": namespace, **_given(**metadata)}
+    return {"apiVersion": version, "kind": kind, "metadata": about}
+
+
+def _service(service: Service) -> dict[str, Any]:
+    families = {"IPv4": service.ipv4, "IPv6": service.ipv6}
+    addresses = [str(address) for address in families.values() if address]
+    spec = {
+        **_given(selector=dict(service.selector), ports=[_service_port(port) for port in service.ports]),
+        **({"clusterIPs": addresses} if addresses else {"clusterIP": "None"}),
+        **({"ipFamilies": [name for name, address in families.items() if address]} if len(addresses) == 1 else {}),
+    }
+    return {**_object("Service", "v1", service.name, service.namespace, labels=dict(service.labels)), "spec": spec}
+
+
+def _service_port(port: ServicePort) -> dict[str, Any]:
+    return {**_given(name=port.name), "port": port.port, "targetPort": port.target_port}
+
+
+def _selector(selector: Mapping[str, str] | None) -> dict[str, Any]:
+    return {} if selector is None else {"selector": _given(matchLabels=dict(selector))}
+
+
+def _authorization_policy(policy: AuthorizationPolicy) -> dict[str, Any]:
+    annotations = {DRY_RUN: "true"} if policy.dry_run else {}
+    spec = {
+        **_selector(policy.selector),
+        "action": policy.action.value,
+        "rules": [_rule(rule) for rule in policy.rules],
+        **_given(targetRefs=[dict(target) for target in policy.target_refs]),
+    }
+    about = _object("AuthorizationPolicy", _SECURITY, policy.name, policy.namespace, annotations=annotations)
+    return {**about, "spec": spec}
+
+
+def _rule(rule: Rule) -> dict[str, Any]:
+    return _given(
+        **{"from": [{"source": _lists(source_fields(source))} for source in rule.sources]},
+        to=[{"operation": _lists(operation_fields(operation))} for operation in rule.operations],
+        when=[
+            {"key": when.key, **_lists(_given(values=when.values, notValues=when.not_values))}
+            for when in rule.conditions
+        ],
+    )
+
+
+def _lists(fields: Mapping[str, tuple[str, ...]]) -> dict[str, list[str]]:
+    return {name: list(values) for name, values in fields.items()}
+
+
+def _peer_authentication(policy: PeerAuthentication) -> dict[str, Any]:
+    ports = {str(port): {"mode": mode.value} for port, mode in policy.port_level_mtls.items()}
+    spec = {**_selector(policy.selector), "mtls": {"mode": policy.mode.value}, **_given(portLevelMtls=ports)}
+    return {**_object("PeerAuthentication", _SECURITY, policy.name, policy.namespace), "spec": spec}

@@ -1,0 +1,60 @@
+"""What the loader finds while it reads: issues that refuse the file, and keys that have no part in traffic."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from meshlab.errors import Issue, TopologyError
+
+_LISTED = 40
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Place:
+    """Where something stands in the text, both counted from 1."""
+
+    line: int
+    column: int
+
+
+START = Place(1, 1)
+
+
+@dataclass(slots=True)
+class Notes:
+    """Collected while one text is read; nothing is raised before the end, so that every reason is shown at once."""
+
+    source: str
+    issues: list[Issue] = field(default_factory=list)
+    inert: list[Issue] = field(default_factory=list)
+
+    def refuse(self, place: Place, message: str) -> None:
+        self.issues.append(self.at(place, message))
+
+    def ignore(self, place: Place, message: str) -> None:
+        self.inert.append(self.at(place, message))
+
+    def at(self, place: Place, message: str) -> Issue:
+        return Issue(self.source, place.line, place.column, message)
+
+    def raise_if_refused(self) -> None:
+        if self.issues:
+            raise TopologyError(self.issues)
+
+
+def did_you_mean(value: str, choices: Iterable[str]) -> str:
+    """`` Did you mean 'x'?`` with the choice that is nearest to ``value``, else nothing."""
+    ordered = sorted(choices)  # of two that are equally near, the same one on every run
+    near = difflib.get_close_matches(value, ordered, n=1, cutoff=0.6)
+    folded = [choice for choice in ordered if choice.lower() == value.lower()]
+    best = folded or near
+    return f" Did you mean '{best[0]}'?" if best else ""
+
+
+def listed(choices: Iterable[str]) -> str:
+    """The choices for a message, sorted; a long list is cut and says so."""
+    ordered = sorted(choices)
+    more = f", and {len(ordered) - _LISTED} more" if len(ordered) > _LISTED else ""
+    return ", ".join(ordered[:_LISTED]) + more

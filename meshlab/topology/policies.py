@@ -1,0 +1,191 @@
+"""AuthorizationPolicy and PeerAuthentication: from checked documents to the model, refusing what Istio's API refuses.
+
+Source: pkg/config/validation/validation.go of istio/istio, ValidateAuthorizationPolicy and ValidatePeerAuthentication
+"""
+
+from __future__ import annotations
+
+from meshlab.model import Action, AuthorizationPolicy, Condition, MtlsMode, Operation, PeerAuthentication, Rule, Source
+from meshlab.topology import shapes
+from meshlab.topology.nodes import Map, Node, Scalar, Sequence
+from meshlab.topology.notes import Notes, did_you_mean, listed
+from meshlab.topology.shapes import Shape
+
+DRY_RUN = "istio.io/dry-run"
+_MOST_SERVICE_ACCOUNTS = 16
+
+_CONDITION_KEYS: dict[str, Shape] = {
+    "source.ip": shapes.CIDR,
+    "source.namespace": shapes.TEXT,
+    "source.principal": shapes.TEXT,
+    "destination.ip": shapes.CIDR,
+    "destination.port": shapes.PORT_TEXT,
+    "remote.ip": shapes.CIDR,
+    "request.auth.principal": shapes.TEXT,
+    "request.auth.audiences": shapes.TEXT,
+    "request.auth.presenter": shapes.TEXT,
+    "connection.sni": shapes.TEXT,
+}
+_CONDITION_FAMILIES = ("request.headers", "request.auth.claims", "experimental.envoy.filters")
+"""Keys that go on: ``request.headers[X-Id]``."""
+
+_SOURCE_FIELDS = {
+    "principals": "principals",
+    "notPrincipals": "not_principals",
+    "namespaces": "namespaces",
+    "notNamespaces": "not_namespaces",
+    "serviceAccounts": "service_accounts",
+    "notServiceAccounts": "not_service_accounts",
+    "ipBlocks": "ip_blocks",
+    "notIpBlocks": "not_ip_blocks",
+    "requestPrincipals": "request_principals",
+    "notRequestPrincipals": "not_request_principals",
+    "remoteIpBlocks": "remote_ip_blocks",
+    "notRemoteIpBlocks": "not_remote_ip_blocks",
+}
+_OPERATION_FIELDS = {
+    "ports": "ports",
+    "notPorts": "not_ports",
+    "hosts": "hosts",
+    "notHosts": "not_hosts",
+    "methods": "methods",
+    "notMethods": "not_methods",
+    "paths": "paths",
+    "notPaths": "not_paths",
+}
+_GROUPS = {
+    "Gateway": ("gateway.networking.k8s.io",),
+    "GatewayClass": ("gateway.networking.k8s.io",),
+    "Service": ("", "core"),
+    "ServiceEntry": ("networking.istio.io",),
+}
+
+
+def source_fields(source: Source) -> dict[str, tuple[str, ...]]:
+    """``source`` under the names of the API, what is empty left out."""
+    return {name: value for name, attribute in _SOURCE_FIELDS.items() if (value := getattr(source, attribute))}
+
+
+def operation_fields(operation: Operation) -> dict[str, tuple[str, ...]]:
+    return {name: value for name, attribute in _OPERATION_FIELDS.items() if (value := getattr(operation, attribute))}
+
+
+def authorization_policy(document: Map, notes: Notes) -> AuthorizationPolicy:
+    """A ``kind: AuthorizationPolicy``, its L7 fields included."""
+    metadata, spec = document.map("metadata"), document.map("spec")
+    action = Action(spec.text("action", "ALLOW"))
+    if action is Action.DENY and "rules" not in spec:
+        notes.refuse(spec.place, "a DENY without rules matches nothing; Istio refuses it")
+    return AuthorizationPolicy(
+        name=metadata.text("name"),
+        namespace=metadata.text("namespace", "default"),
+        selector=_selector(spec),
+        action=action,
+        rules=tuple(_rule(rule, notes) for rule in spec.maps("rules")),
+        target_refs=_target_refs(spec, notes),
+        dry_run=metadata.strings("annotations").get(DRY_RUN) == "true",
+    )
+
+
+def _selector(spec: Map) -> dict[str, str] | None:
+    return spec.map("selector").strings("matchLabels") if "selector" in spec else None
+
+
+def _target_refs(spec: Map, notes: Notes) -> tuple[dict[str, str], ...]:
+    given = [key for key in ("selector", "targetRef", "targetRefs") if key in spec]
+    if len(given) > 1:
+        notes.refuse(spec.at(given[1]), f"{' and '.join(given)} exclude each other")
+    targets = (*((spec.map("targetRef"),) if "targetRef" in spec else ()), *spec.maps("targetRefs"))
+    return tuple(_target(target, notes) for target in targets)
+
+
+def _target(target: Map, notes: Notes) -> dict[str, str]:
+    kind, group = target.text("kind"), target.text("group")
+    groups = _GROUPS.get(kind, (group,))
+    if group not in groups:
+        notes.refuse(target.at("group"), f"group '{group}' of a {kind} must be {' or '.join(map(repr, groups))}")
+    return {"group": group, "kind": kind, "name": target.text("name")}
+
+
+def _rule(rule: Map, notes: Notes) -> Rule:
+    for key in ("from", "to", "when"):
+        if key in rule and not rule.items(key):
+            notes.refuse(rule.at(key), f"'{key}' must not be an empty list; leave it out to match everything")
+    return Rule(
+        sources=tuple(_source(entry, notes) for entry in rule.maps("from")),
+        operations=tuple(_operation(entry, notes) for entry in rule.maps("to")),
+        conditions=tuple(_condition(entry, notes) for entry in rule.maps("when")),
+    )
+
+
+def _source(entry: Map, notes: Notes) -> Source:
+    fields = entry.map("source")
+    _refuse_empty(entry, "source", notes)
+    accounts = [key for key in ("serviceAccounts", "notServiceAccounts") if key in fields]
+    others = [key for key in ("principals", "notPrincipals", "namespaces", "notNamespaces") if key in fields]
+    if accounts and others:
+        message = f"{accounts[0]} and {others[0]} exclude each other in one source; make them two"
+        notes.refuse(fields.at(accounts[0]), message)
+    for key in accounts:
+        if len(fields.items(key)) > _MOST_SERVICE_ACCOUNTS:
+            notes.refuse(fields.at(key), f"{key} has at most {_MOST_SERVICE_ACCOUNTS} entries")
+    return Source(**{attribute: fields.texts(key) for key, attribute in _SOURCE_FIELDS.items()})
+
+
+def _operation(entry: Map, notes: Notes) -> Operation:
+    _refuse_empty(entry, "operation", notes)
+    fields = entry.map("operation")
+    return Operation(**{attribute: fields.texts(key) for key, attribute in _OPERATION_FIELDS.items()})
+
+
+def _refuse_empty(entry: Map, key: str, notes: Notes) -> None:
+    lists = [node for node in entry.map(key).entries.values() if isinstance(node, Sequence)]
+    if not any(node.items or not node.whole for node in lists):
+        notes.refuse(entry.place, f"'{key}' has no field: it would match nothing; Istio refuses it")
+
+
+def _condition(entry: Map, notes: Notes) -> Condition:
+    key = entry.text("key")
+    shape = _condition_shape(key)
+    if key and shape is None:
+        keys = (*_CONDITION_KEYS, *(f"{family}[NAME]" for family in _CONDITION_FAMILIES))
+        notes.refuse(entry.at("key"), f"no condition '{key}'; there are {listed(keys)}.{did_you_mean(key, keys)}")
+    values = (*entry.items("values"), *entry.items("notValues"))
+    if not values:
+        notes.refuse(entry.place, f"the condition '{key}' has neither values nor notValues")
+    for value in values:
+        _check_value(value, key, shape, notes)
+    return Condition(key=key, values=entry.texts("values"), not_values=entry.texts("notValues"))
+
+
+def _condition_shape(key: str) -> Shape | None:
+    if key.startswith(tuple(f"{family}[" for family in _CONDITION_FAMILIES)) and key.endswith("]"):
+        return shapes.TEXT
+    return shapes.TEXT if key.startswith("experimental.envoy.filters.") else _CONDITION_KEYS.get(key)
+
+
+def _check_value(value: Node, key: str, shape: Shape | None, notes: Notes) -> None:
+    if shape is not None and isinstance(value, Scalar) and (fault := shape.fault(value)):
+        notes.refuse(value.place, f"{key}: {fault}")
+
+
+def peer_authentication(document: Map, notes: Notes) -> PeerAuthentication:
+    """A ``kind: PeerAuthentication``."""
+    metadata, spec = document.map("metadata"), document.map("spec")
+    selector = _selector(spec)
+    ports = spec.map("portLevelMtls")
+    if "portLevelMtls" in spec and not ports.key_places:
+        notes.refuse(spec.at("portLevelMtls"), "portLevelMtls has no port")
+    if ports.entries and not selector:
+        notes.refuse(spec.at("portLevelMtls"), "portLevelMtls needs a selector: Istio honours it for workloads only")
+    return PeerAuthentication(
+        name=metadata.text("name"),
+        namespace=metadata.text("namespace", "default"),
+        selector=selector,
+        mode=_mode(spec.map("mtls")),
+        port_level_mtls={int(port): _mode(ports.map(port)) for port in ports.entries},
+    )
+
+
+def _mode(mtls: Map) -> MtlsMode:
+    return MtlsMode(mtls.text("mode", "UNSET"))

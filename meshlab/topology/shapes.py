@@ -1,0 +1,158 @@
+"""What a single value may look like: the types of the table in ``keys``.
+
+Each shape says in words what it wants, so that a message and the documentation say the same.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from meshlab.topology.nodes import Scalar, describe
+from meshlab.topology.notes import did_you_mean, listed
+
+_LABEL = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
+_SUBDOMAIN = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*")
+_PORT_NAME = re.compile(r"(?=.*[a-z])[a-z0-9]([-a-z0-9]{0,13}[a-z0-9])?")
+_QUALIFIED = re.compile(r"[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?")
+_PREFIX_LENGTH = re.compile(r"0|[1-9][0-9]{0,2}")
+_SUBDOMAIN_LENGTH = 253
+
+# fmt: off
+CAPABILITIES = (
+    "AUDIT_CONTROL", "AUDIT_READ", "AUDIT_WRITE", "BLOCK_SUSPEND", "BPF",
+    "CHECKPOINT_RESTORE", "CHOWN", "DAC_OVERRIDE", "DAC_READ_SEARCH", "FOWNER",
+    "FSETID", "IPC_LOCK", "IPC_OWNER", "KILL", "LEASE",
+    "LINUX_IMMUTABLE", "MAC_ADMIN", "MAC_OVERRIDE", "MKNOD", "NET_ADMIN",
+    "NET_BIND_SERVICE", "NET_BROADCAST", "NET_RAW", "PERFMON", "SETFCAP",
+    "SETGID", "SETPCAP", "SETUID", "SYSLOG", "SYS_ADMIN",
+    "SYS_BOOT", "SYS_CHROOT", "SYS_MODULE", "SYS_NICE", "SYS_PACCT",
+    "SYS_PTRACE", "SYS_RAWIO", "SYS_RESOURCE", "SYS_TIME", "SYS_TTY_CONFIG",
+    "WAKE_ALARM",
+)
+# fmt: on
+"""Source: capabilities(7)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """One kind of value."""
+
+    words: str
+    """Completes «must be ...»."""
+    accepts: Callable[[Scalar], bool]
+    choices: tuple[str, ...] = ()
+
+    def fault(self, scalar: Scalar) -> str:
+        """Why ``scalar`` will not do, else nothing."""
+        if self.accepts(scalar):
+            return ""
+        return f"{describe(scalar)} must be {self.words}.{self._hint(scalar)}"
+
+    def _hint(self, scalar: Scalar) -> str:
+        if not isinstance(scalar.value, str) and self.accepts(Scalar(scalar.place, scalar.text, scalar.text)):
+            return f' Put it in quotes: "{scalar.text}"'
+        return did_you_mean(scalar.text, self.choices)
+
+
+def _text(test: Callable[[str], object]) -> Callable[[Scalar], bool]:
+    return lambda scalar: isinstance(scalar.value, str) and bool(test(scalar.value))
+
+
+def _whole(low: int, high: int) -> Callable[[Scalar], bool]:
+    return lambda scalar: type(scalar.value) is int and low <= scalar.value <= high
+
+
+def _number(scalar: Scalar) -> bool:
+    return type(scalar.value) in (int, float) and 0 < float(scalar.text) < 1e6
+
+
+def is_label(text: str) -> bool:
+    """An RFC 1123 label: namespaces, Services, nodes."""
+    return _LABEL.fullmatch(text) is not None
+
+
+def is_subdomain(text: str) -> bool:
+    """An RFC 1123 subdomain: pods, service accounts, policies."""
+    return len(text) <= _SUBDOMAIN_LENGTH and _SUBDOMAIN.fullmatch(text) is not None
+
+
+def is_label_key(text: str) -> bool:
+    prefix, slash, name = text.rpartition("/")
+    return (is_subdomain(prefix) if slash else True) and _QUALIFIED.fullmatch(name) is not None
+
+
+def is_cidr(text: str) -> bool:
+    """An address, or a network in CIDR form, of either family; host bits may be set, as Istio allows.
+
+    Stricter than ``ipaddress``: no netmasks, no zones, since what a ztunnel cannot parse it silently leaves out.
+    """
+    address, slash, length = text.partition("/")
+    if "%" in text or (slash and not _PREFIX_LENGTH.fullmatch(length)):
+        return False
+    try:
+        ipaddress.ip_network(text, strict=False)
+    except ValueError:
+        return False
+    return bool(address)
+
+
+def is_port_text(text: str) -> bool:
+    return text.isascii() and text.isdigit() and text[0] != "0" and len(text) < 6 and int(text) < 65536
+
+
+def _is_pod(text: str) -> bool:
+    namespace, _, name = text.partition("/")
+    return is_label(namespace) and is_subdomain(name)
+
+
+def _is_account(text: str) -> bool:
+    namespace, slash, name = text.rpartition("/")
+    return (is_label(namespace) if slash else True) and is_subdomain(name)
+
+
+def _is_vip(text: str) -> bool:
+    try:
+        address = ipaddress.ip_address(text)
+    except ValueError:
+        return False
+    unusable = address.is_loopback or address.is_multicast or address.is_unspecified or address.is_link_local
+    return "%" not in text and not unusable
+
+
+def one_of(*choices: str) -> Shape:
+    return Shape(f"one of {listed(choices)}", _text(lambda text: text in choices), choices)
+
+
+ANY_TEXT = Shape("text", _text(lambda _: True))
+TEXT = Shape("text that is not empty", _text(bool))
+IMAGE = Shape("an image's name", _text(lambda text: bool(text) and not any(c.isspace() for c in text)))
+PATH = Shape("an absolute path", _text(lambda text: text.startswith("/")))
+LABEL = Shape("a DNS label (lower case, digits and '-', at most 63)", _text(is_label))
+SUBDOMAIN = Shape("a DNS name (labels of lower case, digits and '-', at most 253 in all)", _text(is_subdomain))
+ACCOUNT_NAME = Shape(f"{SUBDOMAIN.words}, or '' for the default", _text(lambda text: not text or is_subdomain(text)))
+LABEL_KEY = Shape("a label's key ([PREFIX/]NAME, NAME at most 63)", _text(is_label_key))
+LABEL_VALUE = Shape(
+    "a label's value (letters, digits, '-', '_' and '.', at most 63)",
+    _text(lambda text: not text or _QUALIFIED.fullmatch(text)),
+)
+POD = Shape("NAMESPACE/POD", _text(_is_pod))
+ACCOUNT = Shape("NAMESPACE/SERVICE-ACCOUNT or SERVICE-ACCOUNT", _text(_is_account))
+PORT = Shape("a port, 1 to 65535", _whole(1, 65535))
+PORT_TEXT = Shape("a port, 1 to 65535, as text", _text(is_port_text))
+PORT_KEY = Shape("a port, 1 to 65535", _text(is_port_text))
+PORT_NAME = Shape(
+    "a port's name (at most 15 of lower case, digits and '-', with a letter)", _text(_PORT_NAME.fullmatch)
+)
+TARGET_PORT = Shape("a port, 1 to 65535, or a port's name", lambda s: PORT.accepts(s) or PORT_NAME.accepts(s))
+REPLICAS = Shape("a whole number, 0 or more", _whole(0, 2**31 - 1))
+SECONDS = Shape("a number of seconds above 0", _number)
+CIDR = Shape("an address or a CIDR of IPv4 or IPv6", _text(is_cidr))
+VIP = Shape("an address that a Service can have", _text(_is_vip))
+CLUSTER_IP = Shape("'None' or an address that a Service can have", _text(lambda text: text == "None" or _is_vip(text)))
+CAPABILITY = Shape(
+    "a capability as Linux names it, without CAP_", _text(lambda text: text in CAPABILITIES), CAPABILITIES
+)
+FAMILY = Shape("4 or 6", lambda s: type(s.value) is int and s.value in (4, 6))
