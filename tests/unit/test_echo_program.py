@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import select
 import signal
 import socket
 import subprocess
@@ -167,6 +168,21 @@ def test_a_body_comes_back_where_the_request_asks_for_it(echo: Running) -> None:
 def test_bytes_of_no_known_kind_come_back_as_they_came(echo: Running) -> None:
     for data in (b"\x00\x01", b"hello\n", b"GE", b"MESHLAB", b"MESHLAB what\nx", b"x" * 300_000):
         assert echo.say(data) == data
+
+
+def test_a_client_that_does_not_read_is_read_no_further_and_loses_nothing(echo: Running) -> None:
+    block = bytes(range(256)) * 4096
+    sent = 0
+    with echo.dial("shop/a") as sock:
+        sock.setblocking(False)
+        writable = select.poll()
+        writable.register(sock, select.POLLOUT)
+        while sent < 96 << 20 and writable.poll(200):
+            sent += sock.send(block[sent % 256 :])
+        assert sent < 96 << 20, "the echo took everything into its memory"
+        sock.settimeout(DEADLINE_S)
+        sock.shutdown(socket.SHUT_WR)
+        assert hashlib.sha256(_to_the_end(sock)).digest() == hashlib.sha256((block * 96)[:sent]).digest()
 
 
 def test_a_first_line_asks_for_a_greeting(echo: Running) -> None:

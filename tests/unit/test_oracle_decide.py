@@ -416,6 +416,8 @@ def test_strict_denies_plaintext_and_says_on_which_level(policies: list[PeerAuth
         [peers(PERMISSIVE, selector=APP, ports={9090: STRICT})],
         [peers(PERMISSIVE, name="old"), peers(STRICT, name="young")],
         [peers(UNSET, name="old"), peers(STRICT, name="young")],
+        [peers(PERMISSIVE, "istio-system", name="old"), peers(STRICT, "istio-system", name="young")],
+        [peers(PERMISSIVE, selector=APP, name="old"), peers(STRICT, selector=APP, name="young")],
     ],
     ids=[
         "none",
@@ -434,6 +436,8 @@ def test_strict_denies_plaintext_and_says_on_which_level(policies: list[PeerAuth
         "another port",
         "the oldest wins",
         "the oldest wins, unset too",
+        "the oldest of the mesh wins",
+        "the oldest of the workload wins",
     ],
 )
 def test_plaintext_is_taken_where_no_level_in_force_is_strict(policies: list[PeerAuthentication]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import select
 import socket
 import struct
 import threading
@@ -230,7 +231,41 @@ def test_accepted_then_rst_is_reset(traffic: TrafficLoop, kind: str) -> None:
     assert call.source_port > 0
 
 
-def test_a_reset_that_is_met_while_sending_is_a_reset(traffic: TrafficLoop) -> None:
+class _SendsLate(socket.socket):
+    """Sends only when the other side has already reset the connection, for which it asks."""
+
+    sending: threading.Event
+
+    def send(self, data: Any, flags: int = 0) -> int:
+        self.sending.set()
+        poll = select.poll()
+        poll.register(self, 0)  # POLLERR and POLLHUP come unasked
+        assert poll.poll(DEADLINE_S * 1000)
+        return super().send(data, flags)
+
+
+@pytest.mark.parametrize(("fin_first", "outcome"), [(False, Outcome.RESET), (True, Outcome.CLOSED)])
+def test_a_reset_that_is_met_while_sending_counts_as_what_came_first(
+    traffic: TrafficLoop, fin_first: bool, outcome: Outcome
+) -> None:
+    sending = threading.Event()
+
+    def script(connection: socket.socket) -> None:
+        assert sending.wait(DEADLINE_S)
+        if fin_first:
+            connection.shutdown(socket.SHUT_WR)
+        _reset(connection)
+
+    with _server(script) as port:
+        request = _request(port)
+        sock = _SendsLate(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+        sock.sending = sending
+        sock.setblocking(False)
+        call = traffic.run(perform(sock, request, canary(PREFIX, 1), 1), DEADLINE_S)
+    assert (call.outcome, call.sent_bytes) == (outcome, 0)
+
+
+def test_a_reset_in_the_middle_of_a_large_body_is_a_reset(traffic: TrafficLoop) -> None:
     def script(connection: socket.socket) -> None:
         connection.recv(1)
         _reset(connection)
@@ -239,6 +274,21 @@ def test_a_reset_that_is_met_while_sending_is_a_reset(traffic: TrafficLoop) -> N
         call = _call(traffic, _request(port, method="POST", mode="echo-body", body=BULK * 64))
     assert call.outcome is Outcome.RESET
     assert call.sent_bytes < len(BULK) * 64
+
+
+def test_an_answer_that_comes_before_all_is_sent_ends_the_call(traffic: TrafficLoop) -> None:
+    over = threading.Event()
+
+    def script(connection: socket.socket) -> None:
+        connection.recv(1)
+        connection.sendall(b"HTTP/1.1 413 Too Large\r\nContent-Length: 0\r\n\r\n")
+        over.wait(DEADLINE_S)
+
+    with _server(script) as port:
+        call = _call(traffic, _request(port, method="POST", body=BULK * 64, timeout_s=DEADLINE_S / 2))
+        over.set()
+    assert (call.outcome, call.status) == (Outcome.HTTP_STATUS, 413)
+    assert 0 < call.sent_bytes < len(BULK) * 64
 
 
 def test_closing_before_the_server_greets_is_closed(traffic: TrafficLoop) -> None:
@@ -306,20 +356,29 @@ def test_more_bytes_than_were_sent_are_corruption(traffic: TrafficLoop) -> None:
         assert _call(traffic, _request(port, kind="tcp")).outcome is Outcome.CORRUPTED
 
 
-def test_one_changed_byte_is_corruption(traffic: TrafficLoop, ports: dict[str, int]) -> None:
+CHANGES = {
+    "the answer's body": ("echo-body", b"", b"", b"hello", b"hellO", "byte 4 of 5 came back as 0x4f, not 0x6f"),
+    "the request's body": ("plain", b"hello", b"hellO", b"", b"", "the echo saw another body, of 5 bytes"),
+    "the request's path": ("plain", b"POST /a", b"POST /b", b"", b"", "the echo saw POST /b"),
+    "the request's method": ("plain", b"POST /a", b"PUT /a", b"", b"", "the echo saw PUT /a"),
+}
+
+
+@pytest.mark.parametrize("what", CHANGES)
+def test_what_changes_on_the_way_is_corruption(traffic: TrafficLoop, ports: dict[str, int], what: str) -> None:
+    mode, old_request, new_request, old_answer, new_answer, error = CHANGES[what]
+
     def script(connection: socket.socket) -> None:
-        """Hands everything to the echo, and its answer back with one bit changed."""
         with socket.create_connection(("127.0.0.1", ports["echo"]), DEADLINE_S) as echo:
-            echo.sendall(connection.recv(65536))
+            echo.sendall(connection.recv(65536).replace(old_request, new_request, 1 if old_request else 0))
             answer = bytearray()
             while data := echo.recv(65536):
                 answer += data
-            answer[-1] ^= 1
-            connection.sendall(answer)
+            connection.sendall(answer.replace(old_answer, new_answer, 1 if old_answer else 0))
 
     with _server(script) as port:
-        call = _call(traffic, _request(port, method="POST", mode="echo-body", body=b"hello"))
-    assert (call.outcome, call.error) == (Outcome.CORRUPTED, "byte 4 of 5 came back as 0x6e, not 0x6f")
+        call = _call(traffic, _request(port, method="POST", path="/a", mode=mode, body=b"hello"))
+    assert (call.outcome, call.error) == (Outcome.CORRUPTED, error)
 
 
 def test_the_answer_to_another_call_is_corruption(traffic: TrafficLoop, ports: dict[str, int]) -> None:
