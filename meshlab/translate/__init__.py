@@ -18,7 +18,7 @@ from meshlab.model import Mesh
 from meshlab.protocols.messages import ADDRESS_TYPE, AUTHORIZATION_TYPE
 from meshlab.translate.mtls import peer_authentication_policies
 from meshlab.translate.policies import authorization_policies
-from meshlab.translate.workloads import service_address, workload_address
+from meshlab.translate.workloads import service_address, services_of_pods, workload_address
 
 if TYPE_CHECKING:
     from google.protobuf.message import Message
@@ -38,7 +38,8 @@ def resources(mesh: Mesh, enrolled: Collection[str]) -> dict[str, dict[str, Mess
     Raises:
         ValueError: a policy names an address block that is none (a ztunnel would drop it in silence).
     """
-    addresses = [workload_address(mesh, pod, hbone=pod.key in enrolled) for pod in mesh.pods]
+    behind = services_of_pods(mesh)
+    addresses = [workload_address(mesh, pod, behind[pod.key], hbone=pod.key in enrolled) for pod in mesh.pods]
     addresses += [service_address(service) for service in mesh.services]
     policies = [*authorization_policies(mesh), *peer_authentication_policies(mesh)]
     return {ADDRESS_TYPE: dict(addresses), AUTHORIZATION_TYPE: dict(policies)}

@@ -20,8 +20,17 @@ _CANONICAL_NAME = ("service.istio.io/canonical-name", "app.kubernetes.io/name", 
 _CANONICAL_REVISION = ("service.istio.io/canonical-revision", "app.kubernetes.io/version", "version")
 
 
-def workload_address(mesh: Mesh, pod: Pod, *, hbone: bool) -> tuple[str, Message]:
-    """The Workload of ``pod`` under its resource name, its uid."""
+def services_of_pods(mesh: Mesh) -> dict[str, list[Service]]:
+    """For each pod (``namespace/name``) the Services that it stands behind."""
+    result: dict[str, list[Service]] = {pod.key: [] for pod in mesh.pods}
+    for service in mesh.services:
+        for pod in mesh.endpoints(service):
+            result[pod.key].append(service)
+    return result
+
+
+def workload_address(mesh: Mesh, pod: Pod, services: list[Service], *, hbone: bool) -> tuple[str, Message]:
+    """The Workload of ``pod``, an endpoint of ``services``, under its resource name, its uid."""
     address = message("istio.workload.Address")()
     workload = address.workload
     workload.uid = f"{CLUSTER_ID}//Pod/{pod.key}"
@@ -38,9 +47,8 @@ def workload_address(mesh: Mesh, pod: Pod, *, hbone: bool) -> tuple[str, Message
     workload.authorization_policies.extend(
         sorted([*selecting_policy_keys(mesh, pod), *peer_authentication_keys(mesh, pod)])
     )
-    for service in mesh.services:
-        if pod in mesh.endpoints(service):
-            _join(workload, service, pod)
+    for service in services:
+        _join(workload, service, pod)
     return workload.uid, address
 
 
