@@ -402,7 +402,7 @@ def test_the_kernel_gives_the_rules_back_as_the_plan_has_them(world: World) -> N
     world.make(("pod:shop/client",))
     rules = world.nft("pod:shop/client")
     rules.apply(inpod_rules().ruleset)
-    assert rules.read() == inpod_rules().ruleset
+    assert rules.read(inpod_rules().ruleset) == inpod_rules().ruleset
 
 
 def test_rules_written_twice_are_there_once(world: World) -> None:
@@ -410,7 +410,7 @@ def test_rules_written_twice_are_there_once(world: World) -> None:
     rules = world.nft("pod:shop/client")
     rules.apply(inpod_rules().ruleset)
     rules.apply(inpod_rules().ruleset)
-    assert rules.read() == inpod_rules().ruleset
+    assert rules.read(inpod_rules().ruleset) == inpod_rules().ruleset
 
 
 def test_a_refused_transaction_leaves_nothing_and_names_the_rule(world: World) -> None:
@@ -421,7 +421,7 @@ def test_a_refused_transaction_leaves_nothing_and_names_the_rule(world: World) -
     with pytest.raises(KernelRefusedError, match="add rule to istio-ambient-nat istio-output in netns") as caught:
         rules.apply((broken,))
     assert caught.value.errno == errno.ENOENT
-    assert rules.read() == ()
+    assert rules.read(inpod_rules().ruleset) == ()
 
 
 @pytest.mark.skipif(NFT is None, reason="nft is not installed here (package nftables)")
