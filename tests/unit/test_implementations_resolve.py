@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tomllib
 from importlib.metadata import EntryPoint
 from pathlib import Path
 
@@ -144,3 +145,22 @@ def test_no_entry_point_can_take_the_name_of_a_built_in_one(installed: EntryPoin
 
 def test_available_lists_the_built_in_ones_first(installed: EntryPoint) -> None:
     assert [choice.name for choice in available([installed])] == ["reference", "none", "mine"]
+
+
+HOW_TO = Path(__file__).parents[2] / "docs" / "how-to" / "plug-in-your-ztunnel.md"
+
+
+def _snippet(language: str) -> str:
+    return HOW_TO.read_text().split(f"```{language}\n", 1)[1].split("```", 1)[0]
+
+
+@pytest.mark.parametrize("installed", [_snippet("python")], indirect=True, ids=["how-to"])
+def test_the_plug_in_of_the_how_to_is_one(installed: EntryPoint) -> None:
+    proxy = resolve("mine", [installed]).proxy
+    assert proxy is not None
+    assert proxy.describe().name == "mine"
+    assert proxy.launch(SLOT).files == {"/etc/mine.conf": "node = node-1\n"}
+
+
+def test_the_how_to_registers_it_in_the_group_that_is_looked_in() -> None:
+    assert tomllib.loads(_snippet("toml"))["project"]["entry-points"] == {GROUP: {"mine": "my_package.meshlab_plugin"}}
