@@ -90,6 +90,8 @@ class ControlPlane:
         self._unsent: deque[dict[str, Any]] = deque()
         self._happened = asyncio.Event()
         self._stopped = asyncio.Event()
+        self._configured = asyncio.Event()
+        """Set by the first push."""
 
     # --- life ---
 
@@ -145,6 +147,7 @@ class ControlPlane:
     async def serve_stream(self, requests: AsyncIterator[Request], context: Any) -> None:
         """One delta ADS stream, until its client goes or breaks a rule."""
         metadata = await self._authenticate(context)
+        await self._configured.wait()  # one that has just restarted knows nothing, which is no reason to remove all
         stream, number = self.ads.open(), next(self._stream_numbers)
         self._outboxes[stream] = asyncio.Queue()
         self.journal.stream_opened(number, context.peer(), metadata)
@@ -263,6 +266,7 @@ class ControlPlane:
             try:
                 async with asyncio.timeout(request.get("timeout_s", 5)):
                     self._send_all(self.ads.publish(snapshot))
+                    self._configured.set()
                     await self._until(lambda: push.nack is not None or not self._missing(nodes, identities))
                     if push.nack:
                         self._send_all(self.ads.roll_back())

@@ -78,7 +78,7 @@ def _build(site: Site, started: float) -> Built:
     _build_nodes(site)
     step("nodes built")
     captures = _start_recorder(site)
-    control_plane = _start_control_plane(site)
+    control_plane = start_control_plane(site)
     _build_pods(site)
     step("pods built")
     _start_agents(site)
@@ -163,7 +163,8 @@ def _start_recorder(site: Site) -> Captures:
     return Captures.start(site, program.peer, site.settings.part("analyzer"))
 
 
-def _start_control_plane(site: Site) -> Peer:
+def start_control_plane(site: Site) -> Peer:
+    """Start one; it says ``listening`` when it does."""
     config = {
         "listen": str(CONTROL_PLANE4),
         "port": XDS_PORT,

@@ -10,6 +10,7 @@ import base64
 import threading
 from collections.abc import Collection
 from dataclasses import dataclass, field
+from typing import Any
 
 from meshlab.errors import NotAcknowledgedError, RejectedError
 from meshlab.lab.programs import Peer
@@ -32,7 +33,7 @@ class Configuration:
     def post(self, certificates: Collection[str], timeout_s: float) -> int:
         """Push the mesh as it is, without waiting; ``settle`` waits."""
         wire = {
-            kind: {name: base64.b64encode(message.SerializeToString(deterministic=True)).decode() for name, message in named.items()}
+            kind: {name: _encoded(message) for name, message in named.items()}
             for kind, named in resources(self.mesh, self.enrolled).items()
         }
         return self.control_plane.post(
@@ -67,3 +68,8 @@ class Configuration:
             except (RejectedError, NotAcknowledgedError):
                 self.mesh = before
                 raise
+
+
+def _encoded(message: Any) -> str:
+    """Deterministic, since a resource's version is the hash of its bytes."""
+    return base64.b64encode(message.SerializeToString(deterministic=True)).decode()

@@ -10,6 +10,7 @@ import socket
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from meshlab.errors import AuditError, LabLostError, UsageError
 from meshlab.kernel.sandbox import Netns, Sandbox
 from meshlab.lab.attempt import Request
 from meshlab.lab.audit import findings
-from meshlab.lab.build import build
+from meshlab.lab.build import build, start_control_plane
 from meshlab.lab.capture import Capture
 from meshlab.lab.mounts import Mounts
 from meshlab.lab.pod import PodHandle
@@ -191,9 +192,22 @@ class Lab:
             policies = load_manifests(policies, "<replace>", _with_policies_of(self._current(), Mesh()))
         self._configuration.change(_with_policies_of(self._current(), policies).mesh, timeout_s)
 
-    def _current(self) -> Topology:
-        from dataclasses import replace
+    def restart_control_plane(self, mesh: Mesh | None = None, timeout_s: float = 20.0) -> None:
+        """Kill the control plane and start another, which knows ``mesh`` and nothing of the one before.
 
+        Returns when every node proxy has reconnected and acknowledged; what is gone from ``mesh`` is then gone there.
+
+        Args:
+            mesh: what the new one serves; what is in effect, if not given.
+        """
+        old = self.site.programs.by_name["control-plane"]
+        self.site.programs.end("control-plane")
+        self.site.sandbox.wait_exit(old.pid, timeout_s)
+        self._configuration.control_plane = start_control_plane(self.site)
+        self._configuration.control_plane.wait_event("listening", timeout_s)
+        self._configuration.change(mesh or self.mesh, timeout_s)
+
+    def _current(self) -> Topology:
         return replace(self.topology, mesh=self.mesh)
 
     # --- evidence and the end ----------------------------------------------------------------------------------------
@@ -262,22 +276,16 @@ def open_lab(source: Source | Topology | str, **settings: Any) -> Iterator[Lab]:
     lab = Lab(topology, chosen, (*visible, *chosen.binds, *_folders_of_proxies(chosen, topology)))
     try:
         yield lab
-    except BaseException:
+    except BaseException as failure:
         try:
             lab.close()
         except AuditError as error:
-            import sys
-
-            failure = sys.exception() if hasattr(sys, "exception") else sys.exc_info()[1]
-            if failure is not None and hasattr(failure, "add_note"):
-                failure.add_note(f"and when the lab closed: {error}")
+            failure.add_note(f"and when the lab closed: {error}")
         raise
     lab.close()
 
 
 def _with_policies_of(topology: Topology, policies: Mesh) -> Topology:
-    from dataclasses import replace
-
     mesh = replace(
         topology.mesh,
         authorization_policies=policies.authorization_policies,
