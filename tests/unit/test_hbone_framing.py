@@ -148,7 +148,7 @@ def test_every_byte_arrives_in_order_and_either_end_may_end_first(
         assert bytes(listener.written[stream]) == b"".join(chunks)
         assert listener.ended == {stream}
     assert client.closed == server.closed == {stream}
-    assert client.rules.live == server.rules.live == 0
+    assert client.rules.live == server.rules.live == ()
 
 
 def test_more_than_a_window_waits_in_order_and_its_end_behind_it() -> None:

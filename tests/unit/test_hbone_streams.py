@@ -184,7 +184,7 @@ def test_a_reset_of_any_code_closes_the_local_socket(opened: Callable[[], Script
 
 @ENDS
 def test_a_lost_socket_is_an_end_and_then_a_cancel(opened: Callable[[], Script]) -> None:
-    effects = (EndStream(1), ResetStream(1, CANCEL), CloseLocal(1, "local socket lost"))
+    effects = (EndStream(1), ResetStream(1, CANCEL, after_data=True), CloseLocal(1, "local socket lost"))
     opened().on(LocalLost(1), *effects).has_forgotten(1)
 
 

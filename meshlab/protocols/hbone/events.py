@@ -167,10 +167,12 @@ class EndStream:
 
 @dataclass(frozen=True, slots=True)
 class ResetStream:
-    """RST_STREAM, at once; unsent data is dropped."""
+    """RST_STREAM."""
 
     stream: int
     code: int
+    after_data: bool = False
+    """Behind the data and the end that flow control still holds back; else at once, and those are dropped."""
 
 
 # --- to beside -----------------------------------------------------------------------------------------------------

@@ -95,6 +95,8 @@ class _Stream:
     queued_bytes: int = 0
     ending: bool = False
     """END_STREAM was asked for; it leaves behind the queue."""
+    reset_code: int | None = None
+    """RST_STREAM was asked for; it leaves behind END_STREAM."""
     sent_end: bool = False
     received_end: bool = False
 
@@ -108,6 +110,8 @@ class Framing:
         self._streams: dict[int, _Stream] = {}
         self._blocked: dict[int, None] = {}
         """Streams with a queue, in the order in which they got one."""
+        self._unconsumed: dict[int, int] = {}
+        """Bytes of each stream that were received and whose window was not given back."""
         self._start()
 
     def _start(self) -> None:
@@ -147,6 +151,7 @@ class Framing:
         match event:
             case h2.events.DataReceived(stream_id=stream, data=data):
                 self._acknowledge(stream, event.flow_controlled_length - len(data))  # padding is nobody's to consume
+                self._unconsumed[stream] = self._unconsumed.get(stream, 0) + len(data)
                 return (DataReceived(stream, data),) if data else ()
             case h2.events.WindowUpdated() | h2.events.RemoteSettingsChanged():
                 return self._unblock()
@@ -160,6 +165,7 @@ class Framing:
                 return (_response_received(stream, event.headers or ()),)
             case h2.events.StreamReset(stream_id=stream):
                 self._forget(stream)
+                self._give_back(stream)
                 return (StreamReset(stream, int(event.error_code or 0)),)
             case h2.events.ConnectionTerminated():
                 return (GoawayReceived(event.last_stream_id or 0, int(event.error_code or 0)),)
@@ -170,7 +176,16 @@ class Framing:
 
     def consumed(self, stream: int, size: int) -> None:
         """Data of this size was passed on, so that the peer may send as much again."""
-        self._acknowledge(stream, size)
+        left = self._unconsumed.get(stream, 0)
+        if left > size:
+            self._unconsumed[stream] = left - size
+        else:
+            self._unconsumed.pop(stream, None)
+        self._acknowledge(stream, min(left, size))
+
+    def _give_back(self, stream: int) -> None:
+        """Of a stream that was reset nobody consumes anything; the connection's window must not shrink by it."""
+        self._acknowledge(stream, self._unconsumed.pop(stream, 0))
 
     def _acknowledge(self, stream: int, size: int) -> None:
         if size:
@@ -217,9 +232,10 @@ class Framing:
                 stream.ending = True
                 if not stream.queue:
                     self._end(effect.stream)
+            case ResetStream(code=code, after_data=True) if stream.queue:
+                stream.reset_code = code
             case ResetStream(code=code):
-                self._forget(effect.stream)
-                self._connection.reset_stream(effect.stream, code)
+                self._reset(effect.stream, code)
             case SendConnect(authority=authority, headers=headers):
                 self._send_headers(effect.stream, {":method": "CONNECT", ":authority": authority}, headers)
             case Respond(status=status, headers=headers, end=end):
@@ -275,11 +291,18 @@ class Framing:
                 free.append(StreamWritable(stream_id))
                 if stream.ending:
                     self._end(stream_id)
+                if stream.reset_code is not None and stream_id in self._streams:
+                    self._reset(stream_id, stream.reset_code)
         return free
 
     def _end(self, stream: int) -> None:
         self._connection.end_stream(stream)
         self._half_over(stream, received=False)
+
+    def _reset(self, stream: int, code: int) -> None:
+        self._connection.reset_stream(stream, code)
+        self._forget(stream)
+        self._give_back(stream)
 
     def _half_over(self, stream_id: int, *, received: bool) -> None:
         stream = self._streams.get(stream_id)

@@ -82,8 +82,9 @@ def close_local(event: StreamReset) -> list[Effect]:
 
 
 def end_and_reset(event: LocalLost) -> list[Effect]:
-    """The peer sees the end of data first, so that its app sees a FIN; the reset is for what it would still send."""
-    return [EndStream(event.stream), ResetStream(event.stream, CANCEL), CloseLocal(event.stream, "local socket lost")]
+    """The peer sees all data and their end first, so that its app sees a FIN; the reset is for what it would send."""
+    reset = ResetStream(event.stream, CANCEL, after_data=True)
+    return [EndStream(event.stream), reset, CloseLocal(event.stream, "local socket lost")]
 
 
 def revoke(event: Revoked) -> list[Effect]:
@@ -120,9 +121,9 @@ class Streams:
         return self._states.get(stream)
 
     @property
-    def live(self) -> int:
-        """How many streams are not closed."""
-        return len(self._states)
+    def live(self) -> tuple[int, ...]:
+        """The streams that are not closed."""
+        return tuple(self._states)
 
     def receive(self, event: Event) -> list[Effect]:
         """Take one event; what is to be done now, in order."""

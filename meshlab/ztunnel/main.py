@@ -1,0 +1,133 @@
+"""The program: ``main(config, fds)`` for a lab, whose ``config["env"]`` is a ztunnel's environment.
+
+Order at the start, as the real one's: xDS until both types are there, then ZDS. SIGTERM closes the listeners, lets
+open connections go on for a while, and ends with status 0.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+import signal
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from meshlab.protocols.messages import AUTHORIZATION_TYPE
+from meshlab.protocols.xds import Update
+from meshlab.protocols.zds import ZdsPod
+from meshlab.ztunnel import status
+from meshlab.ztunnel.access_log import AccessLog
+from meshlab.ztunnel.ca_client import CaClient
+from meshlab.ztunnel.certificates import Certificates
+from meshlab.ztunnel.config import Config
+from meshlab.ztunnel.inbound import Inbound
+from meshlab.ztunnel.outbound import Outbound
+from meshlab.ztunnel.pods import Pods
+from meshlab.ztunnel.proxy import PodProxy
+from meshlab.ztunnel.shared import Shared
+from meshlab.ztunnel.state import State
+from meshlab.ztunnel.tasks import Tasks
+from meshlab.ztunnel.xds_client import XdsClient
+from meshlab.ztunnel.zds_client import ZdsClient
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parts:
+    """The classes that a ztunnel is made of. A variant of it is this with some of them replaced."""
+
+    inbound: type[Inbound] = Inbound
+    outbound: type[Outbound] = Outbound
+    certificates: type[Certificates] = Certificates
+
+
+class Ztunnel:
+    def __init__(self, config: Config, parts: Parts) -> None:
+        self._config = config
+        self._parts = parts
+        self._tasks = Tasks()
+        self._state = State()
+        self._ca = CaClient(config)
+        rng = random.Random()  # noqa: S311  # endpoints and trace ids, no secrets
+        certificates = parts.certificates(self._ca.issue, time.time, rng, self._tasks)
+        log = AccessLog(_write, log_opened=config.log_opened)
+        self._shared = Shared(state=self._state, certificates=certificates, log=log, rng=rng)
+        self._pods = Pods(self._proxy)
+        self._xds = XdsClient(config, self._apply)
+        self._zds = ZdsClient(config.uds, self._pods)
+
+    async def run(self) -> None:
+        """Serve until SIGTERM."""
+        stopped = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, stopped.set)
+        pages = {"/healthz/ready": status.readiness(self._pending)}
+        admin = {"/config_dump": status.config_dump(self._state, self._shared.certificates)}
+        servers = [
+            await status.serve(None, status.READINESS_PORT, pages),
+            await status.serve("localhost", status.ADMIN_PORT, admin),
+        ]
+        self._tasks.spawn(self._xds.run())
+        zds = self._tasks.spawn(self._follow_pods())
+        stop = self._tasks.spawn(stopped.wait())
+        await asyncio.wait({zds, stop}, return_when=asyncio.FIRST_COMPLETED)
+        for server in servers:
+            server.close()
+        await self._drain()
+        await self._tasks.cancel()
+        await self._pods.close()
+        await self._xds.close()
+        await self._ca.close()
+        if zds.done() and not zds.cancelled():
+            zds.result()
+
+    async def _follow_pods(self) -> None:
+        await self._xds.synced.wait()
+        await self._zds.run()
+
+    async def _drain(self) -> None:
+        self._pods.stop_listening()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self._config.drain_s):
+                await self._pods.finished()
+
+    def _proxy(self, pod: ZdsPod, netns: int) -> PodProxy:
+        inbound = self._parts.inbound(self._shared, pod, netns)
+        return PodProxy(pod, netns, inbound, self._parts.outbound(self._shared, pod, netns))
+
+    def _apply(self, update: Update) -> Mapping[str, str]:
+        refused = self._state.apply(update)
+        if update.type_url == AUTHORIZATION_TYPE:
+            self._pods.policies_changed()
+        else:
+            node = self._config.node_name
+            local = (workload for workload in self._state.workloads.values() if workload.hbone)
+            self._shared.certificates.keep(workload.identity for workload in local if node and workload.node == node)
+        return refused
+
+    def _pending(self) -> list[str]:
+        waiting = [] if self._xds.synced.is_set() else ["state manager"]
+        return waiting if self._zds.synced and not self._pods.failing else [*waiting, "workload proxy manager"]
+
+
+def _write(line: str) -> None:
+    sys.stdout.write(line)
+    sys.stdout.flush()
+
+
+def run(config: Mapping[str, Any], parts: Parts | None = None) -> None:
+    """A ztunnel of these parts, from its environment to SIGTERM."""
+
+    async def serve() -> None:
+        await Ztunnel(Config.from_env(config["env"]), parts or Parts()).run()
+
+    asyncio.run(serve())
+
+
+def main(config: Mapping[str, Any], fds: Mapping[str, int]) -> None:
+    """The reference ztunnel."""
+    run(config)

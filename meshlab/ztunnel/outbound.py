@@ -1,0 +1,138 @@
+"""15001: what the apps of one pod send out.
+
+    accept --> original destination --> own workload (waits 5 s for xDS) --> route --> tunnel or plain socket --> splice
+
+An app's connection is accepted before any of this is known, so a refusal can only be told by closing it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Sequence
+from typing import ClassVar
+
+from meshlab.errors import ProtocolError
+from meshlab.protocols.hbone import Target
+from meshlab.protocols.zds import ZdsPod
+from meshlab.ztunnel import headers, sockets
+from meshlab.ztunnel.access_log import Record, str_of
+from meshlab.ztunnel.pool import ClientTunnel, Key, Pool, connect_client
+from meshlab.ztunnel.routing import Route, route
+from meshlab.ztunnel.shared import ILLEGAL_PORTS, Shared
+from meshlab.ztunnel.sockets import CONNECT_TIMEOUT_S
+from meshlab.ztunnel.splice import Half, join
+from meshlab.ztunnel.state import Workload
+from meshlab.ztunnel.tasks import Tasks
+from meshlab.ztunnel.tls import Tls, one_of
+
+
+class Outbound:
+    """The outbound side of one pod."""
+
+    pool_class: ClassVar[type[Pool]] = Pool
+    half_class: ClassVar[type[Half]] = Half
+
+    def __init__(self, shared: Shared, pod: ZdsPod, netns: int) -> None:
+        self.shared = shared
+        self.pod = pod
+        self.netns = netns
+        self.pool = self.pool_class(self.connect_peer)
+        self._tasks = Tasks()
+
+    def accept(self) -> Half:
+        """A protocol for the next connection of an app."""
+        return self.half_class(lambda app: self._tasks.spawn(self._serve(app)))
+
+    async def finished(self) -> None:
+        """When no connection is open."""
+        await self._tasks.finished()
+
+    async def close(self) -> None:
+        await self._tasks.cancel()
+        self.pool.close()
+
+    async def _serve(self, app: Half) -> None:
+        sock = app.transport.get_extra_info("socket")
+        upstream: Half | None = None
+        record: Record | None = None
+        error = ""
+        try:
+            source = sockets.target_of(sock.getpeername())
+            dialled = sockets.original_destination(sock)
+            record = Record(direction="outbound", source=source, destination=dialled)
+            upstream = await self._reach(record, dialled)
+            self.shared.log.opened(record)
+            await join(app, upstream)
+            error = getattr(upstream.transport, "error", "")
+        except (OSError, TimeoutError, ProtocolError) as failure:
+            error = str(failure) or type(failure).__name__
+            self.refuse(app)
+        finally:
+            app.close()
+            if upstream is not None:
+                upstream.close()
+            if record is not None:
+                got = upstream.received_bytes if upstream is not None else 0
+                self.shared.log.complete(record, sent=app.received_bytes, received=got, error=error)
+
+    def refuse(self, app: Half) -> None:
+        """Tell an app that there is no way: the kernel makes it a RST where the app has said something, else a FIN."""
+        app.close()
+
+    async def _reach(self, record: Record, dialled: Target) -> Half:
+        own = await self.shared.state.local_workload(self.pod)
+        if own is None:
+            raise ProtocolError("failed to fetch local workload")
+        record.source_workload = own
+        if dialled.port in ILLEGAL_PORTS and (dialled.address.is_loopback or dialled.address in own.addresses):
+            raise ProtocolError("self call: a connection to a port of ztunnel's own")
+        way = route(self.shared.state, own, dialled, self.choose)
+        record.service = way.service.hostname if way.service else ""
+        record.destination_workload = way.workload
+        record.destination = way.tunnel or way.target
+        return await self.connect(way, own, record)
+
+    def choose(self, endpoints: Sequence[Workload]) -> Workload:
+        return self.shared.rng.choices(endpoints, [endpoint.capacity for endpoint in endpoints])[0]
+
+    async def connect(self, way: Route, own: Workload, record: Record) -> Half:
+        """Open what a route says.
+
+        Raises:
+            OSError: nobody is there.
+            ProtocolError: the peer is not whom it must be, or refuses.
+        """
+        if way.tunnel is None:
+            return await self.connect_plain(way.target)
+        return await self.connect_tunnel(way, way.tunnel, own, record)
+
+    async def connect_plain(self, target: Target) -> Half:
+        sock = await sockets.connect_from(self.netns, target)
+        _, upstream = await asyncio.get_running_loop().create_connection(self.half_class, sock=sock)
+        return upstream
+
+    async def connect_tunnel(self, way: Route, peer: Target, own: Workload, record: Record) -> Half:
+        record.source_identity = own.identity
+        record.hbone_target = str_of(way.target)
+        upstream = self.half_class()
+        tunnel = await self.pool.get(Key(own.identity, record.source.address, way.identities, peer))
+        record.destination_identity = tunnel.tls.peer
+        said = headers.connect_headers(own, str_of(record.source), record.service, self.shared.rng)
+        await tunnel.open(record.hbone_target, said, upstream)
+        return upstream
+
+    async def connect_peer(self, key: Key) -> ClientTunnel:
+        """A new HBONE connection for the pool."""
+        tls = await self.secure(key)
+        sock = await sockets.connect_from(self.netns, key.destination)
+        with contextlib.ExitStack() as undo:
+            undo.callback(sock.close)
+            tunnel = await connect_client(sock, tls, CONNECT_TIMEOUT_S)
+            undo.pop_all()
+        return tunnel
+
+    async def secure(self, key: Key) -> Tls:
+        """TLS towards a peer that must be one of ``key.peers``."""
+        credentials = await self.shared.certificates.get(key.identity)
+        return Tls(credentials.client_context, server_side=False, check_peer=one_of(key.peers))

@@ -1,0 +1,89 @@
+"""The pods of this node, as ZDS names them."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Callable
+
+from meshlab.protocols.zds import ZdsPod
+from meshlab.ztunnel.proxy import PodProxy
+from meshlab.ztunnel.tasks import Tasks
+
+_RETRY_S = 5.0
+
+
+class Pods:
+    """Every pod that is served, by uid, and those whose listeners could not be bound so far."""
+
+    def __init__(self, make: Callable[[ZdsPod, int], PodProxy]) -> None:
+        self._make = make
+        self._proxies: dict[str, PodProxy] = {}
+        self._retries: dict[str, asyncio.Task[None]] = {}
+        self._tasks = Tasks()
+
+    @property
+    def failing(self) -> list[str]:
+        return list(self._retries)
+
+    async def add(self, pod: ZdsPod, netns: int) -> None:
+        """Serve a pod. The same one twice is no change; in another netns it replaces the one before.
+
+        Raises:
+            OSError: its listeners cannot be bound. It is tried again every 5 s, until it is removed.
+        """
+        proxy = self._make(pod, netns)
+        known = self._proxies.get(pod.uid)
+        if known is not None and known.inode == proxy.inode:
+            os.close(netns)
+            return
+        await self.remove(pod.uid)
+        try:
+            await self._start(proxy)
+        except OSError:
+            self._retries[pod.uid] = self._tasks.spawn(self._retry(proxy))
+            raise
+
+    async def remove(self, uid: str) -> None:
+        if (retry := self._retries.pop(uid, None)) is not None:
+            retry.cancel()
+        if (proxy := self._proxies.pop(uid, None)) is not None:
+            await proxy.close()
+
+    async def keep_only(self, uids: frozenset[str]) -> None:
+        for uid in (self._proxies.keys() | self._retries.keys()) - uids:
+            await self.remove(uid)
+
+    def policies_changed(self) -> None:
+        for proxy in self._proxies.values():
+            proxy.inbound.guard.policies_changed()
+
+    def stop_listening(self) -> None:
+        for proxy in self._proxies.values():
+            proxy.stop_listening()
+
+    async def finished(self) -> None:
+        """When no connection of any pod is open."""
+        for proxy in list(self._proxies.values()):
+            await proxy.finished()
+
+    async def close(self) -> None:
+        await self._tasks.cancel()
+        await self.keep_only(frozenset())
+
+    async def _start(self, proxy: PodProxy) -> None:
+        await proxy.start()
+        self._proxies[proxy.pod.uid] = proxy
+
+    async def _retry(self, proxy: PodProxy) -> None:
+        try:
+            while proxy.pod.uid not in self._proxies:
+                await asyncio.sleep(_RETRY_S)
+                try:
+                    await self._start(proxy)
+                except OSError:
+                    continue
+            del self._retries[proxy.pod.uid]
+        finally:
+            if proxy.pod.uid not in self._proxies:
+                await proxy.close()

@@ -1,0 +1,21 @@
+"""What every pod of this node shares."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass, field
+
+from meshlab.ztunnel.access_log import AccessLog
+from meshlab.ztunnel.certificates import Certificates
+from meshlab.ztunnel.state import State
+
+ILLEGAL_PORTS = frozenset({15001, 15006, 15008})
+"""A proxy that dialled its own listeners would loop."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shared:
+    state: State
+    certificates: Certificates
+    log: AccessLog
+    rng: random.Random = field(default_factory=random.Random)

@@ -1,0 +1,101 @@
+"""Sockets in pods: listeners, connections, and the original destination of what was redirected.
+
+Every socket carries the mark by which the rules in a pod know ztunnel's own traffic and let it pass. All are made with
+IPPROTO_TCP, or asyncio would leave Nagle's algorithm on (40 ms an exchange).
+
+Source: man 7 ip, man 7 ipv6, man 7 socket; the rules: https://istio.io/latest/docs/ambient/architecture/traffic-redirection/
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import struct
+from collections.abc import Iterator
+from ipaddress import IPv4Address, IPv6Address, ip_address
+from typing import Any
+
+from meshlab.kernel.namespaces import open_socket_in
+from meshlab.protocols.hbone import Target
+
+MARK = 0x539
+CONNECT_TIMEOUT_S = 10.0
+BACKLOG = 1024
+_SO_ORIGINAL_DST = 80
+_IP_TRANSPARENT = 19
+_IP_BIND_ADDRESS_NO_PORT = 24
+_IPV6_TRANSPARENT = 75
+_SOCKADDR_IN = struct.Struct("!2xH4s8x")
+_SOCKADDR_IN6 = struct.Struct("!2xH4x16s4x")
+
+
+def listen_in(netns: int, port: int) -> socket.socket:
+    """A bound dual-stack socket; an older ztunnel may have the port at the same time (SO_REUSEPORT, upgrades)."""
+    with _closed_on_error(open_socket_in(netns, socket.AF_INET6, socket.SOCK_STREAM, socket.IPPROTO_TCP)) as sock:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, MARK)
+        sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+        sock.bind(("::", port))
+        sock.listen(BACKLOG)
+        sock.setblocking(False)
+    return sock
+
+
+async def connect_from(netns: int, target: Target, source: IPv4Address | IPv6Address | None = None) -> socket.socket:
+    """Connect from a pod, as ``source`` where given: the rules in the pod bring the replies back to us.
+
+    Raises:
+        OSError: the kernel refused, or nobody answered in time.
+    """
+    family = socket.AF_INET if target.address.version == 4 else socket.AF_INET6
+    with _closed_on_error(open_socket_in(netns, family, socket.SOCK_STREAM, socket.IPPROTO_TCP)) as sock:
+        sock.setblocking(False)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, MARK)
+        if source is not None and source != target.address:
+            _bind_foreign(sock, source)
+        async with asyncio.timeout(CONNECT_TIMEOUT_S):
+            await asyncio.get_running_loop().sock_connect(sock, (str(target.address), target.port))
+    return sock
+
+
+def _bind_foreign(sock: socket.socket, source: IPv4Address | IPv6Address) -> None:
+    """Take an address that is not the pod's; the port is chosen at connect, for the whole four-tuple."""
+    if source.version == 4:
+        sock.setsockopt(socket.IPPROTO_IP, _IP_TRANSPARENT, 1)
+    else:
+        sock.setsockopt(socket.IPPROTO_IPV6, _IPV6_TRANSPARENT, 1)
+    sock.setsockopt(socket.IPPROTO_IP, _IP_BIND_ADDRESS_NO_PORT, 1)
+    sock.bind((str(source), 0))
+
+
+def original_destination(sock: Any) -> Target:
+    """What a redirected connection was dialled to, also on a dual-stack socket (Linux: netfilter_ipv4.h).
+
+    Raises:
+        OSError: conntrack does not know the connection.
+    """
+    if target_of(sock.getpeername()).address.version == 4:
+        raw = sock.getsockopt(socket.IPPROTO_IP, _SO_ORIGINAL_DST, _SOCKADDR_IN.size)
+        port, packed = _SOCKADDR_IN.unpack(raw)
+    else:
+        raw = sock.getsockopt(socket.IPPROTO_IPV6, _SO_ORIGINAL_DST, _SOCKADDR_IN6.size)
+        port, packed = _SOCKADDR_IN6.unpack(raw)
+    return Target(ip_address(packed), port)
+
+
+def target_of(sockaddr: Any) -> Target:
+    """A Python socket address; IPv4 in IPv6's clothes is IPv4."""
+    address = ip_address(sockaddr[0].partition("%")[0])
+    mapped = address.ipv4_mapped if isinstance(address, IPv6Address) else None
+    return Target(mapped or address, sockaddr[1])
+
+
+@contextlib.contextmanager
+def _closed_on_error(sock: socket.socket) -> Iterator[socket.socket]:
+    try:
+        yield sock
+    except BaseException:
+        sock.close()
+        raise

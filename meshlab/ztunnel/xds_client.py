@@ -1,0 +1,79 @@
+"""The stream to istiod: what workloads, services and policies there are. What is said on it is ``protocols.xds``'s.
+
+An update is in effect before it is acknowledged: after the ACK no new connection is judged by what was before.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import grpc
+import grpc.aio
+
+from meshlab.protocols.messages import message
+from meshlab.protocols.xds import DELTA_ADS_METHOD, DELTA_ADS_SERVICE, DeltaClient, Node, Update
+from meshlab.ztunnel.ca_client import KEEPALIVE
+from meshlab.ztunnel.config import Config
+
+_FIRST_BACKOFF_S = 0.01
+_MAX_BACKOFF_S = 15.0
+_MAX_MESSAGE_BYTES = 200 << 20
+
+Apply = Callable[[Update], Mapping[str, str]]
+"""Puts an update into effect; name and reason of each resource that was refused."""
+
+
+class XdsClient:
+    def __init__(self, config: Config, apply: Apply) -> None:
+        credentials = grpc.ssl_channel_credentials(config.xds_root_pem)
+        options = (*KEEPALIVE, ("grpc.max_receive_message_length", _MAX_MESSAGE_BYTES))
+        self._channel = grpc.aio.secure_channel(config.xds_address, credentials, options=options)
+        self._metadata = config.metadata
+        self._apply = apply
+        self._client = DeltaClient(
+            Node(
+                name=config.node_name,
+                instance_ip=config.instance_ip,
+                pod_name=config.pod_name,
+                pod_namespace=config.pod_namespace,
+            )
+        )
+        self._missing = set(self._client.types)
+        self.synced = asyncio.Event()
+        """Every type was answered, and accepted, once."""
+        self._call = self._channel.stream_stream(
+            f"/{DELTA_ADS_SERVICE}/{DELTA_ADS_METHOD}",
+            request_serializer=message("envoy.service.discovery.v3.DeltaDiscoveryRequest").SerializeToString,
+            response_deserializer=message("envoy.service.discovery.v3.DeltaDiscoveryResponse").FromString,
+        )
+
+    async def run(self) -> None:
+        """Hold a stream for ever; a lost one is opened again and says what is known already."""
+        backoff_s = _FIRST_BACKOFF_S
+        while True:
+            stream = self._call(metadata=self._metadata)
+            try:
+                for request in self._client.start():
+                    await stream.write(request)
+                async for response in stream:
+                    backoff_s = _FIRST_BACKOFF_S
+                    await stream.write(self._answer(response))
+            except grpc.aio.AioRpcError:
+                backoff_s = min(backoff_s * 2, _MAX_BACKOFF_S)
+            finally:
+                stream.cancel()
+            await asyncio.sleep(backoff_s)
+
+    def _answer(self, response: Any) -> Any:
+        update = self._client.receive(response)
+        refused = self._apply(update)
+        if not refused and not update.errors:
+            self._missing.discard(update.type_url)
+            if not self._missing:
+                self.synced.set()
+        return self._client.answer(update, refused)
+
+    async def close(self) -> None:
+        await self._channel.close()
