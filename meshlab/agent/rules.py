@@ -11,7 +11,8 @@ from typing import TypeVar
 from meshlab.errors import KernelRefusedError
 from meshlab.kernel.namespaces import open_socket_in
 from meshlab.kernel.netlink import NETLINK_ROUTE, NetlinkSocket, RouteSocket
-from meshlab.kernel.nftables import NETLINK_NETFILTER, NftSocket
+from meshlab.kernel.nft_wire import NETLINK_NETFILTER
+from meshlab.kernel.nftables import NftSocket
 from meshlab.plan import nft
 from meshlab.plan.redirect import Redirection
 

@@ -27,7 +27,8 @@ from meshlab.errors import KernelRefusedError
 from meshlab.kernel import namespaces as ns
 from meshlab.kernel.channel import Channel, pair
 from meshlab.kernel.netlink import NETLINK_ROUTE, RouteSocket
-from meshlab.kernel.nftables import NETLINK_NETFILTER, NftSocket, render
+from meshlab.kernel.nft_wire import NETLINK_NETFILTER
+from meshlab.kernel.nftables import NftSocket, render
 from meshlab.model import Family, Mesh, Node, Pod, Topology
 from meshlab.model.addresses import pod4, pod6
 from meshlab.plan.changes import (
