@@ -106,6 +106,7 @@ class Sandbox:
                 pass_fds=(theirs.fileno(), owner),
                 stdin=subprocess.DEVNULL,
                 env={"PATH": os.environ.get("PATH", "")},
+                start_new_session=True,  # a terminal's Ctrl-C is for the owner, who ends labs in order
             )
         finally:
             theirs.close()

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from typing import TypeVar
 
 from rich import box
 from rich.console import Console
@@ -17,6 +18,7 @@ from rich.text import Text
 
 from meshlab.model.report import Cell, CheckReport, Proof, Result
 
+_Row = TypeVar("_Row", Cell, Proof)
 _STYLE = {Result.HELD: "green", Result.FAILED: "bold red", Result.CANNOT_TELL: "yellow", Result.CANNOT_RUN: "yellow"}
 
 
@@ -58,20 +60,26 @@ def _bad(rows: Sequence[Cell | Proof]) -> str:
 
 
 def _print_troubles(report: CheckReport, console: Console) -> None:
-    cells = [cell for cell in _families_joined(report.cells) if cell[0].result is not Result.HELD]
-    proofs = [proof for proof in report.proofs if proof.result is not Result.HELD]
     for line in report.audit:
         _print_trouble(Result.FAILED, line, [], console)
-    for cell, families in cells:
-        head = f"{_pair(cell)} over {families}: expected {cell.expected}, seen {cell.seen} ({cell.outcome})"
-        _print_trouble(cell.result, head, [("rule", cell.rule), ("reason", cell.reason)], console)
-    for proof in proofs:
-        head = f"{proof.kind} {_pair(proof)} over IPv{proof.family}, grade {proof.grade}: {proof.packets} packets"
-        _print_trouble(proof.result, head, [("reason", proof.reason), ("control", proof.control)], console)
-    if cells or proofs or report.audit:
+    for result in (Result.FAILED, Result.CANNOT_RUN, Result.CANNOT_TELL):
+        for cell, families in _families_joined(cell for cell in report.cells if cell.result is result):
+            _print_row_trouble(cell, families, console)
+        for proof, families in _families_joined(proof for proof in report.proofs if proof.result is result):
+            _print_row_trouble(proof, families, console)
+    if report.result is not Result.HELD:
         where = report.artifacts or "not saved; give --artifacts DIR to have them"
         console.print(f"\ncaptures, logs, rules and configuration: {where}", soft_wrap=True, markup=False)
         console.print(_next_step(report), soft_wrap=True, markup=False)
+
+
+def _print_row_trouble(row: Cell | Proof, families: str, console: Console) -> None:
+    if isinstance(row, Cell):
+        head = f"{_pair(row)} over {families}: expected {row.expected}, seen {row.seen} ({row.outcome})"
+        _print_trouble(row.result, head, [("rule", row.rule), ("reason", row.reason)], console)
+    else:
+        head = f"{row.kind} {_pair(row)} over {families}, grade {row.grade}"
+        _print_trouble(row.result, head, [("reason", row.reason), ("control", row.control)], console)
 
 
 def _print_trouble(result: Result, head: str, details: Iterable[tuple[str, str]], console: Console) -> None:
@@ -125,12 +133,13 @@ def _print_proofs(proofs: tuple[Proof, ...], console: Console) -> None:
     controls.print("controls", console)
 
 
-def _families_joined(cells: Iterable[Cell]) -> list[tuple[Cell, str]]:
-    """Each cell once for both families, where nothing but the family differs, with the families it stands for."""
-    joined: dict[Cell, list[int]] = {}
-    for cell in cells:
-        joined.setdefault(replace(cell, family=4), []).append(cell.family)
-    return [(cell, ", ".join(f"IPv{family}" for family in families)) for cell, families in joined.items()]
+def _families_joined(rows: Iterable[_Row]) -> list[tuple[_Row, str]]:
+    """Each row once for both families, where nothing but the family and what was counted differs."""
+    joined: dict[_Row, list[int]] = {}
+    for row in rows:
+        same = replace(row, family=4) if isinstance(row, Cell) else replace(row, family=4, id="", packets=0, canaries=0)
+        joined.setdefault(same, []).append(row.family)
+    return [(row, ", ".join(f"IPv{family}" for family in sorted(set(families)))) for row, families in joined.items()]
 
 
 class _Legend:

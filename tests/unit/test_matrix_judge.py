@@ -71,8 +71,8 @@ def test_a_denial_may_end_in_any_kind_of_refusal(outcome: Outcome) -> None:
 @pytest.mark.parametrize("outcome", [o for o in Outcome if o is not Outcome.OK], ids=str)
 def test_no_other_end_than_an_answer_holds_an_allowed_cell(outcome: Outcome) -> None:
     cell = judge(ALLOWED, [_call(outcome)])
-    assert cell.result is Result.FAILED
-    assert str(outcome) in cell.reason
+    assert (cell.outcome, cell.result) == (str(outcome), Result.FAILED)
+    assert cell.reason
 
 
 @pytest.mark.parametrize("outcome", [Outcome.TIMEOUT, Outcome.UNREACHABLE, Outcome.TLS_ALERT], ids=str)
@@ -95,7 +95,7 @@ def test_a_denied_call_that_got_any_bytes_back_fails(outcome: Outcome) -> None:
 def test_a_denied_call_that_was_answered_fails(by: str | None) -> None:
     cell = judge(DENIED, [_call(Outcome.OK, by=by)])
     assert (cell.seen, cell.result) == ("allow", Result.FAILED)
-    assert "call 7" in cell.reason
+    assert "denied was answered" in cell.reason
 
 
 def test_a_refusal_of_an_allowed_call_says_the_systems_words() -> None:
@@ -125,7 +125,7 @@ def test_one_answer_from_an_endpoint_that_denies_fails_a_mixed_service() -> None
     calls = [_call(Outcome.OK, by="shop/a")] * 10 + [_call(Outcome.RESET)] * 9 + [_call(Outcome.OK, by="shop/b")]
     cell = judge(MIXED, calls)
     assert cell.result is Result.FAILED
-    assert "shop/b, which denies it" in cell.reason
+    assert "denied was answered by shop/b" in cell.reason
 
 
 @pytest.mark.parametrize("call", [_call(Outcome.OK, by="shop/a"), _call(Outcome.RESET)], ids=["answers", "refusals"])

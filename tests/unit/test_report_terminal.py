@@ -117,6 +117,21 @@ def test_a_proof_without_a_control_says_so() -> None:
     assert "a beacon is missing on fabric" in text
 
 
+def test_what_failed_comes_before_what_cannot_be_told() -> None:
+    unclear = replace(HELD, seen="unclear", outcome="timeout", result=Result.CANNOT_TELL, reason="no answer")
+    failed = replace(PROOF, result=Result.FAILED, reason="the canary is in packet 112")
+    text = _text(_report(unclear, proofs=(failed,)))
+    assert text.index("FAILED encrypted") < text.index("CANNOT-TELL shop/client")
+
+
+def test_proofs_that_failed_alike_over_both_families_are_told_once() -> None:
+    failed = replace(PROOF, result=Result.FAILED, reason="the canary was seen in clear")
+    text = _text(_report(HELD, proofs=(failed, replace(failed, id="encrypted:2", family=6, packets=25))))
+    assert text.count("the canary was seen in clear") == 1
+    assert "FAILED encrypted shop/client -> shop/server:8080 over IPv4, IPv6, grade wire" in text
+    assert "2 proofs (2 failed)" in text
+
+
 @pytest.mark.parametrize("width", [80, 120, 200])
 def test_no_sentence_is_cut_at_any_width(width: int) -> None:
     cells = (HELD, replace(FAILED, reason="because " * 40 + "of this"))
