@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from meshlab.model import Connection, Decision
+from meshlab.protocols.zds import ZdsPod
 from meshlab.ztunnel import rbac
 from meshlab.ztunnel.state import State, Workload
 
@@ -14,29 +15,30 @@ POLICY_CHANGE = "connection closed due to policy change"
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Live:
-    """An open connection, and what it was judged by: the workload as it was when the connection came."""
+    """An open connection."""
 
-    workload: Workload
     connection: Connection
     cut: Callable[[], None]
 
 
 class Guard:
-    """Judges each connection when it comes, and all open ones again when policies change."""
+    """Judges each connection when it comes, and all open ones again whenever xDS changes anything."""
 
-    def __init__(self, state: State) -> None:
+    def __init__(self, state: State, pod: ZdsPod) -> None:
         self._state = state
+        self._pod = pod
         self._live: set[Live] = set()
 
     def policies(self) -> Mapping[str, rbac.Policy]:
         return self._state.policies
 
-    def decide(self, workload: Workload, connection: Connection) -> Decision:
-        return rbac.evaluate(self.policies(), workload, connection)
+    def decide(self, own: Workload, connection: Connection) -> Decision:
+        """Whether a connection may reach ``own``, the workload that this pod is now."""
+        return rbac.evaluate(self.policies(), own, connection)
 
-    def admit(self, workload: Workload, connection: Connection, cut: Callable[[], None]) -> Live:
+    def admit(self, connection: Connection, cut: Callable[[], None]) -> Live:
         """Remember an open connection until it is released, or cut."""
-        live = Live(workload, connection, cut)
+        live = Live(connection, cut)
         self._live.add(live)
         return live
 
@@ -47,8 +49,12 @@ class Guard:
         self._live.remove(live)
         return True
 
-    def policies_changed(self) -> None:
+    def judge_again(self) -> None:
+        """Cut what is no longer allowed. A workload that is gone from xDS changes nothing for those who are in."""
+        own = self._state.workload_of(self._pod)
+        if own is None:
+            return
         for live in list(self._live):
-            if not self.decide(live.workload, live.connection).allowed:
+            if not self.decide(own, live.connection).allowed:
                 self._live.remove(live)
                 live.cut()

@@ -3,7 +3,7 @@
     15008  TLS --> CONNECT --> authority, policy (its identity) --> the app, from the client's address -> 200 -> splice
     15006  plaintext --------> policy (no identity) --------------> the app, from the client's address --------> splice
 
-Every open connection is judged again when policies change, and cut where they no longer allow it.
+Every open connection is judged again when xDS changes anything, and cut where policy no longer allows it.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Inbound:
         self.shared = shared
         self.pod = pod
         self.netns = netns
-        self.guard = self.guard_class(shared.state)
+        self.guard = self.guard_class(shared.state, pod)
         self.tasks = Tasks()
         self._tunnels: set[ServerTunnel] = set()
 
@@ -128,7 +128,7 @@ class Inbound:
             connection = self._judge_plain(own, source, target)
             app = await self.connect_app(target, source.address)
             self.shared.log.opened(record)
-            live = self.guard.admit(own, connection, client.close)
+            live = self.guard.admit(connection, client.close)
             await join(client, app)
             error = "" if self.guard.release(live) else POLICY_CHANGE
         except (OSError, TimeoutError, ProtocolError) as failure:

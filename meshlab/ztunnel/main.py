@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from meshlab.protocols.messages import AUTHORIZATION_TYPE
+from meshlab.protocols.messages import ADDRESS_TYPE
 from meshlab.protocols.xds import Update
 from meshlab.protocols.zds import ZdsPod
 from meshlab.ztunnel import status
@@ -29,7 +29,7 @@ from meshlab.ztunnel.outbound import Outbound
 from meshlab.ztunnel.pods import Pods
 from meshlab.ztunnel.proxy import PodProxy
 from meshlab.ztunnel.shared import Shared
-from meshlab.ztunnel.state import State
+from meshlab.ztunnel.state import State, Workload
 from meshlab.ztunnel.tasks import Tasks
 from meshlab.ztunnel.xds_client import XdsClient
 from meshlab.ztunnel.zds_client import ZdsClient
@@ -101,13 +101,15 @@ class Ztunnel:
 
     def _apply(self, update: Update) -> Mapping[str, str]:
         refused = self._state.apply(update)
-        if update.type_url == AUTHORIZATION_TYPE:
-            self._pods.policies_changed()
-        else:
-            node = self._config.node_name
-            local = (workload for workload in self._state.workloads.values() if workload.hbone)
-            self._shared.certificates.keep(workload.identity for workload in local if node and workload.node == node)
+        self._pods.judge_again()
+        if update.type_url == ADDRESS_TYPE:
+            self._shared.certificates.keep(workload.identity for workload in self._local_workloads())
         return refused
+
+    def _local_workloads(self) -> list[Workload]:
+        """Those whose certificates are had ahead of their first use."""
+        node = self._config.node_name
+        return [w for w in self._state.workloads.values() if w.hbone and node and w.node == node]
 
     def _pending(self) -> list[str]:
         waiting = [] if self._xds.synced.is_set() else ["state manager"]

@@ -54,9 +54,10 @@ class Pods:
         for uid in (self._proxies.keys() | self._retries.keys()) - uids:
             await self.remove(uid)
 
-    def policies_changed(self) -> None:
+    def judge_again(self) -> None:
+        """Policy has changed, or to whom it applies."""
         for proxy in self._proxies.values():
-            proxy.inbound.guard.policies_changed()
+            proxy.inbound.guard.judge_again()
 
     def stop_listening(self) -> None:
         for proxy in self._proxies.values():

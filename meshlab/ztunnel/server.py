@@ -79,9 +79,10 @@ class ServerTunnel(TunnelConnection):
 
     @property
     def own(self) -> Workload:
-        """The workload whose pod this is, as it was when the connection came."""
-        assert self._own is not None  # no handshake before
-        return self._own
+        """The workload that this pod is now: what was pushed since the handshake counts for the next stream."""
+        now = self._inbound.shared.state.workload_of(self._inbound.pod) or self._own
+        assert now is not None  # no handshake before
+        return now
 
     def _judge(self, event: ConnectReceived) -> Target | Refusal:
         record = self._record(event.authority)
@@ -115,7 +116,7 @@ class ServerTunnel(TunnelConnection):
     def perform(self, effect: OpenUpstream | TunnelOpened | TunnelRefused) -> None:
         assert isinstance(effect, OpenUpstream)  # the others are a client's
         stream, accepted = effect.stream, self._accepted.pop(effect.stream)
-        live = self._inbound.guard.admit(self.own, accepted.connection, lambda: self.tell(Revoked(stream)))
+        live = self._inbound.guard.admit(accepted.connection, lambda: self.tell(Revoked(stream)))
         self._inbound.tasks.spawn(self._serve(effect, accepted.record, live))
 
     async def _serve(self, wanted: OpenUpstream, record: Record, live: Live) -> None:
