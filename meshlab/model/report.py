@@ -115,7 +115,7 @@ class Proof:
     """What shows that the opposite would have been seen; empty where there was nothing."""
     result: Result
     reason: str = ""
-    """Why it did not hold, or could not be told and what would help; empty where it held."""
+    """Why it did not hold, or could not be told and what would help; where it held, what else was seen, or nothing."""
 
     def to_json(self) -> dict[str, Any]:
         return {

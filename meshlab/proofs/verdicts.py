@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from meshlab.model import Call, Outcome, SpiffeId
+from meshlab.model import Call, Family, Outcome, SpiffeId
+from meshlab.model.report import Grade, Proof, Result
 from meshlab.proofs.links import Link, Wiring
 from meshlab.proofs.packets import ICMP, ICMPV6
-from meshlab.proofs.proof import Grade, Proof, Result
 from meshlab.proofs.route import Route, Target, carried, flows, on_application_port, passed, routes, unread
 from meshlab.proofs.streams import HBONE_PORT
 from meshlab.proofs.window import Flow, Window
@@ -23,7 +23,7 @@ def encrypted(window: Window, wiring: Wiring, call: Call, targets: Sequence[Targ
 
     For calls between enrolled pods; a refused call holds too, where its tunnel was seen.
     """
-    draft = _Draft("encrypted", call, Grade.WIRE, window.control, canaries=1)
+    draft = _Draft.of("encrypted", call, Grade.WIRE, window.control, 1)
     ways = routes(wiring, call, targets)
     plain = [site.pod for way in ways for site in (way.source, way.destination) if not site.enrolled]
     if plain:
@@ -40,7 +40,7 @@ def path(window: Window, wiring: Wiring, call: Call, targets: Sequence[Target]) 
 
     That is 15008 where both pods are enrolled, and else the application's own.
     """
-    draft = _Draft("path", call, Grade.WIRE, window.control, canaries=0)
+    draft = _Draft.of("path", call, Grade.WIRE, window.control, 0)
     if window.blind:
         return draft.cannot_tell(window.blind)
     ways = routes(wiring, call, targets)
@@ -69,7 +69,7 @@ def denied(
     """
     shown = f"call {twin.number} of {twin.source} was allowed" if twin else instead
     control = f"{shown}; {window.control}" if shown and window.control else ""
-    draft = _Draft("denied", call, Grade.WIRE, control, canaries=1)
+    draft = _Draft.of("denied", call, Grade.WIRE, control, 1)
     if call.outcome in Outcome.OK:
         return draft.failed("it was answered")
     if received and received.get(call.number):
@@ -107,26 +107,32 @@ def identity(
         control: what shows that another identity would have been noticed, as a phrase.
         how: how it could be had, or be had at a better grade.
     """
-    draft = _Draft("identity", call, grade, control, canaries=0)
+    draft = _Draft.of("identity", call, grade, control, 0)
     hint = f"; {how}" if how else ""
     if seen is not None and str(seen) != str(expected):
         return draft.failed(f"the peer was {seen}, not {expected} (grade {grade})")
     if seen is None:
         return draft.cannot_tell(f"nobody saw the peer's certificate{hint}")
-    if not grade.reaches(at_least):
+    if not _reaches(grade, at_least):
         return draft.cannot_tell(f"known at grade {grade}, asked for at least {at_least}{hint}")
     if not packets:
         return draft.cannot_tell("no packet of the call was seen")
     return draft.held(packets, f"{expected}, grade {grade}")
 
 
-def only_hbone(window: Window, wiring: Wiring, link: Link) -> Proof:
-    """Between addresses of enrolled pods all packets on this link are TCP 15008, their payload TLS; ICMP is listed."""
-    enrolled = wiring.enrolled_addresses()
-    ours = [flow for flow in window.flows if flow.link == link and {flow.source, flow.destination} <= enrolled]
+def nothing_in_clear(window: Window, wiring: Wiring, link: Link, family: Family, calls: Sequence[Call]) -> Proof:
+    """On this link all packets between addresses of enrolled pods are TCP 15008 (ICMP is listed), their payload TLS.
+
+    Args:
+        calls: those between enrolled pods, the refused ones too: none of their canaries may stand on the link.
+    """
+    ours = _between_enrolled(window, wiring, link, family)
     icmp = [flow for flow in ours if flow.protocol in {ICMP, ICMPV6}]
     others = [flow for flow in ours if flow.protocol not in {ICMP, ICMPV6}]
-    draft = _Draft("only-hbone", None, Grade.WIRE, window.control, canaries=0, to=str(link))
+    draft = _Draft("nothing-in-clear", "*", str(link), HBONE_PORT, family, Grade.WIRE, window.control, len(calls))
+    leaks = (finding for call in calls for finding in window.by_call.get(call.number, ()) if finding.link == link)
+    if leak := next(leaks, None):
+        return draft.failed(str(leak))
     if wrong := next((flow for flow in others if not flow.is_hbone), None):
         return draft.failed(f"not on 15008: {wrong}")
     if fault := _not_tls(others):
@@ -136,8 +142,13 @@ def only_hbone(window: Window, wiring: Wiring, link: Link) -> Proof:
     packets = sum(len(flow.times) for flow in others)
     if not packets:
         return draft.cannot_tell("no packet between enrolled pods was seen there")
-    listed = "".join(f"; beside them {len(flow.times)} {flow}" for flow in icmp)
-    return draft.held(packets, f"all on 15008, all TLS records{listed}")
+    return draft.held(packets, "; ".join(f"beside it, {len(flow.times)} packets of {flow}" for flow in icmp))
+
+
+def _between_enrolled(window: Window, wiring: Wiring, link: Link, family: Family) -> list[Flow]:
+    size = 4 if family == 4 else 16
+    enrolled = {address for address in wiring.enrolled_addresses() if len(address) == size}
+    return [flow for flow in window.flows if flow.link == link and {flow.source, flow.destination} <= enrolled]
 
 
 def tunnel_packets(window: Window, wiring: Wiring, call: Call, targets: Sequence[Target]) -> int:
@@ -150,11 +161,19 @@ class _Draft:
     """A proof before its result."""
 
     kind: str
-    call: Call | None
+    source: str
+    to: str
+    port: int
+    family: Family
     grade: Grade
     control: str
     canaries: int
-    to: str = ""
+    number: int = 0
+
+    @classmethod
+    def of(cls, kind: str, call: Call, grade: Grade, control: str, canaries: int) -> _Draft:
+        to = call.to.rpartition(":")[0] or call.to
+        return cls(kind, call.source, to, call.port, call.family, grade, control, canaries, call.number)
 
     def held(self, packets: int, reason: str) -> Proof:
         if not self.control:
@@ -168,15 +187,14 @@ class _Draft:
         return self._proof(Result.CANNOT_TELL, 0, reason)
 
     def _proof(self, result: Result, packets: int, reason: str) -> Proof:
-        call = self.call
-        what = f"{call.source} -> {call.to} ipv{call.family} #{call.number}" if call else self.to
+        which = f"#{self.number}" if self.number else ""
         return Proof(
-            id=f"{self.kind} {what}",
+            id=f"{self.kind}:{self.source}->{self.to}:{self.port}/{self.family}{which}",
             kind=self.kind,
-            source=call.source if call else "*",
-            to=call.to if call else self.to,
-            port=call.port if call else HBONE_PORT,
-            family=call.family if call else None,
+            source=self.source,
+            to=self.to,
+            port=self.port,
+            family=self.family,
             grade=self.grade,
             packets=packets,
             canaries=self.canaries,
@@ -184,6 +202,11 @@ class _Draft:
             result=result,
             reason=reason,
         )
+
+
+def _reaches(grade: Grade, least: Grade) -> bool:
+    order = list(Grade)  # best first
+    return order.index(grade) <= order.index(least)
 
 
 def _in_clear(window: Window, call: Call, ways: Iterable[Route]) -> str:

@@ -18,17 +18,17 @@ class LossyRecorder(Recorder):
         return outgoing_only(bytes(block))
 
 
-def loses_packets(config: Mapping[str, Any], fds: Mapping[str, int]) -> None:
+def capture_loses_packets(config: Mapping[str, Any], fds: Mapping[str, int]) -> None:
     stop_at_sigterm()
     LossyRecorder(config, fds).run()
 
 
-class _AsTheyCome(Order):
+class _Never(Order):
     def take(self, stream: Stream, seq: int, payload: bytes) -> list[bytes]:
-        return [payload]
+        return []
 
 
-class FollowerWithoutReassembly(Follower):
-    """``capture-without-reassembly``: segments are taken as they come, copies and all."""
+class CaptureWithoutReassembly(Follower):
+    """``capture-without-reassembly``: only single packets are searched."""
 
-    order = _AsTheyCome()
+    order = _Never()

@@ -1,0 +1,114 @@
+"""Segments become streams in whatever order they come; a stream is TLS records, or it is said where it is not."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+
+import capture_scenes as scenes
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from meshlab.proofs.packets import SYN, TCP, Header
+from meshlab.proofs.streams import Order, Stream
+from meshlab.proofs.tls import CLIENT_HELLO, SERVER_HELLO, TlsRecords
+
+
+def _head(seq: int, flags: int = 0x10, port: int = 80) -> Header:
+    return Header(TCP, b"", b"", 40000, port, seq & 0xFFFFFFFF, flags, 0, 0)
+
+
+def _streamed(isn: int, segments: Sequence[tuple[int, bytes]]) -> bytes:
+    """What an analyser makes of segments (place in the stream, bytes) that come in this order."""
+    stream = Stream(_head(0))
+    stream.segment(_head(isn, SYN), b"", Order(), keep=True)
+    for place, data in segments:
+        stream.segment(_head(isn + 1 + place), data, Order(), keep=True)
+    return b"".join(stream.chunks)
+
+
+@st.composite
+def deliveries(draw: st.DrawFn) -> tuple[bytes, list[tuple[int, bytes]]]:
+    """A stream, and segments that cover it: cut anywhere, overlapping, repeated, in any order."""
+    data = draw(st.binary(min_size=1, max_size=60))
+    cuts = sorted(draw(st.sets(st.integers(0, len(data)))) | {0, len(data)})
+    spans = list(itertools.pairwise(cuts))
+    places = st.integers(0, len(data))
+    ends = st.tuples(places, places).map(lambda pair: (min(pair), max(pair)))
+    spans += draw(st.lists(ends, max_size=6))
+    return data, [(start, data[start:end]) for start, end in draw(st.permutations(spans))]
+
+
+@settings(deadline=None)
+@given(deliveries(), st.sampled_from([0, 1, 0x7FFFFFFF, 0xFFFFFFE0, 0xFFFFFFFF]))
+def test_a_stream_is_the_same_however_it_is_cut_repeated_and_shuffled(
+    delivery: tuple[bytes, list[tuple[int, bytes]]], isn: int
+) -> None:
+    data, segments = delivery
+    assert _streamed(isn, segments) == data
+
+
+@settings(deadline=None)
+@given(deliveries(), st.integers(0, 59))
+def test_nothing_is_shown_beyond_a_byte_that_never_came(
+    delivery: tuple[bytes, list[tuple[int, bytes]]], lost: int
+) -> None:
+    data, segments = delivery
+    without = [(at, part) for at, part in segments if not at <= lost < at + len(part)]
+    assert data[: lost if lost < len(data) else None].startswith(_streamed(7, without))
+
+
+def test_a_stream_is_taken_up_again_behind_a_gap_that_stays() -> None:
+    stream = Stream(_head(0, port=15008))
+    stream.segment(_head(0, SYN, 15008), b"", Order(), keep=True)
+    for place in range(10, 10 + 2 * 4200, 2):
+        stream.segment(_head(place, port=15008), b"ab", Order(), keep=True)
+    assert len(stream.pending) <= 4097
+    assert not stream.born
+    assert stream.chunks
+
+
+@settings(deadline=None)
+@given(st.lists(st.integers(1, 3000), max_size=12))
+def test_a_true_conversation_is_records_however_it_is_cut(sizes: list[int]) -> None:
+    tls = scenes.recorded_tls()
+    for opens_with, stream in ((CLIENT_HELLO, tls.hello + tls.finished + tls.request), (SERVER_HELLO, tls.server)):
+        records = TlsRecords(opens_with)
+        cuts = [0, *itertools.accumulate(sizes), len(stream)]
+        for start, end in itertools.pairwise(cuts):
+            records.feed(stream[start:end])
+        assert (records.fault, records.records > 1) == ("", True)
+
+
+HELLO = b"\x16\x03\x01\x00\x04\x01abc"
+
+
+@pytest.mark.parametrize(
+    ("stream", "fault"),
+    [
+        (b"GET / HTTP/1.1\r\n", "after 0 TLS records come bytes that are none (47 45 54 20 2f 20)"),
+        (b"\x17\x03\x03\x00\x04\x01abc", "it does not open with a ClientHello (17 03 03 00 04 01)"),
+        (b"\x16\x03\x01\x00\x04\x02abc", "it does not open with a ClientHello (16 03 01 00 04 02)"),
+        (HELLO + b"\x17\x03\x03\x40\x00" + bytes(16384) + b"POST ", "after 2 TLS records come bytes that are none"),
+        (HELLO + b"\x18\x03\x03\x00\x01", "after 1 TLS records"),
+        (HELLO + b"\x17\x03\x04\x00\x01", "after 1 TLS records"),
+        (HELLO + b"\x17\x03\x03\x41\x01", "after 1 TLS records"),
+        (HELLO + b"\x17\x03\x03\x00\x00", "after 1 TLS records"),
+    ],
+    ids=["http", "no-handshake", "server-hello", "clear-later", "heartbeat", "version", "too-long", "empty"],
+)
+def test_what_is_no_tls_is_named_with_its_bytes(stream: bytes, fault: str) -> None:
+    for size in (1, 7, len(stream)):
+        records = TlsRecords(CLIENT_HELLO)
+        for at in range(0, len(stream), size):
+            records.feed(stream[at : at + size])
+        assert records.fault.startswith(fault)
+
+
+def test_a_fault_stays() -> None:
+    records = TlsRecords(CLIENT_HELLO)
+    records.feed(b"GET / HTTP/1.1\r\n")
+    fault = records.fault
+    records.feed(HELLO)
+    assert records.fault == fault

@@ -1,0 +1,235 @@
+"""A window that opens in the middle of a connection knows where it is, and says so where it cannot."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+
+import capture_scenes as scenes
+import pytest
+import ring_blocks
+
+from meshlab.model.report import Proof, Result
+from meshlab.proofs import beacon, verdicts
+from meshlab.proofs.beacon import Beacons
+from meshlab.proofs.canary import canary
+from meshlab.proofs.follower import Follower
+from meshlab.proofs.links import Link, Site, Wiring
+from meshlab.proofs.packets import FIN, UDP
+from meshlab.proofs.window import Window
+
+Frame = tuple[Link, bool, int, bytes]
+WAY = (scenes.CLIENT, scenes.FABRIC_1, scenes.FABRIC_2, scenes.SERVER)
+NONE = Beacons(scenes.BEACON_PREFIX, {})
+
+
+def wiring() -> Wiring:
+    """As the recorder numbers: ring 0 is node-1's, ring 1 node-2's."""
+    sites: dict[str, Site] = dict(scenes.wiring().sites)
+    return Wiring({(link.node == "node-2", link.ifindex): link for link in scenes.LINKS}, sites)
+
+
+def recorded(frames: Iterable[Frame], *, stale: bytes = b"") -> bytes:
+    """As the two nodes' rings would have kept them, node-1's block first."""
+    nodes = [link.node for link in scenes.LINKS]
+    kept: dict[str, list[tuple[int, bool, int, bytes]]] = {node: [] for node in dict.fromkeys(nodes)}
+    for link, *rest in frames:
+        kept[link.node].append((link.ifindex, *rest))  # type: ignore[arg-type]
+    return b"".join(
+        ring_blocks.record(ring, ring_blocks.block(packets, stale=stale))
+        for ring, packets in enumerate(kept.values())
+        if packets
+    )
+
+
+def connection(script: scenes.Script, port: int = 15008) -> scenes.Tcp:
+    return scenes.Tcp(script, "shop/client", "shop/server", 40000, port, WAY)
+
+
+def windows(parts: Sequence[tuple[bool, Sequence[Frame]]]) -> list[Window]:
+    """Feed each part, in a window of its own or (False) in none."""
+    follower, seen = Follower(scenes.PREFIX), []
+    for in_window, frames in parts:
+        if in_window:
+            follower.open()
+        follower.feed(recorded(frames))
+        if in_window:
+            seen.append(follower.close(wiring(), NONE, {}))
+    return seen
+
+
+def split(script: scenes.Script, *marks: int) -> list[list[Frame]]:
+    edges = [0, *marks, len(script.frames)]
+    return [script.frames[start:end] for start, end in itertools.pairwise(edges)]
+
+
+def test_the_records_of_a_living_connection_are_known_when_a_window_opens_in_the_middle_of_one() -> None:
+    script, tls = scenes.Script(), scenes.recorded_tls()
+    tunnel = connection(script)
+    tunnel.open()
+    tunnel.say(tls.hello)
+    tunnel.say(tls.server, back=True)
+    tunnel.say(tls.finished + tls.request + tls.bulk[:30_000])
+    middle = len(script.frames)
+    tunnel.say(tls.bulk[30_000:])
+    second = len(script.frames)
+    tunnel.say(b"now in clear")
+    parts = split(script, middle, second)
+    quiet, loud = windows([(False, parts[0]), (True, parts[1]), (True, parts[2])])
+    assert {(flow.not_tls, flow.from_birth) for flow in quiet.flows} == {("", True)}
+    assert {flow.not_tls[:5] for flow in loud.flows} == {"after"}
+
+
+def test_a_connection_whose_birth_was_not_seen_is_not_judged() -> None:
+    script = scenes.Script()
+    connection(script).say(b"\x17\x03\x03\x00\x04abcd")
+    (window,) = windows([(True, script.frames)])
+    assert {(flow.not_tls, flow.from_birth) for flow in window.flows} == {("", False)}
+    call = replace(scenes.call(scenes.play(scenes.SCENES["clean"]), 1), started_ns=0)
+    proof = verdicts.encrypted(window, wiring(), call, scenes.SERVER_8080)
+    assert proof.result is Result.CANNOT_TELL
+    assert "so its TLS records cannot be followed" in proof.reason
+
+
+def test_a_stream_with_a_hole_is_not_judged() -> None:
+    script, tls = scenes.Script(), scenes.recorded_tls()
+    tunnel = connection(script)
+    tunnel.open()
+    tunnel.say(tls.hello[:100])
+    mark = len(script.frames)
+    tunnel.say(tls.hello[100:200])
+    lost = len(script.frames)
+    tunnel.say(tls.hello[200:])
+    (window,) = windows([(True, [*script.frames[:mark], *script.frames[lost:]])])
+    assert [flow.hole for flow in window.flows if flow.payload_bytes] == [True] * len(WAY)
+    proof = verdicts.nothing_in_clear(window, wiring(), scenes.FABRIC_1, 4, [])
+    assert (proof.result, "were not seen" in proof.reason) == (Result.CANNOT_TELL, True)
+
+
+def test_the_same_ports_used_again_are_another_connection() -> None:
+    script, tls = scenes.Script(), scenes.recorded_tls()
+    for isn in (100, 5_000_000):
+        tunnel = connection(script)
+        tunnel.sent = [isn, isn]
+        tunnel.open()
+        tunnel.say(tls.hello)
+        tunnel.say(tls.server, back=True)
+        tunnel.end()
+    (window,) = windows([(True, script.frames)])
+    assert {flow.not_tls for flow in window.flows} == {""}
+    assert len(window.flows) == 2 * 2 * len(WAY)
+
+
+def test_what_ended_is_forgotten_and_what_lives_is_not() -> None:
+    follower, script = Follower(scenes.PREFIX), scenes.Script()
+    for port in range(100):
+        done = scenes.Tcp(script, "shop/client", "shop/plain", 1000 + port, 9090, WAY)
+        done.open()
+        done.end(FIN if port % 2 else 0x04)
+    living = connection(script)
+    living.open()
+    follower.feed(recorded(script.frames))
+    nothing: list[Frame] = []
+    follower.feed(recorded(nothing))
+    follower.feed(recorded(nothing))
+    assert len(follower._streams) == 2 * len(WAY)
+
+
+def test_one_window_at_a_time() -> None:
+    follower = Follower(scenes.PREFIX)
+    follower.open()
+    with pytest.raises(ValueError, match="a window is open already"):
+        follower.open()
+
+
+def test_icmp_between_enrolled_pods_is_listed_and_anything_else_beside_15008_is_not_forgiven() -> None:
+    script, tls = scenes.Script(), scenes.recorded_tls()
+    tunnel = connection(script)
+    tunnel.open()
+    tunnel.say(tls.hello)
+    ping = scenes.ethernet("shop/client", "shop/server", 4, b"\x08\x00" + bytes(14), protocol=1)
+    script.put(scenes.FABRIC_1, True, ping)
+    listed = _fabric_proof(script)
+    script.put(scenes.FABRIC_1, True, scenes.ethernet("shop/client", "shop/server", 4, bytes(30), protocol=UDP))
+    assert (listed.result, listed.reason) == (
+        Result.HELD,
+        "beside it, 1 packets of ICMP 10.128.0.1:8 -> 10.64.0.2:0 on node-1:fabric",
+    )
+    proof = _fabric_proof(script)
+    assert (proof.result, proof.reason[:20]) == (Result.FAILED, "not on 15008: UDP 10")
+
+
+def _fabric_proof(script: scenes.Script) -> Proof:
+    beacons = beacon.opening(scenes.BEACON_PREFIX, [(0, 4)], 1)
+    lit = [
+        (scenes.FABRIC_1, one.outgoing, script.now_ns(), frame)
+        for one in beacons.expected.values()
+        for frame in beacon.frames(one, beacons.prefix)
+    ]
+    follower = Follower(scenes.PREFIX)
+    follower.open()
+    follower.feed(recorded([*script.frames, *lit]))
+    window = follower.close(wiring(), beacons, {})
+    return verdicts.nothing_in_clear(window, wiring(), scenes.FABRIC_1, 4, [])
+
+
+def test_without_beacons_nothing_holds() -> None:
+    script, tls = scenes.Script(), scenes.recorded_tls()
+    tunnel = connection(script)
+    tunnel.open()
+    tunnel.say(tls.hello)
+    (window,) = windows([(True, script.frames)])
+    proof = verdicts.nothing_in_clear(window, wiring(), scenes.FABRIC_1, 4, [])
+    assert (proof.result, "no beacon" in proof.reason) == (Result.CANNOT_TELL, True)
+
+
+def test_old_bytes_between_packets_are_no_leak() -> None:
+    script = scenes.Script()
+    word = canary(scenes.PREFIX, 1)
+    script.put(scenes.CLIENT, False, scenes.ethernet("shop/client", "elsewhere", 4, bytes(8) + word[:-9], protocol=UDP))
+    script.put(scenes.CLIENT, False, scenes.ethernet("shop/client", "elsewhere", 4, bytes(8), protocol=UDP))
+    follower = Follower(scenes.PREFIX)
+    follower.open()
+    buffer = recorded(script.frames, stale=word[-9:])
+    assert scenes.PREFIX in buffer
+    follower.feed(buffer)
+    assert follower.close(wiring(), NONE, {}).findings == ()
+
+
+def test_a_number_that_a_packet_cuts_off_is_read_from_the_stream() -> None:
+    script, word = scenes.Script(), canary(scenes.PREFIX, 1234)
+    leak = connection(script, 8080)
+    leak.open()
+    leak.say(word[:39])
+    (cut,) = windows([(True, script.frames)])
+    leak.say(word[39:])
+    (whole,) = windows([(True, script.frames)])
+    assert {finding.number for finding in cut.findings} == {None}
+    assert {(finding.number, finding.reassembled) for finding in whole.findings} == {(1234, True)}
+
+
+def test_a_canary_of_unknown_number_between_two_pods_makes_their_proofs_uncertain() -> None:
+    clean = scenes.play(scenes.SCENES["clean"])
+    buffer = scenes.as_pcapng("clean")
+    window = scenes.window_of(buffer)
+    one = scenes.call(clean, 1)
+    odd = scenes.window_of(scenes.as_pcapng("leak-raw")).findings[0]
+    client, server = (scenes.wiring().sites[pod] for pod in ("shop/client", "shop/server"))
+    unread = replace(odd, number=None, source=min(client.addresses), destination=min(server.addresses))
+    proof = verdicts.encrypted(replace(window, findings=(unread,)), scenes.wiring(), one, scenes.SERVER_8080)
+    assert (proof.result, "its number was cut off" in proof.reason) == (Result.CANNOT_TELL, True)
+
+
+def test_a_window_beyond_its_bound_says_its_size() -> None:
+    follower = Follower(scenes.PREFIX)
+    follower.open()
+    follower.feed(ring_blocks.gap(0, 300 << 20))
+    assert "is larger than its bound: 16 bytes kept, 314572800 not" in follower.close(wiring(), NONE, {}).blind
+
+
+def test_frames_for_people_leave_the_beacons_out() -> None:
+    window = scenes.window_of(scenes.as_pcapng("clean"))
+    frames = list(window.frames())
+    assert len(frames) == len(scenes.play(scenes.SCENES["clean"]).frames) - 24 * (1 + 5)
+    assert all(scenes.BEACON_PREFIX[:20] not in frame for _, _, _, frame in frames)
