@@ -30,14 +30,23 @@ class Configuration:
     """Nodes whose proxy takes part in the barrier."""
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def post(self, certificates: Collection[str], timeout_s: float) -> int:
-        """Push the mesh as it is, without waiting; ``settle`` waits."""
-        wire = {
+    def wire(self) -> dict[str, dict[str, str]]:
+        """The mesh as it is, as the control plane takes it: type -> name -> base64 of the message."""
+        return {
             kind: {name: _encoded(message) for name, message in named.items()}
             for kind, named in resources(self.mesh, self.enrolled).items()
         }
+
+    def post(
+        self, certificates: Collection[str], timeout_s: float, wire: dict[str, dict[str, str]] | None = None
+    ) -> int:
+        """Push the mesh as it is, or ``wire``, without waiting; ``settle`` waits."""
         return self.control_plane.post(
-            "set", resources=wire, barrier=list(self.nodes), certificates=sorted(certificates), timeout_s=timeout_s
+            "set",
+            resources=wire or self.wire(),
+            barrier=list(self.nodes),
+            certificates=sorted(certificates),
+            timeout_s=timeout_s,
         )
 
     def settle(self, number: int, timeout_s: float) -> None:

@@ -5,6 +5,7 @@ Thread-safe and synchronous outside; inside, calls are made on one asyncio loop 
 
 from __future__ import annotations
 
+import base64
 import os
 import socket
 import threading
@@ -14,7 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from meshlab.errors import AuditError, LabLostError, UsageError
+from meshlab.errors import AuditError, LabLostError, RejectedError, UsageError
 from meshlab.kernel.sandbox import Netns, Sandbox
 from meshlab.lab.attempt import Request
 from meshlab.lab.audit import findings
@@ -192,6 +193,19 @@ class Lab:
             policies = load_manifests(policies, "<replace>", _with_policies_of(self._current(), Mesh()))
         self._configuration.change(_with_policies_of(self._current(), policies).mesh, timeout_s)
 
+    def push_raw(self, type_url: str, name: str, body: bytes, timeout_s: float = 10.0) -> str:
+        """Push one more resource, as bytes that need not be valid; the proxy's words where it refuses them, else empty.
+
+        Refused, it is taken back; accepted, it stays until the next ``apply``, ``delete`` or ``replace``.
+        """
+        wire = self._configuration.wire()
+        wire[f"type.googleapis.com/{type_url}"][name] = base64.b64encode(body).decode()
+        try:
+            self._configuration.settle(self._configuration.post((), timeout_s, wire), timeout_s)
+        except RejectedError as error:
+            return str(error)
+        return ""
+
     def restart_control_plane(self, mesh: Mesh | None = None, timeout_s: float = 20.0) -> None:
         """Kill the control plane and start another, which knows ``mesh`` and nothing of the one before.
 
@@ -203,6 +217,8 @@ class Lab:
         old = self.site.programs.by_name["control-plane"]
         self.site.programs.end("control-plane")
         self.site.sandbox.wait_exit(old.pid, timeout_s)
+        assert old.peer is not None
+        old.peer.close()
         self._configuration.control_plane = start_control_plane(self.site)
         self._configuration.control_plane.wait_event("listening", timeout_s)
         self._configuration.change(mesh or self.mesh, timeout_s)
