@@ -31,6 +31,7 @@ from meshlab.ztunnel.tls import Tls, in_trust_domain
 class Inbound:
     """The inbound side of one pod."""
 
+    tls_class: ClassVar[type[Tls]] = Tls
     guard_class: ClassVar[type[Guard]] = Guard
 
     def __init__(self, shared: Shared, pod: ZdsPod, netns: int) -> None:
@@ -75,7 +76,7 @@ class Inbound:
         """TLS towards a peer of our own trust domain."""
         credentials = await self.shared.certificates.get(own.identity)
         check = in_trust_domain(own.identity.trust_domain)
-        return Tls(credentials.server_context, server_side=True, check_peer=check)
+        return self.tls_class(credentials.server_context, server_side=True, check_peer=check)
 
     def target(self, own: Workload, requested: str, address: IPv4Address | IPv6Address) -> Target | Refusal:
         """Where a CONNECT on a connection to ``address`` leads: to this pod, or nowhere."""

@@ -30,6 +30,7 @@ from meshlab.ztunnel.tls import Tls, one_of
 class Outbound:
     """The outbound side of one pod."""
 
+    tls_class: ClassVar[type[Tls]] = Tls
     pool_class: ClassVar[type[Pool]] = Pool
     half_class: ClassVar[type[Half]] = Half
 
@@ -61,10 +62,11 @@ class Outbound:
             source = sockets.target_of(sock.getpeername())
             dialled = sockets.original_destination(sock)
             record = Record(direction="outbound", source=source, destination=dialled)
-            upstream = await self._reach(record, dialled)
+            own = await self._own_workload(record)
+            way = self._way(own, dialled, record)
+            upstream = await self.connect(way, own, record)
             self.shared.log.opened(record)
-            await join(app, upstream)
-            error = getattr(upstream.transport, "error", "")
+            error = await self.carry(app, upstream, way)
         except (OSError, TimeoutError, ProtocolError) as failure:
             error = str(failure) or type(failure).__name__
             self.refuse(app)
@@ -80,18 +82,26 @@ class Outbound:
         """Tell an app that there is no way: the kernel makes it a RST where the app has said something, else a FIN."""
         app.close()
 
-    async def _reach(self, record: Record, dialled: Target) -> Half:
+    async def carry(self, app: Half, upstream: Half, way: Route) -> str:
+        """Pass bytes until both sides are gone; why, where it was not in order."""
+        await join(app, upstream)
+        return getattr(upstream.transport, "error", "")
+
+    async def _own_workload(self, record: Record) -> Workload:
         own = await self.shared.state.local_workload(self.pod)
         if own is None:
             raise ProtocolError("failed to fetch local workload")
         record.source_workload = own
+        return own
+
+    def _way(self, own: Workload, dialled: Target, record: Record) -> Route:
         if dialled.port in ILLEGAL_PORTS and (dialled.address.is_loopback or dialled.address in own.addresses):
             raise ProtocolError("self call: a connection to a port of ztunnel's own")
         way = route(self.shared.state, own, dialled, self.choose)
         record.service = way.service.hostname if way.service else ""
         record.destination_workload = way.workload
         record.destination = way.tunnel or way.target
-        return await self.connect(way, own, record)
+        return way
 
     def choose(self, endpoints: Sequence[Workload]) -> Workload:
         return self.shared.rng.choices(endpoints, [endpoint.capacity for endpoint in endpoints])[0]
@@ -135,4 +145,4 @@ class Outbound:
     async def secure(self, key: Key) -> Tls:
         """TLS towards a peer that must be one of ``key.peers``."""
         credentials = await self.shared.certificates.get(key.identity)
-        return Tls(credentials.client_context, server_side=False, check_peer=one_of(key.peers))
+        return self.tls_class(credentials.client_context, server_side=False, check_peer=one_of(key.peers))

@@ -50,12 +50,13 @@ class Key:
 class ClientTunnel(TunnelConnection):
     """The client's end of one connection."""
 
-    def __init__(self, tls: Tls, idle_s: float = IDLE_S) -> None:
+    def __init__(self, tls: Tls) -> None:
         super().__init__(HboneClient(), Framing(client=True))
         self.tls: Tls = tls
         self.ready: asyncio.Future[None] = self._loop.create_future()
         """Done when the server was accepted; fails when it was not."""
-        self._idle_s = idle_s
+        self.idle_s = IDLE_S
+        """It is closed when it has carried no stream for so long."""
         self._idle: asyncio.TimerHandle | None = None
         self._refuses_more = False
         self._answers: dict[int, tuple[asyncio.Future[TunnelTransport], Half]] = {}
@@ -111,7 +112,7 @@ class ClientTunnel(TunnelConnection):
 
     def stream_closed(self) -> None:
         if not self.rules.live and not self.lost:
-            idle_s = 0.0 if self._refuses_more else self._idle_s
+            idle_s = 0.0 if self._refuses_more else self.idle_s
             self._idle = self._loop.call_later(idle_s, self._close_if_idle)
 
     def _close_if_idle(self) -> None:

@@ -84,7 +84,7 @@ class Tls:
     def _read(self) -> bytes:
         parts: list[bytes] = []
         try:
-            while data := self._object.read(_READ_BYTES):
+            while data := self._read_some():
                 parts.append(data)
             self.ended = True
         except ssl.SSLWantReadError:
@@ -94,6 +94,9 @@ class Tls:
         except ssl.SSLError as error:
             raise TlsError(f"TLS: {error}") from error
         return b"".join(parts)
+
+    def _read_some(self) -> bytes:
+        return self._object.read(_READ_BYTES)
 
 
 def spiffe_id(certificate: dict[str, Any] | None) -> SpiffeId:
