@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from google.protobuf.json_format import MessageToDict
@@ -19,6 +19,16 @@ class Journal:
         self._write = write
         self._clock = clock
         self._start = clock()
+
+    def pushed(self, resources: Mapping[str, Mapping[str, str]]) -> None:
+        """What the lab set: type -> name -> base64 of the resource. With these a conversation can be held again."""
+        self._note("push", resources=resources)
+
+    def accepted(self) -> None:
+        self._note("push-accepted")
+
+    def rolled_back(self) -> None:
+        self._note("push-rolled-back")
 
     def stream_opened(self, stream: int, peer: str, metadata: dict[str, str]) -> None:
         self._note("xds-stream-open", stream=stream, peer=peer, metadata=metadata)

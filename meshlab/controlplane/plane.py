@@ -263,12 +263,14 @@ class ControlPlane:
         nodes, identities = list(request.get("barrier", ())), list(request.get("certificates", ()))
         async with self._pushing:
             self._push = push = _Push(snapshot)
+            self.journal.pushed(request["resources"])
             try:
                 async with asyncio.timeout(request.get("timeout_s", 5)):
                     self._send_all(self.ads.publish(snapshot))
                     self._configured.set()
                     await self._until(lambda: push.nack is not None or not self._missing(nodes, identities))
                     if push.nack:
+                        self.journal.rolled_back()
                         self._send_all(self.ads.roll_back())
                         await self._until(lambda: not self.ads.lagging(nodes))
             except TimeoutError:
@@ -281,6 +283,7 @@ class ControlPlane:
             if lags or uncertified:
                 return {"timeout": [_spoken(lag) for lag in lags], "certificates": uncertified}
             self.ads.accept()
+            self.journal.accepted()
             versions = {type_url: snapshot.version(type_url) for type_url in ZTUNNEL_TYPES}
             return {"acknowledged": dict.fromkeys(nodes, versions)}
 

@@ -39,11 +39,13 @@ def save(lab: Lab, folder: Path) -> Path:
 def write_conversation(lab: Lab, folder: Path) -> None:
     """What node proxies, control plane and agents said to each other, and the proxies' logs: ``--record``."""
     folder.mkdir(parents=True, exist_ok=True)
-    entries = []
+    events = list(lab.site.heard)
     for program in lab.site.programs.by_name.values():
         if program.peer is not None:
-            entries += [event for event in program.peer.drain() if event["event"] == "conversation"]
+            events += program.peer.drain()
+    entries = [event for event in events if event["event"] == "conversation"]
     lines = [json.dumps({key: value for key, value in entry.items() if key != "event"}) for entry in entries]
+    lines = [line.replace(lab.site.token, "TOKEN") for line in lines]
     (folder / "conversation.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
     for name in lab.site.programs.by_name:
         if name.startswith("ztunnel@"):

@@ -97,7 +97,11 @@ class AccessLogs:
 
 
 def _opened(lab: Lab, program: str) -> Iterator[Record]:
-    text = lab.logs(program) if program in lab.site.programs.by_name else ""
+    yield from read_records(lab.logs(program) if program in lab.site.programs.by_name else "")
+
+
+def read_records(text: str) -> Iterator[Record]:
+    """The records of opened connections in a ztunnel's log."""
     for line in text.splitlines():
         if '"connection opened"' in line:
             try:

@@ -9,6 +9,7 @@ import base64
 import os
 import socket
 import threading
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -17,6 +18,7 @@ from typing import Any
 
 from meshlab.errors import AuditError, LabLostError, RejectedError, UsageError
 from meshlab.kernel.sandbox import Netns, Sandbox
+from meshlab.lab import recent
 from meshlab.lab.attempt import Request
 from meshlab.lab.audit import findings
 from meshlab.lab.build import build, start_control_plane
@@ -33,6 +35,7 @@ from meshlab.topology import load_manifests, without
 
 _LOOP = TrafficLoop()
 _SOCKETS_AT_ONCE = 253
+_REMEMBERED = 100
 
 
 class Lab:
@@ -50,6 +53,7 @@ class Lab:
         self._next_call = 1
         self.last_capture: Capture | None = None
         """The window that was closed last: what ``save`` writes."""
+        self._recent: deque[tuple[Mesh, Call]] = deque(maxlen=_REMEMBERED)
         self._lock = threading.Lock()
 
     # --- what there is -----------------------------------------------------------------------------------------------
@@ -141,7 +145,10 @@ class Lab:
             for number, (sock, request) in enumerate(zip(sockets, requests, strict=True), first)
         ]
         longest = max((request.timeout_s for request in requests), default=0.0)
-        return _LOOP.run(perform_all(work), longest + 30)
+        mesh = self.mesh
+        made = _LOOP.run(perform_all(work), longest + 30)
+        self._recent.extend((mesh, call) for call in made)
+        return made
 
     def received(self, calls: Sequence[Call]) -> dict[int, bool]:
         """Call number -> whether its canary reached any built-in echo: the servers' side of "no byte arrived"."""
@@ -215,9 +222,10 @@ class Lab:
             mesh: what the new one serves; what is in effect, if not given.
         """
         old = self.site.programs.by_name["control-plane"]
+        assert old.peer is not None
+        self.site.heard += old.peer.drain()
         self.site.programs.end("control-plane")
         self.site.sandbox.wait_exit(old.pid, timeout_s)
-        assert old.peer is not None
         old.peer.close()
         self._configuration.control_plane = start_control_plane(self.site)
         self._configuration.control_plane.wait_event("listening", timeout_s)
@@ -227,6 +235,10 @@ class Lab:
         return replace(self.topology, mesh=self.mesh)
 
     # --- evidence and the end ----------------------------------------------------------------------------------------
+
+    def told(self, last: int = _REMEMBERED) -> list[str]:
+        """The last calls, a sentence each, with the rule by which the policies of that moment decide them."""
+        return [recent.sentence(mesh, call) for mesh, call in list(self._recent)[-last:]]
 
     def logs(self, program: str) -> str:
         """What a program has printed: ``ztunnel@node-1``, ``agent@node-1``, ``control-plane``, ``shop/server`` ..."""

@@ -182,7 +182,7 @@ class Programs:
         out = self._log_pipe(name)
         null = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
         try:
-            pid = self.sandbox.spawn(
+            pid, pidfd = self.sandbox.spawn(
                 argv,
                 netns=netns,
                 mntns=mntns,
@@ -191,6 +191,7 @@ class Programs:
                 env={**CLEAN_ENV, **env},
                 cwd=cwd,
             )
+            os.close(pidfd)
         finally:
             os.close(out)
             os.close(null)

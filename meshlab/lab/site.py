@@ -8,6 +8,7 @@ import os
 import socket
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from meshlab.implementations import Choice
 from meshlab.kernel.netlink import RouteSocket
@@ -43,6 +44,8 @@ class Site:
     """By node, where there is one."""
     echoes: dict[str, Peer] = field(default_factory=dict)
     """By node."""
+    heard: list[dict[str, Any]] = field(default_factory=list)
+    """Events of programs that have been replaced since."""
     pending: dict[str, str] = field(default_factory=dict)
     """Pods that belong in the mesh and are not -> why."""
 

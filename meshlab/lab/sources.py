@@ -37,22 +37,25 @@ def shipped() -> dict[str, Path]:
 def find(name: str, folder: Path | None = None) -> Path:
     """The file behind a path or a shipped name.
 
+    Args:
+        folder: where a relative path starts; the working folder, if not given.
+
     Raises:
         UsageError: there is none; the message lists the shipped names.
     """
-    for candidate in (Path(name), (folder or Path()) / name):
-        if candidate.is_file():
-            return candidate
+    path = (folder or Path()) / name
+    if path.is_file():
+        return path
     names = shipped()
     if name in names:
         return names[name]
     close = get_close_matches(name, names, n=1)
     hint = f" Did you mean '{close[0]}'?" if close else ""
-    raise UsageError(f"no file '{name}', and no shipped topology of that name ({', '.join(names)}).{hint}")
+    raise UsageError(f"no file '{path}', and no shipped topology of that name ({', '.join(names)}).{hint}")
 
 
 def read(text_or_name: str, folder: Path | None = None) -> Source:
-    """Load a topology from YAML text, a path, or a shipped name.
+    """Load a topology from YAML text, a path (relative to ``folder``), or a shipped name.
 
     Raises:
         TopologyError: it cannot be used; every reason with its place.
