@@ -11,12 +11,13 @@ from typing import ClassVar
 
 from meshlab.proofs.beacon import Beacons
 from meshlab.proofs.canary import Search
+from meshlab.proofs.flows import Flow
 from meshlab.proofs.links import Wiring
 from meshlab.proofs.packets import RST, SYN, TCP, Header, Packet, lost_bytes, parse, recorded
 from meshlab.proofs.pieces import Key, Piece
 from meshlab.proofs.searching import Place, findings, places
 from meshlab.proofs.streams import Order, Stream
-from meshlab.proofs.window import Flow, Window
+from meshlab.proofs.window import Window
 
 
 class Follower:

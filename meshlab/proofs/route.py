@@ -6,10 +6,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from meshlab.model import Call
+from meshlab.proofs.flows import Finding, Flow
 from meshlab.proofs.links import FABRIC, Link, Site, Wiring
-from meshlab.proofs.packets import TCP
 from meshlab.proofs.streams import HBONE_PORT
-from meshlab.proofs.window import Finding, Flow, Window
+from meshlab.proofs.traffic import NEVER, Times, Traffic
+from meshlab.proofs.window import Window
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,61 +55,66 @@ def _route(wiring: Wiring, source: Site, target: Target) -> Route:
     return Route(source, destination, target.port, (source.link, *between, destination.link))
 
 
-def flows(window: Window, route: Route) -> Iterator[Flow]:
-    """All between the two pods, in both directions, on the links of the route."""
-    for link in route.links:
-        yield from _directed(window, link, route.source, route.destination)
-        yield from _directed(window, link, route.destination, route.source)
-
-
-def _directed(window: Window, link: Link, source: Site, destination: Site) -> Iterator[Flow]:
-    for source_ip in source.addresses:
-        for destination_ip in destination.addresses:
-            yield from window.by_ends.get((link, source_ip, destination_ip), ())
-
-
 def carried(window: Window, route: Route, call: Call) -> dict[Link, tuple[int, int]]:
     """On each link, in the call's time and on the wire's port: packets with payload there, and back."""
+    span = (call.started_ns, call.ended_ns)
     return {
         link: (
-            _count(_directed(window, link, route.source, route.destination), route.wire_port, call, back=False),
-            _count(_directed(window, link, route.destination, route.source), route.wire_port, call, back=True),
+            sum(times.carried(*span) for times in _there(window, link, route, route.wire_port)),
+            sum(times.carried(*span) for times in _back(window, link, route, route.wire_port)),
         )
         for link in route.links
     }
 
 
 def passed(window: Window, route: Route, call: Call) -> int:
-    """All packets of it in the call's time on the wire's port, on the source's own link: also those without payload."""
-    link = route.source.link
-    there = _on_port(_directed(window, link, route.source, route.destination), route.wire_port, back=False)
-    back = _on_port(_directed(window, link, route.destination, route.source), route.wire_port, back=True)
-    return sum(flow.passed(call.started_ns, call.ended_ns) for flow in (*there, *back))
-
-
-def _count(some: Iterator[Flow], port: int, call: Call, *, back: bool) -> int:
-    return sum(flow.carried(call.started_ns, call.ended_ns) for flow in _on_port(some, port, back=back))
-
-
-def _on_port(some: Iterator[Flow], port: int, *, back: bool) -> Iterator[Flow]:
-    for flow in some:
-        if flow.protocol == TCP and port == (flow.source_port if back else flow.destination_port):
-            yield flow
-
-
-def on_application_port(window: Window, route: Route, call: Call) -> Flow | None:
-    """A flow to the port that the call asked for, or that the pod serves, with packets in the call's time."""
-    ports = {route.port, call.port} - {HBONE_PORT}
-    return next(
-        (
-            flow
-            for flow in flows(window, route)
-            if ports & {flow.source_port, flow.destination_port}
-            and not flow.is_hbone
-            and flow.passed(call.started_ns, call.ended_ns)
-        ),
-        None,
+    """All packets of it, also those without payload, in its time, on the wire's port, on the caller's own link."""
+    times = (
+        *_there(window, route.source.link, route, route.wire_port),
+        *_back(window, route.source.link, route, route.wire_port),
     )
+    return sum(some.passed(call.started_ns, call.ended_ns) for some in times)
+
+
+def on_application_port(window: Window, route: Route, call: Call) -> Link | None:
+    """A link with packets of the call's time to the port that was asked for, or that the pod serves."""
+    for port in {route.port, call.port} - {HBONE_PORT}:
+        for link in route.links:
+            times = (*_there(window, link, route, port), *_back(window, link, route, port))
+            if any(some.passed(call.started_ns, call.ended_ns) for some in times):
+                return link
+    return None
+
+
+def not_tls(window: Window, route: Route) -> Flow | None:
+    """A flow on 15008 between the two pods that is no sequence of TLS records."""
+    return next((some.not_tls for some in _both(window, route) if some.not_tls), None)
+
+
+def unfollowed(window: Window, route: Route) -> Flow | None:
+    """A flow on 15008 between the two pods of which bytes were not seen."""
+    return next((some.unfollowed for some in _both(window, route) if some.unfollowed), None)
+
+
+def _both(window: Window, route: Route) -> Iterator[Traffic]:
+    for link in route.links:
+        yield from _directed(window, link, route.source, route.destination)
+        yield from _directed(window, link, route.destination, route.source)
+
+
+def _there(window: Window, link: Link, route: Route, port: int) -> Iterator[Times]:
+    return (some.to_port.get(port, NEVER) for some in _directed(window, link, route.source, route.destination))
+
+
+def _back(window: Window, link: Link, route: Route, port: int) -> Iterator[Times]:
+    return (some.from_port.get(port, NEVER) for some in _directed(window, link, route.destination, route.source))
+
+
+def _directed(window: Window, link: Link, source: Site, destination: Site) -> Iterator[Traffic]:
+    for source_ip in source.addresses:
+        for destination_ip in destination.addresses:
+            if some := window.by_ends.get((link, source_ip, destination_ip)):
+                yield some
 
 
 def unread(window: Window, route: Route) -> Finding | None:

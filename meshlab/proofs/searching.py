@@ -11,10 +11,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from meshlab.proofs.canary import Hit, Search
+from meshlab.proofs.flows import Finding
 from meshlab.proofs.links import Wiring
 from meshlab.proofs.pieces import Key, Piece
 from meshlab.proofs.streams import Stream
-from meshlab.proofs.window import Finding
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,11 +11,23 @@ from dataclasses import dataclass
 
 from meshlab.model import Call, Family, Outcome, SpiffeId
 from meshlab.model.report import Grade, Proof, Result
+from meshlab.proofs.flows import Flow
 from meshlab.proofs.links import Link, Wiring
 from meshlab.proofs.packets import ICMP, ICMPV6
-from meshlab.proofs.route import Route, Target, carried, flows, on_application_port, passed, routes, unread
+from meshlab.proofs.route import (
+    Route,
+    Target,
+    carried,
+    not_tls,
+    on_application_port,
+    passed,
+    routes,
+    unfollowed,
+    unread,
+)
 from meshlab.proofs.streams import HBONE_PORT
-from meshlab.proofs.window import Flow, Window
+from meshlab.proofs.traffic import indexed
+from meshlab.proofs.window import Window
 
 
 def encrypted(window: Window, wiring: Wiring, call: Call, targets: Sequence[Target]) -> Proof:
@@ -45,8 +57,8 @@ def path(window: Window, wiring: Wiring, call: Call, targets: Sequence[Target]) 
         return draft.cannot_tell(window.blind)
     ways = routes(wiring, call, targets)
     for way in ways:
-        if way.tunnelled and (flow := on_application_port(window, way, call)):
-            return draft.failed(f"it went beside the tunnel: {flow}")
+        if way.tunnelled and (link := on_application_port(window, way, call)):
+            return draft.failed(f"packets of its time on the application's own port were seen on {link}")
     return _on_the_way(draft, window, call, ways)
 
 
@@ -135,10 +147,13 @@ def nothing_in_clear(window: Window, wiring: Wiring, link: Link, family: Family,
         return draft.failed(str(leak))
     if wrong := next((flow for flow in others if not flow.is_hbone), None):
         return draft.failed(f"not on 15008: {wrong}")
-    if fault := _not_tls(others):
-        return draft.failed(fault)
-    if doubt := window.blind or _not_followed(others):
-        return draft.cannot_tell(doubt)
+    traffic = indexed(others)
+    if clear := traffic.not_tls:
+        return draft.failed(f"{clear}: {clear.not_tls}")
+    if window.blind:
+        return draft.cannot_tell(window.blind)
+    if traffic.unfollowed:
+        return draft.cannot_tell(_not_followed(traffic.unfollowed))
     packets = sum(len(flow.times) for flow in others)
     if not packets:
         return draft.cannot_tell("no packet between enrolled pods was seen there")
@@ -215,10 +230,10 @@ def _in_clear(window: Window, call: Call, ways: Iterable[Route]) -> str:
     if leaks:
         return f"{leaks[0]}" + (f", and in {len(leaks) - 1} more places" if len(leaks) > 1 else "")
     for way in ways:
-        if fault := _not_tls(flows(window, way)):
-            return fault
-        if flow := on_application_port(window, way, call):
-            return f"the application's port was seen: {flow}"
+        if flow := not_tls(window, way):
+            return f"{flow}: {flow.not_tls}"
+        if link := on_application_port(window, way, call):
+            return f"packets of its time on the application's own port were seen on {link}"
     return ""
 
 
@@ -226,18 +241,13 @@ def _doubt(window: Window, ways: Iterable[Route]) -> str:
     for way in ways:
         if finding := unread(window, way):
             return f"{finding}: its number was cut off"
-        if doubt := _not_followed(flows(window, way)):
-            return doubt
+        if flow := unfollowed(window, way):
+            return _not_followed(flow)
     return ""
 
 
-def _not_tls(some: Iterable[Flow]) -> str:
-    return next((f"{flow}: {flow.not_tls}" for flow in some if flow.not_tls), "")
-
-
-def _not_followed(some: Iterable[Flow]) -> str:
-    unsure = next((flow for flow in some if flow.is_hbone and (flow.hole or not flow.from_birth)), None)
-    return f"bytes of {unsure} were not seen, so its TLS records cannot be followed" if unsure else ""
+def _not_followed(flow: Flow) -> str:
+    return f"bytes of {flow} were not seen, so its TLS records cannot be followed"
 
 
 def _on_the_way(draft: _Draft, window: Window, call: Call, ways: Sequence[Route]) -> Proof:

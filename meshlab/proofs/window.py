@@ -2,84 +2,15 @@
 
 from __future__ import annotations
 
-from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from ipaddress import ip_address
 
 from meshlab.proofs.beacon import Beacon, Beacons
+from meshlab.proofs.flows import Finding, Flow
 from meshlab.proofs.links import Link
-from meshlab.proofs.packets import ICMP, ICMPV6, TCP, UDP
 from meshlab.proofs.pieces import Key, Piece
-from meshlab.proofs.streams import HBONE_PORT
-
-_PROTOCOLS = {TCP: "TCP", UDP: "UDP", ICMP: "ICMP", ICMPV6: "ICMPv6"}
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Flow:
-    """One direction of one connection (or of datagrams) on one link."""
-
-    link: Link
-    outgoing: bool
-    protocol: int
-    source: bytes
-    destination: bytes
-    source_port: int
-    destination_port: int
-    payload_bytes: int
-    times: tuple[int, ...]
-    """Of its packets, in ns."""
-    data_times: tuple[int, ...]
-    """Of those that carried something."""
-    from_birth: bool
-    """Its first byte was seen; else nobody knows where its TLS records begin."""
-    hole: bool
-    """Bytes are missing between others that were seen."""
-    not_tls: str
-    """On 15008: why its bytes are not TLS records; empty where they are."""
-
-    @property
-    def is_hbone(self) -> bool:
-        return self.protocol == TCP and HBONE_PORT in {self.source_port, self.destination_port}
-
-    def passed(self, started_ns: int, ended_ns: int) -> int:
-        """How many of its packets are of this time."""
-        return _within(self.times, started_ns, ended_ns)
-
-    def carried(self, started_ns: int, ended_ns: int) -> int:
-        """How many of its packets with payload are of this time."""
-        return _within(self.data_times, started_ns, ended_ns)
-
-    def __str__(self) -> str:
-        name = _PROTOCOLS.get(self.protocol, f"protocol {self.protocol}")
-        source, destination = _end(self.source, self.source_port), _end(self.destination, self.destination_port)
-        return f"{name} {source} -> {destination} on {self.link}"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Finding:
-    """A call's canary, readable on a link."""
-
-    number: int | None
-    """The call's; ``None`` where its digits were cut off."""
-    encoding: str
-    """``raw``, ``hex``, ``base64+0`` to ``+2`` (bytes before it in its group), ``gzip``, ``gzip+hex`` ..."""
-    link: Link
-    outgoing: bool
-    source: bytes
-    destination: bytes
-    source_port: int
-    destination_port: int
-    time_ns: int
-    reassembled: bool
-    """Only the segments together show it."""
-
-    def __str__(self) -> str:
-        source, destination = _end(self.source, self.source_port), _end(self.destination, self.destination_port)
-        how = f"{self.encoding}, over several segments" if self.reassembled else self.encoding
-        return f"canary of call {self.number} in clear ({how}) on {self.link}: {source} -> {destination}"
+from meshlab.proofs.traffic import Traffic, indexed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,12 +47,12 @@ class Window:
         return {number: tuple(of) for number, of in found.items()}
 
     @cached_property
-    def by_ends(self) -> Mapping[tuple[Link, bytes, bytes], tuple[Flow, ...]]:
+    def by_ends(self) -> Mapping[tuple[Link, bytes, bytes], Traffic]:
         """The flows on a link from one address to another."""
         flows: dict[tuple[Link, bytes, bytes], list[Flow]] = {}
         for flow in self.flows:
             flows.setdefault((flow.link, flow.source, flow.destination), []).append(flow)
-        return {ends: tuple(of) for ends, of in flows.items()}
+        return {ends: indexed(of) for ends, of in flows.items()}
 
     def frames(self) -> Iterator[tuple[tuple[int, int], bool, int, bytes]]:
         """Link, whether outgoing, time and frame of every packet, beacons left out."""
@@ -155,13 +86,3 @@ class Window:
         if self.missing:
             return f"{len(self.missing)} of {len(self.beacons.expected)} beacons were not seen"
         return ""
-
-
-def _within(times: tuple[int, ...], started_ns: int, ended_ns: int) -> int:
-    return bisect_right(times, ended_ns) - bisect_left(times, started_ns)
-
-
-def _end(address: bytes, port: int) -> str:
-    if not address:
-        return "not IP"
-    return f"{ip_address(address)}:{port}" if len(address) == 4 else f"[{ip_address(address)}]:{port}"
