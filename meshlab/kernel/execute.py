@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import selectors
-import signal
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,6 +14,10 @@ from meshlab.errors import KernelRefusedError
 from meshlab.kernel.sandbox import Mntns, Netns, Sandbox
 
 _OUTPUT_LIMIT_BYTES = 16 * 2**20
+_PIPE_BYTES = 1 << 20
+"""More than a pipe holds, so that one read empties it."""
+_EXIT_S = 5.0
+"""How long netd may take to tell of an exit that was seen."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,59 +53,66 @@ def run(
     theirs = (ends[0][0], ends[1][1], ends[2][1])
     ours = (FileIO(ends[0][1], "wb"), FileIO(ends[1][0], "rb"), FileIO(ends[2][0], "rb"))
     deadline = time.monotonic() + timeout_s
-    try:
+    with contextlib.ExitStack() as stack:
+        for file in ours:
+            stack.enter_context(file)
         try:
-            pid = sandbox.spawn(
+            pid, ended = sandbox.spawn(
                 argv, netns=netns, mntns=mntns, capabilities=capabilities, stdio=theirs, env=env, cwd=cwd
             )
         finally:
             for fd in theirs:
                 os.close(fd)
+        stack.callback(os.close, ended)
         try:
-            stdout, stderr = _communicate(ours, stdin, deadline)
-            return Completed(sandbox.wait_exit(pid, max(0.0, deadline - time.monotonic())), stdout, stderr)
+            stdout, stderr = _communicate(ours, stdin, ended, deadline)
         except TimeoutError as error:
             with contextlib.suppress(KernelRefusedError):
-                sandbox.kill(pid, signal.SIGKILL)
+                sandbox.kill(-pid)  # the command's process group: itself and its children
             raise TimeoutError(f"{' '.join(argv)} still ran after {timeout_s:g} s and was killed") from error
-    finally:
-        for file in ours:
-            file.close()
+        return Completed(sandbox.wait_exit(pid, _EXIT_S), stdout, stderr)
 
 
-def _communicate(ours: tuple[FileIO, FileIO, FileIO], stdin: bytes, deadline: float) -> tuple[bytes, bytes]:
+def _communicate(ours: tuple[FileIO, FileIO, FileIO], stdin: bytes, ended: int, deadline: float) -> tuple[bytes, bytes]:
+    """Feed and read until the command has ended: what it left in the background may hold the pipes open."""
     into, *reads = ours
-    kept: dict[int, bytearray] = {file.fileno(): bytearray() for file in reads}
+    kept = {file.fileno(): bytearray() for file in reads}
+    for file in ours:
+        os.set_blocking(file.fileno(), False)
     rest = memoryview(stdin)
-    write = into.fileno()
-    os.set_blocking(write, False)
     with selectors.DefaultSelector() as selector:
-        for fd in kept:
+        for fd in (*kept, ended):
             selector.register(fd, selectors.EVENT_READ)
-        selector.register(write, selectors.EVENT_WRITE)
-        while selector.get_map():
-            ready = selector.select(max(0.0, deadline - time.monotonic()))
+        selector.register(into, selectors.EVENT_WRITE)
+        ready: set[int] = set()
+        while ended not in ready:
+            ready = {key.fd for key, _ in selector.select(max(0.0, deadline - time.monotonic()))}
             if not ready:
                 raise TimeoutError
-            for key, _ in ready:
-                if key.fd == write:
-                    rest = _feed(write, rest)
-                    done = not rest
-                else:
-                    data = os.read(key.fd, 65536)
-                    kept[key.fd] += data[: max(0, _OUTPUT_LIMIT_BYTES - len(kept[key.fd]))]
-                    done = not data
-                if done:
-                    selector.unregister(key.fd)
-                    if key.fd == write:
-                        into.close()
+            for fd in ready & kept.keys():
+                if not _read(fd, kept[fd]):
+                    selector.unregister(fd)
+            if not into.closed and into.fileno() in ready:
+                rest = _feed(into.fileno(), rest)
+                if not rest:
+                    selector.unregister(into)
+                    into.close()
+    for fd, data in kept.items():
+        with contextlib.suppress(BlockingIOError):
+            _read(fd, data)  # all that the command still had in the pipe
     stdout, stderr = kept.values()
     return bytes(stdout), bytes(stderr)
 
 
+def _read(fd: int, kept: bytearray) -> bool:
+    """Take what is there; ``False`` at the end of file."""
+    data = os.read(fd, _PIPE_BYTES)
+    kept += data[: max(0, _OUTPUT_LIMIT_BYTES - len(kept))]
+    return bool(data)
+
+
 def _feed(fd: int, rest: memoryview) -> memoryview:
-    if not rest:
-        return rest
+    """Give what is taken; what remains."""
     try:
         return rest[os.write(fd, rest[:65536]) :]
     except BlockingIOError:

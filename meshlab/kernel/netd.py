@@ -2,13 +2,14 @@
 
     owner ==(SEQPACKET: JSON + descriptors)== netd
       netns N          -> N descriptors                    sockets [[netns, family, type, proto] ...] -> descriptors
-      mntns {...}      -> descriptors of mnt and uts       spawn {argv, env, netns, mntns, capabilities} -> pid
-      sysctl [...]                                         kill {pid, signal};  close
+      mntns {...}      -> descriptors of mnt and uts       spawn {argv, env, netns, mntns, capabilities} -> pid, pidfd
+      sysctl [...]                                         kill {pid, signal};  reap
                                                            event exit {pid, status}, for every process of the lab
 
 Single-threaded, standard library only (it is started ``python -I -S``), and it obeys: nothing is decided here. It polls
 the pidfd of its owner, since the end of file alone is defeated by a leaked descriptor. When netd goes, the kernel ends
-its pid namespace, and with it every process, netns and mount of the lab. Nothing else has to clean up.
+its pid namespace, and with it every process, netns and mount of the lab. Nothing else has to clean up: to close a lab
+is to kill its netd.
 """
 
 from __future__ import annotations
@@ -56,8 +57,8 @@ class Netd:
                     if key.fd == wake_read:
                         os.read(wake_read, 4096)
                         self._reap()
-                    elif not self._answer():
-                        return
+                    else:
+                        self._answer()
 
     def _reap(self) -> None:
         while True:
@@ -69,7 +70,7 @@ class Netd:
                 return
             self._channel.send({"event": "exit", "pid": pid, "status": os.waitstatus_to_exitcode(status)})
 
-    def _answer(self) -> bool:
+    def _answer(self) -> None:
         request, fds = self._channel.receive()
         operations: dict[str, Callable[[dict[str, Any], list[int]], tuple[Any, list[int]]]] = {
             "netns": self._make_netns,
@@ -78,20 +79,19 @@ class Netd:
             "sysctl": self._write_sysctls,
             "spawn": self._spawn,
             "kill": self._kill,
+            "reap": self._reap_all,
         }
-        if request["op"] == "close":
-            self._end_all()
-            self._channel.send({"id": request["id"], "result": "closed"})
-            return False
+        given: list[int] = []
         try:
-            result, answered = operations[request["op"]](request, fds)
-            self._channel.send({"id": request["id"], "result": result}, answered)
+            result, given = operations[request["op"]](request, fds)
+            self._channel.send({"id": request["id"], "result": result}, given)
+        except ChannelClosedError:
+            raise
         except OSError as error:
             self._channel.send({"id": request["id"], "errno": error.errno or 0, "error": error.strerror or str(error)})
         finally:
-            for fd in fds:
+            for fd in (*fds, *given):  # a socket that stays open here would never be closed for its peer
                 os.close(fd)
-        return True
 
     def _make_netns(self, request: dict[str, Any], _fds: list[int]) -> tuple[Any, list[int]]:
         made = []
@@ -102,7 +102,7 @@ class Netd:
         finally:
             ns.setns(self._home_net, ns.CLONE_NEWNET)
         first = len(self._netns)
-        self._netns += made
+        self._netns += [os.dup(fd) for fd in made]
         return first, made
 
     def _make_mntns(self, request: dict[str, Any], _: list[int]) -> tuple[Any, list[int]]:
@@ -113,7 +113,7 @@ class Netd:
         finally:
             ns.setns(self._home_mnt, ns.CLONE_NEWNS)
             ns.setns(self._home_uts, ns.CLONE_NEWUTS)
-        self._mntns.append(made)
+        self._mntns.append((os.dup(made[0]), os.dup(made[1])))
         return len(self._mntns) - 1, list(made)
 
     def _open_sockets(self, request: dict[str, Any], _: list[int]) -> tuple[Any, list[int]]:
@@ -125,7 +125,7 @@ class Netd:
                     ns.setns(self._netns[netns], ns.CLONE_NEWNET)
                     current = netns
                 opened.append(socket.socket(family, kind, protocol))
-            return None, [sock.detach() for sock in opened] if opened else []
+            return None, [sock.detach() for sock in opened]
         finally:
             ns.setns(self._home_net, ns.CLONE_NEWNET)
 
@@ -158,7 +158,7 @@ class Netd:
         if failure:
             errno, _, text = failure.partition(" ")
             raise OSError(int(errno), text)
-        return pid, []
+        return pid, [os.pidfd_open(pid)]
 
     def _become(self, request: dict[str, Any], fds: list[int]) -> None:
         signal.set_wakeup_fd(-1)
@@ -179,13 +179,10 @@ class Netd:
         os.kill(request["pid"], request["signal"])
         return None, []
 
-    def _end_all(self) -> None:
-        """SIGKILL everything but ourselves, and reap it: afterwards the lab has no process left."""
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(-1, signal.SIGKILL)
-        with contextlib.suppress(ChildProcessError):
-            while True:
-                os.waitpid(-1, 0)
+    def _reap_all(self, _request: dict[str, Any], _: list[int]) -> tuple[Any, list[int]]:
+        """What has ended before this request is told before its answer."""
+        self._reap()
+        return None, []
 
 
 def _open_ns(kind: str) -> int:
@@ -301,11 +298,11 @@ def start(channel: Channel, owner: int) -> None:
             channel.send({"failed": step, "errno": error.errno or 0, "error": error.strerror or str(error)})
         os._exit(1)
     netd = Netd(channel, owner)
-    opened = [_open_ns(kind) for kind in ("user", "pid", "ipc")]
-    channel.send({"ready": True}, opened)
-    for fd in opened:
-        os.close(fd)
+    opened = [*(_open_ns(kind) for kind in ("user", "pid", "ipc")), os.pidfd_open(os.getpid())]
     with contextlib.suppress(ChannelClosedError):
+        channel.send({"ready": True}, opened)
+        for fd in opened:
+            os.close(fd)
         netd.serve()
     os._exit(0)
 

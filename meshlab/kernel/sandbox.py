@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import contextlib
 import os
+import select
 import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,6 +27,9 @@ _BOOT = (
     f"import sys; sys.path.insert(0, {_ROOT!r}); from meshlab.kernel import netd; from meshlab.kernel.channel import "
 )
 _BOOT += "Channel; netd.start(Channel.from_fd(int(sys.argv[1])), int(sys.argv[2]))"
+
+
+_CLOSED = "the lab was closed"
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,11 +70,12 @@ class Furniture:
 class Sandbox:
     """A running netd. Closing it, or dying, ends everything in it."""
 
-    def __init__(self, channel: Channel, user: int, pid: int, ipc: int, rootless: bool) -> None:
+    def __init__(self, channel: Channel, user: int, pid: int, ipc: int, netd: int, *, rootless: bool) -> None:
         self._channel = channel
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._next = 0
-        self._owned = [user, pid, ipc]
+        self._netd = netd
+        self._owned = [user, pid, ipc, netd]
         self.user_fd = user
         self.pid_fd = pid
         self.ipc_fd = ipc
@@ -111,22 +117,14 @@ class Sandbox:
         finally:
             theirs.close()
             os.close(owner)
-        ours.send({"rootless": rootless, "binds": sorted(set(binds)), "steps": step is not None})
         try:
-            answer, fds = ours.receive(timeout_s=30)
-            while step is not None and "step" in answer:
-                step(answer["step"])
-                ours.send({"go": True})
-                answer, fds = ours.receive(timeout_s=30)
-        except ChannelClosedError as error:
-            raise HostNotReadyError("netd ended before it had made a namespace") from error
+            hello = {"rootless": rootless, "binds": sorted(set(binds)), "steps": step is not None}
+            return cls(ours, *_greet(ours, hello, step), rootless=rootless)
+        except BaseException:
+            ours.close()  # netd ends at this, wherever it is
+            raise
         finally:
             process.wait()  # it forked: what serves is its child
-        if "failed" in answer:
-            ours.close()
-            raise HostNotReadyError(explain_refusal(answer["failed"], answer["errno"], answer["error"]))
-        user, pid, ipc = fds
-        return cls(ours, user, pid, ipc, rootless)
 
     def netns(self, names: Sequence[str]) -> list[Netns]:
         """New network namespaces, in the order of their names."""
@@ -173,34 +171,34 @@ class Sandbox:
         stdio: tuple[int, int, int],
         env: Mapping[str, str],
         cwd: str = "/",
-    ) -> int:
-        """Start a program; its pid, as the lab's pid namespace has it."""
-        pid, _ = self._ask(
-            "spawn",
-            fds=stdio,
-            argv=list(argv),
-            env=dict(env),
-            cwd=cwd,
-            netns=netns.number,
-            mntns=mntns.number,
-            capabilities=sorted(capabilities),
-            what=f"start {argv[0]}",
-            where=netns.name,
-        )
-        return int(pid)
+    ) -> tuple[int, int]:
+        """Start a program; its pid, as the lab's pid namespace has it, and a pidfd, which the caller closes."""
+        with self._lock:
+            pid, (pidfd,) = self._ask(
+                "spawn",
+                fds=stdio,
+                argv=list(argv),
+                env=dict(env),
+                cwd=cwd,
+                netns=netns.number,
+                mntns=mntns.number,
+                capabilities=sorted(capabilities),
+                what=f"start {argv[0]}",
+                where=netns.name,
+            )
+            self.exits.pop(pid, None)  # of an earlier process with this pid: they come round again
+        return int(pid), pidfd
 
     def kill(self, pid: int, number: int = signal.SIGKILL) -> None:
         self._ask("kill", pid=pid, signal=int(number))
 
     def poll(self) -> None:
-        """Take in what netd has said unasked (exits), without waiting.
+        """Take in every exit until now.
 
         Raises:
             LabLostError: netd is gone.
         """
-        with self._lock, contextlib.suppress(TimeoutError):
-            while True:
-                self._take(*self._receive(0))
+        self._ask("reap")
 
     def wait_exit(self, pid: int, timeout_s: float) -> int:
         """The exit status of ``pid``.
@@ -208,21 +206,23 @@ class Sandbox:
         Raises:
             TimeoutError: it still runs.
         """
+        deadline = time.monotonic() + timeout_s
         with self._lock:
             while pid not in self.exits:
-                self._take(*self._receive(timeout_s))
+                self._take(*self._receive(max(0.0, deadline - time.monotonic())))
             return self.exits[pid]
 
     def close(self) -> None:
-        """End every process of the lab, then netd; nothing is left when this returns."""
-        with contextlib.suppress(LabLostError, KernelRefusedError):
-            self._ask("close")
-        self.lost = self.lost or "the lab was closed"
-        self._channel.close()
-        for fd in self._owned:
-            with contextlib.suppress(OSError):
+        """End netd, and with it every process of the lab; nothing is left when this returns."""
+        with self._lock:
+            if self.lost == _CLOSED:
+                return
+            self.lost = _CLOSED
+            _end(self._netd)
+            self._channel.close()
+            for fd in self._owned:
                 os.close(fd)
-        self._owned.clear()
+            self._owned.clear()
 
     def _ask(self, operation: str, fds: Sequence[int] = (), **fields: Any) -> tuple[Any, list[int]]:
         what, where = fields.pop("what", operation), fields.pop("where", "the lab's own")
@@ -260,6 +260,33 @@ class Sandbox:
             os.close(fd)
         if message.get("event") == "exit":
             self.exits[message["pid"]] = message["status"]
+
+
+def _greet(channel: Channel, hello: dict[str, Any], step: Callable[[str], None] | None) -> list[int]:
+    """Tell a new netd what it is to be, and wait until it is; descriptors of its namespaces, and of itself."""
+    try:
+        channel.send(hello)
+        answer, fds = channel.receive(timeout_s=30)
+        while step is not None and "step" in answer:
+            step(answer["step"])
+            channel.send({"go": True})
+            answer, fds = channel.receive(timeout_s=30)
+    except ChannelClosedError as error:
+        raise HostNotReadyError("netd ended before it had made a namespace (was it killed?)") from error
+    if "failed" in answer:
+        raise HostNotReadyError(explain_refusal(answer["failed"], answer["errno"], answer["error"]))
+    return fds
+
+
+def _end(netd: int) -> None:
+    """Kill PID 1 of a lab and wait: it is gone when Linux has ended every other process of its pid namespace."""
+    with contextlib.suppress(ProcessLookupError):
+        signal.pidfd_send_signal(netd, signal.SIGKILL)
+    poll = select.poll()
+    poll.register(netd, select.POLLIN)
+    poll.poll()
+    with contextlib.suppress(ChildProcessError):
+        os.waitid(os.P_PIDFD, netd, os.WEXITED | os.WNOHANG)  # ours where we are the init of a container
 
 
 def explain_refusal(step: str, errno: int, text: str) -> str:
