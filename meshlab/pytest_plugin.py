@@ -1,78 +1,158 @@
-"""The pytest plug-in: fixtures ``lab`` and ``lab_factory``, the marker, the options. Loading it loads nothing heavy.
+"""The pytest plug-in: fixtures ``lab`` and ``lab_factory``, two markers, the options. Loading it loads nothing heavy.
 
     @pytest.mark.meshlab("two-nodes")          a shipped name, a path (from the test's folder), or YAML text
     def test_it(lab): ...
 
-``lab`` is fresh for each test. ``lab_factory`` is a function that gives context managers, so ``@given`` accepts it.
-When a test fails, captures, logs, rules and configuration are saved and the report names their folder.
+``lab`` is fresh for each test. ``lab_factory`` gives context managers, so ``@given`` accepts it and a fixture of yours
+can share one lab. What a lab saw is saved where a test fails, and nowhere else; the report names the folder.
 """
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
-from collections.abc import Callable, Generator, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+import shlex
+import shutil
+import sys
+import tempfile
+from collections.abc import Generator, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Protocol
 
 import pytest
 
+from meshlab.errors import AuditError, HostNotReadyError, LabLostError, MeshlabError, UsageError
+
 if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
     from meshlab.lab import Lab
 
-    LabFactory = Callable[..., AbstractContextManager[Lab]]
+    class LabFactory(Protocol):
+        """What ``lab_factory`` is: a call that gives a context manager; ``settings`` as in ``meshlab.lab.Settings``."""
+
+        def __call__(self, topology: str | Path | None = None, **settings: Any) -> AbstractContextManager[Lab]: ...
+
 
 _OPTIONS = {
-    "ztunnel": "node proxy: reference, none, an entry point's name, or [NAME=]PATH; repeat to run every test on each",
-    "topology": "topology of tests whose marker names none: a shipped name or a path",
+    "ztunnel": "node proxy: reference, none, an entry point's name, or [NAME=]PATH; repeat it to run tests on each",
+    "topology": "topology of labs that name none: a shipped name or a path (default: quickstart)",
     "artifacts": "folder for what failed tests leave (default: meshlab-artifacts)",
-    "mutant": "run on a deliberately broken part, to see that your tests notice (`meshlab impls` lists them)",
-    "variant": "run on an unusual but right reference (`meshlab impls` lists them)",
+    "mutant": "break a part on purpose, to see that your tests notice (`meshlab impls` lists them)",
+    "variant": "use an unusual but right part (`meshlab impls` lists them)",
 }
-_MANY = frozenset({"ztunnel"})
-_LABS: pytest.StashKey[list[Any]] = pytest.StashKey()
-"""The labs that a test has open."""
+_REPEATABLE = "ztunnel"
+_CALLS_SHOWN = 5
+_LONGEST_NAME = 120
+_RUNNING: pytest.StashKey[pytest.Item] = pytest.StashKey()
+_OPEN: pytest.StashKey[list[_Opening]] = pytest.StashKey()
+"""The labs that this process has open."""
+_SAVED: pytest.StashKey[list[tuple[Path, str]]] = pytest.StashKey()
+"""Folders that the labs of a test left, with what its report says of each."""
+
+
+# --- options ---------------------------------------------------------------------------------------------------------
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("meshlab", "meshlab: a lab for service-mesh proxies")
     for name, text in _OPTIONS.items():
-        group.addoption(f"--meshlab-{name}", action="append" if name in _MANY else "store", default=None, help=text)
-        if name in _MANY:
+        action = "append" if name == _REPEATABLE else "store"
+        group.addoption(f"--meshlab-{name}", action=action, metavar=name.upper(), help=text)
+        if name == _REPEATABLE:
             parser.addini(f"meshlab_{name}", text, type="linelist", default=[])
         else:
             parser.addini(f"meshlab_{name}", text, type="string", default="")
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", "meshlab(topology, *, ztunnel=None, ready_timeout_s=None): the lab of this test")
+    config.addinivalue_line(
+        "markers", "meshlab(topology, **settings): what the fixture lab is; e.g. ztunnel=, ready_timeout_s="
+    )
     config.addinivalue_line("markers", "meshlab_dataplane: this test holds for any right data plane")
+    config.stash[_OPEN] = []
+    try:
+        for text in _ztunnels(config):
+            _name(text)
+        for option in ("mutant", "variant"):
+            for text in _asked(config, option)[0]:
+                from meshlab.testing.registry import find
+
+                find(text)
+    except UsageError as error:
+        raise pytest.UsageError(str(error)) from None
+
+
+def pytest_unconfigure() -> None:
+    forkserver = sys.modules.get("meshlab.kernel.forkserver")
+    if forkserver is not None:
+        forkserver.ForkServer.close_shared()
+
+
+def _asked(config: pytest.Config, name: str) -> tuple[list[str], Path]:
+    """What an option says, and where its relative paths start: command line, ``MESHLAB_NAME``, then the ini file."""
+    given = config.getoption(f"--meshlab-{name}") or os.environ.get(f"MESHLAB_{name.upper()}")
+    folder = config.invocation_params.dir
+    if not given:
+        given = config.getini(f"meshlab_{name}")
+        folder = config.inipath.parent if config.inipath else config.rootpath
+    if isinstance(given, str):
+        given = given.split(os.pathsep) if name == _REPEATABLE else [given]
+    return [text for text in given if text], folder
+
+
+def _ztunnels(config: pytest.Config) -> list[str]:
+    """As asked for, with absolute paths, so that a test may change its folder."""
+    texts, folder = _asked(config, "ztunnel")
+    found = []
+    for text in texts:
+        label, equals, path = text.partition("=") if "/" not in text.partition("=")[0] else ("", "", text)
+        found.append(f"{label}{equals}{folder / Path(path).expanduser()}" if "/" in path else text)
+    return found
+
+
+def _name(ztunnel: str) -> str:
+    from meshlab.implementations import resolve
+
+    return resolve(ztunnel).name
+
+
+# --- fixtures --------------------------------------------------------------------------------------------------------
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    if "_meshlab_ztunnel" in metafunc.fixturenames:
-        chosen = _option(metafunc.config, "ztunnel") or [None]
-        ids = [_label(text) if text else "topology" for text in chosen]
-        metafunc.parametrize(
-            "_meshlab_ztunnel", chosen, ids=ids if len(chosen) > 1 else None, indirect=True, scope="session"
-        )
+    """Every test on each ztunnel that was asked for; not those whose marker names one of their own."""
+    marker = metafunc.definition.get_closest_marker("meshlab")
+    chosen = _ztunnels(metafunc.config)
+    if len(chosen) < 2 or "_meshlab_ztunnel" not in metafunc.fixturenames or (marker and "ztunnel" in marker.kwargs):
+        return
+    names = [_name(text) for text in chosen]
+    ids = [text if names.count(name) > 1 else name for name, text in zip(names, chosen, strict=True)]
+    metafunc.parametrize("_meshlab_ztunnel", chosen, ids=ids, indirect=True, scope="session")
 
 
 @pytest.fixture(scope="session")
 def _meshlab_ztunnel(request: pytest.FixtureRequest) -> str | None:
     """The node proxy this run is for; ``None``: what the topology says."""
-    chosen = _option(request.config, "ztunnel") or [None]
-    value: str | None = getattr(request, "param", chosen[0])
-    return value
+    chosen: str | None = getattr(request, "param", None) or next(iter(_ztunnels(request.config)), None)
+    return chosen
 
 
 @pytest.fixture(scope="session")
-def lab_factory(request: pytest.FixtureRequest, _meshlab_ztunnel: str | None) -> LabFactory:
-    """``lab_factory(topology)``: a context manager that builds a lab and closes it again."""
+def lab_factory(
+    request: pytest.FixtureRequest, _meshlab_ztunnel: str | None, tmp_path_factory: pytest.TempPathFactory
+) -> LabFactory:
+    """``with lab_factory("two-nodes") as lab:`` a running lab, for as long as the block lasts.
 
-    def factory(topology: str | None = None, **settings: Any) -> AbstractContextManager[Lab]:
-        return _open(request.config, topology, Path.cwd(), _meshlab_ztunnel, settings)
+    A relative path starts at the folder of the file that calls this. Further arguments are those of the marker.
+    """
+    basetemp = str(tmp_path_factory.getbasetemp())
+
+    def factory(topology: str | Path | None = None, **settings: Any) -> AbstractContextManager[Lab]:
+        caller = Path(sys._getframe(1).f_code.co_filename).parent  # a session fixture has no test's folder
+        return _Opening(request.config, "lab_factory", topology, caller, settings, _meshlab_ztunnel, basetemp)
 
     return factory
 
@@ -83,20 +163,152 @@ def lab(
 ) -> Iterator[Lab]:
     """A running lab, fresh for this test, of the topology that the test's ``meshlab`` marker names."""
     marker = request.node.get_closest_marker("meshlab")
-    topology = marker.args[0] if marker and marker.args else None
-    settings = dict(marker.kwargs) if marker else {}
-    settings["binds"] = (str(tmp_path_factory.getbasetemp()), *settings.get("binds", ()))
-    with _open(request.config, topology, request.path.parent, _meshlab_ztunnel, settings) as running:
-        request.node.stash.setdefault(_LABS, []).append(running)
-        yield running
+    args, settings = (marker.args, dict(marker.kwargs)) if marker else ((), {})
+    topology = args[0] if args else settings.pop("topology", None)
+    basetemp = str(tmp_path_factory.getbasetemp())
+    opening = _Opening(request.config, "lab", topology, request.path.parent, settings, _meshlab_ztunnel, basetemp)
+    try:
+        with opening as running:
+            yield running
+    except MeshlabError as error:
+        raise _failed(str(error)) from None
+
+
+class _Opening:
+    """A lab as a context manager that pytest knows of: so that it is audited, and saved where its test fails."""
+
+    def __init__(
+        self,
+        config: pytest.Config,
+        fixture: str,
+        topology: str | Path | None,
+        folder: Path,
+        settings: dict[str, Any],
+        ztunnel: str | None,
+        basetemp: str,
+    ) -> None:
+        self.fixture = fixture
+        self._config = config
+        self._topology = topology
+        self._folder = folder
+        self._settings = settings
+        self._settings.setdefault("ztunnel", ztunnel)
+        self._settings["binds"] = (basetemp, *settings.get("binds", ()))
+        self._told: set[str] = set()
+        """Lines of the audit that a test has already failed with."""
+
+    def __enter__(self) -> Lab:
+        __tracebackhide__ = True
+        try:
+            self._manager = self._prepared()
+            self.lab: Lab = self._manager.__enter__()
+        except HostNotReadyError as error:
+            raise _not_here(self._config, str(error)) from None
+        except MeshlabError as error:
+            raise error.with_traceback(None) from None  # what it says has the place; our own frames are a wall
+        opened = self._config.stash[_OPEN]
+        if not any(other.fixture == self.fixture for other in opened):
+            _discard(self._config.stash[_RUNNING])  # another example of a property, or an error that the test expected
+        opened.append(self)
+        return self.lab
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> bool | None:
+        __tracebackhide__ = True
+        self._config.stash[_OPEN].remove(self)
+        if isinstance(error, (Exception, pytest.fail.Exception)):
+            self.save(self._config.stash[_RUNNING])
+        try:
+            return self._manager.__exit__(kind, error, traceback)
+        except AuditError as found:
+            news = self._news(str(found))
+            if not news:
+                return None
+            raise AuditError(news) from None
+
+    def audit(self) -> str:
+        """What is not as it should be and was not told before."""
+        try:
+            self.lab.audit()
+        except (AuditError, LabLostError) as error:
+            return self._news(str(error))
+        return ""
+
+    def save(self, item: pytest.Item) -> None:
+        """Save what the lab saw, for the report of ``item``."""
+        saved = item.stash.setdefault(_SAVED, [])
+        saved.append(_save(self.lab, item, len(saved) + 1))
+
+    def _prepared(self) -> AbstractContextManager[Lab]:
+        from dataclasses import fields
+
+        from meshlab.lab import open_lab
+        from meshlab.lab.settings import Settings
+        from meshlab.lab.sources import read
+
+        known = {field.name for field in fields(Settings)}
+        if unknown := sorted(self._settings.keys() - known):
+            raise UsageError(f"a lab has no setting '{unknown[0]}' (there are {', '.join(sorted(known))})")
+        for name in ("mutant", "variant"):
+            self._settings.setdefault(name, next(iter(_asked(self._config, name)[0]), None))
+        topology, folder = self._topology, self._folder
+        if topology is None:
+            asked, folder = _asked(self._config, "topology")
+            topology = next(iter(asked), "quickstart")
+        return open_lab(read(str(topology), folder), **self._settings)
+
+    def _news(self, found: str) -> str:
+        lines = [line for line in found.splitlines() if line not in self._told]
+        self._told.update(lines)
+        return "\n".join(lines)
+
+
+def _failed(message: str) -> BaseException:
+    """A failure whose message has the place and the fix; where meshlab noticed it helps nobody."""
+    return pytest.fail.Exception(message, pytrace=False)
+
+
+def _not_here(config: pytest.Config, reason: str) -> BaseException:
+    """A skip with the fix; under ``CI=true`` a failure, since a skip there is a test that nobody ever runs."""
+    if os.environ.get("CI") == "true" and not any(allowed in reason for allowed in allowed_skips(config)):
+        return _failed(f"a lab cannot run here, and CI=true: {reason}")
+    return pytest.skip.Exception(reason)
+
+
+def allowed_skips(config: pytest.Config) -> list[str]:
+    """Parts of reasons for which a test may be skipped under ``CI=true``: ``[tool.meshlab]`` in pyproject.toml."""
+    import tomllib
+
+    path = config.rootpath / "pyproject.toml"
+    if not path.is_file():
+        return []
+    allowed: list[str] = (
+        tomllib.loads(path.read_text("utf-8")).get("tool", {}).get("meshlab", {}).get("allowed_skips", [])
+    )
+    return allowed
+
+
+# --- a test's end ----------------------------------------------------------------------------------------------------
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Generator[None, object, object]:
-    """A part of the lab that ended during the test fails this test, by name, not only its teardown."""
-    result = yield
-    for running in pyfuncitem.stash.get(_LABS, []):
-        running.audit()
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    item.config.stash[_RUNNING] = item
+    return (yield)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
+    """A part of the lab that ended during the test fails this test, by name, and not only its teardown."""
+    try:
+        result = yield
+    except BaseException as failure:
+        if found := _audit(item):
+            failure.add_note(f"the lab's audit found: {found}")
+        raise
+    if found := _audit(item):
+        raise _failed(f"the lab's audit found: {found}")
     return result
 
 
@@ -105,63 +317,82 @@ def pytest_runtest_makereport(
     item: pytest.Item, call: pytest.CallInfo[None]
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     report = yield
-    if report.when == "call" and report.failed:
-        for running in item.stash.get(_LABS, []):
-            report.sections.append(("meshlab", _save(item, running)))
+    if not report.failed:
+        _discard(item)
+        return report
+    for opening in _used(item):
+        opening.save(item)
+    saved = item.stash.get(_SAVED, [])
+    if saved:
+        report.sections.append(("meshlab", "\n".join([*(text for _, text in saved), f"again: {_again(item)}"])))
+        report.user_properties += [("meshlab_artifacts", str(folder)) for folder, _ in saved]
+        saved.clear()
     return report
 
 
-def pytest_unconfigure() -> None:
-    import sys
-
-    if "meshlab.kernel.forkserver" in sys.modules:
-        sys.modules["meshlab.kernel.forkserver"].ForkServer.close_shared()
-
-
-@contextmanager
-def _open(
-    config: pytest.Config, topology: str | None, folder: Path, ztunnel: str | None, settings: dict[str, Any]
-) -> Iterator[Lab]:
-    """A lab for a test; where this machine cannot hold one, the test is skipped with the fix, or fails under CI."""
-    from meshlab.errors import HostNotReadyError
-    from meshlab.lab import open_lab
-    from meshlab.lab.sources import read
-
-    wanted = topology or _option(config, "topology") or "quickstart"
-    settings.setdefault("ztunnel", ztunnel)
-    for name in ("mutant", "variant"):
-        settings.setdefault(name, _option(config, name) or None)
-    with ExitStack() as stack:
-        try:
-            running = stack.enter_context(open_lab(read(wanted, folder), **settings))
-        except HostNotReadyError as error:
-            if os.environ.get("CI") == "true":
-                raise
-            pytest.skip(str(error))
-        yield running
+def _used(item: pytest.Item) -> list[_Opening]:
+    """The open labs of a test: its own, and those of a factory that it has to do with."""
+    names = getattr(item, "fixturenames", ())
+    return [opening for opening in item.config.stash[_OPEN] if opening.fixture in names]
 
 
-def _option(config: pytest.Config, name: str) -> Any:
-    """Command line, then ``MESHLAB_NAME``, then the ini file."""
-    given = config.getoption(f"--meshlab-{name}")
-    if given:
-        return given
-    from_env = os.environ.get(f"MESHLAB_{name.upper()}")
-    if from_env:
-        return from_env.split(os.pathsep) if name in _MANY else from_env
-    return config.getini(f"meshlab_{name}")
+def _audit(item: pytest.Item) -> str:
+    return "\n".join(filter(None, (opening.audit() for opening in _used(item))))
 
 
-def _label(ztunnel: str) -> str:
-    name, equals, _ = ztunnel.partition("=")
-    return name if equals and "/" not in name else ztunnel.rsplit("/", 1)[-1]
+# --- what is saved ---------------------------------------------------------------------------------------------------
 
 
-def _save(item: pytest.Item, running: Lab) -> str:
-    name = re.sub(r"[^\w.-]+", "-", item.nodeid).strip("-")
-    folder = Path(_option(item.config, "artifacts") or "meshlab-artifacts") / name
+def _save(lab: Lab, item: pytest.Item, place: int) -> tuple[Path, str]:
+    """Save into a folder named after the test; that folder, and the paragraph about it."""
+    asked, start = _asked(item.config, "artifacts")
+    wanted = start / next(iter(asked), "meshlab-artifacts")
+    name = _folder_name(item.nodeid) + (f"-{place}" if place > 1 else "")
+    told = lab.told(_CALLS_SHOWN)
     try:
-        running.save(folder)
+        folder = _fresh(wanted / name)
+    except OSError:  # a checkout that is mounted read-only
+        folder = Path(tempfile.mkdtemp(prefix="meshlab-")) / name
+    try:
+        lab.save(folder)
     except Exception as error:  # the test's own failure must stay the headline
-        return f"what the lab saw could not be saved: {type(error).__name__}: {error}"
-    return f"captures, logs, rules and configuration of this lab: {folder}\nagain: pytest '{item.nodeid}'"
+        told.append(f"what the lab saw could not be saved in {folder}: {type(error).__name__}: {error}")
+    else:
+        told.append(f"captures, logs, rules and configuration: {_short(folder)}")
+    return folder, "\n".join(told)
+
+
+def _fresh(folder: Path) -> Path:
+    """An empty folder, without what an earlier run of the same test left in it."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    return folder
+
+
+def _discard(item: pytest.Item) -> None:
+    for folder, _ in item.stash.get(_SAVED, []):
+        shutil.rmtree(folder, ignore_errors=True)
+    item.stash[_SAVED] = []
+
+
+def _folder_name(nodeid: str) -> str:
+    name = re.sub(r"[^\w.=-]+", "-", nodeid).strip("-")
+    if len(name) <= _LONGEST_NAME:
+        return name
+    return f"{name[:_LONGEST_NAME]}-{hashlib.sha256(nodeid.encode()).hexdigest()[:8]}"
+
+
+def _short(folder: Path) -> Path:
+    here = Path.cwd()
+    return folder.relative_to(here) if folder.is_relative_to(here) else folder
+
+
+def _again(item: pytest.Item) -> str:
+    """The line that runs this test again, with the options that are not in a file."""
+    path = os.path.relpath(item.path, item.config.invocation_params.dir)
+    words = ["pytest", "::".join([path, *item.nodeid.split("::")[1:]])]
+    for name in _OPTIONS:
+        given = item.config.getoption(f"--meshlab-{name}") or os.environ.get(f"MESHLAB_{name.upper()}")
+        if given and name != "artifacts":
+            words += [f"--meshlab-{name}={text}" for text in _asked(item.config, name)[0]]
+    return shlex.join(words)

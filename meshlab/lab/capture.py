@@ -68,6 +68,7 @@ class Capture:
             ProofFailedError: something was in clear.
             CannotTellError: it could not have been seen.
         """
+        __tracebackhide__ = True
         return self._hold(self.encrypted(calls))
 
     def prove_denied(self, call: Call, twin: Call | None = None) -> Proof:
@@ -77,10 +78,12 @@ class Capture:
             ProofFailedError: bytes arrived, or it was answered.
             CannotTellError: nothing shows that they could have.
         """
+        __tracebackhide__ = True
         return self._hold([self.denied(call, twin)])[0]
 
     def prove_path(self, call: Call) -> Proof:
         """The call's packets on each link between the two pods, on 15008 where both are in the mesh."""
+        __tracebackhide__ = True
         return self._hold([self.path(call)])[0]
 
     def prove_identity(self, call: Call, who: SpiffeId, at_least: Grade = Grade.PEER) -> Proof:
@@ -90,6 +93,7 @@ class Capture:
             ProofFailedError: another identity was seen.
             CannotTellError: nobody saw one at this grade; the message says how it could be had.
         """
+        __tracebackhide__ = True
         return self._hold([self.identity(call, who, at_least)])[0]
 
     def encrypted(self, calls: Iterable[Call]) -> list[Proof]:
@@ -190,6 +194,7 @@ class Capture:
         return {number: bytes_of[number] if got else 0 for number, got in self._lab.received(calls).items()}
 
     def _hold(self, proofs: list[Proof]) -> list[Proof]:
+        __tracebackhide__ = True  # pytest points at the line of the test
         self.proofs += proofs
         for proof in proofs:
             if proof.result is Result.FAILED:

@@ -56,6 +56,9 @@ class Lab:
         self._recent: deque[tuple[Mesh, Call]] = deque(maxlen=_REMEMBERED)
         self._lock = threading.Lock()
 
+    def __repr__(self) -> str:
+        return f"<lab {self.topology.name}: {', '.join(pod.key for pod in self.mesh.pods)}>"
+
     # --- what there is -----------------------------------------------------------------------------------------------
 
     @property

@@ -1,4 +1,4 @@
-"""The last calls of a lab, each with what the policies of that moment say of it: where a failed test is to look first."""
+"""The last calls of a lab, and what the policies of that moment say of each: where to look first when a test failed."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def sentence(mesh: Mesh, call: Call) -> str:
 
 
 def _decision(mesh: Mesh, call: Call) -> tuple[str, str]:
-    """``allow``, ``deny`` or, of a Service whose endpoints disagree, ``mixed``; empty for an address outside the lab."""
+    """``allow``, ``deny`` or, of a Service whose endpoints disagree, ``mixed``; empty for an outside address."""
     source, target = mesh.pod(call.source), _target(mesh, call.to)
     if isinstance(target, Service):
         of_service = decide_service(mesh, source, target, call.port, call.family)

@@ -89,3 +89,7 @@ class Call:
     """Where the built-in echo answered."""
     error: str = ""
     """The operating system's words, where there are some."""
+
+    def __repr__(self) -> str:
+        """Short: this is what a failed assertion shows."""
+        return f"<call {self.number}: {self.source} -> {self.to} over IPv{self.family}: {self.outcome}>"
