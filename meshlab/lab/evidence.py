@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,13 +16,17 @@ if TYPE_CHECKING:
 
 
 def save(lab: Lab, folder: Path) -> Path:
-    """Save everything into ``folder``, which is made. A part that is gone is left out.
+    """Save everything into ``folder``, which is made; the topology with the policies now in effect.
+
+    A part that is gone is left out.
 
     Raises:
         OSError: the folder cannot be written.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "topology.yaml").write_text(dump(lab.topology), encoding="utf-8")
+    (folder / "topology.yaml").write_text(dump(replace(lab.topology, mesh=lab.mesh)), encoding="utf-8")
+    if told := lab.told():
+        (folder / "calls.txt").write_text("\n".join(told) + "\n", encoding="utf-8")
     with suppress(LabError):
         capture = lab.last_capture
         if capture is not None:
