@@ -1,7 +1,7 @@
 """JSON with file descriptors over a SOCK_SEQPACKET socket: how the processes of a lab talk.
 
-One message is one packet: an 8-byte header (how many descriptors, whether the JSON is in a memfd) and the JSON. What
-does not fit a packet travels in a memfd, so a message has no size limit. Standard library only: netd uses it.
+One message is one packet: a header and the JSON. What does not fit travels in a memfd, and more descriptors than Linux
+takes at once go ahead in packets of their own: a message has no size limit. Standard library only: netd uses it.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ import struct
 from collections.abc import Sequence
 from typing import Any
 
-_HEADER = struct.Struct("!HxxL")
+_HEADER = struct.Struct("!L")
+_WHOLE, _IN_MEMFD, _ONLY_FDS = range(3)
 _INLINE_BYTES = 60_000
 MAX_FDS = 253
 """SCM_MAX_FD of Linux: descriptors in one message."""
@@ -36,6 +37,8 @@ class Channel:
 
     def __init__(self, sock: socket.socket) -> None:
         self.sock = sock
+        self._ahead: list[int] = []
+        """Descriptors of a message that is not here yet."""
 
     @classmethod
     def from_fd(cls, fd: int) -> Channel:
@@ -59,15 +62,20 @@ class Channel:
                 file.write(body)
             carried.append(memfd)
             body = b""
-        head = _HEADER.pack(len(fds), memfd >= 0)
-        control = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", carried))] if carried else []
         try:
-            self.sock.sendmsg([head, body], control)
-        except (BrokenPipeError, ConnectionResetError, OSError) as error:
+            while len(carried) > MAX_FDS:
+                self._send(_ONLY_FDS, b"", carried[:MAX_FDS])
+                del carried[:MAX_FDS]
+            self._send(_WHOLE if memfd < 0 else _IN_MEMFD, body, carried)
+        except OSError as error:
             raise ChannelClosedError(str(error)) from error
         finally:
             if memfd >= 0:
                 os.close(memfd)
+
+    def _send(self, kind: int, body: bytes, fds: Sequence[int]) -> None:
+        control = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
+        self.sock.sendmsg([_HEADER.pack(kind), body], control)
 
     def receive(self, timeout_s: float | None = None) -> tuple[Any, list[int]]:
         """The next message and its descriptors (close-on-exec).
@@ -77,12 +85,21 @@ class Channel:
             TimeoutError: nothing came in ``timeout_s``.
         """
         self.sock.settimeout(timeout_s)
+        kind, body = self._receive(timeout_s)
+        while kind == _ONLY_FDS:
+            kind, body = self._receive(timeout_s)
+        received, self._ahead = self._ahead, []
+        if kind == _IN_MEMFD:
+            with open(received.pop(), "rb") as file:
+                file.seek(0)
+                return json.load(file), received
+        return json.loads(body), received
+
+    def _receive(self, timeout_s: float | None) -> tuple[int, bytes]:
         fds = array.array("i")
         try:
             data, ancillary, _, _ = self.sock.recvmsg(
-                _HEADER.size + _INLINE_BYTES,
-                socket.CMSG_SPACE((MAX_FDS + 1) * fds.itemsize),
-                socket.MSG_CMSG_CLOEXEC,
+                _HEADER.size + _INLINE_BYTES, socket.CMSG_SPACE(MAX_FDS * fds.itemsize), socket.MSG_CMSG_CLOEXEC
             )
         except (TimeoutError, BlockingIOError) as error:
             raise TimeoutError(f"no message within {timeout_s} s") from error
@@ -93,13 +110,8 @@ class Channel:
         for level, kind, payload in ancillary:
             if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
                 fds.frombytes(payload[: len(payload) - len(payload) % fds.itemsize])
-        _, in_memfd = _HEADER.unpack_from(data)
-        received = list(fds)
-        if in_memfd:
-            with open(received.pop(), "rb") as file:
-                file.seek(0)
-                return json.load(file), received
-        return json.loads(data[_HEADER.size :]), received
+        self._ahead += fds
+        return _HEADER.unpack_from(data)[0], data[_HEADER.size :]
 
     def close(self) -> None:
         with contextlib.suppress(OSError):
