@@ -53,22 +53,23 @@ def build(topology: Topology, settings: Settings, visible: tuple[str, ...]) -> B
     choices = settings.choices(topology)
     started = time.monotonic()
     forks = ForkServer.shared(WARM)
+    network, ca = plan_network(topology), MeshCA()
     sandbox = Sandbox.start(binds(visible), step=None if settings.step.__name__ == "no_step" else settings.step)
+    site = Site(
+        topology=topology,
+        settings=settings,
+        choices=choices,
+        network=network,
+        sandbox=sandbox,
+        programs=Programs(sandbox, forks),
+        mounts=Mounts(sandbox, topology.mesh, binds(visible)),
+        ca=ca,
+        token=secrets.token_urlsafe(16),
+    )
     try:
-        site = Site(
-            topology=topology,
-            settings=settings,
-            choices=choices,
-            network=plan_network(topology),
-            sandbox=sandbox,
-            programs=Programs(sandbox, forks),
-            mounts=Mounts(sandbox, topology.mesh, binds(visible)),
-            ca=MeshCA(),
-            token=secrets.token_urlsafe(16),
-        )
         return _build(site, started)
     except BaseException:
-        sandbox.close()
+        site.close()
         raise
 
 

@@ -16,7 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from meshlab.errors import AuditError, LabLostError, RejectedError, UsageError
+from meshlab.errors import AuditError, LabError, RejectedError, UsageError
 from meshlab.kernel.sandbox import Netns, Sandbox
 from meshlab.lab import recent
 from meshlab.lab.attempt import Request
@@ -279,14 +279,15 @@ class Lab:
             AuditError: as ``audit``.
         """
         found: list[str] = []
-        if not self.site.sandbox.lost.startswith("the lab was closed"):
-            try:
+        try:
+            if not self.site.sandbox.lost.startswith("the lab was closed"):
                 found = findings(self.site)
-            except LabLostError as error:
-                found = [str(error)]
-        self.site.settings.step("mid-teardown")
-        self.captures.close()
-        self.site.close()
+        except LabError as error:
+            found = [str(error)]
+        finally:
+            self.site.settings.step("mid-teardown")
+            self.captures.close()
+            self.site.close()
         if found:
             raise AuditError("\n".join(found))
 
