@@ -11,6 +11,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ruamel.yaml import YAML
+from ruamel.yaml.nodes import ScalarNode
+from ruamel.yaml.representer import SafeRepresenter
 
 from meshlab.model import (
     AuthorizationPolicy,
@@ -32,14 +34,27 @@ _SECURITY = "security.istio.io/v1"
 _DEFAULT_TIMEOUT_S = 10.0
 
 
+class _Representer(SafeRepresenter):
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+    def represent_str(self, data: str) -> ScalarNode:
+        """Double quotes round anything unusual: in single ones the emitter loses U+0085 as the end of a line."""
+        style = None if data.isprintable() else '"'
+        return self.represent_scalar("tag:yaml.org,2002:str", data, style=style)
+
+
+_Representer.add_representer(str, _Representer.represent_str)
+
+
 def dump(topology: Topology) -> str:
     """YAML which ``load`` reads as ``topology`` again."""
     yaml = YAML(typ="safe", pure=True)
+    yaml.Representer = _Representer
     yaml.default_flow_style = None
     yaml.width = _WIDTH
     yaml.allow_unicode = True
     yaml.sort_base_mapping_type_on_output = False  # type: ignore[assignment]  # the order of pods and images matters
-    yaml.representer.ignore_aliases = lambda _: True
     stream = io.StringIO()
     yaml.dump_all(list(_documents(topology)), stream)
     return stream.getvalue()

@@ -333,7 +333,7 @@ _TARGET = {
     "group": honoured(shapes.ANY_TEXT),
     "kind": honoured(shapes.one_of("Gateway", "GatewayClass", "Service", "ServiceEntry"), required=True),
     "name": honoured(shapes.SUBDOMAIN, required=True),
-    "namespace": refused("a policy is attached within its own namespace only", unless=("",)),
+    "namespace": refused("a policy is attached within its own namespace only"),
 }
 
 _AUTHORIZATION_POLICY = {

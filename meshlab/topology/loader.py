@@ -8,7 +8,7 @@ Pure: it opens no file. What a user may write is in ``keys``; what it means in t
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from meshlab.errors import Issue
@@ -26,7 +26,8 @@ from meshlab.model import (
 from meshlab.topology import images, policies, workloads
 from meshlab.topology.check import check, check_kind
 from meshlab.topology.expect import expectations
-from meshlab.topology.nodes import Map, Scalar, read_documents
+from meshlab.topology.nodes import Map, Scalar, Sequence, read_documents
+from meshlab.topology.nodes import Node as YamlNode
 from meshlab.topology.notes import START, Notes, Place
 
 DEFAULT_NAME = "lab"
@@ -71,7 +72,7 @@ def read(text: str, source: str) -> Reading:
     return Reading(topology, tuple(file.unrunnable()), tuple(sorted(notes.inert)))
 
 
-def expanded(documents: Sequence[Map], notes: Notes) -> Iterator[Map]:
+def expanded(documents: list[Map], notes: Notes) -> Iterator[Map]:
     """``kind: List``, as ``kubectl get -o yaml`` prints it, is its items."""
     for document in documents:
         if document.text("kind") != "List":
@@ -173,7 +174,7 @@ class _File:
             self._mention(draft.namespace)
         self._add_pods(drafts)
 
-    def _add_pods(self, drafts: Sequence[workloads.Draft]) -> None:
+    def _add_pods(self, drafts: list[workloads.Draft]) -> None:
         for draft in drafts:
             self._refuse_second("Pod", draft.key, draft.place)
         self._drafts += drafts
@@ -195,7 +196,7 @@ class _File:
         if len(nodes) > MAX_NODES:
             self._notes.refuse(spec.at("nodes"), f"{len(nodes)} nodes; a lab has at most {MAX_NODES}")
             return DEFAULT_NODES
-        if "nodes" in spec and not nodes:
+        if isinstance(given := spec.entries.get("nodes"), Sequence) and given.whole and not nodes:
             self._notes.refuse(spec.at("nodes"), "a lab has at least one node")
         for item, node in zip(spec.items("nodes"), nodes, strict=True):
             self._refuse_second(f"node '{node.name}'", "", item.place)
@@ -216,7 +217,7 @@ def _maps(node: Map) -> Iterator[tuple[str, Map]]:
     return ((key, entry) for key, entry in node.entries.items() if isinstance(entry, Map))
 
 
-def _node(item: Map | Scalar | object) -> Node:
+def _node(item: YamlNode) -> Node:
     if isinstance(item, Map):
         return Node(name=item.text("name"), ztunnel=item.text("ztunnel") or None)
     assert isinstance(item, Scalar)

@@ -1,0 +1,219 @@
+"""What is dumped loads as the same topology, whatever the file was like."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from meshlab.topology import dump, load
+
+ROOT = Path(__file__).parents[2]
+FILES = sorted((*ROOT.glob("topologies/*.yaml"), *ROOT.glob("fixtures/manifests/*.yaml")))
+NODES = ("node-1", "node-2", "spare")
+
+_names = st.from_regex(r"[a-z]([-a-z0-9]{0,6}[a-z0-9])?", fullmatch=True)
+_namespaces = st.sampled_from(["default", "shop", "istio-system"])
+_texts = st.text(st.characters(codec="utf-8", exclude_categories=["Cs"]), min_size=1, max_size=12)
+_label_keys = st.sampled_from(["app", "version", "istio.io/dataplane-mode", "example.com/a_b"])
+_labels = st.dictionaries(
+    _label_keys, st.sampled_from(["", "ambient", "v1", "true", "1.0", "null", "a_b.c"]), max_size=3
+)
+_ports = st.lists(st.integers(1, 14000), unique=True, max_size=3)
+_paths = _texts.map(lambda text: f"/{text}")
+_capabilities = st.lists(st.sampled_from(["NET_ADMIN", "SYS_TIME"]), unique=True, max_size=2)
+
+
+def _optional(**fields: st.SearchStrategy[Any]) -> st.SearchStrategy[dict[str, Any]]:
+    return st.fixed_dictionaries({}, optional=fields)
+
+
+_programs = st.fixed_dictionaries(
+    {"run": st.lists(_texts, min_size=1, max_size=3)},
+    optional={"env": st.dictionaries(_texts, _texts, max_size=2), "workingDir": _paths},
+)
+_images = st.sampled_from(["nginx", "curlimages/curl:8", "corp/tool:1", "registry:5000/x/y@sha256:0"])
+_short_pods = st.builds(
+    lambda pod, program: pod | program,
+    _optional(
+        node=st.sampled_from(NODES),
+        ports=_ports,
+        serviceAccount=_names,
+        labels=_labels,
+        annotations=st.dictionaries(_label_keys, _texts, max_size=2),
+        image=_images,
+        capabilities=_capabilities,
+        emptyDirs=st.lists(_paths, max_size=2),
+        workload=_names,
+    ),
+    st.just({}) | _programs,
+)
+
+
+def _object(kind: str, version: str, spec: st.SearchStrategy[Any], **metadata: Any) -> st.SearchStrategy[Any]:
+    return st.fixed_dictionaries(
+        {
+            "apiVersion": st.just(version),
+            "kind": st.just(kind),
+            "metadata": st.fixed_dictionaries({"name": _names, "namespace": _namespaces}, optional=metadata),
+            "spec": spec,
+        }
+    )
+
+
+_container_ports = _ports.map(lambda numbers: [{"containerPort": number, "name": f"p{number}"} for number in numbers])
+_pod_specs = st.builds(
+    lambda container, rest: {"containers": [container], **rest},
+    _optional(
+        image=_images,
+        command=st.lists(_texts, max_size=2),
+        args=st.lists(_texts, max_size=2),
+        ports=_container_ports,
+        env=st.lists(st.fixed_dictionaries({"name": _texts, "value": _texts}), max_size=2),
+    ),
+    _optional(nodeName=st.sampled_from(NODES), serviceAccountName=_names),
+)
+_deployments = st.builds(
+    lambda labels, spec, replicas: {"replicas": replicas, "template": {"metadata": {"labels": labels}, "spec": spec}},
+    _labels,
+    _pod_specs,
+    st.integers(0, 3),
+)
+_services = st.builds(
+    lambda ports, rest: {"ports": [{**port, "name": f"p{n}"} for n, port in enumerate(ports)], **rest},
+    st.lists(
+        st.fixed_dictionaries({"port": st.integers(1, 65535)}, optional={"targetPort": st.sampled_from([80, "http"])}),
+        unique_by=lambda port: port["port"],
+        max_size=3,
+    ),
+    st.one_of(
+        st.just({}),
+        st.just({"clusterIP": "None"}),
+        st.sampled_from([["IPv4"], ["IPv6"], ["IPv6", "IPv4"]]).map(lambda families: {"ipFamilies": families}),
+        st.just({"selector": {"app": "web"}, "ipFamilyPolicy": "SingleStack"}),
+    ),
+)
+_strings = st.lists(_texts, min_size=1, max_size=2)
+_cidrs = st.lists(st.sampled_from(["10.0.0.1", "10.1.2.3/8", "fd00::/8", "::1"]), min_size=1, max_size=2)
+_port_texts = st.lists(st.sampled_from(["80", "65535"]), min_size=1, max_size=2)
+
+
+def _some(**fields: st.SearchStrategy[Any]) -> st.SearchStrategy[dict[str, Any]]:
+    return _optional(**fields).filter(bool)
+
+
+_sources = _some(
+    principals=_strings, notNamespaces=_strings, ipBlocks=_cidrs, notIpBlocks=_cidrs, requestPrincipals=_strings
+) | _some(serviceAccounts=st.just(["shop/a", "b"]), notServiceAccounts=st.just(["c"]))
+_operations = _some(ports=_port_texts, notPorts=_port_texts, paths=_strings, methods=_strings)
+_conditions = st.sampled_from(
+    [
+        {"key": "source.ip", "values": ["10.0.0.0/8"]},
+        {"key": "source.namespace", "notValues": ["a"], "values": ["*"]},
+        {"key": "request.headers[X]", "values": ["y"]},
+    ]
+)
+_rules = _optional(
+    **{"from": st.lists(_sources.map(lambda source: {"source": source}), min_size=1, max_size=2)},
+    to=st.lists(_operations.map(lambda operation: {"operation": operation}), min_size=1, max_size=2),
+    when=st.lists(_conditions, min_size=1, max_size=2),
+)
+_selectors = st.just({}) | st.sampled_from([{"selector": {}}, {"selector": {"matchLabels": {"app": "web"}}}])
+_targets = st.just({"targetRef": {"group": "", "kind": "Service", "name": "web"}})
+_authorization_policies = st.builds(
+    lambda where, action, rules: {**where, "action": action, "rules": rules},
+    _selectors | _targets,
+    st.sampled_from(["ALLOW", "DENY"]),
+    st.lists(_rules, max_size=2),
+)
+_modes = st.sampled_from(["UNSET", "DISABLE", "PERMISSIVE", "STRICT"]).map(lambda mode: {"mode": mode})
+_peer_authentications = _optional(
+    mtls=_modes, selector=st.just({"matchLabels": {"app": "web"}})
+) | st.fixed_dictionaries(
+    {
+        "selector": st.just({"matchLabels": {"app": "web"}}),
+        "portLevelMtls": st.dictionaries(st.sampled_from(["80", "8080"]), _modes, min_size=1),
+    }
+)
+_dry_run = st.sampled_from(["true", "false"]).map(lambda value: {"istio.io/dry-run": value})
+
+_labs = st.builds(
+    lambda pods, rest: {
+        "apiVersion": "meshlab.dev/v1alpha1",
+        "kind": "Lab",
+        "metadata": {"name": "lab"},
+        "spec": {"nodes": ["node-1", {"name": "node-2", "ztunnel": "none"}, "spare"], "pods": pods, **rest},
+    },
+    st.dictionaries(_names.map(lambda name: f"lab/{name}"), _short_pods, max_size=3),
+    _optional(
+        dataplane=st.just({"ztunnel": "NAME=./path"}),
+        images=st.dictionaries(st.sampled_from(["*nginx*", "*corp/*", "*"]), st.just({}) | _programs),
+        mounts=st.lists(_paths, max_size=2),
+        readyTimeoutSeconds=st.sampled_from([1, 2.5, 10]),
+    ),
+)
+_manifests = st.one_of(
+    _object("Pod", "v1", _pod_specs, labels=_labels),
+    _object("Deployment", "apps/v1", _deployments),
+    _object("Service", "v1", _services, labels=_labels),
+    _object("AuthorizationPolicy", "security.istio.io/v1", _authorization_policies, annotations=_dry_run),
+    _object("PeerAuthentication", "security.istio.io/v1", _peer_authentications),
+    st.fixed_dictionaries(
+        {
+            "apiVersion": st.just("v1"),
+            "kind": st.just("Namespace"),
+            "metadata": st.fixed_dictionaries({"name": _namespaces}, optional={"labels": _labels}),
+        }
+    ),
+)
+
+
+def _key(document: dict[str, Any]) -> tuple[str, str, str]:
+    kind = "Pod" if document["kind"] == "Deployment" else document["kind"]
+    return kind, document["metadata"].get("namespace", ""), document["metadata"]["name"]
+
+
+_files = st.builds(
+    lambda lab, manifests, place: [*manifests[:place], lab, *manifests[place:]],
+    _labs,
+    st.lists(_manifests, max_size=5, unique_by=_key),
+    st.integers(0, 5),
+)
+
+
+def _numbered(documents: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Names made different, so that no Deployment's replica is a Pod of the file."""
+    for number, document in enumerate(documents):
+        if document["kind"] in ("Pod", "Deployment"):
+            document["metadata"]["name"] = f"{document['kind'].lower()}{number}"
+    return documents
+
+
+@settings(deadline=None)
+@given(_files.map(_numbered))
+def test_a_dump_loads_as_the_same_topology(documents: list[dict[str, Any]]) -> None:
+    topology = load("\n---\n".join(map(json.dumps, documents)), "generated.yaml")
+    assert load(dump(topology), "dumped.yaml") == topology
+
+
+@settings(deadline=None)
+@given(_files.map(_numbered))
+def test_a_dump_of_a_dump_is_the_dump(documents: list[dict[str, Any]]) -> None:
+    once = dump(load("\n---\n".join(map(json.dumps, documents)), "generated.yaml"))
+    assert dump(load(once, "dumped.yaml")) == once
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_what_we_ship_survives_a_dump(path: Path) -> None:
+    topology = load(path.read_text(), path.name)
+    assert load(dump(topology), "dumped.yaml") == topology
+
+
+def test_a_dump_is_for_reading() -> None:
+    text = dump(load((ROOT / "topologies/two-nodes.yaml").read_text(), "two-nodes.yaml"))
+    assert "shop/client: {node: node-1, serviceAccount: client}" in text
+    assert "&" not in text

@@ -1,0 +1,430 @@
+"""The table of keys is the truth: what it calls honoured changes the model, what it calls inert does not."""
+
+from __future__ import annotations
+
+import copy
+import json
+from typing import Any
+
+import pytest
+from ruamel.yaml import YAML
+
+from meshlab.errors import TopologyError
+from meshlab.model import Topology
+from meshlab.topology import load, read, render_keys_page
+from meshlab.topology.keys import KINDS, Use, parts
+
+GONE = object()
+"""The key is taken away instead of changed."""
+
+BASES = {
+    "Lab": """
+        apiVersion: meshlab.dev/v1alpha1
+        kind: Lab
+        metadata: {name: base}
+        spec:
+          nodes: [{name: spare, ztunnel: none}, node-1, node-2, node-3]
+          pods:
+            shop/client: {node: node-1, ports: [8080], image: "corp/tool:1"}
+            shop/full:
+              node: node-1
+              ports: [{containerPort: 80, name: web}, 81]
+              serviceAccount: full
+              labels: {app: full}
+              annotations: {note: one}
+              run: [serve, --now]
+              env: {MODE: fast}
+              workingDir: /srv
+              image: corp/server
+              capabilities: [NET_ADMIN]
+              emptyDirs: [/cache]
+              workload: full
+          dataplane: {ztunnel: reference}
+          images: {"*/corp/tool:*": {run: [tool], env: {LEVEL: low}, workingDir: /opt}}
+          mounts: [/opt]
+          readyTimeoutSeconds: 5
+        """,
+    "Lab with rows": """
+        apiVersion: meshlab.dev/v1alpha1
+        kind: Lab
+        metadata: {name: base}
+        spec:
+          pods: {a/a: {}, a/b: {}, a/c: {ports: [80, 81]}}
+          expect: [{from: a/a, to: "a/c:80", verdict: allow, family: 4}]
+        """,
+    "Namespace": """
+        apiVersion: v1
+        kind: Namespace
+        metadata: {name: shop, labels: {istio.io/dataplane-mode: ambient}}
+        """,
+    "ServiceAccount": "{apiVersion: v1, kind: ServiceAccount, metadata: {name: shop, namespace: shop}}",
+    "Pod": """
+        apiVersion: v1
+        kind: Pod
+        metadata: {name: web, namespace: shop, labels: {app: web}, annotations: {note: one}}
+        spec:
+          nodeName: node-1
+          serviceAccountName: web
+          containers:
+            - command: [serve]
+              args: [--now]
+              workingDir: /srv
+              env: [{name: MODE, value: fast}, {name: HOST, valueFrom: {fieldRef: {fieldPath: spec.nodeName}}}]
+              ports: [{containerPort: 80, name: web}]
+              volumeMounts: [{name: cache, mountPath: /cache}]
+              securityContext: {capabilities: {add: [NET_ADMIN]}}
+          volumes: [{name: cache, emptyDir: {}}, {name: logs}]
+        """,
+    "Deployment": """
+        apiVersion: apps/v1
+        kind: Deployment
+        metadata: {name: web, namespace: shop}
+        spec:
+          replicas: 2
+          template:
+            metadata: {labels: {app: web}, annotations: {note: one}}
+            spec:
+              nodeName: node-1
+              serviceAccountName: web
+              containers:
+                - command: [serve]
+                  args: [--now]
+                  workingDir: /srv
+                  env: [{name: MODE, value: fast}, {name: HOST, valueFrom: {fieldRef: {fieldPath: spec.nodeName}}}]
+                  ports: [{containerPort: 80, name: web}]
+                  volumeMounts: [{name: cache, mountPath: /cache}]
+                  securityContext: {capabilities: {add: [NET_ADMIN]}}
+              volumes: [{name: cache, emptyDir: {}}, {name: logs}]
+        """,
+    "Service": """
+        apiVersion: v1
+        kind: Service
+        metadata: {name: web, namespace: shop, labels: {tier: front}}
+        spec:
+          selector: {app: web}
+          ports: [{port: 80, targetPort: web, name: http}]
+          clusterIP: 172.16.0.10
+          clusterIPs: [172.16.0.10, "fd00::10"]
+          ipFamilies: [IPv4, IPv6]
+          ipFamilyPolicy: RequireDualStack
+        """,
+    "Service of one family": """
+        apiVersion: v1
+        kind: Service
+        metadata: {name: web, namespace: shop}
+        spec: {ports: [{port: 80}], ipFamilies: [IPv4], ipFamilyPolicy: SingleStack}
+        """,
+    "AuthorizationPolicy": """
+        apiVersion: security.istio.io/v1
+        kind: AuthorizationPolicy
+        metadata: {name: rules, namespace: shop, annotations: {istio.io/dry-run: "false"}}
+        spec:
+          selector: {matchLabels: {app: web}}
+          action: ALLOW
+          rules:
+            - from:
+                - source:
+                    principals: [a]
+                    notPrincipals: [a]
+                    namespaces: [a]
+                    notNamespaces: [a]
+                    ipBlocks: [10.0.0.1]
+                    notIpBlocks: ["fd00::/8"]
+                    requestPrincipals: [a]
+                    notRequestPrincipals: [a]
+                    remoteIpBlocks: [10.0.0.1]
+                    notRemoteIpBlocks: [10.0.0.1]
+              to:
+                - operation:
+                    ports: ["80"]
+                    notPorts: ["81"]
+                    hosts: [a]
+                    notHosts: [a]
+                    methods: [a]
+                    notMethods: [a]
+                    paths: [a]
+                    notPaths: [a]
+              when: [{key: source.namespace, values: [a], notValues: [b]}]
+        """,
+    "AuthorizationPolicy by account": """
+        apiVersion: security.istio.io/v1
+        kind: AuthorizationPolicy
+        metadata: {name: rules, namespace: shop}
+        spec: {rules: [{from: [{source: {serviceAccounts: [shop/a], notServiceAccounts: [b]}}]}]}
+        """,
+    "AuthorizationPolicy of a target": """
+        apiVersion: security.istio.io/v1
+        kind: AuthorizationPolicy
+        metadata: {name: rules, namespace: shop}
+        spec: {targetRef: {group: gateway.networking.k8s.io, kind: Gateway, name: web}}
+        """,
+    "AuthorizationPolicy of targets": """
+        apiVersion: security.istio.io/v1
+        kind: AuthorizationPolicy
+        metadata: {name: rules, namespace: shop}
+        spec: {targetRefs: [{group: gateway.networking.k8s.io, kind: Gateway, name: web}]}
+        """,
+    "AuthorizationPolicy of a Service": """
+        apiVersion: security.istio.io/v1
+        kind: AuthorizationPolicy
+        metadata: {name: rules, namespace: shop}
+        spec: {targetRef: {group: "", kind: Service, name: web}}
+        """,
+    "AuthorizationPolicy of Services": """
+        apiVersion: security.istio.io/v1
+        kind: AuthorizationPolicy
+        metadata: {name: rules, namespace: shop}
+        spec: {targetRefs: [{group: "", kind: Service, name: web}]}
+        """,
+    "PeerAuthentication": """
+        apiVersion: security.istio.io/v1
+        kind: PeerAuthentication
+        metadata: {name: tls, namespace: shop}
+        spec:
+          selector: {matchLabels: {app: web}}
+          mtls: {mode: STRICT}
+          portLevelMtls: {"80": {mode: DISABLE}, "81": {mode: DISABLE}}
+        """,
+}
+
+_NAMED = {"metadata name": "other", "metadata namespace": "other"}
+_POD = {
+    "nodeName": "node-2",
+    "serviceAccountName": "other",
+    "containers 0 image": "curlimages/curl",
+    "containers 0 command 0": "other",
+    "containers 0 args 0": "--later",
+    "containers 0 workingDir": "/other",
+    "containers 0 env 0 name": "OTHER",
+    "containers 0 env 0 value": "slow",
+    "containers 0 env 1 valueFrom fieldRef fieldPath": "status.podIP",
+    "containers 0 ports 0 containerPort": 90,
+    "containers 0 ports 0 name": "other",
+    "containers 0 volumeMounts 0 name": "logs",
+    "containers 0 volumeMounts 0 mountPath": "/other",
+    "containers 0 securityContext capabilities add 0": "SYS_TIME",
+    "volumes 0 emptyDir": GONE,
+}
+_SOURCE = ("principals", "notPrincipals", "namespaces", "notNamespaces", "requestPrincipals", "notRequestPrincipals")
+_ADDRESSES = ("ipBlocks", "notIpBlocks", "remoteIpBlocks", "notRemoteIpBlocks")
+_OPERATION = ("hosts", "notHosts", "methods", "notMethods", "paths", "notPaths")
+
+CHANGES: dict[str, dict[str, Any]] = {
+    "Lab": {
+        "metadata name": "other",
+        "spec nodes 0 name": "other",
+        "spec nodes 0 ztunnel": "reference",
+        "spec nodes 3": "other",
+        "spec pods shop/full": GONE,
+        "spec pods shop/full node": "node-2",
+        "spec pods shop/full ports 1": 82,
+        "spec pods shop/full ports 0 containerPort": 83,
+        "spec pods shop/full ports 0 name": "other",
+        "spec pods shop/full serviceAccount": "other",
+        "spec pods shop/full labels app": "other",
+        "spec pods shop/full annotations note": "two",
+        "spec pods shop/full run 0": "other",
+        "spec pods shop/full env MODE": "slow",
+        "spec pods shop/full workingDir": "/other",
+        "spec pods shop/full image": "other",
+        "spec pods shop/full capabilities 0": "SYS_TIME",
+        "spec pods shop/full emptyDirs 0": "/other",
+        "spec pods shop/full workload": "other",
+        "spec dataplane ztunnel": "none",
+        "spec images */corp/tool:*": GONE,
+        "spec images */corp/tool:* run 0": "other",
+        "spec images */corp/tool:* env LEVEL": "high",
+        "spec images */corp/tool:* workingDir": "/other",
+        "spec mounts 0": "/other",
+        "spec readyTimeoutSeconds": 2.5,
+    },
+    "Lab with rows": {
+        "spec expect 0 from": "a/b",
+        "spec expect 0 to": "a/c:81",
+        "spec expect 0 verdict": "deny",
+        "spec expect 0 family": 6,
+    },
+    "Namespace": {"metadata name": "other", "metadata labels istio.io/dataplane-mode": "none"},
+    "ServiceAccount": {"metadata namespace": "other"},
+    "Pod": {
+        **_NAMED,
+        "metadata labels app": "other",
+        "metadata annotations note": "two",
+        **{f"spec {path}": value for path, value in _POD.items()},
+    },
+    "Deployment": {
+        **_NAMED,
+        "spec replicas": 3,
+        "spec template metadata labels app": "other",
+        "spec template metadata annotations note": "two",
+        **{f"spec template spec {path}": value for path, value in _POD.items()},
+    },
+    "Service": {
+        **_NAMED,
+        "metadata labels tier": "back",
+        "spec selector app": "other",
+        "spec ports 0 port": 81,
+        "spec ports 0 targetPort": 8080,
+        "spec ports 0 name": "other",
+        "spec clusterIP": "None",
+        "spec clusterIPs 1": "fd00::11",
+    },
+    "Service of one family": {"spec ipFamilies 0": "IPv6", "spec ipFamilyPolicy": "PreferDualStack"},
+    "AuthorizationPolicy": {
+        **_NAMED,
+        "metadata annotations istio.io/dry-run": "true",
+        "spec selector matchLabels app": "other",
+        "spec action": "DENY",
+        **{f"spec rules 0 from 0 source {name} 0": "other" for name in _SOURCE},
+        **{f"spec rules 0 from 0 source {name} 0": "10.9.0.0/16" for name in _ADDRESSES},
+        "spec rules 0 to 0 operation ports 0": "90",
+        "spec rules 0 to 0 operation notPorts 0": "90",
+        **{f"spec rules 0 to 0 operation {name} 0": "other" for name in _OPERATION},
+        "spec rules 0 when 0 key": "source.principal",
+        "spec rules 0 when 0 values 0": "other",
+        "spec rules 0 when 0 notValues 0": "other",
+    },
+    "AuthorizationPolicy by account": {
+        "spec rules 0 from 0 source serviceAccounts 0": "other",
+        "spec rules 0 from 0 source notServiceAccounts 0": "shop/b",
+    },
+    "AuthorizationPolicy of a target": {
+        "spec targetRef kind": "GatewayClass",
+        "spec targetRef name": "other",
+    },
+    "AuthorizationPolicy of targets": {
+        "spec targetRefs 0 kind": "GatewayClass",
+        "spec targetRefs 0 name": "other",
+    },
+    "AuthorizationPolicy of a Service": {"spec targetRef group": "core"},
+    "AuthorizationPolicy of Services": {"spec targetRefs 0 group": "core"},
+    "PeerAuthentication": {
+        **_NAMED,
+        "spec selector matchLabels app": "other",
+        "spec mtls mode": "PERMISSIVE",
+        "spec portLevelMtls 80": GONE,
+        "spec portLevelMtls 80 mode": "STRICT",
+    },
+}
+"""Base -> steps into it -> another value there."""
+
+ELSEWHERE = {
+    "apiVersion": "a kind means the same in each of its versions",
+    "kind": "test_topology_load: each kind is read as what it is",
+    "spec.serviceAccount": "test_topology_load: the older name of serviceAccountName",
+    "spec.template.spec.serviceAccount": "as of a Pod",
+    "spec.volumes[].name": "it goes with the mount's name, which is here",
+    "spec.template.spec.volumes[].name": "it goes with the mount's name, which is here",
+}
+"""Honoured keys that cannot change alone, and where they are tested."""
+
+
+def _base(name: str) -> Any:
+    return YAML(typ="safe", pure=True).load(BASES[name])
+
+
+def _changed(document: Any, path: str, value: object) -> Any:
+    document = copy.deepcopy(document)
+    *way, last = path.split()
+    node = document
+    for step in way:
+        node = node[int(step) if isinstance(node, list) else step]
+    if value is GONE:
+        del node[last]
+    elif isinstance(node, list):
+        node[int(last)] = value
+    else:
+        node[last] = value
+    return document
+
+
+def _load(document: Any) -> Topology:
+    return load(json.dumps(document), "keys.yaml")
+
+
+def _honoured(kind: str) -> set[str]:
+    """Paths of ``kind`` that end in a value, or in a mapping whose very presence means something."""
+    keys = KINDS[kind].keys
+    return {path for path, key in keys.items() if key.use is Use.HONOURED and (key.shape is not None or key.names)}
+
+
+def _row(kind: str, path: str) -> str:
+    """The row of the table that ``path`` falls under."""
+    for row in sorted(KINDS[kind].keys, key=lambda row: row.count("*")):
+        steps, row_parts = path.split(), list(parts(row))
+        if len(row_parts) == len(steps) and all(map(_is_under, row_parts, steps)):
+            return row
+    raise AssertionError(f"'{path}' is under no row of {kind}")
+
+
+def _is_under(part: str, step: str) -> bool:
+    return part in ("*", step) or (part == "[]" and step.isdigit())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_honoured_key_has_a_test(kind: str) -> None:
+    tested = {_row(kind, path) for base in CHANGES if base.split()[0] == kind for path in CHANGES[base]}
+    assert _honoured(kind) - tested - ELSEWHERE.keys() == set()
+
+
+@pytest.mark.parametrize(("base", "path"), [(base, path) for base in CHANGES for path in CHANGES[base]])
+def test_an_honoured_key_changes_the_model(base: str, path: str) -> None:
+    document = _base(base)
+    assert _load(_changed(document, path, CHANGES[base][path])) != _load(document)
+
+
+def _walk(kind: str, use: Use) -> list[str]:
+    return [path for path, key in KINDS[kind].keys.items() if key.use is use]
+
+
+def _with(base: str, path: str, value: object) -> Any:
+    """``base`` with ``value`` at a row of the table, the way there made where it is missing."""
+    document = _base(base)
+    node: Any = document
+    way = list(parts(path))
+    for part, following in zip(way, [*way[1:], None], strict=True):
+        if part == "[]":
+            node = node[0]
+            continue
+        empty: Any = value if following is None else [{}] if following == "[]" else {}
+        name = "example.com/other" if part == "*" else part
+        if following is None or not isinstance(node.get(name), dict | list):
+            node[name] = empty
+        node = node[name]
+    return document
+
+
+INERT = [(kind, path) for kind in KINDS for path in _walk(kind, Use.INERT)]
+REFUSED = [(kind, path) for kind in KINDS for path in _walk(kind, Use.REFUSED)]
+
+
+@pytest.mark.parametrize(("kind", "path"), INERT)
+def test_an_inert_key_changes_nothing_and_is_listed(kind: str, path: str) -> None:
+    value = "kept" if path == "metadata.name" else {"any": ["thing"]}
+    reading = read(json.dumps(_with(kind, path, value)), "keys.yaml")
+    assert reading.topology == _load(_base(kind))
+    last = list(parts(path))[-1]
+    name = "example.com/other" if last == "*" else last
+    assert [issue for issue in reading.inert if f"{name} is not read: {KINDS[kind].keys[path].why}" in issue.message]
+
+
+@pytest.mark.parametrize(("kind", "path"), REFUSED)
+def test_a_refused_key_says_why(kind: str, path: str) -> None:
+    with pytest.raises(TopologyError) as refused:
+        _load(_with(kind, path, {"any": ["thing"]}))
+    assert f"is refused: {KINDS[kind].keys[path].why}" in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("kind", "path", "value"),
+    [(kind, path, value) for kind, path in REFUSED for value in KINDS[kind].keys[path].unless],
+)
+def test_a_refused_key_may_say_what_is_so_anyway(kind: str, path: str, value: object) -> None:
+    assert _load(_with(kind, path, value)) == _load(_base(kind))
+
+
+def test_the_page_of_keys_has_a_row_for_every_key() -> None:
+    page = render_keys_page()
+    for kind in KINDS.values():
+        section = page.partition(f"\n## {kind.name}\n")[2].partition("\n## ")[0]
+        assert [path for path in kind.keys if f"| `{path}` |" not in section] == []

@@ -1,0 +1,130 @@
+"""Real input that nobody here wrote: it loads, or is refused with a place and a reason."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from published_cases import FOLDER, L4_CASES
+
+from meshlab.errors import Issue, TopologyError
+from meshlab.model import Topology
+from meshlab.topology import dump, load, read
+from meshlab.topology.keys import KINDS
+
+pytestmark = pytest.mark.skipif(not FOLDER.is_dir(), reason=f"no published inputs in {FOLDER} (MESHLAB_PUBLISHED)")
+
+FOLDERS = (
+    "istio-istio/samples",
+    "istio-io/content/en/docs",
+    "istio-io-ambient-newer",
+    "istio-api/tests",
+    "gateway-api/conformance",
+    "kubernetes-examples",
+    "microservices-demo",
+)
+_ACTIONS = {"AUDIT", "CUSTOM"}
+
+
+def _files(folder: str) -> Iterator[tuple[str, str]]:
+    for path in sorted((FOLDER / folder).rglob("*.y*ml")):
+        yield str(path.relative_to(FOLDER)), path.read_text()
+
+
+def _load(text: str, name: str) -> Topology | tuple[Issue, ...]:
+    try:
+        return load(text, name)
+    except TopologyError as refused:
+        return refused.issues
+
+
+@pytest.mark.parametrize("folder", FOLDERS)
+def test_every_file_loads_or_is_refused_with_places_and_reasons(
+    folder: str, record_property: Callable[[str, object], None]
+) -> None:
+    counts: Counter[str] = Counter()
+    for name, text in _files(folder):
+        outcome = _load(text, name)
+        if isinstance(outcome, Topology):
+            counts["loaded"] += 1
+            assert load(dump(outcome), name) == outcome
+        else:
+            counts["refused"] += 1
+            lines = text.count("\n") + 1
+            assert all(issue.source == name and 0 < issue.line <= lines and issue.message for issue in outcome)
+    for word, number in sorted(counts.items()):
+        record_property(word, number)
+    assert counts["loaded"] + counts["refused"] > 0
+
+
+REFUSED_FOR = {
+    "istio-istio/samples/bookinfo/platform/kube/productpage-nodeport.yaml": "spec.type is refused",
+    "istio-istio/samples/httpbin/httpbin-nodeport.yaml": "spec.type is refused",
+    "istio-istio/samples/mtls-echo/mtls-echo.yaml": "volume 'ca-certs' is not among the pod's volumes",
+}
+"""Sample files of supported kinds only that are refused, and what for."""
+
+
+def test_samples_of_supported_kinds_load_but_for_what_is_refused_on_purpose() -> None:
+    refused = {}
+    for name, text in _files("istio-istio/samples"):
+        outcome = _load(text, name)
+        if isinstance(outcome, Topology):
+            continue
+        if not any("is not supported" in issue.message or "apiVersion" in issue.message for issue in outcome):
+            refused[name] = "\n".join(map(str, outcome))
+    assert refused.keys() == REFUSED_FOR.keys()
+    assert [name for name in refused if REFUSED_FOR[name] not in refused[name]] == []
+
+
+@pytest.mark.parametrize("sample", ["httpbin/httpbin", "curl/curl", "helloworld/helloworld", "tcp-echo/tcp-echo"])
+def test_the_echo_stands_in_for_the_images_of_the_samples(sample: str) -> None:
+    path = FOLDER / "istio-istio/samples" / f"{sample}.yaml"
+    text = "\n---\n".join(part for part in path.read_text().split("\n---") if "kind: Gateway" not in part)
+    reading = read(text, path.name)
+    assert reading.topology.mesh.pods
+    assert reading.unrunnable == ()
+
+
+def _validation_cases() -> list[dict[str, Any]]:
+    path = FOLDER / "cases" / "validation-cases.json"
+    cases = json.loads(path.read_text())["cases"] if path.is_file() else []
+    return [case for case in cases if case["kind"] in KINDS]
+
+
+@pytest.mark.parametrize("case", _validation_cases(), ids=lambda case: f"{case['kind']}-{case['name']}")
+def test_what_istio_accepts_is_accepted_and_what_it_refuses_refused(case: dict[str, Any]) -> None:
+    metadata = {"name": case.get("configName", "case"), "annotations": case.get("annotations", {})}
+    document = {"apiVersion": "security.istio.io/v1", "kind": case["kind"], "metadata": metadata, "spec": case["input"]}
+    outcome = _load(json.dumps(document), "case.yaml")
+    assert isinstance(outcome, Topology) == case["valid"], outcome
+
+
+def _named(policy: dict[str, Any]) -> dict[str, Any]:
+    """Some cases name their policies as no API server would (``not_namespaces``)."""
+    return policy | {"metadata": policy["metadata"] | {"name": policy["metadata"]["name"].replace("_", "-")}}
+
+
+def test_the_policies_of_istio_s_own_l4_cases_load() -> None:
+    document = json.loads(L4_CASES.read_text())
+    groups = [*document["policy_sets"].values(), *(case.get("policies", []) for case in document["cases"])]
+    refused: list[Issue] = []
+    for policies in groups:
+        outcome = _load("\n---\n".join(map(json.dumps, map(_named, policies))), "policies.yaml")
+        on_purpose = any(policy["spec"].get("action") in _ACTIONS for policy in policies)
+        if not isinstance(outcome, Topology) and not on_purpose:
+            refused += outcome
+    assert refused == []
+
+
+def test_documents_marked_invalid_by_istio_are_refused_each_for_itself() -> None:
+    for name in ("authz-invalid.yaml", "peerauth-invalid.yaml"):
+        text = Path(FOLDER / "istio-api/tests/testdata" / name).read_text()
+        for part in text.split("\n---\n"):
+            marked = "\n".join(line for line in part.splitlines() if not line.startswith("_err"))
+            with pytest.raises(TopologyError):
+                load(marked, name)
