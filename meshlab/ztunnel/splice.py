@@ -11,6 +11,7 @@ socket then, which is why the kernel resets it.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable
 from typing import cast
 
@@ -84,7 +85,8 @@ class Half(asyncio.BufferedProtocol):
     def end(self) -> None:
         """No more is written to this side."""
         if self.is_open and not self.transport.is_closing():
-            self.transport.write_eof()
+            with contextlib.suppress(OSError):  # a RST has come that asyncio has not read yet
+                self.transport.write_eof()
 
     def close(self) -> None:
         """Let go of this side, once what was written has left."""

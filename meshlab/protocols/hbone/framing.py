@@ -70,7 +70,14 @@ class _Connection(H2Connection):
     }
 
     def __init__(self, *, client: bool) -> None:
-        super().__init__(H2Configuration(client_side=client, header_encoding=None, validate_outbound_headers=False))
+        super().__init__(
+            H2Configuration(
+                client_side=client,
+                header_encoding=None,
+                validate_outbound_headers=False,
+                normalize_outbound_headers=False,  # ours are lower-case already
+            )
+        )
         self.state_machine._transitions = self.transitions  # shadows the class's, for this object
         self._frame_dispatch_table[_TerseDataFrame] = self._receive_data_frame
 
