@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from meshlab.lab.lab import Lab
 
 _PATIENCE_S = 2.0
-"""A log is written beside the traffic: its line may come after the answer."""
+"""A log is written beside the traffic: its line may come this much after the end of the call."""
 _PEER_CONTROL = "{who} verified the certificate against the lab's root"
 _CLAIM_CONTROL = "{who} logs the identity of each connection"
 
@@ -50,12 +50,12 @@ class AccessLogs:
     """Node and direction -> its records of opened connections."""
 
     def sightings(self, call: Call, targets: Sequence[Target]) -> list[Sighting]:
-        """What the proxies at both ends say of the identities of ``call``; waits a moment for their lines."""
-        deadline = time.monotonic() + _PATIENCE_S
+        """What the proxies at both ends say of the identities of ``call``; waits for lines that may still come."""
+        deadline_ns = call.ended_ns + _PATIENCE_S * 10**9
         after = -1
         while True:
             found = list(self._look(call, targets))
-            if found or time.monotonic() > deadline:
+            if found or time.clock_gettime_ns(time.CLOCK_REALTIME) > deadline_ns:
                 return found
             self._records.clear()
             answer, _ = self.lab.captures.recorder.ask("position", after=after, timeout_s=0.02)
