@@ -23,6 +23,9 @@ from meshlab.ztunnel.tasks import Tasks
 Issue = Callable[[SpiffeId], Awaitable[Credentials]]
 """Asks the CA; raises ``CertificateError``."""
 
+Pause = Callable[[float], Awaitable[None]]
+"""Lets so many seconds pass."""
+
 _FIRST_BACKOFF_S = 1.0
 _MAX_BACKOFF_S = 150.0
 _SHORTEST_LIFE_S = 1.0
@@ -50,9 +53,10 @@ class _Entry:
 class Certificates:
     """Every identity that this node has use for."""
 
-    def __init__(self, issue: Issue, now: Callable[[], float], rng: random.Random, tasks: Tasks) -> None:
+    def __init__(self, issue: Issue, now: Callable[[], float], pause: Pause, rng: random.Random, tasks: Tasks) -> None:
         self._issue = issue
         self._now = now
+        self._pause = pause
         self._rng = rng
         self._tasks = tasks
         self._entries: dict[SpiffeId, _Entry] = {}
@@ -108,7 +112,7 @@ class Certificates:
                 pause_s = max(entry.credentials.refresh_at_s - self._now(), _SHORTEST_LIFE_S)
                 backoff_s = _FIRST_BACKOFF_S
             entry.settled.set()
-            await asyncio.sleep(pause_s)
+            await self._pause(pause_s)
 
 
 def _state(entry: _Entry) -> str:

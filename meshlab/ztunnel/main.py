@@ -52,7 +52,7 @@ class Ztunnel:
         self._state = State()
         self._ca = CaClient(config)
         rng = random.Random()  # noqa: S311  # endpoints and trace ids, no secrets
-        certificates = parts.certificates(self._ca.issue, time.time, rng, self._tasks)
+        certificates = parts.certificates(self._ca.issue, time.time, asyncio.sleep, rng, self._tasks)
         log = AccessLog(_write, log_opened=config.log_opened)
         self._shared = Shared(state=self._state, certificates=certificates, log=log, rng=rng)
         self._pods = Pods(self._proxy)
