@@ -6,6 +6,7 @@ are *nearly* the plan's can never compare equal to it.
 
 from __future__ import annotations
 
+import functools
 import struct
 from collections.abc import Callable, Iterable, Iterator
 from ipaddress import IPv4Address, IPv6Address
@@ -150,6 +151,12 @@ def _read_value(field: nft.Field, value: bytes) -> int | str | IPv4Address | IPv
             return _number(value)
 
 
+@functools.lru_cache(maxsize=64)
+def _rule(expressions: bytes) -> nft.Rule:
+    """Every pod has the same rules, and before traffic the same bytes: they are read once."""
+    return _Machine().run(_expressions(expressions))
+
+
 def _expressions(data: bytes) -> Iterator[tuple[str, dict[int, bytes]]]:
     for _, element in attributes(data):
         parts = dict(attributes(element))
@@ -183,7 +190,7 @@ def decode(messages: Iterable[tuple[int, bytes]]) -> nft.Ruleset:
         elif kind == wire.NEWCHAIN:
             tables[table][text_of(parts[3])] = _base_chain(parts)
         elif kind == wire.NEWRULE:
-            rules.setdefault((table, text_of(parts[2])), []).append(_Machine().run(_expressions(parts[4])))
+            rules.setdefault((table, text_of(parts[2])), []).append(_rule(parts[4]))
     return tuple(
         nft.Table(
             table,

@@ -17,6 +17,7 @@ Network = IPv4Network | IPv6Network
 LO = 1
 """The index of ``lo`` in every netns."""
 MAIN_TABLE = 254
+LOCAL_TABLE = 255
 
 
 @dataclass(frozen=True, slots=True)

@@ -42,6 +42,7 @@ from meshlab.plan.changes import (
     DEFAULT4,
     DEFAULT6,
     LO,
+    LOCAL_TABLE,
     AddressAssign,
     Batch,
     Change,
@@ -239,7 +240,13 @@ def _up(end: End) -> tuple[Change, ...]:
 
 
 def _addresses(end: End, ipv4: IPv4Address, ipv6: IPv6Address) -> tuple[Change, ...]:
-    return AddressAssign(end, ipv4), AddressAssign(end, ipv6)
+    """Both addresses, usable when the batch is done.
+
+    Linux adds the local route of an IPv6 address from a work queue (even without duplicate address detection); until
+    then what is sent to it leaves by the default route, and its SYN comes again after a second. So the plan adds one.
+    """
+    local = Route(destination=host_network(ipv6), end=end, kind=RouteKind.LOCAL, table=LOCAL_TABLE)
+    return AddressAssign(end, ipv4), AddressAssign(end, ipv6), local
 
 
 def _host_routes(end: End, ipv4: IPv4Address, ipv6: IPv6Address, *, quickack: bool = False) -> tuple[Change, ...]:

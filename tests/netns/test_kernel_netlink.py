@@ -23,6 +23,7 @@ from typing import Any
 
 import pytest
 
+from meshlab.agent import rules
 from meshlab.errors import KernelRefusedError
 from meshlab.kernel import namespaces as ns
 from meshlab.kernel.channel import Channel, pair
@@ -31,6 +32,7 @@ from meshlab.kernel.nft_wire import NETLINK_NETFILTER
 from meshlab.kernel.nftables import NftSocket, render
 from meshlab.model import Family, Mesh, Node, Pod, Topology
 from meshlab.model.addresses import pod4, pod6
+from meshlab.plan import nft
 from meshlab.plan.changes import (
     LO,
     AddressAssign,
@@ -73,6 +75,9 @@ def serve(channel: Channel) -> None:
         elif request["op"] == "socket":
             with socket.socket(*request["socket"]) as sock:
                 channel.send(None, [sock.fileno()])
+        elif request["op"] == "enrol":
+            rules.write(made[key], key, inpod_rules())
+            channel.send(nft.text(rules.read(made[key], key, inpod_rules())))
         elif request["op"] == "write":
             with open(f"/proc/sys/{request['name']}", "w") as file:
                 file.write(request["value"])
@@ -401,28 +406,39 @@ def test_a_link_that_never_comes_up_ends_the_barrier_at_its_deadline(world: Worl
 
 def test_the_kernel_gives_the_rules_back_as_the_plan_has_them(world: World) -> None:
     world.make(("pod:shop/client",))
-    rules = world.nft("pod:shop/client")
-    rules.apply(inpod_rules().ruleset)
-    assert rules.read(inpod_rules().ruleset) == inpod_rules().ruleset
+    socket_in_pod = world.nft("pod:shop/client")
+    socket_in_pod.apply(inpod_rules().ruleset)
+    assert socket_in_pod.read(inpod_rules().ruleset) == inpod_rules().ruleset
 
 
 def test_rules_written_twice_are_there_once(world: World) -> None:
     world.make(("pod:shop/client",))
-    rules = world.nft("pod:shop/client")
-    rules.apply(inpod_rules().ruleset)
-    rules.apply(inpod_rules().ruleset)
-    assert rules.read(inpod_rules().ruleset) == inpod_rules().ruleset
+    socket_in_pod = world.nft("pod:shop/client")
+    socket_in_pod.apply(inpod_rules().ruleset)
+    socket_in_pod.apply(inpod_rules().ruleset)
+    assert socket_in_pod.read(inpod_rules().ruleset) == inpod_rules().ruleset
 
 
 def test_a_refused_transaction_leaves_nothing_and_names_the_rule(world: World) -> None:
     world.make(("pod:shop/client",))
-    rules = world.nft("pod:shop/client")
+    socket_in_pod = world.nft("pod:shop/client")
     nat, _ = inpod_rules().ruleset
     broken = replace(nat, chains=(*nat.chains[:3], replace(nat.chains[3], rules=((Jump("nowhere"),),))))
     with pytest.raises(KernelRefusedError, match="add rule to istio-ambient-nat istio-output in netns") as caught:
-        rules.apply((broken,))
+        socket_in_pod.apply((broken,))
     assert caught.value.errno == errno.ENOENT
-    assert rules.read(inpod_rules().ruleset) == ()
+    assert socket_in_pod.read(inpod_rules().ruleset) == ()
+
+
+@pytest.mark.parametrize("times", [1, 2])
+def test_the_agent_writes_rules_and_routing_once_however_often_it_is_asked(world: World, times: int) -> None:
+    world.make(("pod:shop/client",))
+    world.route("pod:shop/client").apply([LinkUp(End("lo", LO))])
+    for _ in range(times):
+        text, _ = world.ask("enrol", "pod:shop/client")
+    assert text == render(inpod_rules().ruleset)
+    found = [*_rules(world, "pod:shop/client"), *_routes(world, "pod:shop/client")]
+    assert [found.count(change) for change in inpod_rules().routing] == [1, 1, 1, 1]
 
 
 @pytest.mark.skipif(NFT is None, reason="nft is not installed here (package nftables)")

@@ -11,7 +11,18 @@ import pytest
 
 from meshlab.model import Mesh, Node, Pod, Topology
 from meshlab.model.addresses import PODS4, PODS6, SERVICES4, SERVICES6, pod4, pod6
-from meshlab.plan.changes import AddressAssign, End, LinkUp, Route, RouteKind, Silence, Veth
+from meshlab.plan.changes import (
+    LOCAL_TABLE,
+    MAIN_TABLE,
+    AddressAssign,
+    End,
+    LinkUp,
+    Route,
+    RouteKind,
+    Silence,
+    Veth,
+    host_network,
+)
 from meshlab.plan.names import link_names, mac
 from meshlab.plan.network import CONTROL_PLANE4, CONTROL_PLANE6, NetworkPlan, plan
 
@@ -153,10 +164,11 @@ def routes(network: NetworkPlan, netns: str) -> list[Route]:
     ]
 
 
-def test_a_pod_has_a_default_route_in_both_families_and_nothing_else() -> None:
+def test_a_pod_has_a_default_route_in_both_families_and_no_other() -> None:
     network = plan(SMALL)
     for pod in network.pods.values():
-        assert [str(route.destination) for route in routes(network, pod.netns)] == ["0.0.0.0/0", "::/0"]
+        found = [route for route in routes(network, pod.netns) if route.table == MAIN_TABLE]
+        assert [str(route.destination) for route in found] == ["0.0.0.0/0", "::/0"]
 
 
 def test_a_node_sends_other_nodes_pods_to_the_fabric_and_refuses_what_of_its_own_is_not_open() -> None:
@@ -217,6 +229,22 @@ def test_addresses_of_nodes_and_proxies_differ_in_many_bits() -> None:
     for one, other in combinations(nodes, 2):
         assert (int(one.ipv4) ^ int(other.ipv4)).bit_count() >= 3
         assert (int(one.proxy4) ^ int(other.proxy4)).bit_count() >= 3
+
+
+@pytest.mark.parametrize("network", TOPOLOGIES)
+def test_an_ipv6_address_is_local_at_once_and_not_when_a_work_queue_has_run(network: NetworkPlan) -> None:
+    for batch in network.build:
+        for change in batch.changes:
+            if isinstance(change, AddressAssign) and change.address.version == 6:
+                assert (
+                    Route(
+                        destination=host_network(change.address),
+                        end=change.end,
+                        kind=RouteKind.LOCAL,
+                        table=LOCAL_TABLE,
+                    )
+                    in batch.changes
+                )
 
 
 def test_the_control_planes_address_never_changes() -> None:
