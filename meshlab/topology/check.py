@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from meshlab.topology.keys import KINDS, Branch, Use, tree
 from meshlab.topology.nodes import Map, Node, Scalar, Sequence, describe
-from meshlab.topology.notes import Notes, Place, did_you_mean, listed
+from meshlab.topology.notes import Notes, Place, did_you_mean, listed, shown
 from meshlab.topology.shapes import Shape
 
 
@@ -25,10 +25,10 @@ def check_kind(document: Map, notes: Notes) -> str:
         notes.refuse(document.place, "a document needs apiVersion and kind")
     elif kind not in KINDS:
         choices = f"The supported kinds are {', '.join(KINDS)}."
-        notes.refuse(document.at("kind"), f"kind '{kind}' is not supported. {choices}{did_you_mean(kind, KINDS)}")
+        notes.refuse(document.at("kind"), f"kind {shown(kind)} is not supported. {choices}{did_you_mean(kind, KINDS)}")
     elif version not in KINDS[kind].api_versions:
         wanted = KINDS[kind].api_versions
-        said = f"apiVersion '{version}'" if version else "no apiVersion"
+        said = f"apiVersion {shown(version)}" if version else "no apiVersion"
         notes.refuse(document.at("apiVersion"), f"{said} for kind {kind}, which is {' or '.join(wanted)}")
     else:
         return kind
@@ -62,7 +62,9 @@ class _Walk:
         if wildcard is None:
             choices = listed(key for key, child in branch.children.items() if _is_honoured(child))
             where = f"{path} of a {self._kind}" if path else f"a {self._kind}"
-            self._notes.refuse(place, f"no key '{name}' in {where} ({choices}).{did_you_mean(name, branch.children)}")
+            self._notes.refuse(
+                place, f"no key {shown(name)} in {where} ({choices}).{did_you_mean(name, branch.children)}"
+            )
             return None
         names = wildcard.key.names if wildcard.key else None
         if names is not None and (fault := names.fault(Scalar(place, name, name))):

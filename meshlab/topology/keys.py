@@ -12,6 +12,7 @@ Sources: https://kubernetes.io/docs/reference/kubernetes-api/ and https://istio.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -92,8 +93,25 @@ _BOOKKEPT = _under(
         _BOOKKEEPING,
     ),
 )
-_LABELS = {"metadata.labels.*": honoured(shapes.LABEL_VALUE, names=shapes.LABEL_KEY)}
-_ANNOTATIONS = {"metadata.annotations.*": honoured(shapes.ANY_TEXT, names=shapes.LABEL_KEY)}
+_WAYPOINT = {"labels.istio.io/use-waypoint": refused("the lab has no waypoints", unless=("none",))}
+_BALANCING = "networking.istio.io/traffic-distribution"
+_LABELS = {
+    "metadata.labels.*": honoured(shapes.LABEL_VALUE, names=shapes.LABEL_KEY),
+    **_under("metadata.", _WAYPOINT),
+}
+_SIDECAR = refused("the lab has no sidecars", unless=("false",))
+_POD_MARKS = {
+    "labels.*": honoured(shapes.LABEL_VALUE, names=shapes.LABEL_KEY),
+    "labels.sidecar.istio.io/inject": _SIDECAR,
+    **_WAYPOINT,
+    "annotations.*": honoured(shapes.ANY_TEXT, names=shapes.LABEL_KEY),
+    "annotations.sidecar.istio.io/inject": _SIDECAR,
+    "annotations.ambient.istio.io/bypass-inbound-capture": refused(
+        "the lab writes the rules of a pod whole", unless=("false",)
+    ),
+    "annotations.istio.io/reroute-virtual-interfaces": refused("the lab writes the rules of a pod whole"),
+}
+"""Labels and annotations of a pod; the exact ones would change how it is captured."""
 _NO_LABELS = {"metadata.labels": inert("nothing selects this kind by its labels")}
 _NO_ANNOTATIONS = {"metadata.annotations": inert("no annotation of this kind has a part in what the lab does")}
 
@@ -129,8 +147,7 @@ _LAB = {
     "spec.pods.*.ports[].containerPort": honoured(shapes.PORT, required=True),
     "spec.pods.*.ports[].name": honoured(shapes.PORT_NAME),
     "spec.pods.*.serviceAccount": honoured(shapes.SUBDOMAIN),
-    "spec.pods.*.labels.*": honoured(shapes.LABEL_VALUE, names=shapes.LABEL_KEY),
-    "spec.pods.*.annotations.*": honoured(shapes.ANY_TEXT, names=shapes.LABEL_KEY),
+    **_under("spec.pods.*.", _POD_MARKS),
     "spec.pods.*.run[]": honoured(shapes.ANY_TEXT, why="the built-in echo where there is none"),
     "spec.pods.*.env.*": honoured(shapes.ANY_TEXT, names=shapes.TEXT),
     "spec.pods.*.workingDir": honoured(shapes.PATH),
@@ -254,8 +271,12 @@ _POD_SPEC = {
     **_all("overhead resources resourceClaims", _NO_LIMITS),
 }
 
-_POD = {**_object(shapes.SUBDOMAIN), **_LABELS, **_ANNOTATIONS, "spec": honoured(None, required=True)}
-_POD |= _under("spec.", _POD_SPEC)
+_POD = {
+    **_object(shapes.SUBDOMAIN),
+    **_under("metadata.", _POD_MARKS),
+    "spec": honoured(None, required=True),
+    **_under("spec.", _POD_SPEC),
+}
 
 _DEPLOYMENT = {
     **_object(shapes.SUBDOMAIN),
@@ -265,7 +286,8 @@ _DEPLOYMENT = {
     "spec.replicas": honoured(shapes.REPLICAS, why="1 where it is not given; the pods are NAME-0, NAME-1, ..."),
     "spec.selector": inert("the pods are those of the template"),
     "spec.template": honoured(None, required=True),
-    **_under("spec.template.", {**_LABELS, **_ANNOTATIONS, **_BOOKKEPT}),
+    **_under("spec.template.", _BOOKKEPT),
+    **_under("spec.template.metadata.", _POD_MARKS),
     **_under("spec.template.metadata.", _all("name namespace", inert("the pods are named after the Deployment"))),
     "spec.template.spec": honoured(None, required=True),
     **_under("spec.template.spec.", _POD_SPEC),
@@ -281,7 +303,8 @@ _DEPLOYMENT = {
 _SERVICE = {
     **_object(shapes.LABEL),
     **_LABELS,
-    **_NO_ANNOTATIONS,
+    "metadata.annotations.*": inert("of the annotations only those here would change anything"),
+    f"metadata.annotations.{_BALANCING}": refused("it would change which endpoint answers"),
     "spec.selector.*": honoured(shapes.LABEL_VALUE, names=shapes.LABEL_KEY),
     "spec.ports[].port": honoured(shapes.PORT, required=True),
     "spec.ports[].targetPort": honoured(shapes.TARGET_PORT, why="the port itself where it is not given"),
@@ -365,6 +388,7 @@ _PEER_AUTHENTICATION = {
 _NAMESPACE = {
     **_object(shapes.LABEL, namespaced=False),
     **_LABELS,
+    "metadata.labels.istio-injection": refused("the lab has no sidecars", unless=("disabled",)),
     **_NO_ANNOTATIONS,
     "spec": inert("the API server's bookkeeping"),
 }
@@ -376,6 +400,8 @@ _SERVICE_ACCOUNT = {
     **_NO_ANNOTATIONS,
     **_all("automountServiceAccountToken imagePullSecrets secrets", inert("there is no API server")),
 }
+
+_MARK = re.compile(r"(.*?\b(?:labels|annotations))\.(.+)")
 
 LAB_API = "meshlab.dev/v1alpha1"
 _SECURITY = ("security.istio.io/v1", "security.istio.io/v1beta1")
@@ -409,15 +435,15 @@ def tree(kind: str) -> Branch:
 
 
 def parts(path: str) -> Iterator[str]:
-    """``a.b[].c`` -> a, b, [], c. The one key with dots of its own, an annotation, stays whole."""
-    head, found, annotation = path.partition("metadata.annotations.")
-    for part in (head + ("metadata.annotations" if found else "")).split("."):
+    """``a.b[].c`` -> a, b, [], c. The key of a label or an annotation may have dots of its own, and stays whole."""
+    marked = _MARK.fullmatch(path)
+    for part in (marked[1] if marked else path).split("."):
         name = part.removesuffix("[]")
         yield name
         if name != part:
             yield "[]"
-    if found:
-        yield annotation
+    if marked:
+        yield marked[2]
 
 
 def render_keys_page() -> str:

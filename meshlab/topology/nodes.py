@@ -28,7 +28,7 @@ from ruamel.yaml.events import (
 from ruamel.yaml.reader import ReaderError
 
 from meshlab.errors import TopologyError
-from meshlab.topology.notes import START, Notes, Place
+from meshlab.topology.notes import START, Notes, Place, shown
 
 MAX_CHARACTERS = 1 << 20
 MAX_DEPTH = 64
@@ -138,9 +138,9 @@ def describe(node: Node) -> str:
         case Scalar(value=None):
             return "empty"
         case Scalar(value=str()):
-            return f"'{node.text}'"
+            return shown(node.text)
         case Scalar():
-            return node.text
+            return shown(node.text).strip("'")
 
 
 def _nodes(text: str, notes: Notes) -> Iterator[Node]:
@@ -230,7 +230,7 @@ class _Composer:
             if not isinstance(key, Scalar):
                 self._notes.refuse(key.place, f"a key is a word, not {describe(key)}")
             elif key.text in entries:
-                self._notes.refuse(key.place, f"the key '{key.text}' is already on line {places[key.text].line}")
+                self._notes.refuse(key.place, f"the key {shown(key.text)} is already on line {places[key.text].line}")
             else:
                 entries[key.text] = value
                 places[key.text] = key.place

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from meshlab.errors import Issue, TopologyError
 
 _LISTED = 40
+_SHOWN = 80
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -44,8 +45,15 @@ class Notes:
             raise TopologyError(self.issues)
 
 
+def shown(text: str) -> str:
+    """``text`` in quotes, cut where it would fill the screen."""
+    return f"'{text}'" if len(text) <= _SHOWN else f"'{text[:_SHOWN]}...'"
+
+
 def did_you_mean(value: str, choices: Iterable[str]) -> str:
     """`` Did you mean 'x'?`` with the choice that is nearest to ``value``, else nothing."""
+    if len(value) > _SHOWN:
+        return ""
     ordered = sorted(choices)  # of two that are equally near, the same one on every run
     near = difflib.get_close_matches(value, ordered, n=1, cutoff=0.6)
     folded = [choice for choice in ordered if choice.lower() == value.lower()]

@@ -387,7 +387,7 @@ def _with(base: str, path: str, value: object) -> Any:
             node = node[0]
             continue
         empty: Any = value if following is None else [{}] if following == "[]" else {}
-        name = "example.com/other" if part == "*" else part
+        name = part if part != "*" else "example.com/other" if following is None else next(iter(node))
         if following is None or not isinstance(node.get(name), dict | list):
             node[name] = empty
         node = node[name]
