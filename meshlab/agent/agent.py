@@ -99,6 +99,7 @@ class Agent:
         self._meet_deadlines()
 
     def close(self) -> None:
+        self._record = False  # nobody may be left to read it
         self._selector.close()
         for connection in self._connections:
             connection.close()

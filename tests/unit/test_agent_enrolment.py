@@ -346,7 +346,10 @@ def test_a_record_has_every_packet_with_who_said_it(make: Callable[..., Bench]) 
     assert [event["nfds"] for event in bench.events if event["k"] == "zds-to-ztunnel"] == [0, 1]
 
 
-def test_an_agent_whose_lab_is_gone_ends(bench: Bench) -> None:
+@pytest.mark.parametrize("record", [False, True])
+def test_an_agent_whose_lab_is_gone_ends(make: Callable[..., Bench], record: bool) -> None:
+    bench = make(record=record)
+    bench.proxy()
     bench.lab.close()
     stop, wake = os.pipe()
     bench.agent.run(stop)
