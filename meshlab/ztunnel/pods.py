@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable
 
 from meshlab.protocols.zds import ZdsPod
+from meshlab.ztunnel.certificates import Pause
 from meshlab.ztunnel.proxy import PodProxy
 from meshlab.ztunnel.tasks import Tasks
 
@@ -16,8 +17,9 @@ _RETRY_S = 5.0
 class Pods:
     """Every pod that is served, by uid, and those whose listeners could not be bound so far."""
 
-    def __init__(self, make: Callable[[ZdsPod, int], PodProxy]) -> None:
+    def __init__(self, make: Callable[[ZdsPod, int], PodProxy], pause: Pause = asyncio.sleep) -> None:
         self._make = make
+        self._pause = pause
         self._proxies: dict[str, PodProxy] = {}
         self._retries: dict[str, asyncio.Task[None]] = {}
         self._tasks = Tasks()
@@ -79,7 +81,7 @@ class Pods:
     async def _retry(self, proxy: PodProxy) -> None:
         try:
             while proxy.pod.uid not in self._proxies:
-                await asyncio.sleep(_RETRY_S)
+                await self._pause(_RETRY_S)
                 try:
                     await self._start(proxy)
                 except OSError:
