@@ -9,13 +9,10 @@ can share one lab. What a lab saw is saved where a test fails, and nowhere else;
 
 from __future__ import annotations
 
-import hashlib
 import os
-import re
 import shlex
 import shutil
 import sys
-import tempfile
 from collections.abc import Generator, Iterator
 from pathlib import Path
 from types import TracebackType
@@ -44,9 +41,9 @@ _OPTIONS = {
     "variant": "use an unusual but right part (`meshlab impls` lists them)",
 }
 _REPEATABLE = "ztunnel"
-_CALLS_SHOWN = 5
-_LONGEST_NAME = 120
 _RUNNING: pytest.StashKey[pytest.Item] = pytest.StashKey()
+_FIXTURES: pytest.StashKey[list[str]] = pytest.StashKey()
+"""Names of the fixtures that are being set up, the innermost last."""
 _OPEN: pytest.StashKey[list[_Opening]] = pytest.StashKey()
 """The labs that this process has open."""
 _SAVED: pytest.StashKey[list[tuple[Path, str]]] = pytest.StashKey()
@@ -73,11 +70,12 @@ def pytest_configure(config: pytest.Config) -> None:
     )
     config.addinivalue_line("markers", "meshlab_dataplane: this test holds for any right data plane")
     config.stash[_OPEN] = []
+    config.stash[_FIXTURES] = []
     try:
         for text in _ztunnels(config):
             _name(text)
         for option in ("mutant", "variant"):
-            for text in _asked(config, option)[0]:
+            for text in asked(config, option)[0]:
                 from meshlab.testing.registry import find
 
                 find(text)
@@ -91,7 +89,7 @@ def pytest_unconfigure() -> None:
         forkserver.ForkServer.close_shared()
 
 
-def _asked(config: pytest.Config, name: str) -> tuple[list[str], Path]:
+def asked(config: pytest.Config, name: str) -> tuple[list[str], Path]:
     """What an option says, and where its relative paths start: command line, ``MESHLAB_NAME``, then the ini file."""
     given = config.getoption(f"--meshlab-{name}") or os.environ.get(f"MESHLAB_{name.upper()}")
     folder = config.invocation_params.dir
@@ -105,7 +103,7 @@ def _asked(config: pytest.Config, name: str) -> tuple[list[str], Path]:
 
 def _ztunnels(config: pytest.Config) -> list[str]:
     """As asked for, with absolute paths, so that a test may change its folder."""
-    texts, folder = _asked(config, "ztunnel")
+    texts, folder = asked(config, "ztunnel")
     found = []
     for text in texts:
         label, equals, path = text.partition("=") if "/" not in text.partition("=")[0] else ("", "", text)
@@ -152,7 +150,7 @@ def lab_factory(
 
     def factory(topology: str | Path | None = None, **settings: Any) -> AbstractContextManager[Lab]:
         caller = Path(sys._getframe(1).f_code.co_filename).parent  # a session fixture has no test's folder
-        return _Opening(request.config, "lab_factory", topology, caller, settings, _meshlab_ztunnel, basetemp)
+        return _Opening(request.config, topology, caller, settings, _meshlab_ztunnel, basetemp)
 
     return factory
 
@@ -166,7 +164,7 @@ def lab(
     args, settings = (marker.args, dict(marker.kwargs)) if marker else ((), {})
     topology = args[0] if args else settings.pop("topology", None)
     basetemp = str(tmp_path_factory.getbasetemp())
-    opening = _Opening(request.config, "lab", topology, request.path.parent, settings, _meshlab_ztunnel, basetemp)
+    opening = _Opening(request.config, topology, request.path.parent, settings, _meshlab_ztunnel, basetemp)
     try:
         with opening as running:
             yield running
@@ -180,14 +178,14 @@ class _Opening:
     def __init__(
         self,
         config: pytest.Config,
-        fixture: str,
         topology: str | Path | None,
         folder: Path,
         settings: dict[str, Any],
         ztunnel: str | None,
         basetemp: str,
     ) -> None:
-        self.fixture = fixture
+        self.opened_by: str | None = None
+        """The fixture that opened it, by name; ``None``: a test itself."""
         self._config = config
         self._topology = topology
         self._folder = folder
@@ -207,8 +205,9 @@ class _Opening:
         except MeshlabError as error:
             raise error.with_traceback(None) from None  # what it says has the place; our own frames are a wall
         opened = self._config.stash[_OPEN]
-        if not any(other.fixture == self.fixture for other in opened):
-            _discard(self._config.stash[_RUNNING])  # another example of a property, or an error that the test expected
+        self.opened_by = self._config.stash[_FIXTURES][-1] if self._config.stash[_FIXTURES] else None
+        if self.opened_by is None and all(other.opened_by for other in opened):
+            _discard(self._config.stash[_RUNNING])  # of an earlier example of a property, or an error that was expected
         opened.append(self)
         return self.lab
 
@@ -237,8 +236,12 @@ class _Opening:
 
     def save(self, item: pytest.Item) -> None:
         """Save what the lab saw, for the report of ``item``."""
+        from meshlab.report.failures import save_failure
+
         saved = item.stash.setdefault(_SAVED, [])
-        saved.append(_save(self.lab, item, len(saved) + 1))
+        names, start = asked(item.config, "artifacts")
+        folder = start / next(iter(names), "meshlab-artifacts")
+        saved.append(save_failure(self.lab, folder, item.nodeid, len(saved) + 1))
 
     def _prepared(self) -> AbstractContextManager[Lab]:
         from dataclasses import fields
@@ -251,11 +254,11 @@ class _Opening:
         if unknown := sorted(self._settings.keys() - known):
             raise UsageError(f"a lab has no setting '{unknown[0]}' (there are {', '.join(sorted(known))})")
         for name in ("mutant", "variant"):
-            self._settings.setdefault(name, next(iter(_asked(self._config, name)[0]), None))
+            self._settings.setdefault(name, next(iter(asked(self._config, name)[0]), None))
         topology, folder = self._topology, self._folder
         if topology is None:
-            asked, folder = _asked(self._config, "topology")
-            topology = next(iter(asked), "quickstart")
+            names, folder = asked(self._config, "topology")
+            topology = next(iter(names), "quickstart")
         return open_lab(read(str(topology), folder), **self._settings)
 
     def _news(self, found: str) -> str:
@@ -299,6 +302,18 @@ def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object
 
 
 @pytest.hookimpl(wrapper=True)
+def pytest_fixture_setup(
+    fixturedef: pytest.FixtureDef[Any], request: pytest.FixtureRequest
+) -> Generator[None, object, object]:
+    names = request.config.stash[_FIXTURES]
+    names.append(fixturedef.argname)
+    try:
+        return (yield)
+    finally:
+        names.pop()
+
+
+@pytest.hookimpl(wrapper=True)
 def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
     """A part of the lab that ended during the test fails this test, by name, and not only its teardown."""
     try:
@@ -331,60 +346,19 @@ def pytest_runtest_makereport(
 
 
 def _used(item: pytest.Item) -> list[_Opening]:
-    """The open labs of a test: its own, and those of a factory that it has to do with."""
-    names = getattr(item, "fixturenames", ())
-    return [opening for opening in item.config.stash[_OPEN] if opening.fixture in names]
+    """The open labs of a test: its own, and those that its fixtures opened."""
+    names = (None, *getattr(item, "fixturenames", ()))
+    return [opening for opening in item.config.stash[_OPEN] if opening.opened_by in names]
 
 
 def _audit(item: pytest.Item) -> str:
     return "\n".join(filter(None, (opening.audit() for opening in _used(item))))
 
 
-# --- what is saved ---------------------------------------------------------------------------------------------------
-
-
-def _save(lab: Lab, item: pytest.Item, place: int) -> tuple[Path, str]:
-    """Save into a folder named after the test; that folder, and the paragraph about it."""
-    asked, start = _asked(item.config, "artifacts")
-    wanted = start / next(iter(asked), "meshlab-artifacts")
-    name = _folder_name(item.nodeid) + (f"-{place}" if place > 1 else "")
-    told = lab.told(_CALLS_SHOWN)
-    try:
-        folder = _fresh(wanted / name)
-    except OSError:  # a checkout that is mounted read-only
-        folder = Path(tempfile.mkdtemp(prefix="meshlab-")) / name
-    try:
-        lab.save(folder)
-    except Exception as error:  # the test's own failure must stay the headline
-        told.append(f"what the lab saw could not be saved in {folder}: {type(error).__name__}: {error}")
-    else:
-        told.append(f"captures, logs, rules and configuration: {_short(folder)}")
-    return folder, "\n".join(told)
-
-
-def _fresh(folder: Path) -> Path:
-    """An empty folder, without what an earlier run of the same test left in it."""
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    return folder
-
-
 def _discard(item: pytest.Item) -> None:
     for folder, _ in item.stash.get(_SAVED, []):
         shutil.rmtree(folder, ignore_errors=True)
     item.stash[_SAVED] = []
-
-
-def _folder_name(nodeid: str) -> str:
-    name = re.sub(r"[^\w.=-]+", "-", nodeid).strip("-")
-    if len(name) <= _LONGEST_NAME:
-        return name
-    return f"{name[:_LONGEST_NAME]}-{hashlib.sha256(nodeid.encode()).hexdigest()[:8]}"
-
-
-def _short(folder: Path) -> Path:
-    here = Path.cwd()
-    return folder.relative_to(here) if folder.is_relative_to(here) else folder
 
 
 def _again(item: pytest.Item) -> str:
@@ -394,5 +368,5 @@ def _again(item: pytest.Item) -> str:
     for name in _OPTIONS:
         given = item.config.getoption(f"--meshlab-{name}") or os.environ.get(f"MESHLAB_{name.upper()}")
         if given and name != "artifacts":
-            words += [f"--meshlab-{name}={text}" for text in _asked(item.config, name)[0]]
+            words += [f"--meshlab-{name}={text}" for text in asked(item.config, name)[0]]
     return shlex.join(words)
