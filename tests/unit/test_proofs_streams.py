@@ -59,6 +59,10 @@ def test_nothing_is_shown_beyond_a_byte_that_never_came(
     assert data[: lost if lost < len(data) else None].startswith(_streamed(7, without))
 
 
+def test_a_longer_copy_of_a_waiting_segment_is_not_forgotten() -> None:
+    assert _streamed(7, [(2, b"cd"), (2, b"cdef"), (0, b"ab")]) == b"abcdef"
+
+
 def test_a_stream_is_taken_up_again_behind_a_gap_that_stays() -> None:
     stream = Stream(_head(0, port=15008))
     stream.segment(_head(0, SYN, 15008), b"", Order(), keep=True)

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
+from ipaddress import ip_address
 
 import capture_scenes as scenes
 import pytest
 import ring_blocks
 
+from meshlab.model import Call
 from meshlab.model.report import Proof, Result
-from meshlab.proofs import beacon, verdicts
+from meshlab.proofs import beacon, pcapng, verdicts
 from meshlab.proofs.beacon import Beacons
 from meshlab.proofs.canary import canary
 from meshlab.proofs.follower import Follower
 from meshlab.proofs.links import Link, Site, Wiring
-from meshlab.proofs.packets import FIN, UDP
+from meshlab.proofs.packets import FIN, RST, UDP, Packet
 from meshlab.proofs.window import Window
 
 Frame = tuple[Link, bool, int, bytes]
@@ -126,7 +128,10 @@ def test_what_ended_is_forgotten_and_what_lives_is_not() -> None:
     for port in range(100):
         done = scenes.Tcp(script, "shop/client", "shop/plain", 1000 + port, 9090, WAY)
         done.open()
-        done.end(FIN if port % 2 else 0x04)
+        if port % 2:
+            done.end(FIN)
+        else:
+            done.segment(b"", flags=RST)
     living = connection(script)
     living.open()
     follower.feed(recorded(script.frames))
@@ -233,3 +238,59 @@ def test_frames_for_people_leave_the_beacons_out() -> None:
     frames = list(window.frames())
     assert len(frames) == len(scenes.play(scenes.SCENES["clean"]).frames) - 24 * (1 + 5)
     assert all(scenes.BEACON_PREFIX[:20] not in frame for _, _, _, frame in frames)
+    assert not any(flow.destination == ip_address("192.0.2.2").packed for flow in window.flows)
+
+
+def _first_call(tunnel: Callable[[scenes.Script], None], *, skip: Link | None = None) -> tuple[Window, Call]:
+    """A window around call 1, made in this way; ``skip`` a link on which only the beacons were seen."""
+    script = scenes.play(scenes.Scene("", tunnel=tunnel))
+    frames = [frame for frame in script.frames if frame[0] != skip or frame[3].startswith(beacon.FOREIGN_MAC)]
+    buffer = b"".join(pcapng.write(scenes.LINKS, frames))
+    return scenes.window_of(buffer), scenes.call(script, 1)
+
+
+def _tunnel(script: scenes.Script, source_port: int = 40000) -> None:
+    tls = scenes.recorded_tls()
+    tunnel = scenes.Tcp(script, "shop/client", "shop/server", source_port, 15008, WAY)
+    tunnel.open()
+    tunnel.say(tls.hello)
+    tunnel.say(tls.server, back=True)
+
+
+def test_a_packet_to_the_applications_port_in_the_calls_time_is_a_failure_even_when_it_is_empty() -> None:
+    def beside(script: scenes.Script) -> None:
+        _tunnel(script)
+        connection(script, 8080).open()
+
+    window, call = _first_call(beside)
+    for prove in (verdicts.encrypted, verdicts.path):
+        proof = prove(window, scenes.wiring(), call, scenes.SERVER_8080)
+        assert (proof.result, proof.reason) == (
+            Result.FAILED,
+            "packets of its time on the application's own port were seen on node-1:shop/client",
+        )
+
+
+def test_a_tunnel_from_a_port_of_the_applications_number_is_still_a_tunnel() -> None:
+    window, call = _first_call(lambda script: _tunnel(script, source_port=8080))
+    assert verdicts.encrypted(window, scenes.wiring(), call, scenes.SERVER_8080).result is Result.HELD
+
+
+@pytest.mark.parametrize("link", WAY, ids=str)
+def test_the_way_holds_only_where_every_link_of_it_was_seen(link: Link) -> None:
+    window, call = _first_call(_tunnel, skip=link)
+    proof = verdicts.path(window, scenes.wiring(), call, scenes.SERVER_8080)
+    assert (proof.result, proof.reason) == (
+        Result.CANNOT_TELL,
+        f"no packet of it on port 15008 was seen on {link}",
+    )
+
+
+def test_packets_and_gzip_streams_that_were_kept_or_searched_in_part_blind_a_window() -> None:
+    follower = Follower(scenes.PREFIX)
+    follower.open()
+    frame = scenes.ethernet("shop/client", "elsewhere", 4, bytes(30), protocol=UDP)
+    follower.feed(frame, [Packet(0, 2, False, 0, 0, len(frame), whole=False)])
+    window = follower.close(wiring(), NONE, {})
+    assert window.blind == "1 packets were kept in part only"
+    assert replace(window, cut_packets=0, cut_gzip=2).blind == "2 gzip streams were too large to be searched whole"
