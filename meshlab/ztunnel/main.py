@@ -53,7 +53,8 @@ class Ztunnel:
         self._ca = CaClient(config)
         rng = random.Random()  # noqa: S311  # endpoints and trace ids, no secrets
         certificates = parts.certificates(self._ca.issue, time.time, asyncio.sleep, rng, self._tasks)
-        log = AccessLog(_write, log_opened=config.log_opened)
+        self._output = Output()
+        log = AccessLog(self._output.write, log_opened=config.log_opened)
         self._shared = Shared(state=self._state, certificates=certificates, log=log, rng=rng)
         self._pods = Pods(self._proxy)
         self._xds = XdsClient(config, self._apply)
@@ -82,6 +83,7 @@ class Ztunnel:
         await self._pods.close()
         await self._xds.close()
         await self._ca.close()
+        self._output.flush()
         if zds.done() and not zds.cancelled():
             zds.result()
 
@@ -116,9 +118,21 @@ class Ztunnel:
         return waiting if self._zds.synced and not self._pods.failing else [*waiting, "workload proxy manager"]
 
 
-def _write(line: str) -> None:
-    sys.stdout.write(line)
-    sys.stdout.flush()
+class Output:
+    """stdout, written once a turn of the loop: each write is a system call, and wakes whoever reads it."""
+
+    def __init__(self) -> None:
+        self._lines: list[str] = []
+
+    def write(self, line: str) -> None:
+        if not self._lines:
+            asyncio.get_running_loop().call_soon(self.flush)
+        self._lines.append(line)
+
+    def flush(self) -> None:
+        sys.stdout.write("".join(self._lines))
+        sys.stdout.flush()
+        self._lines.clear()
 
 
 def run(config: Mapping[str, Any], parts: Parts | None = None) -> None:

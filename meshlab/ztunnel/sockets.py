@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import socket
 import struct
 from collections.abc import Iterator
@@ -55,6 +56,7 @@ async def connect_from(netns: int, target: Target, source: IPv4Address | IPv6Add
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, MARK)
         if source is not None and source != target.address:
             _bind_foreign(sock, source)
+        sock.connect_ex((str(target.address), target.port))  # within a machine done at once, so that nothing waits
         async with asyncio.timeout(CONNECT_TIMEOUT_S):
             await asyncio.get_running_loop().sock_connect(sock, (str(target.address), target.port))
     return sock
@@ -87,9 +89,14 @@ def original_destination(sock: Any) -> Target:
 
 def target_of(sockaddr: Any) -> Target:
     """A Python socket address; IPv4 in IPv6's clothes is IPv4."""
-    address = ip_address(sockaddr[0].partition("%")[0])
+    return Target(_address(sockaddr[0]), sockaddr[1])
+
+
+@functools.lru_cache(maxsize=1024)
+def _address(text: str) -> IPv4Address | IPv6Address:
+    address = ip_address(text.partition("%")[0])
     mapped = address.ipv4_mapped if isinstance(address, IPv6Address) else None
-    return Target(mapped or address, sockaddr[1])
+    return mapped or address
 
 
 @contextlib.contextmanager

@@ -201,6 +201,25 @@ def test_the_authority_and_headers_arrive_as_they_were_sent() -> None:
     assert seen == [ConnectReceived(1, AUTHORITY, {"forwarded": "for=x"})]
 
 
+def test_what_each_connect_says_again_costs_a_byte_although_others_say_something_new() -> None:
+    client, server = _pair()
+    again = "k8s.cluster.name=Kubernetes,k8s.namespace.name=shop,k8s.pod.name=client,service.name=client"
+
+    def connect_bytes(stream: int) -> int:
+        said = {
+            "baggage": again,
+            "forwarded": f'for="10.0.0.1:{stream}"',
+            "traceparent": f"00-{stream:032x}-{7:016x}-00",
+        }
+        client.framing.send(SendConnect(stream, AUTHORITY, said))
+        sent = client.framing.take()
+        assert server.framing.receive(sent) == [ConnectReceived(stream, AUTHORITY, said)]
+        return len(sent)
+
+    sizes = [connect_bytes(stream) for stream in range(1, 401, 2)]
+    assert max(sizes[1:]) <= sizes[0] - len(again)
+
+
 def test_a_goaway_lets_open_streams_go_on() -> None:
     client, server = _pair()
     stream = _connect(client, server)
