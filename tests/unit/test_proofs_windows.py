@@ -19,6 +19,7 @@ from meshlab.proofs.canary import canary
 from meshlab.proofs.follower import Follower
 from meshlab.proofs.links import Link, Site, Wiring
 from meshlab.proofs.packets import FIN, RST, UDP, Packet
+from meshlab.proofs.route import Target
 from meshlab.proofs.window import Window
 
 Frame = tuple[Link, bool, int, bytes]
@@ -274,6 +275,9 @@ def test_a_packet_to_the_applications_port_in_the_calls_time_is_a_failure_even_w
 def test_a_tunnel_from_a_port_of_the_applications_number_is_still_a_tunnel() -> None:
     window, call = _first_call(lambda script: _tunnel(script, source_port=8080))
     assert verdicts.encrypted(window, scenes.wiring(), call, scenes.SERVER_8080).result is Result.HELD
+    back = replace(call, source="shop/server", to="shop/client:8080", peer=None)
+    proof = verdicts.encrypted(window, scenes.wiring(), back, [Target("shop/client", 8080)])
+    assert proof.reason == "no packet of it on port 15008 was seen on node-2:shop/server"
 
 
 @pytest.mark.parametrize("link", WAY, ids=str)
