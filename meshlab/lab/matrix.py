@@ -258,8 +258,7 @@ def _outcomes(calls: Sequence[Call]) -> str:
 def _result(planned: PlannedCell, seen: Passage, calls: Sequence[Call]) -> tuple[Result, str]:
     if planned.expected != planned.oracle:
         return Result.FAILED, (
-            f"spec.expect says {planned.expected}, the policies say {planned.oracle} ({planned.rule}), "
-            f"and the bytes say {seen}"
+            f"spec.expect says {planned.expected}, the policies say {planned.oracle}, and the bytes say {seen}"
         )
     if not calls:
         return Result.CANNOT_RUN, "no call was made"

@@ -112,7 +112,7 @@ def test_an_answer_from_a_pod_that_was_not_called_fails() -> None:
 def test_a_row_that_contradicts_the_oracle_fails_whatever_is_seen(call: Call) -> None:
     cell = judge(replace(ALLOWED, expected="deny"), [call])
     assert cell.result is Result.FAILED
-    assert "no policy applies" in cell.reason
+    assert "spec.expect says deny, the policies say allow" in cell.reason
     assert f"the bytes say {cell.seen}" in cell.reason
 
 
