@@ -2,21 +2,36 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+import fcntl
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
 
 import pytest
+from plugin_runs import Run, copy_project, run_pytest
 
 
-class Run(Protocol):
-    """Of ``conftest.py``."""
+@pytest.fixture(scope="session")
+def behaviours(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Run:
+    """The run, made once also where the tests about it are spread over workers."""
+    base = tmp_path_factory.getbasetemp()
+    base = base if worker_id == "master" else base.parent
+    result = base / "behaviours.json"
+    with _locked(base / "behaviours.lock"):
+        if not result.exists():
+            run = run_pytest(copy_project(base / "behaviours"), "-n", "2")
+            result.write_text(json.dumps({**asdict(run), "folder": str(run.folder)}), encoding="utf-8")
+    read = json.loads(result.read_text("utf-8"))
+    return Run(**{**read, "folder": Path(read["folder"])})
 
-    output: str
-    exit_code: int
-    folder: Any
 
-    def of(self, test: str, when: str = "call") -> dict[str, Any]: ...
-
-    def artifacts(self) -> list[str]: ...
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    with path.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 @pytest.mark.parametrize(

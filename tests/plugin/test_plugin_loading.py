@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
-from collections.abc import Callable
-from typing import Any
+from pathlib import Path
+
+from plugin_runs import run_pytest
 
 HEAVY = (
     "cryptography",
@@ -29,7 +30,7 @@ def pytest_unconfigure():
 IMPORT_BUDGET_MS = 30
 
 
-def test_collecting_loads_none_of_the_heavy_packages(tmp_path: Any, run_pytest: Callable[..., Any]) -> None:
+def test_collecting_loads_none_of_the_heavy_packages(tmp_path: Path) -> None:
     (tmp_path / "conftest.py").write_text(ASKS.format(heavy=HEAVY))
     (tmp_path / "test_mine.py").write_text(
         "import pytest\n\n@pytest.mark.meshlab('two-nodes')\ndef test_mine(lab, lab_factory): ...\n"

@@ -3,28 +3,27 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
+from plugin_runs import copy_project, run_project, run_pytest
 
-Project = Callable[..., Any]
 
-
-def test_two_ztunnels_run_each_test_twice(project: Project, tmp_path: Path) -> None:
-    binary = tmp_path / "project" / "other-ztunnel"
+def test_two_ztunnels_run_each_test_twice(tmp_path: Path) -> None:
+    folder = copy_project(tmp_path / "project")
+    binary = folder / "other-ztunnel"
     binary.write_text(f"#!/bin/sh\nexec {sys.executable} -m meshlab.ztunnel\n")
     binary.chmod(0o755)
-    tests = ("test_a_path_starts_at_the_tests_folder", "test_a_property_with_a_lab_for_each_example")
-    run = project("--meshlab-ztunnel=reference", "--meshlab-ztunnel=other=./other-ztunnel", "-k", " or ".join(tests))
+    ztunnels = ("--meshlab-ztunnel=reference", "--meshlab-ztunnel=other=./other-ztunnel")
+    run = run_pytest(folder, *ztunnels, "-k", "test_a_path_starts")
     assert run.exit_code == 0, run.output
     passed = {report["test"] for report in run.reports if (report["when"], report["outcome"]) == ("call", "passed")}
-    assert passed == {f"{test}[{ztunnel}]" for test in tests for ztunnel in ("reference", "other")}
+    test = "test_a_path_starts_at_the_tests_folder"
+    assert passed == {f"{test}[reference]", f"{test}[other]"}
 
 
-def test_a_mutant_makes_a_proof_of_encryption_fail(project: Project) -> None:
-    run = project("--meshlab-mutant=leaks-plaintext", "-k", "test_a_policy_holds")
+def test_a_mutant_makes_a_proof_of_encryption_fail(tmp_path: Path) -> None:
+    run = run_project(tmp_path, "--meshlab-mutant=leaks-plaintext", "-k", "test_a_policy_holds")
     report = run.of("test_a_policy_holds")
     assert report["outcome"] == "failed"
     assert "ProofFailedError: encrypted:shop/client->server.shop:8080/4" in report["text"]
@@ -45,14 +44,14 @@ def test_a_mutant_makes_a_proof_of_encryption_fail(project: Project) -> None:
         ("--meshlab-variant=pooling", "Did you mean 'no-pooling'?"),
     ],
 )
-def test_a_name_that_is_none_is_refused_before_the_first_test(project: Project, option: str, message: str) -> None:
-    run = project(option)
+def test_a_name_that_is_none_is_refused_before_the_first_test(tmp_path: Path, option: str, message: str) -> None:
+    run = run_project(tmp_path, option)
     assert run.exit_code == pytest.ExitCode.USAGE_ERROR
     assert message in run.output
     assert "Traceback" not in run.output
 
 
-def test_command_line_goes_before_environment_before_ini_file(tmp_path: Path, run_pytest: Callable[..., Any]) -> None:
+def test_command_line_goes_before_environment_before_ini_file(tmp_path: Path) -> None:
     (tmp_path / "pytest.ini").write_text(
         "[pytest]\nmeshlab_topology = ini\nmeshlab_artifacts = ini\nmeshlab_mutant = ignores-deny\n"
     )

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-
-import pytest
 
 PROJECT = Path(__file__).with_name("project")
 ANSI = re.compile(r"\x1b\[[0-9;]*m")
@@ -42,7 +38,7 @@ class Run:
         return sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
 
 
-def _run(folder: Path, *arguments: str, env: Mapping[str, str] | None = None) -> Run:
+def run_pytest(folder: Path, *arguments: str, env: Mapping[str, str] | None = None) -> Run:
     """``pytest arguments`` in ``folder``, without what this run's own environment says of meshlab."""
     clean = {name: value for name, value in os.environ.items() if not name.startswith(("MESHLAB_", "PYTEST_", "CI"))}
     done = subprocess.run(
@@ -59,42 +55,13 @@ def _run(folder: Path, *arguments: str, env: Mapping[str, str] | None = None) ->
     return Run(folder, done.returncode, ANSI.sub("", done.stdout + done.stderr), [json.loads(line) for line in lines])
 
 
-def _copy_project(folder: Path) -> Path:
+def copy_project(folder: Path) -> Path:
     shutil.copytree(PROJECT, folder, ignore=shutil.ignore_patterns("__pycache__"))
     (folder / "behaviours.py").rename(folder / "test_behaviours.py")
     (folder / "reporting.py").rename(folder / "conftest.py")
     return folder
 
 
-@pytest.fixture
-def run_pytest() -> Callable[..., Run]:
-    """``run_pytest(folder, *arguments, env=)`` runs pytest there."""
-    return _run
-
-
-@pytest.fixture
-def project(tmp_path: Path) -> Callable[..., Run]:
-    """``project(*arguments)`` runs pytest on a copy of ``project/``."""
-    folder = _copy_project(tmp_path / "project")
-    return lambda *arguments, **settings: _run(folder, *arguments, **settings)
-
-
-@pytest.fixture(scope="session")
-def behaviours(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Run:
-    """All of ``project/``, run once with ``-n 2``, also where the tests about it are spread over workers."""
-    base = tmp_path_factory.getbasetemp()
-    base = base if worker_id == "master" else base.parent
-    result = base / "behaviours.json"
-    with _locked(base / "behaviours.lock"):
-        if not result.exists():
-            run = _run(_copy_project(base / "behaviours"), "-n", "2")
-            result.write_text(json.dumps({**asdict(run), "folder": str(run.folder)}), encoding="utf-8")
-    read = json.loads(result.read_text("utf-8"))
-    return Run(**{**read, "folder": Path(read["folder"])})
-
-
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    with path.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+def run_project(folder: Path, *arguments: str) -> Run:
+    """``pytest arguments`` on a copy of ``project/``, which is made in ``folder``."""
+    return run_pytest(copy_project(folder / "project"), *arguments)
