@@ -52,6 +52,11 @@ class Inbound:
         """A protocol for the next connection to 15006."""
         return Half(lambda client: self.tasks.spawn(self._serve_plain(client)))
 
+    def drain(self) -> None:
+        """Take no new streams on the connections that are open."""
+        for tunnel in self._tunnels:
+            tunnel.drain()
+
     async def finished(self) -> None:
         await self.tasks.finished()
 

@@ -92,7 +92,7 @@ class Ztunnel:
         await self._zds.run()
 
     async def _drain(self) -> None:
-        self._pods.stop_listening()
+        self._pods.drain()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(self._config.drain_s):
                 await self._pods.finished()

@@ -61,9 +61,9 @@ class Pods:
         for proxy in self._proxies.values():
             proxy.inbound.guard.judge_again()
 
-    def stop_listening(self) -> None:
+    def drain(self) -> None:
         for proxy in self._proxies.values():
-            proxy.stop_listening()
+            proxy.drain()
 
     async def finished(self) -> None:
         """When no connection of any pod is open."""

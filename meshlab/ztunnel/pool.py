@@ -26,7 +26,7 @@ from meshlab.protocols.hbone import (
 )
 from meshlab.ztunnel.splice import Half
 from meshlab.ztunnel.tls import Tls
-from meshlab.ztunnel.tunnel import TunnelConnection, TunnelTransport
+from meshlab.ztunnel.tunnel import TunnelConnection
 
 MAX_STREAMS = 100
 IDLE_S = 300.0
@@ -59,7 +59,7 @@ class ClientTunnel(TunnelConnection):
         """It is closed when it has carried no stream for so long."""
         self._idle: asyncio.TimerHandle | None = None
         self._refuses_more = False
-        self._answers: dict[int, tuple[asyncio.Future[TunnelTransport], Half]] = {}
+        self._answers: dict[int, tuple[asyncio.Future[None], Half]] = {}
 
     @property
     def has_room(self) -> bool:
@@ -73,7 +73,7 @@ class ClientTunnel(TunnelConnection):
             TunnelRefusedError: the peer said no, or the connection was lost before it answered.
         """
         stream = self.framing.next_stream()
-        answer: asyncio.Future[TunnelTransport] = self._loop.create_future()
+        answer: asyncio.Future[None] = self._loop.create_future()
         self._answers[stream] = answer, half
         if self._idle:
             self._idle.cancel()
@@ -101,9 +101,11 @@ class ClientTunnel(TunnelConnection):
         match effect:
             case TunnelOpened(stream):
                 self.open_transport(stream, half)
-                answer.set_result(half.transport)  # type: ignore[arg-type]
+                if not answer.done():  # else whoever asked was cancelled, and is about to say so
+                    answer.set_result(None)
             case TunnelRefused(status=status):
-                answer.set_exception(_refused(status, self.error))
+                if not answer.done():
+                    answer.set_exception(_refused(status, self.error))
                 self.stream_closed()
 
     def going_away(self) -> None:

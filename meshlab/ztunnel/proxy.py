@@ -57,6 +57,11 @@ class PodProxy:
             server.close()
         self._servers.clear()
 
+    def drain(self) -> None:
+        """Take nothing new; what is open goes on."""
+        self.stop_listening()
+        self.inbound.drain()
+
     async def finished(self) -> None:
         """When no connection of this pod is open."""
         await self._outbound.finished()

@@ -140,6 +140,12 @@ class ServerTunnel(TunnelConnection):
             sent = app.received_bytes if app is not None else 0
             self._inbound.shared.log.complete(record, sent=sent, received=client.received_bytes, error=error)
 
+    def drain(self) -> None:
+        """Ask the client to open its next streams elsewhere; those that are open go on."""
+        if self.was_established:
+            self.framing.drain()
+            self.flush_soon()
+
     # --- the connection --------------------------------------------------------------------------------------------
 
     def established(self) -> None:

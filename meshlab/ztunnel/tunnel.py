@@ -171,7 +171,7 @@ class TunnelConnection(asyncio.BufferedProtocol):
             self.check_established()
             if plaintext:
                 for event in self.framing.receive(plaintext):
-                    self._on_wire(event)
+                    self.on_wire(event)
         except ProtocolError as error:
             self.close(str(error))
         else:
@@ -266,7 +266,7 @@ class TunnelConnection(asyncio.BufferedProtocol):
             case wire:
                 self.framing.send(wire)
 
-    def _on_wire(self, event: WireEvent) -> None:
+    def on_wire(self, event: WireEvent) -> None:
         match event:
             case StreamWritable(stream):
                 if stream in self._streams:

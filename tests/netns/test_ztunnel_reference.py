@@ -181,7 +181,7 @@ def test_sigterm_lets_open_connections_go_on_takes_no_new_ones_and_ends_in_order
         ztunnel = programs.by_name["ztunnel@node-2"]
         with _connected(lab, "shop/client", "shop/far", 8080) as old:
             programs.end(ztunnel.name, signal.SIGTERM)
-            request = lab.pod("shop/other").plan_http("http://shop/far:8080/", timeout_s=2)
+            request = lab.pod("shop/client").plan_http("http://shop/far:8080/", timeout_s=2)
             deadline = time.monotonic() + DEADLINE_S
             while lab.calls([request])[0].outcome is Outcome.OK:
                 assert time.monotonic() < deadline

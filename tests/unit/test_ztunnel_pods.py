@@ -53,14 +53,8 @@ class Listeners:
             raise OSError(98, "Address already in use")
         self.node.serving[self.pod.uid] = self.inode
 
-    def stop_listening(self) -> None:
-        self.node.serving.pop(self.pod.uid, None)
-
-    async def finished(self) -> None:
-        """Nothing is ever open."""
-
     async def close(self) -> None:
-        self.stop_listening()
+        self.node.serving.pop(self.pod.uid, None)
         os.close(self.netns)
 
 

@@ -18,7 +18,7 @@ from ztunnel_world import credentials, policy, state_of, update, who, workload
 
 from meshlab.errors import ProtocolError
 from meshlab.model import SpiffeId
-from meshlab.protocols.hbone import Target
+from meshlab.protocols.hbone import PongReceived, Target, WireEvent
 from meshlab.protocols.messages import AUTHORIZATION_TYPE
 from meshlab.protocols.zds import ZdsPod
 from meshlab.ztunnel.access_log import AccessLog
@@ -364,6 +364,54 @@ def test_a_reader_that_stops_stops_the_writer_and_loses_nothing() -> None:
     asyncio.run(scenario())
 
 
+def test_a_peer_that_answers_no_ping_is_dropped_and_one_that_does_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("meshlab.ztunnel.tunnel.PING_EVERY_S", 0.01)
+    monkeypatch.setattr("meshlab.ztunnel.tunnel.PING_TIMEOUT_S", 0.2)
+
+    async def scenario() -> None:
+        async with _world(_hold) as world:
+            tunnel = await world.tunnel()
+            reader, writer = await world.call(tunnel)
+            assert await reader.readexactly(5) == b"hello"
+            answered: list[PongReceived] = []
+            heard = tunnel.on_wire
+
+            def hear(event: WireEvent) -> None:
+                answered.extend([event] if isinstance(event, PongReceived) else [])
+                heard(event)
+
+            monkeypatch.setattr(tunnel, "on_wire", hear)
+            await _until(lambda: len(answered) >= 3)
+            assert not tunnel.lost
+            (server,) = world.inbound._tunnels
+            server.transport.pause_reading()
+            assert server._timer
+            server._timer.cancel()  # or it would miss the client's answers, and be the first to go
+            assert await reader.read() == b""
+            assert tunnel.error == "the peer did not answer a PING"
+            writer.close()
+
+    asyncio.run(scenario())
+
+
+def test_a_call_that_is_given_up_while_it_waits_leaves_nothing_open() -> None:
+    async def scenario() -> None:
+        async with _world(_hold) as world:
+            tunnel = await world.tunnel()
+            waiting = asyncio.ensure_future(tunnel.open(f"127.0.0.1:{world.app_port}", {}, Half()))
+            await asyncio.sleep(0)
+            assert len(tunnel.rules.live) == 1
+            waiting.cancel()
+            await asyncio.gather(waiting, return_exceptions=True)
+            assert len(tunnel.rules.live) == 0
+            reader, writer = await world.call(tunnel)
+            assert await reader.readexactly(5) == b"hello"
+            writer.close()
+            tunnel.close()
+
+    asyncio.run(scenario())
+
+
 # --- the pool --------------------------------------------------------------------------------------------------------
 
 
@@ -447,9 +495,7 @@ def test_a_goaway_lets_calls_finish_and_takes_no_more() -> None:
         async with _world(_echo) as world:
             tunnel = await world.tunnel()
             reader, writer = await world.call(tunnel)
-            (server,) = world.inbound._tunnels
-            server.framing.drain()
-            server.flush_soon()
+            world.inbound.drain()
             await _until(lambda: not tunnel.has_room)
             writer.write(b"late")
             writer.write_eof()
