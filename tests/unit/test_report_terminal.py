@@ -128,8 +128,17 @@ def test_proofs_that_failed_alike_over_both_families_are_told_once() -> None:
     failed = replace(PROOF, result=Result.FAILED, reason="the canary was seen in clear")
     text = _text(_report(HELD, proofs=(failed, replace(failed, id="encrypted:2", family=6, packets=25))))
     assert text.count("the canary was seen in clear") == 1
-    assert "FAILED encrypted shop/client -> shop/server:8080 over IPv4, IPv6, grade wire" in text
+    assert "FAILED encrypted shop/client -> shop/server:8080 over IPv4, IPv6: grade wire" in text
     assert "2 proofs (2 failed)" in text
+
+
+def test_rows_that_failed_alike_are_told_once_with_every_pair() -> None:
+    others = [replace(FAILED, source=f"shop/caller-{number}") for number in range(3)]
+    head = _words(_text(_report(FAILED, *others)).split("from -> to")[0])
+    assert "FAILED 4 pairs: expected deny, seen allow (ok)" in head
+    assert head.count(FAILED.reason) == 1
+    for row in (FAILED, *others):
+        assert f"{row.source} -> shop/server:8080 (IPv4)" in head
 
 
 @pytest.mark.parametrize("width", [80, 120, 200])
