@@ -1,2 +1,1 @@
-python3 -m venv .venv && .venv/bin/pip install -q -e '.[test]'
-.venv/bin/meshlab check quickstart
+python3 -m venv .venv && .venv/bin/pip install -q -e . && .venv/bin/meshlab check quickstart
