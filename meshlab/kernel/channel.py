@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import array
 import contextlib
+import errno
 import json
 import os
 import socket
@@ -63,12 +64,15 @@ class Channel:
             carried.append(memfd)
             body = b""
         try:
+            self.sock.settimeout(None)  # whatever the last ``receive`` left: a full buffer is no closed end
             while len(carried) > MAX_FDS:
                 self._send(_ONLY_FDS, b"", carried[:MAX_FDS])
                 del carried[:MAX_FDS]
             self._send(_WHOLE if memfd < 0 else _IN_MEMFD, body, carried)
         except OSError as error:
-            raise ChannelClosedError(str(error)) from error
+            if isinstance(error, ConnectionError) or self.sock.fileno() < 0:
+                raise ChannelClosedError(str(error)) from error
+            raise
         finally:
             if memfd >= 0:
                 os.close(memfd)
@@ -83,8 +87,8 @@ class Channel:
         Raises:
             ChannelClosedError: the other end is gone.
             TimeoutError: nothing came in ``timeout_s``.
+            OSError: EMFILE, its descriptors found no room in this process.
         """
-        self.sock.settimeout(timeout_s)
         kind, body = self._receive(timeout_s)
         while kind == _ONLY_FDS:
             kind, body = self._receive(timeout_s)
@@ -98,7 +102,8 @@ class Channel:
     def _receive(self, timeout_s: float | None) -> tuple[int, bytes]:
         fds = array.array("i")
         try:
-            data, ancillary, _, _ = self.sock.recvmsg(
+            self.sock.settimeout(timeout_s)
+            data, ancillary, flags, _ = self.sock.recvmsg(
                 _HEADER.size + _INLINE_BYTES, socket.CMSG_SPACE(MAX_FDS * fds.itemsize), socket.MSG_CMSG_CLOEXEC
             )
         except (TimeoutError, BlockingIOError) as error:
@@ -111,8 +116,14 @@ class Channel:
             if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
                 fds.frombytes(payload[: len(payload) - len(payload) % fds.itemsize])
         self._ahead += fds
+        if flags & socket.MSG_CTRUNC:
+            self.close()  # what comes next cannot be told apart any more
+            raise OSError(errno.EMFILE, "descriptors were lost on their way: `ulimit -n` is too low")
         return _HEADER.unpack_from(data)[0], data[_HEADER.size :]
 
     def close(self) -> None:
+        for fd in self._ahead:
+            os.close(fd)
+        self._ahead.clear()
         with contextlib.suppress(OSError):
             self.sock.close()

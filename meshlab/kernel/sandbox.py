@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import resource
 import select
 import signal
 import subprocess
@@ -30,6 +31,8 @@ _BOOT += "Channel; netd.start(Channel.from_fd(int(sys.argv[1])), int(sys.argv[2]
 
 
 _CLOSED = "the lab was closed"
+_DESCRIPTORS = 1 << 16
+"""Enough for labs of thousands of pods."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +106,7 @@ class Sandbox:
             HostNotReadyError: a namespace or a mount was refused; the message says what mends it.
         """
         rootless = os.geteuid() != 0 if rootless is None else rootless
+        _raise_descriptor_limit()
         ours, theirs = pair()
         owner = os.pidfd_open(os.getpid())
         argv = [sys.executable, "-I", "-S", "-c", _BOOT, str(theirs.fileno()), str(owner)]
@@ -260,6 +264,14 @@ class Sandbox:
             os.close(fd)
         if message.get("event") == "exit":
             self.exits[message["pid"]] = message["status"]
+
+
+def _raise_descriptor_limit() -> None:
+    """A pod costs its owner three descriptors; the usual soft limit, 1024, is for programs that use select(2)."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _DESCRIPTORS if hard == resource.RLIM_INFINITY else min(_DESCRIPTORS, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def _greet(channel: Channel, hello: dict[str, Any], step: Callable[[str], None] | None) -> list[int]:
