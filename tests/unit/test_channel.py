@@ -8,6 +8,7 @@ import itertools
 import os
 import resource
 import socket
+import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
@@ -141,11 +142,18 @@ def test_a_full_buffer_is_waited_for_whatever_the_last_receive_left(ends: Ends) 
     with pytest.raises(TimeoutError):
         left.receive(0)  # leaves the socket non-blocking
     packets = _fill(left.sock)
-    with ThreadPoolExecutor(1) as pool:
-        sending = pool.submit(left.send, "at last")
+    sending = threading.Event()
+
+    def make_room() -> None:
+        sending.wait(5)
         for _ in range(packets):
             right.sock.recv(1)
-        sending.result(5)
+
+    with ThreadPoolExecutor(1) as pool:
+        emptied = pool.submit(make_room)
+        sending.set()
+        left.send("at last")
+        emptied.result(5)
     assert right.receive(1)[0] == "at last"
 
 
