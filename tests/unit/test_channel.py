@@ -7,10 +7,9 @@ import fcntl
 import itertools
 import os
 import resource
+import signal
 import socket
-import threading
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -142,18 +141,18 @@ def test_a_full_buffer_is_waited_for_whatever_the_last_receive_left(ends: Ends) 
     with pytest.raises(TimeoutError):
         left.receive(0)  # leaves the socket non-blocking
     packets = _fill(left.sock)
-    sending = threading.Event()
 
-    def make_room() -> None:
-        sending.wait(5)
-        for _ in range(packets):
+    def make_room(*_: object) -> None:
+        for _packet in range(packets):
             right.sock.recv(1)
 
-    with ThreadPoolExecutor(1) as pool:
-        emptied = pool.submit(make_room)
-        sending.set()
+    before = signal.signal(signal.SIGALRM, make_room)
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.1)  # comes while ``send`` waits
         left.send("at last")
-        emptied.result(5)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
     assert right.receive(1)[0] == "at last"
 
 
