@@ -71,8 +71,8 @@ class Pod:
 
     @property
     def uid(self) -> str:
-        """What ZDS calls the pod; equal on every machine."""
-        return f"uid-{self.namespace}-{self.name}"
+        """What ZDS calls the pod; equal on every machine, and unique, since a namespace has no dot."""
+        return f"uid-{self.namespace}.{self.name}"
 
     def address(self, family: Family) -> Address:
         return self.ipv4 if family == 4 else self.ipv6

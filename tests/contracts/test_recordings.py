@@ -40,7 +40,7 @@ def conversation(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (folder / "conversation.jsonl").read_text().splitlines()]
 
 
-def parse(name: str, document: Mapping[str, Any]) -> Any:
+def parse(name: str, document: dict[str, Any]) -> Any:
     return ParseDict(document, message(name)(), descriptor_pool=pool())
 
 
@@ -78,6 +78,8 @@ class Replay:
                 self._note(entry["stream"], stream.receive(request))
                 self.nacks += [nack.detail for nack in stream.nacks]
                 stream.nacks.clear()
+            case _:
+                pass
 
     def _publish(self, responses: list[tuple[Stream, list[Any]]]) -> None:
         numbers = {id(stream): number for number, stream in self.streams.items()}
@@ -204,9 +206,9 @@ def test_oracle_and_reference_give_the_real_ones_verdicts(folder: Path) -> None:
             if letter == "-":
                 continue
             asked = connection(mesh, mesh.pod(source), mesh.pod(destination), port, family)
-            workload = wire[ADDRESS][f"Kubernetes//Pod/{destination}"].workload
+            address: Any = wire[ADDRESS][f"Kubernetes//Pod/{destination}"]
             expected = {"a": "allow", "d": "deny"}[letter]
             assert decide(mesh, asked).verdict == expected
-            assert evaluate(policies, workload, asked).verdict == expected
+            assert evaluate(policies, address.workload, asked).verdict == expected
             checked += 1
     assert checked >= 10_000

@@ -301,7 +301,8 @@ def test_the_answer_to_a_refused_push_waits_for_its_roll_back(ca: MeshCA, stack:
     ztunnel.hear({"shop/deny": "no"})
     ztunnel.hear()
     assert "nack" in world.lab.answer(pushed)
-    assert [event["k"] for event in world.lab.events] == ["xds-response", "xds-request"] * 2
+    answered = ["xds-response", "xds-request"]
+    assert [event["k"] for event in world.lab.events] == ["push", *answered, "push-rolled-back", *answered]
 
 
 def test_when_two_nodes_refuse_a_push_neither_nack_is_unexpected(world: World) -> None:
@@ -473,9 +474,10 @@ def test_the_conversation_is_recorded_where_it_is_asked_for(ca: MeshCA, stack: c
     world.lab.event("issued")
     said = [event for event in world.lab.events if event["event"] == "conversation"]
     kinds = [entry["k"] for entry in said]
-    assert sorted(kinds[:5]) == ["xds-request", "xds-request", "xds-response", "xds-response", "xds-stream-open"]
-    assert kinds[0] == "xds-stream-open"
-    assert sorted(kinds[5:]) == ["ca-issued", "ca-request", "xds-request", "xds-request"]
+    assert kinds[0] == "push"
+    assert sorted(kinds[1:6]) == ["xds-request", "xds-request", "xds-response", "xds-response", "xds-stream-open"]
+    assert kinds[1] == "xds-stream-open"
+    assert sorted(kinds[6:]) == ["ca-issued", "ca-request", "push-accepted", "xds-request", "xds-request"]
     first = next(entry for entry in said if entry["k"] == "xds-request")
     assert first["msg"]["node"]["metadata"]["NODE_NAME"] == "node-1"
     asked = next(entry for entry in said if entry["k"] == "ca-request")
