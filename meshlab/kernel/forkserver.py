@@ -1,9 +1,9 @@
 """A warm Python that forks the Python programs of all labs of its owner *into* those labs.
 
-Imports are half of a lab's start, so they are paid once. For each program it forks three times: the first child enters
-the lab's user and pid namespaces; the second is born in the pid namespace, and ends at once, so that the third's parent
-is the lab's netd, which reaps it (an orphan goes to PID 1 of its *father's* namespace). The third enters the other
-namespaces, drops its capabilities and runs ``module:function``.
+Imports are half of a lab's start, so they are paid once. For some programs of one lab it forks twice, and once for each
+of them: the first child enters the lab's user and pid namespaces; the second is born in the pid namespace, forks the
+programs and ends, so that their parent is the lab's netd, which reaps them (an orphan goes to PID 1 of its *father's*
+namespace). Each enters the other namespaces, drops its capabilities and runs ``module:function``.
 
 The server imports and forks; it never opens a grpc object, a thread or a loop, which would not survive the fork.
 """
@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import importlib
+import json
 import os
 import selectors
 import signal
@@ -20,13 +21,32 @@ import subprocess
 import sys
 import threading
 import traceback
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NoReturn
 
 from meshlab.errors import KernelRefusedError, LabLostError
 from meshlab.kernel import namespaces as ns
 from meshlab.kernel.channel import Channel, ChannelClosedError, pair
 from meshlab.kernel.sandbox import Mntns, Netns, Sandbox
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Start:
+    """A program to be started: ``entry`` (``module:function``) is called with ``config`` and ``fds``."""
+
+    entry: str
+    config: Mapping[str, Any]
+    fds: Mapping[str, int]
+    netns: Netns
+    mntns: Mntns
+    capabilities: Iterable[str]
+    stdout: int
+    stderr: int
+
+    @property
+    def carried(self) -> list[int]:
+        return [self.netns.fd, self.mntns.fd, self.mntns.uts_fd, self.stdout, self.stderr, *self.fds.values()]
 
 
 class ForkServer:
@@ -72,47 +92,39 @@ class ForkServer:
         os.close(owner)
         return cls(ours, process)
 
-    def start(
-        self,
-        entry: str,
-        config: Mapping[str, Any],
-        fds: Mapping[str, int],
-        *,
-        sandbox: Sandbox,
-        netns: Netns,
-        mntns: Mntns,
-        capabilities: Iterable[str],
-        stdout: int,
-        stderr: int,
-    ) -> int:
-        """Run ``module:function(config, fds)`` in a lab; its pid there.
+    def start(self, sandbox: Sandbox, starts: Sequence[Start]) -> list[int]:
+        """Start programs in a lab, all at once; their pids there.
 
         Raises:
             LabLostError: the lab or the server ended meanwhile.
+            KernelRefusedError: one of them could not be started; others may run.
         """
-        carried = [netns.fd, mntns.fd, mntns.uts_fd, sandbox.ipc_fd, sandbox.pid_fd]
-        carried += [sandbox.user_fd] if sandbox.rootless else []
-        request = {
-            "entry": entry,
-            "config": dict(config),
-            "names": list(fds),
-            "capabilities": sorted(capabilities),
-            "rootless": sandbox.rootless,
-        }
+        shared = [sandbox.ipc_fd, sandbox.pid_fd, *([sandbox.user_fd] if sandbox.rootless else [])]
+        request = {"rootless": sandbox.rootless, "programs": [_described(start) for start in starts]}
         with self._lock:
             try:
-                self._channel.send(request, [*carried, stdout, stderr, *fds.values()])
+                self._channel.send(request, [*shared, *(fd for start in starts for fd in start.carried)])
                 answer, _ = self._channel.receive(timeout_s=60)
             except ChannelClosedError as error:
                 raise LabLostError(f"the fork server is gone (exit status {self._process.poll()})") from error
         if "error" in answer:
-            raise KernelRefusedError(f"start {entry}", netns.name, answer["errno"], answer["error"])
-        return int(answer["pid"])
+            where = ", ".join(start.netns.name for start in starts)
+            raise KernelRefusedError(answer["what"], where, answer["errno"], answer["error"])
+        return list(answer["pids"])
 
     def close(self) -> None:
         """End the server; labs that run are not touched."""
         self._channel.close()
         self._process.wait(10)
+
+
+def _described(start: Start) -> dict[str, Any]:
+    return {
+        "entry": start.entry,
+        "config": dict(start.config),
+        "names": list(start.fds),
+        "capabilities": sorted(start.capabilities),
+    }
 
 
 def serve(channel: Channel, owner: int, modules: list[str]) -> None:
@@ -131,15 +143,14 @@ def serve(channel: Channel, owner: int, modules: list[str]) -> None:
             except ChannelClosedError:
                 return
             try:
-                channel.send({"pid": _fork_into_lab(request, fds)})
-            except OSError as error:
-                channel.send({"errno": error.errno or 0, "error": str(error)})
+                channel.send(_fork_into_lab(request, fds))
             finally:
                 for fd in fds:
                     os.close(fd)
 
 
-def _fork_into_lab(request: dict[str, Any], fds: list[int]) -> int:
+def _fork_into_lab(request: dict[str, Any], fds: list[int]) -> dict[str, Any]:
+    """Fork the first child, and read what became of each program."""
     report_read, report_write = os.pipe2(os.O_CLOEXEC)
     first = os.fork()
     if first == 0:
@@ -147,21 +158,23 @@ def _fork_into_lab(request: dict[str, Any], fds: list[int]) -> int:
             os.close(report_read)
             _enter_and_fork(request, fds, report_write)
         except BaseException as error:
-            os.write(report_write, f"error {getattr(error, 'errno', 0) or 0} {error}".encode())
+            _report(report_write, {"what": "enter the lab", "errno": _errno(error), "error": str(error)})
         os._exit(0)
     os.close(report_write)
     with open(report_read, "rb") as pipe:
-        report = pipe.read().decode()
+        reports = [json.loads(line) for line in pipe]
     os.waitpid(first, 0)
-    word, _, rest = report.partition(" ")
-    if word != "pid":
-        errno, _, text = rest.partition(" ")
-        raise OSError(int(errno or 0), text or "the program ended before it had started")
-    return int(rest)
+    pids = {report["place"]: report["pid"] for report in reports if "pid" in report}
+    programs = request["programs"]
+    if len(pids) == len(programs):
+        return {"pids": [pids[place] for place in range(len(programs))]}
+    early = {"what": "start programs", "errno": 0, "error": "the lab ended before they had started"}
+    return next((report for report in reports if "error" in report), early)
 
 
 def _enter_and_fork(request: dict[str, Any], fds: list[int], report: int) -> None:
-    net, mnt, uts, ipc, pid, *others = fds
+    """Be the first child, and then the second."""
+    ipc, pid, *others = fds
     if request["rootless"]:
         ns.setns(others.pop(0), ns.CLONE_NEWUSER)
     ns.setns(pid, ns.CLONE_NEWPID)
@@ -169,21 +182,38 @@ def _enter_and_fork(request: dict[str, Any], fds: list[int], report: int) -> Non
     if second:
         os.waitpid(second, 0)
         return
-    if os.fork():
-        os._exit(0)
+    for place, program in enumerate(request["programs"]):
+        count = 5 + len(program["names"])
+        own, others = others[:count], others[count:]
+        if os.fork() == 0:
+            _become(place, program, ipc, own, report)
+    os._exit(0)
+
+
+def _become(place: int, program: dict[str, Any], ipc: int, fds: list[int], report: int) -> NoReturn:
+    net, mnt, uts, *others = fds
     try:
         for fd, kind in ((ipc, ns.CLONE_NEWIPC), (uts, ns.CLONE_NEWUTS), (net, ns.CLONE_NEWNET), (mnt, ns.CLONE_NEWNS)):
             ns.setns(fd, kind)
         os.chdir("/")
         os.setsid()
-        ns.restrict_capabilities(request["capabilities"])
-        passed = _tidy_descriptors(others, report, request["names"])
-        os.write(report, f"pid {os.getpid()}".encode())
+        ns.restrict_capabilities(program["capabilities"])
+        passed = _tidy_descriptors(others, report, program["names"])
+        _report(report, {"place": place, "pid": os.getpid()})
     except BaseException as error:
-        os.write(report, f"error {getattr(error, 'errno', 0) or 0} {error}".encode())
+        _report(report, {"what": f"start {program['entry']}", "errno": _errno(error), "error": str(error)})
         os._exit(1)
     os.close(report)
-    os._exit(_run(request["entry"], request["config"], passed))
+    os._exit(_run(program["entry"], program["config"], passed))
+
+
+def _report(pipe: int, report: Mapping[str, Any]) -> None:
+    """One line, which Linux writes whole: many processes share the pipe."""
+    os.write(pipe, json.dumps(report).encode()[:4000] + b"\n")
+
+
+def _errno(error: BaseException) -> int:
+    return getattr(error, "errno", 0) or 0
 
 
 def _tidy_descriptors(others: list[int], report: int, names: list[str]) -> dict[str, int]:

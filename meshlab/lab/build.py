@@ -78,12 +78,16 @@ def _build(site: Site, started: float) -> Built:
     _make_netns(site)
     _build_nodes(site)
     step("nodes built")
-    captures = _start_recorder(site)
-    control_plane = start_control_plane(site)
+    with site.programs.at_once():
+        recorder = _start_recorder(site)
+        control_plane = start_control_plane(site)
+    captures = Captures.start(site, recorder, site.settings.part("analyzer"))
     _build_pods(site)
     step("pods built")
-    _start_agents(site)
-    _start_proxies(site)
+    with site.programs.at_once():
+        _start_agents(site)
+        _start_proxies(site)
+        _start_echoes(site)
     step("programs started")
     control_plane.wait_event("listening", site.topology.ready_timeout_s + 10)
     configuration = Configuration(control_plane, site.topology.mesh, enrolled_keys(site), _nodes_with_proxy(site))
@@ -94,7 +98,6 @@ def _build(site: Site, started: float) -> Built:
     step("enrolled")
     _open_links(site)
     step("links open")
-    _start_echoes(site)
     _start_pod_programs(site)
     built = time.monotonic()
     try:
@@ -149,7 +152,7 @@ def _open_links(site: Site) -> None:
 # --- programs --------------------------------------------------------------------------------------------------------
 
 
-def _start_recorder(site: Site) -> Captures:
+def _start_recorder(site: Site) -> Peer:
     node = site.topology.nodes[0].name
     program = site.programs.python(
         "recorder",
@@ -161,7 +164,7 @@ def _start_recorder(site: Site) -> Captures:
     )
     assert program.peer is not None
     site.programs.record_logs_with(program.peer)
-    return Captures.start(site, program.peer, site.settings.part("analyzer"))
+    return program.peer
 
 
 def start_control_plane(site: Site) -> Peer:
@@ -238,7 +241,10 @@ def _slot(site: Site, node: str) -> NodeSlot:
 
 
 def _start_echoes(site: Site) -> None:
-    """One process a node serves all its pods that run nothing else, on sockets that already listen in them."""
+    """One process a node serves all its pods that run nothing else, on sockets that already listen in them.
+
+    It may start early: nobody reaches a pod before its link opens.
+    """
     for node in site.topology.nodes:
         served = [
             (pod, port)
@@ -265,12 +271,10 @@ def _start_echoes(site: Site) -> None:
                     for place, (pod, port) in enumerate(served)
                 ]
             },
-            {f"listener-{place}": listener.fileno() for place, listener in enumerate(listeners)},
+            {f"listener-{place}": listener.detach() for place, listener in enumerate(listeners)},
             netns=site.netns[node_netns(node.name)],
             mntns=site.mounts.of_node(node.name),
         )
-        for listener in listeners:
-            listener.close()
         assert program.peer is not None
         site.echoes[node.name] = program.peer
 

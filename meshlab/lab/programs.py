@@ -9,13 +9,14 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 from meshlab.errors import LabError, LabLostError
 from meshlab.kernel.channel import Channel, ChannelClosedError, pair
-from meshlab.kernel.forkserver import ForkServer
+from meshlab.kernel.forkserver import ForkServer, Start
 from meshlab.kernel.sandbox import Mntns, Netns, Sandbox
 
 CLEAN_ENV = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "HOME": "/", "LANG": "C.UTF-8"}
@@ -116,7 +117,7 @@ class Program:
     name: str
     """``ztunnel@node-1``, ``echo@node-2``, ``shop/server``."""
     pid: int
-    """In the lab's pid namespace."""
+    """In the lab's pid namespace; 0 until it is started."""
     peer: Peer | None = None
     ended_by_us: bool = False
     """A test stopped it on purpose, so its exit is none of the audit's business."""
@@ -131,6 +132,9 @@ class Programs:
     by_name: dict[str, Program] = field(default_factory=dict)
     recorder: Peer | None = None
     _early_logs: list[tuple[str, int]] = field(default_factory=list)
+    _waiting: list[tuple[Program, Start]] = field(default_factory=list)
+    """Programs to be started."""
+    _gathering: bool = False
 
     def python(
         self,
@@ -144,28 +148,42 @@ class Programs:
         capabilities: Iterable[str] = (),
         control: bool = True,
     ) -> Program:
-        """Start ``module:function`` warm; with a control channel unless told otherwise."""
+        """Start ``module:function`` warm, with a control channel unless told otherwise; it takes ``fds`` from us."""
         ours, theirs = pair() if control else (None, None)
-        passed = {**fds, **({"control": theirs.fileno()} if theirs else {})}
-        out = self._log_pipe(name)
-        try:
-            pid = self.forks.start(
-                entry,
-                config,
-                passed,
-                sandbox=self.sandbox,
-                netns=netns,
-                mntns=mntns,
-                capabilities=capabilities,
-                stdout=out,
-                stderr=out,
-            )
-        finally:
-            os.close(out)
-            if theirs:
-                theirs.close()
         peer = Peer(name, ours, lambda: self.why_gone(name)) if ours else None
-        return self._known(Program(name, pid, peer))
+        out = self._log_pipe(name)
+        start = Start(
+            entry=entry,
+            config=config,
+            fds={**fds, **({"control": theirs.sock.detach()} if theirs else {})},
+            netns=netns,
+            mntns=mntns,
+            capabilities=capabilities,
+            stdout=out,
+            stderr=out,
+        )
+        program = self._known(Program(name, 0, peer))
+        self._waiting.append((program, start))
+        if not self._gathering:
+            with self.at_once():
+                pass
+        return program
+
+    @contextmanager
+    def at_once(self) -> Iterator[None]:
+        """The Python programs of this block are started together at its end: that costs each one fork, not three."""
+        self._gathering = True
+        try:
+            yield
+            pids = self.forks.start(self.sandbox, [start for _, start in self._waiting])
+            for (program, _), pid in zip(self._waiting, pids, strict=True):
+                program.pid = pid
+        finally:
+            self._gathering = False
+            for _, start in self._waiting:
+                for fd in (start.stdout, *start.fds.values()):
+                    os.close(fd)
+            self._waiting.clear()
 
     def command(
         self,
