@@ -30,6 +30,7 @@ class Half(asyncio.BufferedProtocol):
         self.is_open = False
         self._on_open = on_open
         self._ended = False
+        self._ending = False
         self._joined: asyncio.Future[None] | None = None
 
     @property
@@ -65,11 +66,13 @@ class Half(asyncio.BufferedProtocol):
         return True
 
     def pause_writing(self) -> None:
-        if self.joined:
+        if self.joined and not self.peer._ended:
             self.peer.transport.pause_reading()
 
     def resume_writing(self) -> None:
-        if self.joined and self.peer.is_open:
+        if self._ending:
+            asyncio.get_running_loop().call_soon(self._write_eof)
+        if self.joined and self.peer.is_open and not self.peer._ended:  # else its end would be read again
             self.peer.transport.resume_reading()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -83,9 +86,21 @@ class Half(asyncio.BufferedProtocol):
     # --- the splice's side -----------------------------------------------------------------------------------------
 
     def end(self) -> None:
-        """No more is written to this side."""
+        """No more is written to this side: its FIN leaves behind what still waits.
+
+        asyncio would send it by itself, and fail where a RST has come at that moment. So it is told when all has left.
+        """
+        if not self.is_open or self.transport.is_closing():
+            return
+        if self.transport.get_write_buffer_size() == 0:
+            self._write_eof()
+        else:
+            self._ending = True
+            self.transport.set_write_buffer_limits(high=0)
+
+    def _write_eof(self) -> None:
         if self.is_open and not self.transport.is_closing():
-            with contextlib.suppress(OSError):  # a RST has come that asyncio has not read yet
+            with contextlib.suppress(OSError):  # the RST is read next
                 self.transport.write_eof()
 
     def close(self) -> None:

@@ -77,6 +77,10 @@ class TunnelTransport(asyncio.Transport):
     def write_eof(self) -> None:
         self._connection.tell(LocalEnded(self.stream))
 
+    def get_write_buffer_size(self) -> int:
+        """0: an end that is written now keeps its place behind what flow control holds back."""
+        return 0
+
     def pause_reading(self) -> None:
         self._reading = False
 
