@@ -1,0 +1,91 @@
+"""Every mutant is caught by ``check``, every legal variant passes it, and a table says which check kills which.
+
+The table: ``python tests/netns/test_mutants.py``.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+
+from meshlab.lab import check
+from meshlab.lab.sources import read
+from meshlab.model.report import CheckReport, Result
+from meshlab.testing.registry import MUTANTS, VARIANTS
+
+CAPTURE = frozenset({"recorder", "analyzer"})
+"""A broken capture shows nothing wrong: it must make every proof cannot-tell."""
+KILLED_BY = {
+    "leaks-plaintext": {"encrypted", "nothing-in-clear"},
+    "falls-back-to-plaintext": {"encrypted", "nothing-in-clear"},
+    "clear-on-15008": {"encrypted", "nothing-in-clear"},
+    "clear-after-handshake": {"encrypted", "nothing-in-clear"},
+    "ignores-deny": {"cells", "denied"},
+    "one-certificate-for-all": {"identity"},
+    "agent-writes-no-rules": {"cells", "encrypted", "nothing-in-clear"},
+}
+"""Mutant -> checks that must each notice it; others may as well."""
+
+
+def run(*, mutant: str | None = None, variant: str | None = None) -> CheckReport:
+    source = read("quickstart")
+    return check.run(source.topology, source_path=source.path, mutant=mutant, variant=variant)
+
+
+def killers(report: CheckReport) -> dict[str, Counter[str]]:
+    """Check -> how its rows came out, held ones left out."""
+    found: dict[str, Counter[str]] = {}
+    rows = [("cells", cell.result) for cell in report.cells] + [(proof.kind, proof.result) for proof in report.proofs]
+    for check_name, result in rows:
+        if result is not Result.HELD:
+            found.setdefault(check_name, Counter())[str(result)] += 1
+    return found
+
+
+@pytest.fixture(autouse=True)
+def _in_a_folder_of_its_own(tmp_path: object, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Checks that fail save what they saw in the working folder."""
+    monkeypatch.chdir(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    "name", [name for name, mutant in MUTANTS.items() if mutant.part not in CAPTURE and name in KILLED_BY]
+)
+def test_a_mutant_is_caught_by_each_check_that_is_made_for_it(name: str) -> None:
+    report = run(mutant=name)
+    failed = {check_name for check_name, results in killers(report).items() if results["failed"]}
+    assert report.exit_code == 1
+    assert failed >= KILLED_BY[name], f"only {sorted(failed)} noticed"
+
+
+@pytest.mark.parametrize("name", [name for name, mutant in MUTANTS.items() if mutant.part in CAPTURE])
+def test_a_broken_capture_ends_cannot_tell_and_never_held(name: str) -> None:
+    report = run(mutant=name)
+    assert report.exit_code == 4
+    assert all(cell.result is Result.HELD for cell in report.cells)
+    assert {proof.result for proof in report.proofs if proof.kind == "encrypted"} == {Result.CANNOT_TELL}
+
+
+@pytest.mark.parametrize("name", sorted(VARIANTS))
+def test_a_legal_variant_passes(name: str) -> None:
+    report = run(variant=name)
+    assert killers(report) == {}
+    assert report.exit_code == 0
+
+
+def table() -> str:
+    """Mutants and variants, and what the checks made of them."""
+    lines = [f"{'mutant or variant':<30} exit  noticed by"]
+    for name in (*MUTANTS, *VARIANTS):
+        report = run(mutant=name) if name in MUTANTS else run(variant=name)
+        noticed = ", ".join(
+            f"{check_name} ({', '.join(f'{count} {result}' for result, count in sorted(results.items()))})"
+            for check_name, results in sorted(killers(report).items())
+        )
+        lines.append(f"{name:<30} {report.exit_code:>4}  {noticed or '-'}")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    print(table())
