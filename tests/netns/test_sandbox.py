@@ -1,0 +1,263 @@
+"""netd from its owner's side: namespaces, sockets, programs, capabilities, exits, and an end that leaves nothing."""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from leftovers import Belongings, capabilities, host, inhabitants, pid_inside
+
+from meshlab.errors import KernelRefusedError, LabLostError
+from meshlab.kernel import execute
+from meshlab.kernel.namespaces import CAPABILITIES
+from meshlab.kernel.sandbox import Furniture, Mntns, Netns, Sandbox
+
+ENV = {"PATH": "/usr/local/bin:/usr/bin:/bin"}
+ROOTLESS = [False, True] if os.geteuid() == 0 else [True]
+"""Root can have a lab of either kind."""
+
+
+class Room:
+    """A sandbox with one netns and one mount namespace to run things in."""
+
+    def __init__(self, rootless: bool | None = None) -> None:
+        self.sandbox = Sandbox.start([str(Path.cwd()), sys.prefix, sys.base_prefix], rootless)
+        self.netns: Netns = self.sandbox.netns(["room"])[0]
+        self.mntns: Mntns = self.sandbox.mntns(Furniture(hostname="room"))
+        self.lab = f"pid:[{os.fstat(self.sandbox.pid_fd).st_ino}]"
+
+    def run(self, *argv: str, capabilities: tuple[str, ...] = (), timeout_s: float = 10.0) -> execute.Completed:
+        return execute.run(
+            self.sandbox,
+            argv,
+            netns=self.netns,
+            mntns=self.mntns,
+            capabilities=capabilities,
+            env=ENV,
+            timeout_s=timeout_s,
+        )
+
+    def start(self, *argv: str, capabilities: tuple[str, ...] = ()) -> int:
+        """A program that nobody waits for; its pid in the lab."""
+        with open(os.devnull, "r+") as null:
+            pid, pidfd = self.sandbox.spawn(
+                argv,
+                netns=self.netns,
+                mntns=self.mntns,
+                capabilities=capabilities,
+                stdio=(null.fileno(), null.fileno(), null.fileno()),
+                env=ENV,
+            )
+        os.close(pidfd)
+        return pid
+
+    def on_host(self, pid: int) -> int:
+        return next(outside for outside in inhabitants([self.lab]) if pid_inside(outside) == pid)
+
+
+@pytest.fixture
+def room() -> Iterator[Room]:
+    opened = Room()
+    try:
+        yield opened
+    finally:
+        opened.sandbox.close()
+
+
+# --- what it gives ---------------------------------------------------------------------------------------------------
+
+
+def test_every_netns_is_one_of_its_own(room: Room) -> None:
+    made = room.sandbox.netns([f"n{number}" for number in range(300)])
+    assert [netns.name for netns in made] == [f"n{number}" for number in range(300)]
+    inodes = {os.fstat(netns.fd).st_ino for netns in made}
+    assert len(inodes) == 300
+    assert os.stat("/proc/self/ns/net").st_ino not in inodes
+
+
+def test_sockets_come_in_order_in_any_number_and_live_in_their_netns(room: Room) -> None:
+    other = room.sandbox.netns(["other"])[0]
+    room.sandbox.sysctl([(room.netns, "net/ipv4/ip_local_port_range", "2000 2000"), (other, *_RANGE)])
+    wanted = [(room.netns if place % 2 else other, socket.AF_INET, socket.SOCK_DGRAM, 0) for place in range(600)]
+    sockets = [socket.socket(fileno=fd) for fd in room.sandbox.sockets(wanted)]
+    try:
+        assert len(sockets) == 600
+        for sock in sockets[:2]:
+            sock.bind(("0.0.0.0", 0))
+        assert [sock.getsockname()[1] for sock in sockets[:2]] == [3000, 2000]
+    finally:
+        for sock in sockets:
+            sock.close()
+
+
+_RANGE = ("net/ipv4/ip_local_port_range", "3000 3000")
+
+
+def test_netd_keeps_none_of_the_sockets_that_it_handed_out(room: Room) -> None:
+    netd = f"/proc/{room.on_host(1)}/fd"
+    assert room.run("true").status == 0  # after a round trip it has let go of what it had sent before
+    before = len(os.listdir(netd))
+    for fd in room.sandbox.sockets([(room.netns, socket.AF_INET, socket.SOCK_STREAM, 0)] * 300):
+        os.close(fd)
+    assert room.run("true").status == 0
+    assert len(os.listdir(netd)) == before
+
+
+def test_a_refusal_names_operation_netns_and_errno(room: Room) -> None:
+    with pytest.raises(KernelRefusedError, match=r"start no-such-program in netns 'room': No such file.* \[2\]"):
+        room.run("no-such-program")
+
+
+def test_the_hosts_tree_is_read_only_and_scratch_folders_are_the_labs(room: Room) -> None:
+    assert room.run("touch", "/etc/mark").status != 0
+    assert room.run("touch", "/tmp/mark", "/run/mark", "/dev/shm/mark").status == 0  # noqa: S108
+    assert not any(Path(folder, "mark").exists() for folder in ("/tmp", "/run", "/dev/shm"))  # noqa: S108
+
+
+# --- programs --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("rootless", ROOTLESS, ids=["rootless" if rootless else "as-root" for rootless in ROOTLESS])
+@pytest.mark.parametrize("names", [(), ("NET_RAW",), ("NET_ADMIN", "SYS_ADMIN")], ids=",".join)
+def test_a_program_has_the_capabilities_that_were_said_and_no_more(rootless: bool, names: tuple[str, ...]) -> None:
+    room = Room(rootless)
+    try:
+        pid = room.start("sleep", "1000", capabilities=names)
+        bits = sum(1 << CAPABILITIES.index(name) for name in names)
+        assert capabilities(room.on_host(pid)) == {"CapEff": bits, "CapPrm": bits, "CapBnd": bits}
+    finally:
+        room.sandbox.close()
+
+
+def test_an_exit_is_told_with_its_status_or_signal(room: Room) -> None:
+    assert room.sandbox.wait_exit(room.start("sh", "-c", "exit 7"), 5) == 7
+    pid = room.start("sleep", "1000")
+    room.sandbox.kill(pid, signal.SIGTERM)
+    assert room.sandbox.wait_exit(pid, 5) == -signal.SIGTERM
+    with pytest.raises(TimeoutError):
+        room.sandbox.wait_exit(room.start("sleep", "1000"), 0)
+
+
+def test_what_had_ended_when_asked_is_known_afterwards(room: Room) -> None:
+    pid = room.start("sleep", "1000")
+    pidfd = os.pidfd_open(room.on_host(pid))
+    try:
+        signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+        assert select.select([pidfd], [], [], 5)[0]  # seen from outside; the lab was not asked
+    finally:
+        os.close(pidfd)
+    room.sandbox.poll()
+    assert room.sandbox.exits[pid] == -signal.SIGKILL
+
+
+def test_orphans_are_reaped(room: Room) -> None:
+    """A zombie would stay in the lab as long as it lives."""
+    done = room.run("sh", "-c", "sh -c 'sleep 1000 & echo $!'")
+    orphan = int(done.stdout)
+    room.sandbox.kill(orphan)
+    room.sandbox.wait_exit(orphan, 5)
+    assert sorted(map(pid_inside, inhabitants([room.lab]))) == [1]
+
+
+# --- the end ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("rootless", ROOTLESS, ids=["rootless" if rootless else "as-root" for rootless in ROOTLESS])
+def test_closing_leaves_nothing(rootless: bool) -> None:
+    before = host()
+    room = Room(rootless)
+    room.run("sh", "-c", "trap '' TERM HUP; sleep 1000 & sleep 1000 &")
+    with Belongings.inside(room.lab) as theirs:
+        assert len(theirs.pids) == 3
+        assert f"net:[{os.fstat(room.netns.fd).st_ino}]" in theirs.links("net")
+        room.sandbox.close()
+        room.sandbox.close()  # once more does no harm
+        assert theirs.left(0) == []
+    assert host() == before
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP], ids=["killed", "stopped"])
+def test_a_netd_that_is_killed_or_stuck_still_leaves_nothing(how: signal.Signals) -> None:
+    room = Room()
+    room.start("sleep", "1000")
+    netd = room.on_host(1)
+    with Belongings.inside(room.lab) as theirs:
+        os.kill(netd, how)
+        if how is signal.SIGKILL:
+            with pytest.raises(LabLostError, match="netd, PID 1 of the lab, is gone"):
+                room.sandbox.netns(["more"])
+            with pytest.raises(LabLostError, match="netd"):
+                room.run("true")
+        room.sandbox.close()
+        assert theirs.left(0) == []
+
+
+def test_after_the_end_every_verb_says_that_the_lab_was_closed() -> None:
+    room = Room()
+    room.sandbox.close()
+    for verb in (room.sandbox.poll, lambda: room.sandbox.kill(1), lambda: room.run("true")):
+        with pytest.raises(LabLostError, match="the lab was closed"):
+            verb()
+
+
+@pytest.mark.parametrize("step", ["after unshare", "before the first fork"])
+def test_a_hook_that_raises_ends_the_lab_that_was_being_made(step: str) -> None:
+    def interrupt(name: str) -> None:
+        if name == step:
+            raise KeyboardInterrupt
+
+    with Belongings() as theirs:
+        theirs_before = set(_children())
+
+        def interrupt_and_look(name: str) -> None:
+            theirs.add(set(_children()) - theirs_before)
+            interrupt(name)
+
+        with pytest.raises(KeyboardInterrupt):
+            Sandbox.start(step=interrupt_and_look)
+        assert theirs.links("net")
+        assert theirs.left(5) == []
+
+
+def _children() -> list[int]:
+    me = str(os.getpid())
+    statuses = ((int(name), Path(f"/proc/{name}/stat")) for name in os.listdir("/proc") if name.isdigit())
+    return [pid for pid, stat in statuses if stat.exists() and stat.read_text().rpartition(")")[2].split()[1] == me]
+
+
+# --- a machine that cannot hold a lab --------------------------------------------------------------------------------
+
+NO_USER_NAMESPACES = """
+import os, sys
+from meshlab.errors import HostNotReadyError
+from meshlab.kernel import namespaces as ns
+from meshlab.kernel.sandbox import Sandbox
+uid, gid = os.geteuid(), os.getegid()
+ns.unshare(ns.CLONE_NEWUSER)
+for name, text in (("setgroups", "deny"), ("uid_map", f"{uid} {uid} 1"), ("gid_map", f"{gid} {gid} 1")):
+    with open(f"/proc/self/{name}", "w") as file:
+        file.write(text)
+with open("/proc/sys/user/max_user_namespaces", "w") as file:
+    file.write("0")
+try:
+    Sandbox.start(rootless=True)
+except HostNotReadyError as error:
+    print(error)
+"""
+
+
+def test_without_user_namespaces_the_message_says_what_mends_it() -> None:
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    argv = [sys.executable, "-c", NO_USER_NAMESPACES]
+    done = subprocess.run(argv, capture_output=True, text=True, env=env, check=True, timeout=30)
+    assert done.stderr == ""
+    assert done.stdout.startswith("user namespaces are off here (")
+    assert "sudo sysctl user.max_user_namespaces=" in done.stdout
+    assert "run as root" in done.stdout
