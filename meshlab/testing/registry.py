@@ -35,6 +35,10 @@ def _ztunnel(name: str, breaks: str) -> Mutant:
     return Mutant(name, breaks, "ztunnel", f"meshlab.testing.mutants.ztunnel:{name.replace('-', '_')}")
 
 
+def _policy(name: str, breaks: str) -> Mutant:
+    return Mutant(name, breaks, "ztunnel", f"meshlab.testing.mutants.policy:{name.replace('-', '_')}")
+
+
 MUTANTS = _named(
     _ztunnel("leaks-plaintext", "sends what it tunnels in clear to the application's port as well"),
     _ztunnel("falls-back-to-plaintext", "calls in clear when a tunnel is refused"),
@@ -42,6 +46,25 @@ MUTANTS = _named(
     _ztunnel("clear-after-handshake", "goes on in clear after a true handshake and 64 KiB of TLS records"),
     _ztunnel("ignores-deny", "evaluates no DENY policy"),
     _ztunnel("one-certificate-for-all", "shows one workload's certificate for all of its node"),
+    _policy("rules-of-a-policy-are-anded", "wants every rule of a policy to match, not one"),
+    _policy("suffix-matches-anywhere", "finds the text of a suffix pattern anywhere in a principal or namespace"),
+    _policy("ignores-not-fields", "reads no notPrincipals, notPorts or other negative field"),
+    _policy("cidr-mask-off-by-one", "compares one bit less of an address than a CIDR says"),
+    _policy("ignores-ipv6-cidrs", "reads no IPv6 address block"),
+    _policy("empty-rule-matches-nothing", "takes a rule without any condition for one that never matches"),
+    _policy("policy-scope-is-mesh-wide", "enforces a namespace's policies in every namespace"),
+    _policy(
+        "ignores-port-level-mtls", "enforces a PeerAuthentication's mode on every port, whatever portLevelMtls says"
+    ),
+    _policy("deny-after-allow", "lets in what an ALLOW policy matches before it looks at any DENY policy"),
+    _policy("identity-by-source-ip", "takes a peer's identity from its address, not from its certificate"),
+    _policy(
+        "verdict-cached-by-4-tuple", "keeps the first verdict for two addresses and a port, whatever policy follows"
+    ),
+    _policy(
+        "stale-verdict-after-a-change", "acknowledges a change of policies and puts it into effect with the next one"
+    ),
+    _policy("sometimes-ignores-deny", "evaluates no DENY policy for one connection in five"),
     Mutant(
         "agent-writes-no-rules",
         "enrols pods without redirecting their traffic",
