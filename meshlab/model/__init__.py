@@ -14,7 +14,7 @@ from meshlab.model.policy import (
     Rule,
     Source,
 )
-from meshlab.model.topology import Expectation, Node, Topology, Verdict
+from meshlab.model.topology import CallStep, Expectation, Node, PolicyStep, Step, Topology, Verdict
 from meshlab.model.workload import (
     FAMILIES,
     Address,
@@ -35,6 +35,7 @@ __all__ = [
     "Address",
     "AuthorizationPolicy",
     "Call",
+    "CallStep",
     "Condition",
     "Connection",
     "ContainerPort",
@@ -51,12 +52,14 @@ __all__ = [
     "Peer",
     "PeerAuthentication",
     "Pod",
+    "PolicyStep",
     "Program",
     "Rule",
     "Service",
     "ServicePort",
     "Source",
     "SpiffeId",
+    "Step",
     "Topology",
     "Verdict",
     "has_labels",

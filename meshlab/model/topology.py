@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Literal
 
 from meshlab.model.mesh import Mesh
+from meshlab.model.policy import AuthorizationPolicy, PeerAuthentication
 from meshlab.model.workload import Family, Program
 
 
@@ -38,6 +40,33 @@ class Expectation:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class CallStep:
+    """A call of ``spec.steps``, and what should come of it."""
+
+    source: str
+    """``namespace/pod``."""
+    to: str
+    """``namespace/pod:port`` or ``service.namespace:port``, as in the file."""
+    expect: Verdict
+    family: Family | None = None
+    """``None``: both, one after the other."""
+    kind: Literal["http", "tcp"] = "http"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PolicyStep:
+    """A change of policies in ``spec.steps``."""
+
+    authorization_policies: tuple[AuthorizationPolicy, ...] = ()
+    peer_authentications: tuple[PeerAuthentication, ...] = ()
+    replaces: bool = False
+    """``replace``: exactly these are in effect then; else ``apply``: they are added or changed."""
+
+
+Step = CallStep | PolicyStep
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Topology:
     name: str
     nodes: tuple[Node, ...]
@@ -47,6 +76,8 @@ class Topology:
     expect: tuple[Expectation, ...] = ()
     images: Mapping[str, Program | None] = field(default_factory=dict)
     """Pattern (fnmatch) -> program; ``None``: the built-in echo."""
+    steps: tuple[Step, ...] = ()
+    """``spec.steps``: what ``meshlab replay`` does, in order."""
     mounts: tuple[str, ...] = ()
     """Folders of the host that are readable in pods although they lie under /tmp."""
     ready_timeout_s: float = 10.0

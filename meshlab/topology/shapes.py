@@ -108,7 +108,8 @@ def _is_pod(text: str) -> bool:
     return is_label(namespace) and is_subdomain(name)
 
 
-def _is_account(text: str) -> bool:
+def is_account(text: str) -> bool:
+    """``namespace/name``, or a name alone."""
     namespace, slash, name = text.rpartition("/")
     return (is_label(namespace) if slash else True) and is_subdomain(name)
 
@@ -139,7 +140,7 @@ LABEL_VALUE = Shape(
     _text(lambda text: not text or _QUALIFIED.fullmatch(text)),
 )
 POD = Shape("NAMESPACE/POD", _text(_is_pod))
-ACCOUNT = Shape("NAMESPACE/SERVICE-ACCOUNT or SERVICE-ACCOUNT", _text(_is_account))
+ACCOUNT = Shape("NAMESPACE/SERVICE-ACCOUNT or SERVICE-ACCOUNT", _text(is_account))
 PORT = Shape("a port, 1 to 65535", _whole(1, 65535))
 PORT_TEXT = Shape("a port, 1 to 65535, as text", _text(is_port_text))
 PORT_KEY = Shape("a port, 1 to 65535", _text(is_port_text))

@@ -12,11 +12,11 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from policy_strategies import policy_sets
 
 from meshlab.lab.attempt import Request
 from meshlab.model import FAMILIES, Mesh, Outcome, Pod
 from meshlab.oracle import connection, decide
+from meshlab.strategies import policy_sets
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -1,44 +1,24 @@
-"""Policies and connections that are adversarially close: what a rule names is drawn near what the connection has.
+"""Policies and connections that are adversarially close, refused ones included: for what needs no API server's consent.
 
-    cases(base)                -> a connection to a pod of ``base``, and policies that just fit it, or just do not
-    policy_sets(base, n, seed) -> meshes of such cases, without Hypothesis around them, for tests that live in a lab
+    cases(base) -> a connection to a pod of ``base``, and policies that just fit it, or just do not
 
-A case is read off one drawn string of bytes, two a choice: of 2,000, all differ. Nested strategies were tried first;
-Hypothesis varies those by copying parts of an example into the next, and 2,000 had 830 different sets of policies.
+A case is made as ``meshlab.strategies`` makes policies, only with values that Istio's API server refuses among them,
+and with connections that no pod would make.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
-from random import Random
-from typing import TypeVar
 
 from hypothesis import strategies as st
-from near_values import CONDITION, L4_FIELDS, OPERATION, SOURCE, Near, ValuesOf, near_identities
 
-from meshlab.model import (
-    FAMILIES,
-    Action,
-    AuthorizationPolicy,
-    Condition,
-    Connection,
-    ContainerPort,
-    Mesh,
-    MtlsMode,
-    Namespace,
-    Operation,
-    PeerAuthentication,
-    Pod,
-    Rule,
-    Source,
-)
+from meshlab.model import FAMILIES, Connection, ContainerPort, Mesh, Namespace, Pod
 from meshlab.model import addresses as places
+from meshlab.strategies.choices import Choices, drawn
+from meshlab.strategies.near import Near, near_identities
+from meshlab.strategies.policies import Drawing, draw_policies
 
-T = TypeVar("T")
-HTTP_CONDITIONS = ("request.headers[x-user]", "connection.sni")
-_BYTES = 640
+_CHOICES = 320
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,62 +76,12 @@ def _pod(place: int, namespace: str, app: str, account: str) -> Pod:
 
 def cases(base: Mesh) -> st.SearchStrategy[Case]:
     """A connection to an enrolled pod of ``base``, and up to three policies of one kind or of both."""
-    return st.binary(min_size=_BYTES, max_size=_BYTES).map(lambda data: _case(Choices(data), base))
 
+    def make(choices: Choices) -> Case:
+        connection = _connection(choices, base)
+        return Case(draw_policies(Drawing.of(choices, Near(base, connection, anything=True))), connection)
 
-def policy_sets(base: Mesh, count: int, seed: int) -> list[Mesh]:
-    """``count`` times ``base`` with other policies, the same ones for the same ``seed``."""
-    random = Random(seed)  # noqa: S311
-    return [_case(Choices(random.randbytes(_BYTES)), base).mesh for _ in range(count)]
-
-
-class Choices:
-    """Choices read off bytes. Zeros, to which Hypothesis shrinks and which follow the end, take the first of each."""
-
-    def __init__(self, data: bytes) -> None:
-        self._numbers = iter([data[at] << 8 | data[at + 1] for at in range(0, len(data) - 1, 2)])
-
-    def one_of(self, values: Sequence[T]) -> T:
-        return values[next(self._numbers, 0) % len(values)]
-
-    def several(self, make: Callable[[], T], least: int = 1) -> tuple[T, ...]:
-        """One, two, or ``least``."""
-        return tuple(make() for _ in range(self.one_of((1, least, 2))))
-
-    def up_to(self, most: int, make: Callable[[], T]) -> list[T]:
-        """At least one, unless ``most`` is 0."""
-        return [make() for _ in range(self.one_of(range(1, most + 1)))] if most else []
-
-    def rarely(self) -> bool:
-        return self.one_of(range(16)) == 15
-
-
-@dataclass(frozen=True, slots=True)
-class Drawing:
-    """What all parts of one case share."""
-
-    choices: Choices
-    near: Near
-    favourite: tuple[str, str]
-    """A field of ``L4_FIELDS`` that most rules of the case are about, so that none is rare."""
-
-
-def _case(choices: Choices, base: Mesh) -> Case:
-    connection = _connection(choices, base)
-    drawing = Drawing(choices, Near(base, connection), favourite=choices.one_of(L4_FIELDS))
-    policies, modes = choices.one_of(((1, 0), (3, 0), (2, 2), (2, 2), (0, 3)))
-    mesh = replace(
-        base,
-        authorization_policies=tuple(
-            replace(policy, name=f"policy-{n}")
-            for n, policy in enumerate(choices.up_to(policies, lambda: _authorization_policy(drawing)))
-        ),
-        peer_authentications=tuple(
-            replace(policy, name=f"mode-{n}")
-            for n, policy in enumerate(choices.up_to(modes, lambda: _peer_authentication(drawing)))
-        ),
-    )
-    return Case(mesh, connection)
+    return drawn(make, _CHOICES)
 
 
 def _connection(choices: Choices, base: Mesh) -> Connection:
@@ -167,91 +97,3 @@ def _connection(choices: Choices, base: Mesh) -> Connection:
         destination_ip=destination.address(family),
         port=choices.one_of([port.number for port in destination.ports] or [80]),
     )
-
-
-def _authorization_policy(drawing: Drawing) -> AuthorizationPolicy:
-    choices, near = drawing.choices, drawing.near
-    fewest = 0 if choices.rarely() else 1
-    return AuthorizationPolicy(
-        name="",
-        namespace=choices.one_of(near.policy_namespaces()),
-        selector=choices.one_of(near.selectors()),
-        action=choices.one_of((Action.ALLOW, Action.ALLOW, Action.DENY)),
-        rules=choices.several(lambda: _rule(drawing), fewest),
-        target_refs=({"kind": "Service", "name": "s"},) if choices.rarely() else (),
-        dry_run=choices.rarely(),
-    )
-
-
-def _peer_authentication(drawing: Drawing) -> PeerAuthentication:
-    choices, near = drawing.choices, drawing.near
-    modes = tuple(MtlsMode)
-    ports = choices.several(lambda: choices.one_of((near.connection.port, near.connection.port, 80, 9090)), least=0)
-    return PeerAuthentication(
-        name="",
-        namespace=choices.one_of(near.policy_namespaces()),
-        selector=choices.one_of(near.selectors()),
-        mode=choices.one_of((*modes, MtlsMode.STRICT, MtlsMode.STRICT)),
-        port_level_mtls={port: choices.one_of(modes) for port in ports},
-    )
-
-
-def _rule(drawing: Drawing) -> Rule:
-    """The favourite field alone, or one or two of from, to and when; rarely nothing, which matches everything."""
-    if drawing.choices.rarely():
-        return Rule()
-    make = drawing.choices.one_of((_favourite_rule, _favourite_rule, _any_rule))
-    return _with_http(drawing, make(drawing))
-
-
-def _favourite_rule(drawing: Drawing) -> Rule:
-    part, name = drawing.favourite
-    match part:
-        case "from":
-            return Rule(sources=(Source(**_values(drawing, {name: SOURCE[name]})),))
-        case "to":
-            return Rule(operations=(Operation(**_values(drawing, {name: OPERATION[name]})),))
-        case key:
-            return Rule(conditions=(Condition(key=key, **_values(drawing, {name: CONDITION[key]})),))
-
-
-def _any_rule(drawing: Drawing) -> Rule:
-    choices = drawing.choices
-    parts = choices.one_of((("from",), ("to",), ("when",), ("from", "to"), ("from", "when"), ("to", "when")))
-    return Rule(
-        sources=choices.several(lambda: Source(**_fields(drawing, SOURCE))) if "from" in parts else (),
-        operations=choices.several(lambda: Operation(**_fields(drawing, OPERATION))) if "to" in parts else (),
-        conditions=choices.several(lambda: _condition(drawing)) if "when" in parts else (),
-    )
-
-
-def _with_http(drawing: Drawing, rule: Rule) -> Rule:
-    """In one of six, its first entry also has a field, or else it has a condition, that only HTTP could meet."""
-    if drawing.choices.one_of(range(6)) < 5:
-        return rule
-    if rule.sources:
-        return replace(rule, sources=(replace(rule.sources[0], request_principals=("*",)), *rule.sources[1:]))
-    if rule.operations:
-        return replace(rule, operations=(replace(rule.operations[0], methods=("GET",)), *rule.operations[1:]))
-    key = drawing.choices.one_of(HTTP_CONDITIONS)
-    return replace(rule, conditions=(*rule.conditions, Condition(key=key, values=("anything",))))
-
-
-def _condition(drawing: Drawing) -> Condition:
-    key = drawing.choices.one_of(tuple(CONDITION))
-    return Condition(key=key, **_fields(drawing, {"values": CONDITION[key], "not_values": CONDITION[key]}))
-
-
-def _fields(drawing: Drawing, fields: ValuesOf) -> dict[str, tuple[str, ...]]:
-    """Values for one or two of ``fields``; rarely for none."""
-    choices = drawing.choices
-    names = () if choices.rarely() else choices.several(lambda: choices.one_of(tuple(fields)))
-    return _values(drawing, {name: fields[name] for name in names})
-
-
-def _values(drawing: Drawing, fields: ValuesOf) -> dict[str, tuple[str, ...]]:
-    result = {}
-    for name, values_of in fields.items():
-        values = values_of(drawing.near)
-        result[name] = drawing.choices.several(partial(drawing.choices.one_of, values))
-    return result

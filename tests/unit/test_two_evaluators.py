@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
-from policy_strategies import Case, cases, example_mesh, policy_sets
+from policy_strategies import Case, cases, example_mesh
 from published_cases import L4_CASES, PublishedCase, published_cases
 
 from meshlab import oracle, translate
@@ -36,6 +36,7 @@ from meshlab.model import (
 from meshlab.oracle import matching
 from meshlab.oracle import mtls as oracle_mtls
 from meshlab.protocols.messages import message
+from meshlab.strategies import policy_sets
 from meshlab.translate import ADDRESS_TYPE, AUTHORIZATION_TYPE
 from meshlab.ztunnel import rbac
 

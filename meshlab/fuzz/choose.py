@@ -1,0 +1,284 @@
+"""Which calls tell a set of policies from its neighbours. Pure.
+
+Every value in a policy is a question with two answers (is the caller's address in this block? is it this port?). Calls
+are picked until each question was answered both ways, under an allowed and a denied verdict, as far as any call of the
+mesh can; what room is left goes to whichever verdict is rarer. A caller out of the mesh, which has a service account
+but nobody to vouch for it, is always among them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+from meshlab.model import (
+    FAMILIES,
+    Action,
+    Address,
+    AuthorizationPolicy,
+    Condition,
+    Connection,
+    Decision,
+    Family,
+    Mesh,
+    Operation,
+    Pod,
+    Rule,
+    Source,
+    has_labels,
+)
+from meshlab.oracle import connection, decide
+from meshlab.oracle.matching import match_policy
+
+MOST = 48
+"""Calls of one set of policies."""
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """One call that a mesh can make. Policies have no part in it."""
+
+    source: Pod
+    destination: Pod
+    port: int
+    family: Family
+    connection: Connection
+    hbone: bool
+
+    @property
+    def address(self) -> Address:
+        return self.destination.address(self.family)
+
+    @property
+    def to(self) -> str:
+        return f"{self.destination.key}:{self.port}"
+
+
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    """A call, and what should come of it."""
+
+    call: Candidate
+    decision: Decision
+
+
+def candidates(mesh: Mesh) -> tuple[Candidate, ...]:
+    """Every call from pod to pod of ``mesh``, in the order of the file."""
+    return tuple(
+        Candidate(
+            source=source,
+            destination=destination,
+            port=port.number,
+            family=family,
+            connection=connection(mesh, source, destination, port.number, family),
+            hbone=mesh.is_enrolled(source) and mesh.is_enrolled(destination),
+        )
+        for destination in mesh.pods
+        for source in mesh.pods
+        for port in destination.ports
+        for family in FAMILIES
+        if source.key != destination.key
+    )
+
+
+def choose(
+    mesh: Mesh,
+    possible: Sequence[Candidate],
+    *,
+    most: int = MOST,
+    turn: int = 0,
+    before: Mesh | None = None,
+) -> list[Chosen]:
+    """At most ``most`` calls that split what the policies of ``mesh`` say.
+
+    Args:
+        possible: ``candidates`` of the mesh.
+        turn: which of two calls that tell the same comes first; another number, another choice.
+        before: policies that were in effect until now: calls that these judged otherwise come first.
+    """
+    turn %= max(1, len(possible))
+    ordered = [*possible[turn:], *possible[:turn]]
+    decided = [Chosen(call, decide(mesh, call.connection)) for call in ordered]
+    picked = _Picks(decided, most)
+    picked.take(place for place, one in enumerate(decided) if not mesh.is_enrolled(one.call.source))
+    if before is not None:
+        flipped = (place for place, one in enumerate(decided) if _flips(before, one))
+        picked.take(flipped, at_most=most // 3)
+    picked.cover(_answers(mesh, decided))
+    picked.balance()
+    return picked.chosen()
+
+
+def _flips(before: Mesh, one: Chosen) -> bool:
+    return decide(before, one.call.connection).verdict is not one.decision.verdict
+
+
+class _Picks:
+    """The calls that were picked, by their place in ``decided``."""
+
+    def __init__(self, decided: Sequence[Chosen], most: int) -> None:
+        self._decided = decided
+        self._most = most
+        self._places: dict[int, None] = {}
+
+    def take(self, places: Iterable[int], at_most: int = 1) -> None:
+        for place, _ in zip(places, range(at_most), strict=False):
+            self._places[place] = None
+
+    def cover(self, answers: Sequence[int]) -> None:
+        """Greedily, while some call answers what none has: ``answers`` is a set of bits for each."""
+        covered = 0
+        for place in self._places:
+            covered |= answers[place]
+        left = {place: answers[place] & ~covered for place in range(len(answers)) if answers[place] & ~covered}
+        while left and len(self._places) < self._most:
+            best = max(left, key=lambda place: (left[place].bit_count(), -place))
+            self._places[best] = None
+            new = left[best]
+            left = {place: rest for place, bits in left.items() if (rest := bits & ~new)}
+
+    def balance(self) -> None:
+        """Fill what room is left with the rarer verdict, then with any."""
+        rest: dict[bool, list[int]] = {True: [], False: []}
+        count = {True: 0, False: 0}
+        for place, one in enumerate(self._decided):
+            if place in self._places:
+                count[one.decision.allowed] += 1
+            else:
+                rest[one.decision.allowed].append(place)
+        while len(self._places) < self._most and (rest[True] or rest[False]):
+            rarer = count[True] < count[False]
+            side = rarer if rest[rarer] else not rarer
+            if side is not rarer and count[side] >= 2 * count[not side] + 8:
+                return  # more of the same would only cost time
+            self._places[rest[side].pop(0)] = None
+            count[side] += 1
+
+    def chosen(self) -> list[Chosen]:
+        return [self._decided[place] for place in self._places]
+
+
+# --- questions -------------------------------------------------------------------------------------------------------
+
+
+def _answers(mesh: Mesh, decided: Sequence[Chosen]) -> list[int]:
+    """For each call a bit for every question, answer and verdict that it shows."""
+    answers = [0] * len(decided)
+    at = 0
+    for applies, ask in _questions(mesh):
+        told: dict[object, bool] = {}
+        for place, one in enumerate(decided):
+            if not applies(one.call.destination):
+                continue
+            key, reply = ask(one.call.connection)
+            if key not in told:
+                told[key] = reply()
+            answers[place] |= 1 << (at + 2 * told[key] + one.decision.allowed)
+        at += 4
+    return answers
+
+
+_Reply = Callable[[], bool]
+_Ask = Callable[[Connection], tuple[object, _Reply]]
+
+
+def _questions(mesh: Mesh) -> Iterator[tuple[Callable[[Pod], bool], _Ask]]:
+    """Of whom, and what: the second half gives what the answer hangs on, and how to find it."""
+    for policy in mesh.authorization_policies:
+        applies = _scope(mesh, policy.namespace, policy.selector)
+        yield applies, _whether_it_matches(policy)
+        for rule in policy.rules:
+            for single in _singles(rule):
+                yield applies, _single(policy.namespace, single)
+    for authentication in mesh.peer_authentications:
+        applies = _scope(mesh, authentication.namespace, authentication.selector)
+        for port in (0, *authentication.port_level_mtls):
+            yield applies, _vouched(port)
+    yield (lambda pod: True), _vouched(0)
+
+
+def _scope(mesh: Mesh, namespace: str, selector: object) -> Callable[[Pod], bool]:
+    """Also the pods next to it: that a policy does not apply to them is a thing to see."""
+    labels = dict(selector) if isinstance(selector, dict) else {}
+
+    def applies(pod: Pod) -> bool:
+        return pod.namespace == namespace or namespace == mesh.root_namespace or has_labels(pod.labels, labels)
+
+    return applies
+
+
+def _whether_it_matches(policy: AuthorizationPolicy) -> _Ask:
+    def ask(asked: Connection) -> tuple[object, _Reply]:
+        key = (asked.source, asked.source_ip, asked.destination, asked.destination_ip, asked.port)
+        return key, lambda: match_policy(policy, asked) is not None
+
+    return ask
+
+
+def _vouched(port: int) -> _Ask:
+    def ask(asked: Connection) -> tuple[object, _Reply]:
+        key = (asked.source is None, asked.port == port)
+        return key, lambda: asked.source is None and (not port or asked.port == port)
+
+    return ask
+
+
+def _single(namespace: str, rule: Rule) -> _Ask:
+    """One value alone. It hangs on one end of the connection only, and is looked up by that."""
+    one = AuthorizationPolicy(name="", namespace=namespace, action=Action.DENY, rules=(rule,))
+    hangs_on = _hangs_on(rule)
+
+    def ask(asked: Connection) -> tuple[object, _Reply]:
+        return getattr(asked, hangs_on), lambda: match_policy(one, asked) is not None
+
+    return ask
+
+
+def _hangs_on(rule: Rule) -> str:
+    """The attribute of a connection that decides a rule of one value."""
+    if rule.operations:
+        return "port"
+    if rule.sources:
+        return "source_ip" if rule.sources[0].ip_blocks else "source"
+    return _ATTRIBUTES.get(rule.conditions[0].key, "port")
+
+
+def _singles(rule: Rule) -> Iterator[Rule]:
+    """A rule for each value that ``rule`` names, as if it named nothing else."""
+    for source in rule.sources:
+        for name, value in _values(source, _SOURCE):
+            yield Rule(sources=(_source(name, value),))
+    for operation in rule.operations:
+        for name, value in _values(operation, _OPERATION):
+            yield Rule(operations=(_operation(name, value),))
+    for condition in rule.conditions:
+        for value in (*condition.values, *condition.not_values):
+            yield Rule(conditions=(Condition(key=condition.key, values=(value,)),))
+
+
+_ATTRIBUTES = {
+    "source.ip": "source_ip",
+    "source.namespace": "source",
+    "source.principal": "source",
+    "destination.ip": "destination_ip",
+    "destination.port": "port",
+}
+_SOURCE = ("principals", "namespaces", "service_accounts", "ip_blocks")
+_OPERATION = ("ports",)
+
+
+def _values(entry: Source | Operation, names: Sequence[str]) -> Iterator[tuple[str, str]]:
+    for name in names:
+        for value in (*getattr(entry, name), *getattr(entry, f"not_{name}")):
+            yield name, value
+
+
+@lru_cache(maxsize=4096)
+def _source(name: str, value: str) -> Source:
+    return Source(**{name: (value,)})
+
+
+@lru_cache(maxsize=4096)
+def _operation(name: str, value: str) -> Operation:
+    return Operation(**{name: (value,)})

@@ -1,0 +1,82 @@
+"""Calls are chosen so that they tell a set of policies from its neighbours."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from meshlab.fuzz.choose import MOST, Chosen, candidates, choose
+from meshlab.lab.sources import read
+from meshlab.model import Action, AuthorizationPolicy, Mesh, MtlsMode, Operation, PeerAuthentication, Rule, Source
+from meshlab.strategies import policy_sets
+
+MESH = replace(read("quickstart").topology.mesh, authorization_policies=(), peer_authentications=())
+POSSIBLE = candidates(MESH)
+
+
+def with_rule(rule: Rule, action: Action = Action.ALLOW) -> Mesh:
+    policy = AuthorizationPolicy(name="only", namespace="shop", action=action, rules=(rule,))
+    return replace(MESH, authorization_policies=(policy,))
+
+
+def names(chosen: list[Chosen]) -> set[str]:
+    return {f"{one.call.source.key}->{one.call.to}/{one.call.family}" for one in chosen}
+
+
+def test_a_caller_out_of_the_mesh_with_an_account_is_always_among_them() -> None:
+    for mesh in policy_sets(MESH, 100, seed=1):
+        chosen = choose(mesh, POSSIBLE, most=4)
+        assert any(not mesh.is_enrolled(one.call.source) for one in chosen)
+
+
+@pytest.mark.parametrize("most", [4, 8, 32])
+def test_there_are_never_more_than_asked_for_and_never_the_same_twice(most: int) -> None:
+    for mesh in policy_sets(MESH, 50, seed=2):
+        chosen = choose(mesh, POSSIBLE, most=most)
+        assert len(chosen) <= most
+        assert len(names(chosen)) == len(chosen)
+
+
+def test_both_sides_of_a_block_are_called() -> None:
+    client = MESH.pod("shop/client")
+    chosen = choose(with_rule(Rule(sources=(Source(ip_blocks=(f"{client.ipv4}/31",)),))), POSSIBLE, most=8)
+    inside = {one.call.source.key for one in chosen if one.call.family == 4 and one.decision.allowed}
+    assert "shop/client" in inside
+    assert any(one.call.source.key != "shop/client" and not one.decision.allowed for one in chosen)
+
+
+def test_both_sides_of_a_port_are_called() -> None:
+    chosen = choose(with_rule(Rule(operations=(Operation(ports=("9090",)),)), Action.DENY), POSSIBLE, most=8)
+    assert {(one.call.port, one.decision.allowed) for one in chosen} >= {(9090, False), (8080, True)}
+
+
+def test_a_port_with_a_mode_of_its_own_is_called_from_out_of_the_mesh() -> None:
+    strict = PeerAuthentication(
+        name="only",
+        namespace="shop",
+        selector={"app": "server"},
+        mode=MtlsMode.STRICT,
+        port_level_mtls={9090: MtlsMode.PERMISSIVE},
+    )
+    chosen = choose(replace(MESH, peer_authentications=(strict,)), POSSIBLE, most=16)
+    outside = {(one.call.to, one.decision.allowed) for one in chosen if not MESH.is_enrolled(one.call.source)}
+    assert outside >= {("shop/server:9090", True), ("shop/server:8080", False)}
+
+
+def test_calls_that_were_judged_otherwise_before_come_first() -> None:
+    before = with_rule(Rule(operations=(Operation(ports=("9090",)),)), Action.DENY)
+    chosen = choose(MESH, POSSIBLE, most=6, before=before)
+    assert any(one.call.port == 9090 for one in chosen)
+
+
+def test_another_turn_is_another_choice() -> None:
+    mesh = policy_sets(MESH, 1, seed=3)[0]
+    assert names(choose(mesh, POSSIBLE, most=6, turn=0)) != names(choose(mesh, POSSIBLE, most=6, turn=11))
+
+
+def test_allowed_and_denied_are_both_common() -> None:
+    chosen = [one for mesh in policy_sets(MESH, 300, seed=4) for one in choose(mesh, POSSIBLE)]
+    share = sum(one.decision.allowed for one in chosen) / len(chosen)
+    print(f"{share:.0%} of {len(chosen)} calls are allowed; {MOST} at most in one set")  # noqa: T201
+    assert 0.3 <= share <= 0.7
