@@ -5,7 +5,7 @@
     routes.apply(batch.changes)
     kernel.netns["node:node-1"].links            what came of it
 
-It is held to the same contract as the real edge (``tests/contracts/test_kernel_contract.py``), no more than that: links,
+It is held to the real edge's contract (``tests/contracts/test_kernel_contract.py``), and has no more than that: links,
 addresses, routes and mark rules, with the errno of each refusal. Packets do not travel here.
 """
 
