@@ -58,11 +58,11 @@ class ServerTunnel(TunnelConnection):
         super().connection_made(transport)
         self._source = sockets.target_of(transport.get_extra_info("peername"))
         self._destination = sockets.target_of(transport.get_extra_info("sockname"))
-        self.transport.pause_reading()
         self._inbound.tasks.spawn(self._prepare())
 
     async def _prepare(self) -> None:
         """Have this pod's certificate before the ClientHello is read."""
+        self.transport.pause_reading()  # in ``connection_made`` Python 3.11.2 takes no notice of it
         try:
             own = await self._inbound.shared.state.local_workload(self._inbound.pod)
             if own is None:

@@ -42,9 +42,14 @@ class Half(asyncio.BufferedProtocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast("asyncio.Transport", transport)
         self.is_open = True
-        self.transport.pause_reading()
+        # Not at once: up to Python 3.11.3 asyncio adds its reader after this, paused or not.
+        asyncio.get_running_loop().call_soon(self._wait_to_be_joined)
         if self._on_open:
             self._on_open(self)
+
+    def _wait_to_be_joined(self) -> None:
+        if not self.joined:
+            self.transport.pause_reading()
 
     def get_buffer(self, sizehint: int) -> memoryview:
         return _VIEW

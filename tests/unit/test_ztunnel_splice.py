@@ -60,6 +60,24 @@ def _run(scenario: Any) -> list[dict[str, Any]]:
     return complaints
 
 
+def test_nothing_is_read_before_the_two_are_joined() -> None:
+    """What a refused app had sent is still in its socket: that is why the kernel resets it."""
+
+    async def scenario() -> None:
+        loop = asyncio.get_running_loop()
+        far, near = _tcp_pair()
+        await loop.sock_sendall(far, b"early")
+        transport, half = await loop.create_connection(Half, sock=near)
+        for _ in range(3):
+            await asyncio.sleep(0)  # a turn of the loop, which looks at its sockets
+        assert half.received_bytes == 0
+        assert near.recv(16, socket.MSG_PEEK) == b"early"
+        transport.close()
+        far.close()
+
+    assert _run(scenario) == []
+
+
 def test_each_direction_ends_for_itself_and_both_together_end_the_splice() -> None:
     async def scenario() -> None:
         ends = await _joined()
