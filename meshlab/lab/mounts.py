@@ -20,7 +20,7 @@ _PACKAGE = Path(__file__).resolve().parents[2]
 
 def binds(paths: Iterable[str | Path | None]) -> tuple[str, ...]:
     """Host folders that a lab's programs may read although they lie under /tmp or /var/tmp."""
-    always = [sys.prefix, sys.base_prefix, str(_PACKAGE), os.getcwd()]
+    always = [sys.prefix, sys.base_prefix, str(_PACKAGE), os.getcwd(), *filter(os.path.isdir, sys.path)]
     wanted = {os.path.realpath(path) for path in (*always, *paths) if path}
     scratch = {os.path.realpath(folder) for folder in ("/tmp", "/var/tmp", tempfile.gettempdir())}  # noqa: S108
     return tuple(sorted(wanted - scratch))
