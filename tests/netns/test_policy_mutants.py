@@ -51,7 +51,7 @@ spec:
   rules:
     - from: [{source: {principals: ["*/sa/client"]}}]      # not client-2
       to: [{operation: {ports: ["8001"]}}]
-    - from: [{source: {ipBlocks: ["10.128.128.0/17", "fd5a:7c1e:90d3:8000:8000::/65"]}}]    # client; api in the other half
+    - from: [{source: {ipBlocks: ["10.128.128.0/17", "fd5a:7c1e:90d3:8000:8000::/65"]}}]    # not api
       to: [{operation: {ports: ["8002"]}}]
     - from: [{source: {notPrincipals: ["cluster.local/ns/shop/sa/client"]}}]
       to: [{operation: {ports: ["8003"]}}]
