@@ -108,6 +108,8 @@ class Netd:
     def _make_mntns(self, request: dict[str, Any], _: list[int]) -> tuple[Any, list[int]]:
         ns.unshare(ns.CLONE_NEWNS | ns.CLONE_NEWUTS)
         try:
+            if request["netns"] is not None:
+                self._mount_sysfs_of(request["netns"])
             _furnish(request)
             made = (_open_ns("mnt"), _open_ns("uts"))
         finally:
@@ -115,6 +117,14 @@ class Netd:
             ns.setns(self._home_uts, ns.CLONE_NEWUTS)
         self._mntns.append((os.dup(made[0]), os.dup(made[1])))
         return len(self._mntns) - 1, list(made)
+
+    def _mount_sysfs_of(self, netns: int) -> None:
+        """A sysfs shows the links of the netns that it was mounted in."""
+        ns.setns(self._netns[netns], ns.CLONE_NEWNET)
+        try:
+            _mount_sysfs()
+        finally:
+            ns.setns(self._home_net, ns.CLONE_NEWNET)
 
     def _open_sockets(self, request: dict[str, Any], _: list[int]) -> tuple[Any, list[int]]:
         opened: list[socket.socket] = []
@@ -171,7 +181,7 @@ class Netd:
             os.dup2(fd, target)
         os.chdir(request["cwd"])
         ns.restrict_capabilities(request["capabilities"])
-        for number in (signal.SIGPIPE, signal.SIGCHLD, signal.SIGINT):
+        for number in (signal.SIGPIPE, signal.SIGXFSZ, signal.SIGCHLD, signal.SIGINT):  # as Python found them
             signal.signal(number, signal.SIG_DFL)
         os.execvpe(request["argv"][0], request["argv"], request["env"])  # noqa: S606 - no shell is the point
 
@@ -242,7 +252,16 @@ def _furnish(request: dict[str, Any]) -> None:
     for folder in request["folders"]:
         os.makedirs(folder, exist_ok=True)
     for folder in request["empty_dirs"]:
+        _make_mount_point(folder)
         ns.mount("tmpfs", folder, "tmpfs", _TMPFS_FLAGS, "mode=1777,size=64m")
+
+
+def _make_mount_point(folder: str) -> None:
+    try:
+        os.makedirs(folder, exist_ok=True)
+    except OSError as error:
+        text = f"no {folder} to mount an emptyDir on, and the host's tree is read-only: {', '.join(_SCRATCH)} are not"
+        raise OSError(error.errno, text) from error
 
 
 def _place_file(path: str, text: str) -> None:
@@ -271,9 +290,9 @@ def _enter_user_namespace() -> None:
 
 def start(channel: Channel, owner: int) -> None:
     """Become a lab's netd: unshare, fork into the new pid namespace, build the mounts, report, serve."""
-    hello, fds = channel.receive()
-    for fd in fds:
-        os.close(fd)
+    for fd in (channel.fileno(), owner):
+        os.set_inheritable(fd, False)  # no program of the lab may have them
+    hello, _ = channel.receive()
 
     def pause(name: str) -> None:
         """A named step: where a test hands in a hook, it may end somebody just here."""

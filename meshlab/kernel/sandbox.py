@@ -139,10 +139,11 @@ class Sandbox:
         self._owned += [netns.fd for netns in made]
         return made
 
-    def mntns(self, furniture: Furniture) -> Mntns:
-        """A mount namespace and a host name of its own, furnished."""
+    def mntns(self, furniture: Furniture, netns: Netns | None = None) -> Mntns:
+        """A mount namespace and a host name of its own, furnished; its /sys shows the links of ``netns``."""
         number, fds = self._ask(
             "mntns",
+            netns=None if netns is None else netns.number,
             hostname=furniture.hostname,
             files=dict(furniture.files),
             folders=list(furniture.folders),

@@ -287,7 +287,7 @@ def _start_pod_programs(site: Site) -> None:
                 pod.program.argv,
                 pod.program.env,
                 netns=site.netns[pod_netns(pod.key)],
-                mntns=site.mounts.of_pod(pod),
+                mntns=site.mounts.of_pod(pod, site.netns[pod_netns(pod.key)]),
                 capabilities=capabilities_of(pod),
                 cwd=pod.program.working_dir or "/",
             )

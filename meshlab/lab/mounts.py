@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from meshlab.kernel.sandbox import Furniture, Mntns, Sandbox
+from meshlab.kernel.sandbox import Furniture, Mntns, Netns, Sandbox
 from meshlab.model import Mesh, Pod
 
 _RESOLV = "nameserver 127.0.0.1\n"
@@ -49,7 +49,7 @@ class Mounts:
                 self._nodes[node] = self.sandbox.mntns(furniture)
             return self._nodes[node]
 
-    def of_pod(self, pod: Pod) -> Mntns:
+    def of_pod(self, pod: Pod, netns: Netns) -> Mntns:
         with self._lock:
             if pod.key not in self._pods:
                 files = {
@@ -63,7 +63,7 @@ class Mounts:
                     empty_dirs=pod.empty_dirs,
                     binds=self.visible,
                 )
-                self._pods[pod.key] = self.sandbox.mntns(furniture)
+                self._pods[pod.key] = self.sandbox.mntns(furniture, netns)
             return self._pods[pod.key]
 
 

@@ -148,19 +148,21 @@ class PodHandle:
         env: Mapping[str, str] | None = None,
         timeout_s: float = 30.0,
     ) -> Completed:
-        """Run a command of the host's in the pod, as ``kubectl exec`` does.
+        """Run a command of the host's in the pod, as ``kubectl exec`` does: with its environment and working folder.
 
         Raises:
             KernelRefusedError: it could not be started.
             TimeoutError: it still ran at the deadline and was killed.
         """
+        program, netns = self.pod.program, self._lab.netns(f"pod:{self.name}")
         return run(
             self._lab.sandbox,
             argv,
-            netns=self._lab.netns(f"pod:{self.name}"),
-            mntns=self._lab.mounts.of_pod(self.pod),
+            netns=netns,
+            mntns=self._lab.mounts.of_pod(self.pod, netns),
             capabilities=capabilities_of(self.pod),
-            env={**CLEAN_ENV, **(env or {})},
+            env={**CLEAN_ENV, **(program.env if program else {}), **(env or {})},
+            cwd=(program.working_dir if program else "") or "/",
             stdin=stdin,
             timeout_s=timeout_s,
         )
