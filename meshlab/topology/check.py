@@ -85,6 +85,8 @@ class _Walk:
 
     def _value(self, value: Node, branch: Branch, path: str) -> Node | None:
         match value:
+            case Map() if branch.key and branch.key.whole:
+                return value
             case Sequence() if "[]" in branch.children:
                 return self._sequence(value, branch.children["[]"], path)
             case Map() if _takes_map(branch):

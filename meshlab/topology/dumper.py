@@ -16,6 +16,7 @@ from ruamel.yaml.representer import SafeRepresenter
 
 from meshlab.model import (
     AuthorizationPolicy,
+    CallStep,
     Expectation,
     Node,
     PeerAuthentication,
@@ -24,6 +25,7 @@ from meshlab.model import (
     Rule,
     Service,
     ServicePort,
+    Step,
     Topology,
 )
 from meshlab.topology.keys import LAB_API
@@ -85,6 +87,7 @@ def _lab(topology: Topology) -> dict[str, Any]:
             pods={pod.key: _pod(pod) for pod in topology.mesh.pods},
             images={pattern: _program(program) for pattern, program in topology.images.items()},
             expect=[_row(row) for row in topology.expect],
+            steps=[_step(step) for step in topology.steps],
             mounts=list(topology.mounts),
             readyTimeoutSeconds=timeout if timeout != _DEFAULT_TIMEOUT_S else None,
         ),
@@ -122,6 +125,17 @@ def _program(program: Program | None) -> dict[str, Any]:
 
 def _row(row: Expectation) -> dict[str, Any]:
     return {"from": row.source, "to": row.to, "verdict": row.verdict.value, **_given(family=row.family)}
+
+
+def _step(step: Step) -> dict[str, Any]:
+    if isinstance(step, CallStep):
+        call = {"from": step.source, "to": step.to, **_given(family=step.family)}
+        return {"call": {**call, **({"kind": step.kind} if step.kind != "http" else {})}, "expect": step.expect.value}
+    manifests = [
+        *map(_authorization_policy, step.authorization_policies),
+        *map(_peer_authentication, step.peer_authentications),
+    ]
+    return {"replace" if step.replaces else "apply": manifests}
 
 
 def _object(kind: str, version: str, name: str, namespace: str, **metadata: Any) -> dict[str, Any]:

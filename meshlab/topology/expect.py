@@ -29,11 +29,16 @@ def _row(row: Map, mesh: Mesh, notes: Notes) -> Expectation | None:
         verdict=Verdict(row.text("verdict")),
         family=family if family in FAMILIES else None,  # type: ignore[arg-type]  # a literal, by the test
     )
-    faults = (("from", _source_fault(expectation, mesh)), ("to", _destination_fault(expectation, mesh)))
-    for key, fault in faults:
-        if fault:
-            notes.refuse(row.at(key), fault)
-    return None if any(fault for _, fault in faults) else expectation
+    found = faults(expectation, mesh)
+    for key, fault in found:
+        notes.refuse(row.at(key), fault)
+    return None if found else expectation
+
+
+def faults(row: Expectation, mesh: Mesh) -> list[tuple[str, str]]:
+    """Why ``row`` is no call of the mesh, each with the key at fault."""
+    found = (("from", _source_fault(row, mesh)), ("to", _destination_fault(row, mesh)))
+    return [(key, fault) for key, fault in found if fault]
 
 
 def _refuse_second(row: Map, new: Expectation, known: dict[tuple[str, str, Family], int], notes: Notes) -> None:

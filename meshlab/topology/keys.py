@@ -37,6 +37,8 @@ class Key:
     """Of a ``*``: what its keys must look like."""
     required: bool = False
     why: str = ""
+    whole: bool = False
+    """A manifest stands here, which is judged by the table of its own kind."""
     unless: tuple[object, ...] = ()
     """Values with which a refused key changes nothing, and so may stand."""
 
@@ -60,6 +62,10 @@ def honoured(
     shape: Shape | None = shapes.TEXT, *, required: bool = False, names: Shape | None = None, why: str = ""
 ) -> Key:
     return Key(use=Use.HONOURED, shape=shape, required=required, names=names, why=why)
+
+
+def manifest(why: str) -> Key:
+    return Key(use=Use.HONOURED, whole=True, why=why)
 
 
 def inert(why: str) -> Key:
@@ -164,6 +170,14 @@ _LAB = {
     "spec.expect[].to": honoured(required=True, why="NAMESPACE/POD:PORT or SERVICE.NAMESPACE:PORT"),
     "spec.expect[].verdict": honoured(shapes.one_of("allow", "deny"), required=True),
     "spec.expect[].family": honoured(shapes.FAMILY, why="both where it is not given"),
+    "spec.steps[].call": honoured(None, why="what `meshlab replay` does, in order"),
+    "spec.steps[].call.from": honoured(shapes.POD, required=True),
+    "spec.steps[].call.to": honoured(required=True, why="NAMESPACE/POD:PORT or SERVICE.NAMESPACE:PORT"),
+    "spec.steps[].call.family": honoured(shapes.FAMILY, why="both where it is not given"),
+    "spec.steps[].call.kind": honoured(shapes.one_of("http", "tcp"), why="http where it is not given"),
+    "spec.steps[].expect": honoured(shapes.one_of("allow", "deny"), why="of a call"),
+    "spec.steps[].apply[]": manifest("policies that are added or changed"),
+    "spec.steps[].replace[]": manifest("exactly these policies are in effect then; `[]` takes all away"),
     "spec.mounts[]": honoured(shapes.PATH, why="folders that pods can read although they lie under /tmp"),
     "spec.readyTimeoutSeconds": honoured(shapes.SECONDS, why="10 where it is not given"),
 }

@@ -29,6 +29,7 @@ from meshlab.topology.expect import expectations
 from meshlab.topology.nodes import Map, Scalar, Sequence, read_documents
 from meshlab.topology.nodes import Node as YamlNode
 from meshlab.topology.notes import START, Notes, Place
+from meshlab.topology.steps import steps
 
 DEFAULT_NAME = "lab"
 DEFAULT_NODES = (Node(name="node-1"), Node(name="node-2"))
@@ -148,6 +149,7 @@ class _File:
             mesh=mesh,
             expect=expectations(spec.maps("expect"), mesh, self._notes),
             images=self._images,
+            steps=steps(spec.maps("steps"), mesh, self._notes),
             mounts=spec.texts("mounts"),
         )
         return _with_given(topology, spec)

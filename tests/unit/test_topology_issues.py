@@ -71,7 +71,7 @@ metadata: {name: X}
         pytest.param(
             "nodez: [node-1]",
             "t.yaml:5:3: no key 'nodez' in spec of a Lab "
-            "(dataplane, expect, images, mounts, nodes, pods, readyTimeoutSeconds). Did you mean 'nodes'?",
+            "(dataplane, expect, images, mounts, nodes, pods, readyTimeoutSeconds, steps). Did you mean 'nodes'?",
             id="unknown key",
         ),
         pytest.param(

@@ -52,6 +52,25 @@ BASES = {
           pods: {a/a: {}, a/b: {}, a/c: {ports: [80, 81]}}
           expect: [{from: a/a, to: "a/c:80", verdict: allow, family: 4}]
         """,
+    "Lab with steps": """
+        apiVersion: meshlab.dev/v1alpha1
+        kind: Lab
+        metadata: {name: base}
+        spec:
+          pods: {a/a: {}, a/b: {}, a/c: {ports: [80, 81]}}
+          steps:
+            - {call: {from: a/a, to: "a/c:80", family: 4, kind: tcp}, expect: allow}
+            - apply:
+                - apiVersion: security.istio.io/v1
+                  kind: AuthorizationPolicy
+                  metadata: {name: none, namespace: a}
+                  spec: {}
+            - replace:
+                - apiVersion: security.istio.io/v1
+                  kind: PeerAuthentication
+                  metadata: {name: strict, namespace: a}
+                  spec: {mtls: {mode: STRICT}}
+        """,
     "Namespace": """
         apiVersion: v1
         kind: Namespace
@@ -209,6 +228,12 @@ _SOURCE = ("principals", "notPrincipals", "namespaces", "notNamespaces", "reques
 _ADDRESSES = ("ipBlocks", "notIpBlocks", "remoteIpBlocks", "notRemoteIpBlocks")
 _OPERATION = ("hosts", "notHosts", "methods", "notMethods", "paths", "notPaths")
 
+_OTHER_POLICY = {
+    "apiVersion": "security.istio.io/v1",
+    "kind": "AuthorizationPolicy",
+    "metadata": {"name": "other", "namespace": "a"},
+}
+
 CHANGES: dict[str, dict[str, Any]] = {
     "Lab": {
         "metadata name": "other",
@@ -243,6 +268,16 @@ CHANGES: dict[str, dict[str, Any]] = {
         "spec expect 0 to": "a/c:81",
         "spec expect 0 verdict": "deny",
         "spec expect 0 family": 6,
+    },
+    "Lab with steps": {
+        "spec steps 0 call": {"from": "a/b", "to": "a/c:80"},
+        "spec steps 0 call from": "a/b",
+        "spec steps 0 call to": "a/c:81",
+        "spec steps 0 call family": 6,
+        "spec steps 0 call kind": "http",
+        "spec steps 0 expect": "deny",
+        "spec steps 1 apply 0": _OTHER_POLICY,
+        "spec steps 2 replace 0": _OTHER_POLICY,
     },
     "Namespace": {"metadata name": "other", "metadata labels istio.io/dataplane-mode": "none"},
     "ServiceAccount": {"metadata namespace": "other"},
@@ -345,7 +380,11 @@ def _load(document: Any) -> Topology:
 def _honoured(kind: str) -> set[str]:
     """Paths of ``kind`` that end in a value, or in a mapping whose very presence means something."""
     keys = KINDS[kind].keys
-    return {path for path, key in keys.items() if key.use is Use.HONOURED and (key.shape is not None or key.names)}
+    return {
+        path
+        for path, key in keys.items()
+        if key.use is Use.HONOURED and (key.shape is not None or key.names or key.whole)
+    }
 
 
 def _row(kind: str, path: str) -> str:

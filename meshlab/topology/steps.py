@@ -1,0 +1,105 @@
+"""``spec.steps``: calls with what should come of them, and changes of policies between them, in order.
+
+steps:
+  - {call: {from: shop/client, to: "shop/server:8080"}, expect: allow}
+  - replace: [{apiVersion: security.istio.io/v1, kind: AuthorizationPolicy, ...}]    # or apply
+  - {call: {from: shop/client, to: "shop/server:8080", family: 6, kind: tcp}, expect: deny}
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+from meshlab.model import (
+    FAMILIES,
+    AuthorizationPolicy,
+    CallStep,
+    Expectation,
+    Mesh,
+    PeerAuthentication,
+    PolicyStep,
+    Step,
+    Verdict,
+)
+from meshlab.topology.check import check, check_kind
+from meshlab.topology.expect import faults
+from meshlab.topology.nodes import Map
+from meshlab.topology.notes import Notes
+from meshlab.topology.policies import authorization_policy, peer_authentication
+
+_VERBS = ("call", "apply", "replace")
+_POLICIES = ("AuthorizationPolicy", "PeerAuthentication")
+
+
+def steps(entries: tuple[Map, ...], mesh: Mesh, notes: Notes) -> tuple[Step, ...]:
+    """The steps that hold; every other is an issue."""
+    return tuple(step for entry in entries if (step := _step(entry, mesh, notes)) is not None)
+
+
+def _step(entry: Map, mesh: Mesh, notes: Notes) -> Step | None:
+    verbs = [verb for verb in _VERBS if verb in entry]
+    if len(verbs) != 1:
+        said = f"not {' and '.join(verbs)}" if verbs else "and has none"
+        notes.refuse(entry.place, f"a step does one thing: {', '.join(_VERBS)}; {said}")
+        return None
+    if verbs == ["call"]:
+        return _call(entry, mesh, notes)
+    if "expect" in entry:
+        notes.refuse(entry.at("expect"), "only a call has something to expect")
+    return _change(entry, verbs[0], notes)
+
+
+def _call(entry: Map, mesh: Mesh, notes: Notes) -> CallStep | None:
+    call, expect = entry.map("call"), entry.text("expect")
+    if not expect:
+        notes.refuse(entry.place, "a call needs the key 'expect': allow or deny")
+    if not expect or "from" not in call or "to" not in call:
+        return None
+    family = call.value("family")
+    row = Expectation(
+        source=call.text("from"),
+        to=call.text("to"),
+        verdict=Verdict(expect),
+        family=family if family in FAMILIES else None,  # type: ignore[arg-type]  # a literal, by the test
+    )
+    found = faults(row, mesh)
+    for key, fault in found:
+        notes.refuse(call.at(key), fault)
+    if found:
+        return None
+    kind = call.text("kind", "http")
+    return CallStep(
+        source=row.source, to=row.to, expect=row.verdict, family=row.family, kind="tcp" if kind == "tcp" else "http"
+    )
+
+
+def _change(entry: Map, verb: str, notes: Notes) -> PolicyStep:
+    rules: dict[str, AuthorizationPolicy] = {}
+    modes: dict[str, PeerAuthentication] = {}
+    for kind, document in _documents(entry.maps(verb), notes):
+        if kind == "AuthorizationPolicy":
+            policy = authorization_policy(document, notes)
+            rules[_only(policy.key, rules, kind, document, notes)] = policy
+        else:
+            mode = peer_authentication(document, notes)
+            modes[_only(mode.key, modes, kind, document, notes)] = mode
+    return PolicyStep(
+        authorization_policies=tuple(rules.values()),
+        peer_authentications=tuple(modes.values()),
+        replaces=verb == "replace",
+    )
+
+
+def _documents(manifests: tuple[Map, ...], notes: Notes) -> Iterator[tuple[str, Map]]:
+    for manifest in manifests:
+        kind = check_kind(manifest, notes)
+        if kind in _POLICIES:
+            yield kind, check(kind, manifest, notes)
+        elif kind:
+            notes.refuse(manifest.at("kind"), f"a {kind} is fixed: steps change {' and '.join(_POLICIES)}")
+
+
+def _only(key: str, known: Mapping[str, object], kind: str, document: Map, notes: Notes) -> str:
+    if key in known:
+        notes.refuse(document.map("metadata").at("name"), f"the {kind} '{key}' is in this step twice")
+    return key
