@@ -72,7 +72,10 @@ class Launch:
     access_log: Literal["istio-json"] | None = None
     """``istio-json``: lines on stdout with a ztunnel's field names."""
     entry: str | None = None
-    """``package.module:function`` of a Python program, started warm instead of ``argv``: ``main({"env": env}, {})``."""
+    """``package.module:function`` of a Python program, started warm instead of ``argv``: ``main({"env": env}, fds)``.
+
+    Where the lab wants the secrets of its TLS sessions, ``fds["keylog"]`` is a file to add them to.
+    """
 
 
 class NodeProxy(Protocol):

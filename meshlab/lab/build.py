@@ -8,6 +8,7 @@ Each step's requests are sent before the answers of the one before are waited fo
 
 from __future__ import annotations
 
+import os
 import secrets
 import socket
 import time
@@ -207,6 +208,8 @@ def _start_agents(site: Site) -> None:
 
 
 def _start_proxies(site: Site) -> None:
+    if site.settings.keylog:
+        site.keylog = os.memfd_create("keylog", os.MFD_CLOEXEC)
     for node, choice in site.choices.items():
         if choice.proxy is None:
             continue
@@ -218,7 +221,7 @@ def _start_proxies(site: Site) -> None:
                 name,
                 launch.entry,
                 {"env": dict(launch.env)},
-                {},
+                {"keylog": os.dup(site.keylog)} if site.settings.keylog else {},
                 netns=netns,
                 mntns=mntns,
                 capabilities=_PROXY_CAPABILITIES,

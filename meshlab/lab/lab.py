@@ -247,6 +247,10 @@ class Lab:
         """What a program has printed: ``ztunnel@node-1``, ``agent@node-1``, ``control-plane``, ``shop/server`` ..."""
         return self.site.programs.logs(program)
 
+    def tls_secrets(self) -> bytes:
+        """The secrets of the node proxies' TLS sessions, as SSLKEYLOGFILE has them; empty unless ``keylog`` was set."""
+        return os.pread(self.site.keylog, os.fstat(self.site.keylog).st_size, 0) if self.site.keylog >= 0 else b""
+
     def rules(self, pod: str) -> str:
         """The nft text of the redirect rules in a pod, rendered from what was read back; empty where it has none."""
         model = self.mesh.pod(pod)

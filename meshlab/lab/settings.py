@@ -35,6 +35,8 @@ class Settings:
     """``None``: what the topology says."""
     record: bool = False
     """Keep the conversation of control plane and agents with the proxies."""
+    keylog: bool = False
+    """Have reference ztunnels hand over the secrets of their TLS sessions, so that captures can be read."""
     binds: tuple[str, ...] = ()
     """Host folders, under /tmp, that the lab's programs may read."""
     allow_pending: bool = False

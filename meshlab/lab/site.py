@@ -48,6 +48,8 @@ class Site:
     """Events of programs that have been replaced since."""
     pending: dict[str, str] = field(default_factory=dict)
     """Pods that belong in the mesh and are not -> why."""
+    keylog: int = -1
+    """A memfd to which node proxies add the secrets of their TLS sessions; -1: none was asked for."""
 
     def apply(self, batch: Batch) -> None:
         """Send one batch where it belongs."""
@@ -72,6 +74,9 @@ class Site:
             if program.peer is not None:
                 program.peer.close()
         self.sandbox.close()
+        if self.keylog >= 0:
+            os.close(self.keylog)
+            self.keylog = -1
 
 
 def named(entry: str) -> object:

@@ -32,7 +32,7 @@ class _ResettingInbound(Inbound):
 
 
 def rst_on_deny(config: Mapping[str, Any], fds: Mapping[str, int]) -> None:
-    run(config, Parts(inbound=_ResettingInbound, outbound=_ResettingOutbound))
+    run(config, fds, Parts(inbound=_ResettingInbound, outbound=_ResettingOutbound))
 
 
 class _NoPool(Pool):
@@ -47,4 +47,4 @@ class _UnpooledOutbound(Outbound):
 
 
 def no_pooling(config: Mapping[str, Any], fds: Mapping[str, int]) -> None:
-    run(config, Parts(outbound=_UnpooledOutbound))
+    run(config, fds, Parts(outbound=_UnpooledOutbound))

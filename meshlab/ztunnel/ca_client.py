@@ -27,6 +27,7 @@ class CaClient:
         self._channel = grpc.aio.secure_channel(config.ca_address, credentials, options=KEEPALIVE)
         self._metadata = config.metadata
         self._ttl_s = config.secret_ttl_s
+        self._keylog = config.keylog
         self._create = self._channel.unary_unary(
             _METHOD,
             request_serializer=message("istio.v1.auth.IstioCertificateRequest").SerializeToString,
@@ -47,7 +48,7 @@ class CaClient:
         )
         try:
             response = await self._create(request, metadata=self._metadata, timeout=_TIMEOUT_S)
-            return Credentials.issued(identity, asked.key_pem, list(response.cert_chain))
+            return Credentials.issued(identity, asked.key_pem, list(response.cert_chain), self._keylog)
         except grpc.aio.AioRpcError as error:
             raise CertificateError(f"CA: {error.code().name}: {error.details()}") from error
         except ValueError as error:

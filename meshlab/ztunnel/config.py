@@ -42,6 +42,8 @@ class Config:
     """How long open connections may go on after SIGTERM."""
     log_opened: bool
     """Whether the access log also tells of connections as they open."""
+    keylog: str
+    """Where the secrets of its TLS sessions go, so that a capture can be read; never a private key. Empty: nowhere."""
 
     @classmethod
     def from_env(cls, env: Mapping[str, str]) -> Config:
@@ -65,6 +67,7 @@ class Config:
             secret_ttl_s=int(_duration_s(env, "SECRET_TTL", 86_400)),
             drain_s=_duration_s(env, "CONNECTION_TERMINATION_DEADLINE", 5),
             log_opened="access=debug" in env.get("RUST_LOG", ""),
+            keylog=env.get("SSLKEYLOGFILE", ""),
         )
 
     @property

@@ -44,9 +44,11 @@ class Credentials:
     not_before_s: float
     """Seconds since 1970."""
     not_after_s: float
+    keylog: str = ""
+    """File to which its sessions' secrets are added; empty: none."""
 
     @classmethod
-    def issued(cls, identity: SpiffeId, key_pem: bytes, entries: list[str]) -> Credentials:
+    def issued(cls, identity: SpiffeId, key_pem: bytes, entries: list[str], keylog: str = "") -> Credentials:
         """Take a CA's answer: leaf, intermediates, root(s), each entry a PEM.
 
         Raises:
@@ -65,6 +67,7 @@ class Credentials:
             roots_pem=entries[-1],
             not_before_s=leaf.not_valid_before_utc.timestamp(),
             not_after_s=leaf.not_valid_after_utc.timestamp(),
+            keylog=keylog,
         )
 
     @property
@@ -91,6 +94,8 @@ class Credentials:
         context.set_alpn_protocols(["h2"])
         context.load_verify_locations(cadata=self.roots_pem)
         self._load_chain(context)
+        if self.keylog:
+            context.keylog_filename = self.keylog
         return context
 
     def _load_chain(self, context: ssl.SSLContext) -> None:

@@ -135,15 +135,19 @@ class Output:
         self._lines.clear()
 
 
-def run(config: Mapping[str, Any], parts: Parts | None = None) -> None:
-    """A ztunnel of these parts, from its environment to SIGTERM."""
+def run(config: Mapping[str, Any], fds: Mapping[str, int], parts: Parts | None = None) -> None:
+    """A ztunnel of these parts, from its environment to SIGTERM.
+
+    ``fds["keylog"]``, where there is one, is a file for its sessions' secrets, as SSLKEYLOGFILE in ``env`` would be.
+    """
+    keylog = {"SSLKEYLOGFILE": f"/proc/self/fd/{fds['keylog']}"} if "keylog" in fds else {}
 
     async def serve() -> None:
-        await Ztunnel(Config.from_env(config["env"]), parts or Parts()).run()
+        await Ztunnel(Config.from_env({**config["env"], **keylog}), parts or Parts()).run()
 
     asyncio.run(serve())
 
 
 def main(config: Mapping[str, Any], fds: Mapping[str, int]) -> None:
     """The reference ztunnel."""
-    run(config)
+    run(config, fds)

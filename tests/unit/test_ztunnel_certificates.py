@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
+import os
 import random
 import ssl
 from collections.abc import Awaitable, Callable
@@ -300,3 +301,22 @@ def test_a_task_that_fails_is_told_and_the_others_go_on(capsys: pytest.CaptureFi
     said = capsys.readouterr().err
     assert "panic in a task of ztunnel" in said
     assert "LookupError: a bug" in said
+
+
+def test_a_key_log_holds_each_sessions_secrets_and_no_private_key() -> None:
+    memfd = os.memfd_create("keylog")
+    try:
+        ends = [dataclasses.replace(credentials(who), keylog=f"/proc/self/fd/{memfd}") for who in (CLIENT, SERVER)]
+        client = Tls(ends[0].client_context, server_side=False, check_peer=one_of(frozenset({str(SERVER)})))
+        server = Tls(ends[1].server_context, server_side=True, check_peer=in_trust_domain("cluster.local"))
+        assert _shake(client, server) == (str(SERVER), str(CLIENT))
+        lines = os.pread(memfd, 1 << 16, 0).decode().splitlines()
+    finally:
+        os.close(memfd)
+    said = {tuple(line.split()[:2]) for line in lines if not line.startswith("#")}
+    assert {label for label, _ in said} >= {
+        f"{end}_{what}" for end in ("CLIENT", "SERVER") for what in ("HANDSHAKE_TRAFFIC_SECRET", "TRAFFIC_SECRET_0")
+    }
+    assert len({random for _, random in said}) == 1, "one session"
+    keys = [end.key_pem for end in ends]
+    assert not any(b"PRIVATE" in line.encode() or line.encode() in key for line in lines for key in keys)

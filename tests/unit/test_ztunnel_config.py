@@ -53,3 +53,8 @@ def test_a_duration_without_a_unit_is_refused() -> None:
 @pytest.mark.parametrize(("level", "opened"), [("info,access=debug", True), ("info", False)])
 def test_opened_connections_are_logged_where_the_access_log_is_at_debug(level: str, *, opened: bool) -> None:
     assert Config.from_env({"RUST_LOG": level}).log_opened is opened
+
+
+def test_tls_secrets_go_where_sslkeylogfile_says_and_else_nowhere() -> None:
+    assert Config.from_env({"SSLKEYLOGFILE": "/proc/self/fd/7"}).keylog == "/proc/self/fd/7"
+    assert Config.from_env({}).keylog == ""

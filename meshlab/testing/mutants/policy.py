@@ -32,7 +32,7 @@ def _judging_with(guard: type[Guard]) -> Program:
         guard_class = guard
 
     def main(config: Mapping[str, Any], fds: Mapping[str, int]) -> None:
-        run(config, Parts(inbound=OtherwiseGuarded))
+        run(config, fds, Parts(inbound=OtherwiseGuarded))
 
     return main
 

@@ -60,7 +60,7 @@ class _Leaking(Outbound):
 
 
 def leaks_plaintext(config: Mapping[str, Any], fds: Mapping[str, int]) -> None:
-    run(config, Parts(outbound=_Leaking))
+    run(config, fds, Parts(outbound=_Leaking))
 
 
 # --- falls-back-to-plaintext -----------------------------------------------------------------------------------------
@@ -75,7 +75,7 @@ class _FallingBack(Outbound):
 
 
 def falls_back_to_plaintext(config: Mapping[str, Any], fds: Mapping[str, int]) -> None:
-    run(config, Parts(outbound=_FallingBack))
+    run(config, fds, Parts(outbound=_FallingBack))
 
 
 # --- clear-on-15008 --------------------------------------------------------------------------------------------------
@@ -117,7 +117,7 @@ class _ClearInbound(Inbound):
 
 
 def clear_on_15008(config: Mapping[str, Any], fds: Mapping[str, int]) -> None:
-    run(config, Parts(inbound=_ClearInbound, outbound=_ClearOutbound))
+    run(config, fds, Parts(inbound=_ClearInbound, outbound=_ClearOutbound))
 
 
 # --- clear-after-handshake -------------------------------------------------------------------------------------------
@@ -157,7 +157,7 @@ class _SoonClearInbound(Inbound):
 
 
 def clear_after_handshake(config: Mapping[str, Any], fds: Mapping[str, int]) -> None:
-    run(config, Parts(inbound=_SoonClearInbound, outbound=_SoonClearOutbound))
+    run(config, fds, Parts(inbound=_SoonClearInbound, outbound=_SoonClearOutbound))
 
 
 # --- ignores-deny ----------------------------------------------------------------------------------------------------
@@ -173,7 +173,7 @@ class _LenientInbound(Inbound):
 
 
 def ignores_deny(config: Mapping[str, Any], fds: Mapping[str, int]) -> None:
-    run(config, Parts(inbound=_LenientInbound))
+    run(config, fds, Parts(inbound=_LenientInbound))
 
 
 # --- one-certificate-for-all -----------------------------------------------------------------------------------------
@@ -196,4 +196,4 @@ class _Trusting(Outbound):
 
 
 def one_certificate_for_all(config: Mapping[str, Any], fds: Mapping[str, int]) -> None:
-    run(config, Parts(outbound=_Trusting, certificates=_OneCertificate))
+    run(config, fds, Parts(outbound=_Trusting, certificates=_OneCertificate))
