@@ -93,12 +93,13 @@ class Half(asyncio.BufferedProtocol):
     def end(self) -> None:
         """No more is written to this side: its FIN leaves behind what still waits.
 
-        asyncio would send it by itself, and fail where a RST has come at that moment. So it is told when all has left.
+        asyncio would send it by itself, and fail where a RST has come at that moment. So it is told when all has left,
+        and never in the middle of its own writing.
         """
         if not self.is_open or self.transport.is_closing():
             return
         if self.transport.get_write_buffer_size() == 0:
-            self._write_eof()
+            asyncio.get_running_loop().call_soon(self._write_eof)
         else:
             self._ending = True
             self.transport.set_write_buffer_limits(high=0)

@@ -58,7 +58,8 @@ class TunnelTransport(asyncio.Transport):
         """Why the stream is gone; empty: both halves came to their end."""
         self._connection = connection
         self._half = half
-        self._reading = True
+        self._reading = False
+        """Paused from birth: data may come in the same breath as the 200, and nobody is joined yet."""
         self._waiting: deque[bytes] = deque()
         """What came while reading was paused; its window is not given back."""
         self._ended = False
