@@ -28,6 +28,17 @@ _CALL_TIMEOUT_S = 10.0
 _ARTIFACTS = Path("meshlab-artifacts")
 
 
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """A check that is over, while its lab is still up."""
+
+    lab: Lab
+    capture: Capture
+    report: CheckReport
+    calls: tuple[tuple[Call, ...], ...]
+    """Of each cell of the report, in its order."""
+
+
 @dataclass(slots=True)
 class _Made:
     """The calls of a check, by what they are for."""
@@ -48,6 +59,7 @@ def run(
     mutant: str | None = None,
     variant: str | None = None,
     artifacts: Path | None = None,
+    keep: Callable[[Checked], None] | None = None,
     record: Path | None = None,
     ready_timeout_s: float | None = None,
     progress: Callable[[str], None] | None = None,
@@ -57,6 +69,7 @@ def run(
     Args:
         source_path: the file it was read from; its folder is visible in the lab.
         artifacts: where to save captures, logs and rules, also if all held; if not given, only where not all held.
+        keep: given all that there is to be seen, instead of ``artifacts``; the ztunnels then hand over TLS secrets.
         record: folder for the conversation of the node proxies with control plane and agents.
         progress: told what is being done.
 
@@ -74,6 +87,7 @@ def run(
         "variant": variant,
         "ready_timeout_s": ready_timeout_s,
         "record": record is not None,
+        "keylog": keep is not None,
         "allow_pending": True,
     }
     closing = 0.0
@@ -81,12 +95,14 @@ def run(
     report = None
     try:
         with open_lab(Source(topology, source_path), **settings) as lab:
-            report = _check(lab, planned, say)
+            checked = _check(lab, planned, say)
             if record is not None:
                 write_conversation(lab, record)
             say("tearing down")
-            report = replace(report, audit=(*report.audit, *_complaints(lab)))
-            if artifacts is not None or report.result is not Result.HELD:
+            report = replace(checked.report, audit=(*checked.report.audit, *_complaints(lab)))
+            if keep is not None:
+                keep(replace(checked, report=report))
+            elif artifacts is not None or report.result is not Result.HELD:
                 report = replace(report, artifacts=str(_save(lab, artifacts, topology.name)))
             closing = time.monotonic()
     except AuditError as error:
@@ -99,7 +115,7 @@ def run(
     return replace(report, audit=(*report.audit, *late), timings_ms=timings)
 
 
-def _check(lab: Lab, planned: Sequence[PlannedCell], say: Callable[[str], None]) -> CheckReport:
+def _check(lab: Lab, planned: Sequence[PlannedCell], say: Callable[[str], None]) -> Checked:
     started = time.monotonic()
     say(f"calling {sum(cell.calls for cell in planned)} times in {len(planned)} cells")
     with lab.capture() as capture:
@@ -107,7 +123,7 @@ def _check(lab: Lab, planned: Sequence[PlannedCell], say: Callable[[str], None])
     called = time.monotonic()
     say("proving")
     proofs = tuple(_proofs(capture, planned, made))
-    return CheckReport(
+    report = CheckReport(
         topology=lab.topology.name,
         implementations=lab.implementations,
         cells=tuple(judge(cell, made.of_cell[cell.name]) for cell in planned),
@@ -115,6 +131,7 @@ def _check(lab: Lab, planned: Sequence[PlannedCell], say: Callable[[str], None])
         audit=tuple(f"{key} is still pending: {why}" for key, why in sorted(lab.pending.items())),
         timings_ms={**lab.timings_ms, "calls": round((called - started) * 1000, 1)},
     )
+    return Checked(lab, capture, report, tuple(tuple(made.of_cell[cell.name]) for cell in planned))
 
 
 # --- calls -----------------------------------------------------------------------------------------------------------

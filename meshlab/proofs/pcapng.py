@@ -1,6 +1,7 @@
 """pcapng, written and read back: interfaces named after pods, so that Wireshark shows ``shop/client`` where it looks.
 
-Writes section header, interface descriptions, enhanced packets and interface statistics; reads only what it writes.
+Writes section header, interface descriptions, decryption secrets, enhanced packets and interface statistics; reads only
+what it writes.
 
 Source: https://www.ietf.org/archive/id/draft-ietf-opsawg-pcapng-02.html
 """
@@ -14,8 +15,9 @@ from dataclasses import dataclass, field
 from meshlab.proofs.links import Link
 from meshlab.proofs.packets import Packet
 
-_SECTION, _INTERFACE, _PACKET, _STATISTICS = 0x0A0D0D0A, 1, 6, 5
+_SECTION, _INTERFACE, _PACKET, _STATISTICS, _SECRETS = 0x0A0D0D0A, 1, 6, 5, 10
 _MAGIC = 0x1A2B3C4D
+_TLS_KEY_LOG = 0x544C534B
 _ETHERNET = 1
 _COMMENT, _NAME, _DESCRIPTION, _RESOLUTION, _FLAGS, _DROPS = 1, 2, 3, 9, 2, 5
 _INBOUND, _OUTBOUND = 1, 2
@@ -30,6 +32,7 @@ def write(
     drops: Mapping[Link, int] | None = None,
     comment: str = "",
     comments: Mapping[int, str] | None = None,
+    secrets: bytes = b"",
 ) -> Iterator[bytes]:
     """The file in pieces.
 
@@ -39,12 +42,15 @@ def write(
         drops: packets that were lost, by link.
         comment: of the whole section.
         comments: by the frame's place, from 0.
+        secrets: of TLS sessions, as SSLKEYLOGFILE has them: who opens the file sees what they said.
     """
     options = [(_COMMENT, comment.encode())] if comment else []
     yield _block(_SECTION, struct.pack("<IHHq", _MAGIC, 1, 0, -1), options)
     for link in links:
         described = [(_NAME, link.name.encode()), (_DESCRIPTION, f"{link.node} {link.ifindex}".encode())]
         yield _block(_INTERFACE, struct.pack("<HHI", _ETHERNET, 0, 0), [*described, (_RESOLUTION, _NANOSECONDS)])
+    if secrets:  # before the packets that need them
+        yield _block(_SECRETS, struct.pack("<II", _TLS_KEY_LOG, len(secrets)) + _padded(secrets), [])
     numbers = {link: number for number, link in enumerate(links)}
     said = comments or {}
     for place, (link, outgoing, time_ns, frame) in enumerate(frames):
@@ -67,6 +73,7 @@ class Capture:
     drops: dict[str, int] = field(default_factory=dict)
     """By node."""
     comment: str = ""
+    secrets: bytes = b""
 
 
 def read(buffer: bytes) -> Capture:
@@ -90,6 +97,8 @@ def read(buffer: bytes) -> Capture:
                 node = capture.links[0, struct.unpack_from("<I", buffer, start)[0]].node
                 lost = struct.unpack("<Q", _options(buffer, start + 12, end)[_DROPS])[0]
                 capture.drops[node] = capture.drops.get(node, 0) + lost
+            case 10:
+                capture.secrets = buffer[start + 8 : start + 8 + struct.unpack_from("<I", buffer, start + 4)[0]]
             case _:  # the format asks readers to skip what they do not know
                 pass
     return capture

@@ -24,10 +24,11 @@ def test_links_frames_directions_times_and_drops_come_back(some: list[Link], dat
     frame = st.tuples(st.sampled_from(some), st.booleans(), st.integers(0, 2**63), st.binary(max_size=70))
     frames = data.draw(st.lists(frame, max_size=5))
     drops = data.draw(st.dictionaries(st.sampled_from(some), st.integers(1, 2**40)))
-    buffer = b"".join(pcapng.write(some, frames, drops=drops, comment="why", comments={0: "look here"}))
+    secrets = data.draw(st.binary(max_size=9))
+    buffer = b"".join(pcapng.write(some, frames, drops=drops, comment="why", comments={0: "look here"}, secrets=secrets))
     capture = pcapng.read(buffer)
     assert list(capture.links.values()) == some
-    assert capture.comment == "why"
+    assert (capture.comment, capture.secrets) == ("why", secrets)
     assert [
         (capture.links[0, p.ifindex], p.outgoing, p.time_ns, buffer[p.start : p.end]) for p in capture.packets
     ] == frames
