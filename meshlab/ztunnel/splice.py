@@ -98,21 +98,23 @@ class Half(asyncio.BufferedProtocol):
         """
         if not self.is_open or self.transport.is_closing():
             return
+        self._ending = True
         if self.transport.get_write_buffer_size() == 0:
             asyncio.get_running_loop().call_soon(self._write_eof)
         else:
-            self._ending = True
             self.transport.set_write_buffer_limits(high=0)
-
-    def _write_eof(self) -> None:
-        if self.is_open and not self.transport.is_closing():
-            with contextlib.suppress(OSError):  # the RST is read next
-                self.transport.write_eof()
 
     def close(self) -> None:
         """Let go of this side, once what was written has left."""
         if self.is_open:
+            self._write_eof()
             self.transport.close()
+
+    def _write_eof(self) -> None:
+        if self._ending and self.is_open and not self.transport.is_closing():
+            self._ending = False
+            with contextlib.suppress(OSError):  # the RST is read next
+                self.transport.write_eof()
 
 
 def join(one: Half, other: Half) -> asyncio.Future[None]:
