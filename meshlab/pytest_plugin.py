@@ -33,7 +33,7 @@ if TYPE_CHECKING:
         def __call__(self, topology: str | Path | None = None, **settings: Any) -> AbstractContextManager[Lab]: ...
 
 
-_OPTIONS = {
+OPTIONS = {
     "ztunnel": "node proxy: reference, none, an entry point's name, or [NAME=]PATH; repeat it to run tests on each",
     "topology": "topology of labs that name none: a shipped name or a path (default: quickstart)",
     "artifacts": "folder for what failed tests leave (default: meshlab-artifacts)",
@@ -55,7 +55,7 @@ _SAVED: pytest.StashKey[list[tuple[Path, str]]] = pytest.StashKey()
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("meshlab", "meshlab: a lab for service-mesh proxies")
-    for name, text in _OPTIONS.items():
+    for name, text in OPTIONS.items():
         action = "append" if name == _REPEATABLE else "store"
         group.addoption(f"--meshlab-{name}", action=action, metavar=name.upper(), help=text)
         if name == _REPEATABLE:
@@ -365,7 +365,7 @@ def _again(item: pytest.Item) -> str:
     """The line that runs this test again, with the options that are not in a file."""
     path = os.path.relpath(item.path, item.config.invocation_params.dir)
     words = ["pytest", "::".join([path, *item.nodeid.split("::")[1:]])]
-    for name in _OPTIONS:
+    for name in OPTIONS:
         given = item.config.getoption(f"--meshlab-{name}") or os.environ.get(f"MESHLAB_{name.upper()}")
         if given and name != "artifacts":
             words += [f"--meshlab-{name}={text}" for text in asked(item.config, name)[0]]

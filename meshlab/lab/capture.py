@@ -154,6 +154,7 @@ class Capture:
             UsageError: scapy is not installed.
         """
         try:
+            import scapy.layers.inet6  # noqa: F401 - with it Ether knows IP and what is in it
             from scapy.layers.l2 import Ether
         except ImportError:
             raise UsageError("scapy is not installed: pip install 'meshlab[scapy]'") from None

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
-from meshlab.model import Outcome
+from meshlab import Outcome
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
