@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -39,6 +40,14 @@ def test_the_readmes_two_commands_are_the_files_that_ci_runs(name: str) -> None:
     assert f"```sh\n{text}```\n" in (ROOT / "README.md").read_text("utf-8")
     assert f"docs/snippets/{name}.sh" in (ROOT / ".ci/run").read_text("utf-8")
     assert f"docs/snippets/{name}.sh" in (ROOT / "Vagrantfile").read_text("utf-8")
+
+
+def test_ci_and_the_vagrantfile_are_shell_that_bash_can_read() -> None:
+    vagrantfile = (ROOT / "Vagrantfile").read_text("utf-8")
+    scripts = re.findall(r"<<~SHELL\n(.*?)^ *SHELL$", vagrantfile, re.MULTILINE | re.DOTALL)
+    assert len(scripts) == 2
+    for script in (*scripts, (ROOT / ".ci/run").read_text("utf-8")):
+        subprocess.run(["bash", "-n"], input=script, text=True, check=True)
 
 
 @pytest.mark.parametrize("command", _commands())
