@@ -70,6 +70,16 @@ class _Commands(click.Group):
 
 _AS_JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of tables.")
 _TOPOLOGY = click.argument("topology")
+_ZTUNNEL = click.option("--ztunnel", metavar="NAME|[NAME=]PATH", help="Node proxy to use: see `meshlab impls`.")
+_MUTANT = click.option("--mutant", metavar="NAME", help="Break one part on purpose, to see that the check notices.")
+_VARIANT = click.option("--variant", metavar="NAME", help="Use an unusual, but right, part.")
+_READY_TIMEOUT = click.option(
+    "--ready-timeout",
+    "ready_timeout_s",
+    metavar="S",
+    type=click.FloatRange(min=0, min_open=True),
+    help="Seconds that pods may take to enrol. [default: the topology's, which is 10]",
+)
 
 
 @click.group(
@@ -83,20 +93,14 @@ def main() -> None:
 
 @main.command(epilog="Example: meshlab check quickstart --ztunnel istio=./ztunnel --artifacts out")
 @_TOPOLOGY
-@click.option("--ztunnel", metavar="NAME|[NAME=]PATH", help="Node proxy to use: see `meshlab impls`.")
-@click.option("--mutant", metavar="NAME", help="Break one part on purpose, to see that the check notices.")
-@click.option("--variant", metavar="NAME", help="Use an unusual, but right, part.")
+@_ZTUNNEL
+@_MUTANT
+@_VARIANT
 @click.option("--artifacts", metavar="DIR", type=click.Path(path_type=Path), help="Keep captures and logs in DIR.")
 @click.option(
     "--record", metavar="DIR", type=click.Path(path_type=Path), help="Write each proxy's conversation to DIR."
 )
-@click.option(
-    "--ready-timeout",
-    "ready_timeout_s",
-    metavar="S",
-    type=click.FloatRange(min=0, min_open=True),
-    help="Seconds that pods may take to enrol. [default: the topology's, which is 10]",
-)
+@_READY_TIMEOUT
 @_AS_JSON
 def check(
     topology: str,
@@ -140,6 +144,59 @@ def check(
 
         print_report(report, _console())
     sys.exit(report.exit_code)
+
+
+@main.command(epilog="Example: meshlab bundle bug.meshlab.yaml --output bug-1234")
+@_TOPOLOGY
+@_ZTUNNEL
+@_MUTANT
+@_VARIANT
+@click.option(
+    "-o", "--output", metavar="DIR", type=click.Path(path_type=Path), help="The folder. [default: NAME.bundle, here]"
+)
+@_READY_TIMEOUT
+@_AS_JSON
+def bundle(
+    topology: str,
+    ztunnel: str | None,
+    mutant: str | None,
+    variant: str | None,
+    output: Path | None,
+    ready_timeout_s: float | None,
+    as_json: bool,
+) -> None:
+    """Run TOPOLOGY once, and put all that was seen into one folder, and that into a .zip, to attach to an issue.
+
+    \b
+    The capture opens decrypted in Wireshark: it has the TLS secrets of this run's
+    sessions, and no private key. Ends as `check` does.
+    """
+    from meshlab.lab.sources import read
+    from meshlab.report.bundle import make
+
+    source = read(topology)
+    if source.unrunnable:
+        raise TopologyError(source.unrunnable)
+    folder = output or Path(f"{source.topology.name}.bundle")
+    with _Progress() as progress:
+        made = make(
+            source,
+            folder,
+            ztunnel=ztunnel,
+            mutant=mutant,
+            variant=variant,
+            ready_timeout_s=ready_timeout_s,
+            progress=progress,
+        )
+    if as_json:
+        where = {"folder": str(made.folder), "archive": str(made.archive)}
+        _print_json({**where, "result": made.report.result.value})
+    else:
+        from meshlab.report import summary
+
+        _console().print(summary(made.report), soft_wrap=True)
+        click.echo(f"{made.folder / 'index.html'}\n{made.archive}")
+    sys.exit(made.report.exit_code)
 
 
 @main.command(epilog="Example: meshlab validate my-mesh.yaml")

@@ -25,7 +25,8 @@ def test_links_frames_directions_times_and_drops_come_back(some: list[Link], dat
     frames = data.draw(st.lists(frame, max_size=5))
     drops = data.draw(st.dictionaries(st.sampled_from(some), st.integers(1, 2**40)))
     secrets = data.draw(st.binary(max_size=9))
-    buffer = b"".join(pcapng.write(some, frames, drops=drops, comment="why", comments={0: "look here"}, secrets=secrets))
+    written = pcapng.write(some, frames, drops=drops, comment="why", comments={0: "look here"}, secrets=secrets)
+    buffer = b"".join(written)
     capture = pcapng.read(buffer)
     assert list(capture.links.values()) == some
     assert (capture.comment, capture.secrets) == ("why", secrets)

@@ -1,0 +1,157 @@
+"""Runs a file once and writes what came of it into one folder, and that folder into a .zip beside it."""
+
+from __future__ import annotations
+
+import json
+import platform
+import shutil
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from meshlab import __version__
+from meshlab.errors import UsageError
+from meshlab.lab.check import Checked, run
+from meshlab.lab.sources import Source
+from meshlab.model.report import CheckReport, Result
+from meshlab.proofs import pcapng
+from meshlab.proofs.route import routes
+from meshlab.report.bundle.annotate import Frame, Told, comments
+from meshlab.report.bundle.dumps import resources_as_json
+from meshlab.report.bundle.evidence import log_lines, trouble
+from meshlab.report.bundle.page import Page, Trouble
+from meshlab.topology import dump
+
+_WHAT = {
+    "at-the-end.yaml": "the same, with the policies that were in effect at the end",
+    "report.json": "what `check --json` prints",
+    "capture.pcapng": "every packet on every link, with the calls of each flow in its first packet's comment",
+    "calls.txt": "each call and its end, with the rule that decides it",
+    "resources.json": "what the control plane sent to the node proxies",
+    "control-plane.json": "who subscribed to what, what was acknowledged, which certificates were issued",
+    "logs/": "what each program printed",
+    "rules/": "the redirect rules in each pod, read back from the kernel",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Bundle:
+    """Where it is, and what the run came to."""
+
+    folder: Path
+    archive: Path
+    report: CheckReport
+
+
+def make(source: Source, folder: Path, **options: Any) -> Bundle:
+    """Run a file as ``check`` does, and keep everything.
+
+    Args:
+        folder: made, or an earlier bundle that is replaced.
+        options: those of ``check.run``.
+
+    Raises:
+        UsageError: ``folder`` is something else's.
+    """
+    _refuse_what_is_no_bundle(folder)
+    name, text = _file(source)
+
+    def keep(checked: Checked) -> None:
+        shutil.rmtree(folder, ignore_errors=True)
+        _write(checked, folder, name, text)
+
+    report = run(source.topology, source_path=source.path, keep=keep, **options)
+    return Bundle(folder, _zipped(folder), report)
+
+
+def _file(source: Source) -> tuple[str, str]:
+    """Name and text, as given where it is a file."""
+    if source.path is None:
+        return "lab.yaml", dump(source.topology)
+    return source.path.name, source.path.read_text(encoding="utf-8")
+
+
+def _refuse_what_is_no_bundle(folder: Path) -> None:
+    if folder.exists() and not all((folder / name).is_file() for name in ("index.html", "report.json")):
+        raise UsageError(f"{folder} is there already and is no bundle; give --output another folder")
+
+
+def _write(checked: Checked, folder: Path, name: str, text: str) -> None:
+    lab, report = checked.lab, checked.report
+    lab.save(folder)
+    (folder / "topology.yaml").rename(folder / "at-the-end.yaml")
+    (folder / name).write_text(text, encoding="utf-8")
+    told = _told(checked)
+    (folder / "calls.txt").write_text("".join(f"{one.sentence}\n" for one in told), encoding="utf-8")
+    frames = _frames(checked)
+    (folder / "capture.pcapng").write_bytes(_capture(checked, frames, told))
+    _write_json(folder / "report.json", report.to_json())
+    _write_json(folder / "resources.json", resources_as_json(lab))
+    page = Page(
+        report=report,
+        troubles=_troubles(checked, frames, told),
+        versions=_versions(),
+        files=_files(folder, name),
+        topology=text,
+    )
+    (folder / "index.html").write_text(page.html(), encoding="utf-8")
+
+
+def _told(checked: Checked) -> list[Told]:
+    capture = checked.capture
+    return [
+        Told(call, cell, tuple(routes(capture.wiring, call, capture.targets(call))))
+        for cell, calls in zip(checked.report.cells, checked.calls, strict=True)
+        for call in calls
+    ]
+
+
+def _frames(checked: Checked) -> list[Frame]:
+    """Of every link, in the order of time."""
+    wiring = checked.capture.wiring
+    frames = [(wiring.link(*link), out, at, frame) for link, out, at, frame in checked.capture.window.frames()]
+    return sorted(frames, key=lambda frame: frame[2])
+
+
+def _capture(checked: Checked, frames: list[Frame], told: list[Told]) -> bytes:
+    links = sorted({*checked.capture.wiring.links.values(), *(link for link, *_ in frames)})
+    said = f"meshlab {__version__}: {checked.report.topology}, {checked.report.result.value}"
+    secrets = checked.lab.tls_secrets()
+    return b"".join(pcapng.write(links, frames, comment=said, comments=comments(frames, told), secrets=secrets))
+
+
+def _troubles(checked: Checked, frames: list[Frame], told: list[Told]) -> list[Trouble]:
+    logs = {name: checked.lab.logs(name) for name in checked.lab.site.programs.by_name if name.startswith("ztunnel@")}
+    found = []
+    for cell in checked.report.cells:
+        if cell.result is not Result.HELD:
+            of_cell = [one for one in told if one.cell is cell]
+            found.append(trouble(cell, frames, of_cell, log_lines(logs, of_cell)))
+    return found
+
+
+def _versions() -> dict[str, str]:
+    return {
+        "meshlab": __version__,
+        "kernel": f"{platform.system()} {platform.release()} {platform.machine()}",
+        "Python": platform.python_version(),
+    }
+
+
+def _files(folder: Path, name: str) -> Mapping[str, str]:
+    return {name: "the file that was run", **{path: what for path, what in _WHAT.items() if (folder / path).exists()}}
+
+
+def _write_json(path: Path, value: Mapping[str, Any]) -> None:
+    path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
+
+
+def _zipped(folder: Path) -> Path:
+    archive = folder.with_name(f"{folder.name}.zip")
+    with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as target:
+        for path in sorted(folder.rglob("*")):
+            if path.is_file():
+                target.write(path, Path(folder.name) / path.relative_to(folder))
+    return archive
