@@ -285,7 +285,7 @@ def _greet(channel: Channel, hello: dict[str, Any], step: Callable[[str], None] 
             channel.send({"go": True})
             answer, fds = channel.receive(timeout_s=30)
     except ChannelClosedError as error:
-        raise HostNotReadyError("netd ended before it had made a namespace (was it killed?)") from error
+        raise LabLostError("netd ended before it had made the lab's namespaces (was it killed?)") from error
     if "failed" in answer:
         raise HostNotReadyError(explain_refusal(answer["failed"], answer["errno"], answer["error"]))
     return fds

@@ -284,13 +284,13 @@ class Lab:
         """
         found: list[str] = []
         try:
+            self.captures.close()
+            self.site.settings.step("mid-teardown")
             if not self.site.sandbox.lost.startswith("the lab was closed"):
                 found = findings(self.site)
         except LabError as error:
             found = [str(error)]
         finally:
-            self.site.settings.step("mid-teardown")
-            self.captures.close()
             self.site.close()
         if found:
             raise AuditError("\n".join(found))

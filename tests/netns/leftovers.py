@@ -33,10 +33,15 @@ class Belongings:
         """``net:[4026532000]`` -> a descriptor of it."""
 
     @classmethod
-    def of(cls, owner: int) -> Self:
-        """Of the labs of a process: what it started, what lives in its pid namespaces, and what all these hold."""
+    def of(cls, owner: int, *, with_owner: bool = True) -> Self:
+        """Of the labs of a process: what it started, what lives in its pid namespaces, and what all these hold.
+
+        Without the owner it is only what does not stand in our own netns: its labs, not its fork server.
+        """
         found = cls()
-        found.add(_descendants(owner))
+        descendants = _descendants(owner)
+        found.add(pid for pid in descendants if with_owner or _link(f"/proc/{pid}/ns/net") not in _OURS)
+        found.pin(_held_by(descendants))
         for link in found.links("pid"):
             found.add(inhabitants([link]))
         return found
@@ -62,7 +67,10 @@ class Belongings:
         for pid in new:
             with contextlib.suppress(ProcessLookupError):
                 self._pidfds[pid] = os.pidfd_open(pid)
-        for path, link in _held_by(new):
+        self.pin(_held_by(new))
+
+    def pin(self, held: Iterable[tuple[str, str]]) -> None:
+        for path, link in held:
             if link not in self._pins and link not in _OURS:
                 with contextlib.suppress(OSError):
                     self._pins[link] = os.open(path, os.O_RDONLY | os.O_CLOEXEC)

@@ -1,0 +1,259 @@
+"""kill -9 and Ctrl-C at named steps of a lab: whoever dies, nothing of the lab is left, and the test says who it was.
+
+``doomed.py`` has the labs, in a pytest of their own. They stop at a step and tell; then the victim dies *there*.
+"""
+
+from __future__ import annotations
+
+import os
+import pty
+import random
+import re
+import select
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+import doomed
+import pytest
+from leftovers import Belongings, host, pid_inside, state
+
+from meshlab.lab.steps import STEPS
+
+DEADLINE_S = 30.0
+GONE_WITHIN_S = 5.0
+NAMED_STEPS = (
+    "after unshare",
+    "before the first fork",
+    "mid-batch",
+    doomed.BETWEEN_ADD_AND_ACK,
+    "mid-call",
+    "mid-teardown",
+)
+VICTIMS = ("pytest", "xdist-worker", "netd")
+SEEDS = (1, 2)
+
+
+def _drawn(seed: int) -> list[tuple[str, str]]:
+    """Every named step once, in the seed's order, each with a victim drawn."""
+    draw = random.Random(seed)  # noqa: S311 - a seed is to be repeated
+    return [(step, draw.choice(VICTIMS)) for step in draw.sample(NAMED_STEPS, len(NAMED_STEPS))]
+
+
+DEATHS = [(seed, step, victim) for seed in SEEDS for step, victim in _drawn(seed)]
+
+
+def test_the_seeds_draw_every_victim_early_and_late() -> None:
+    assert {step for _, step, _ in DEATHS} == set(NAMED_STEPS)
+    assert {step for step in NAMED_STEPS if step != doomed.BETWEEN_ADD_AND_ACK} <= set(STEPS)
+    assert {victim for _, _, victim in DEATHS} == set(VICTIMS)
+
+
+@dataclass(frozen=True, slots=True)
+class Doomed:
+    """A pytest that has a lab, which waits at a step."""
+
+    process: subprocess.Popen[bytes]
+    watched: socket.socket
+    folder: Path
+
+    @property
+    def owner(self) -> int:
+        """Who has the lab: pytest, or its xdist worker."""
+        pid, _, _ = struct.unpack("3i", self.watched.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+        return int(pid)
+
+    def go_on(self) -> None:
+        self.watched.sendall(b".")
+
+    def said(self) -> str:
+        return self.watched.recv(65536).decode()
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    """A short path: a socket's name has at most 107 bytes."""
+    with tempfile.TemporaryDirectory(prefix="doomed-") as made:
+        yield Path(made)
+
+
+def _pytest(folder: Path, *arguments: str, **env: str) -> subprocess.Popen[bytes]:
+    """A pytest on ``doomed.py`` whose home, temporary and working folder is this one."""
+    argv = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-c", os.devnull, "--rootdir", str(folder)]
+    paths = os.pathsep.join(filter(None, (str(Path(__file__).parent), *sys.path)))
+    mine = {"HOME": str(folder), "TMPDIR": str(folder), "PYTHONPATH": paths, "PYTHONDONTWRITEBYTECODE": "1"}
+    return subprocess.Popen(
+        [*argv, *arguments],
+        cwd=folder,
+        env={"PATH": os.environ["PATH"], **mine, **env},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
+
+
+class _Stage:
+    """Starts a doomed pytest and waits until its lab has come to the step."""
+
+    def __init__(self, folder: Path, step: str, *arguments: str) -> None:
+        watcher = folder / "watcher"
+        with socket.socket(socket.AF_UNIX) as listener:
+            listener.bind(str(watcher))
+            listener.listen()
+            listener.settimeout(DEADLINE_S)
+            self.process = _pytest(
+                folder,
+                *arguments,
+                f"{doomed.__file__}::test_stops_at_a_step",
+                DOOMED_STEP=step,
+                DOOMED_WATCHER=str(watcher),
+            )
+            self.watched, _ = listener.accept()
+        self.watched.settimeout(DEADLINE_S)
+        watcher.unlink()
+        self.folder = folder
+
+    def __enter__(self) -> Doomed:
+        assert self.watched.recv(4) == b"here"
+        return Doomed(self.process, self.watched, self.folder)
+
+    def __exit__(self, *_: object) -> None:
+        self.watched.close()
+        self.process.kill()
+        self.process.communicate()
+
+
+@pytest.mark.parametrize(
+    ("step", "victim"), [pytest.param(step, victim, id=f"seed-{s}-{step}-{victim}") for s, step, victim in DEATHS]
+)
+def test_whoever_is_killed_nothing_is_left_within_five_seconds(folder: Path, step: str, victim: str) -> None:
+    before, segments = host(), _shared_memory()
+    arguments = ["-n", "1", "--max-worker-restart=0"] if victim == "xdist-worker" else ["-p", "no:xdist"]
+    with _Stage(folder, step, *arguments) as lab:
+        if step == doomed.BETWEEN_ADD_AND_ACK:
+            _wait_for_a_frozen_process(lab.owner)
+        with Belongings.of(lab.owner, with_owner=victim != "netd") as theirs:
+            assert theirs.links("net"), "the lab has a netns by now"
+            if victim == "netd":
+                os.kill(_netd(theirs), signal.SIGKILL)
+                _see_it_fail(lab)
+            else:
+                os.kill(lab.owner, signal.SIGKILL)
+            assert theirs.left(GONE_WITHIN_S) == []
+        if victim != "netd":
+            assert _files(folder) == []
+        if victim == "xdist-worker":
+            assert b"crashed" in lab.process.communicate(timeout=DEADLINE_S)[0]
+    assert (host(), _shared_memory()) == (before, segments)
+
+
+def _see_it_fail(lab: Doomed) -> None:
+    """The owner lives, and says that netd was killed."""
+    lab.go_on()
+    assert re.match(r"(LabLostError|AuditError): .*netd", lab.said())
+
+
+def _netd(theirs: Belongings) -> int:
+    """PID 1 of the lab; before there is one, the process that is to make it."""
+    return next((pid for pid in theirs.pids if pid_inside(pid) == 1), min(theirs.pids))
+
+
+def _wait_for_a_frozen_process(owner: int) -> None:
+    deadline = time.monotonic() + DEADLINE_S
+    while time.monotonic() < deadline:
+        with Belongings.of(owner) as theirs:
+            if any(state(pid) == "T" for pid in theirs.pids):
+                return
+    raise AssertionError("no agent froze between add and ack")
+
+
+def _shared_memory() -> list[str]:
+    """The host's own segments with the key that the lab uses."""
+    lines = Path("/proc/sysvipc/shm").read_text().splitlines()
+    return [line for line in lines if line.split()[0] == str(doomed.IPC_KEY)]
+
+
+def _files(folder: Path) -> list[Path]:
+    """What is not pytest's own."""
+    return [path for path in folder.rglob("*") if not path.is_dir() and "pytest-of-" not in str(path)]
+
+
+# --- a part of the lab is killed -------------------------------------------------------------------------------------
+
+
+def test_a_killed_program_fails_the_running_test_by_name_and_closing_leaves_nothing(folder: Path) -> None:
+    process = _pytest(folder, "-p", "no:xdist", "-rfE", f"{doomed.__file__}::test_survives", COLUMNS="300")
+    output = process.communicate(timeout=120)[0].decode()
+    for program in doomed.PROGRAMS:
+        told = rf"FAILED \S*::test_survives\[{program}\] - .*{program} (ended|is gone): killed by SIGKILL"
+        assert re.search(told, output), output
+    assert "is held by" not in output
+    assert "5 failed" in output
+
+
+# --- Ctrl-C ----------------------------------------------------------------------------------------------------------
+
+
+class _Terminal:
+    """``meshlab check`` in the foreground of a terminal of its own."""
+
+    def __init__(self, folder: Path) -> None:
+        file = folder / "lab.yaml"
+        file.write_text(doomed.TOPOLOGY)
+        self.screen, theirs = pty.openpty()
+        argv = [sys.executable, "-c", "from meshlab.cli import main; main()", "check", str(file)]
+        env = {**os.environ, "TMPDIR": str(folder), "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+        self.process = subprocess.Popen(
+            argv, stdin=theirs, stdout=theirs, stderr=theirs, cwd=folder, env=env, start_new_session=True
+        )
+        os.close(theirs)
+
+    def read_until(self, text: str) -> str:
+        shown, deadline = "", time.monotonic() + DEADLINE_S
+        while text not in shown and select.select([self.screen], [], [], deadline - time.monotonic())[0]:
+            try:
+                shown += os.read(self.screen, 4096).decode()
+            except OSError:  # EIO: the last process that had the terminal is gone
+                break
+        return shown
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.process.kill()
+        self.process.wait()
+        os.close(self.screen)
+
+
+@pytest.mark.parametrize("moment", ["building", "calling"])
+def test_ctrl_c_ends_130_after_a_clean_teardown(folder: Path, moment: str) -> None:
+    before = host()
+    with _Terminal(folder) as terminal:
+        assert moment in terminal.read_until(moment)
+        with _once_it_has_a_netns(terminal.process.pid) as theirs:
+            os.killpg(terminal.process.pid, signal.SIGINT)  # as a terminal does: to all in its foreground
+            rest = terminal.read_until("no such text")
+            assert terminal.process.wait(DEADLINE_S) == 130, rest
+            assert theirs.left(GONE_WITHIN_S) == []
+    assert "Traceback" not in rest
+    assert rest.replace("\r", "").replace("\x1b[K", "").splitlines()[-1] == "interrupted"
+    assert _files(folder) == [folder / "lab.yaml"]
+    assert host() == before
+
+
+def _once_it_has_a_netns(owner: int) -> Belongings:
+    deadline = time.monotonic() + DEADLINE_S
+    while time.monotonic() < deadline:
+        theirs = Belongings.of(owner)
+        if theirs.links("net"):
+            return theirs
+        theirs.close()
+    raise AssertionError("no lab was built")
