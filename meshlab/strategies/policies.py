@@ -34,7 +34,7 @@ from meshlab.oracle import connection
 from meshlab.strategies.choices import Choices, drawn
 from meshlab.strategies.near import CONDITION, L4_FIELDS, OPERATION, SOURCE, Near, ValuesOf
 
-_CHOICES = 320
+_CHOICES = 120
 _HTTP_CONDITIONS = ("request.headers[x-user]", "connection.sni")
 _SERVICE = {"group": "", "kind": "Service", "name": "s"}
 

@@ -46,7 +46,7 @@ def topologies(max_pods: int = 5) -> st.SearchStrategy[Topology]:
             mesh=draw_policies(Drawing.about(choices, mesh)),
         )
 
-    return drawn(make, 400)
+    return drawn(make, 160)
 
 
 def services(mesh: Mesh, place: int = 0) -> st.SearchStrategy[Service]:

@@ -1,0 +1,190 @@
+"""Many examples on one lab, until their number or the time is over.
+
+    Hypothesis draws an example --> replace, calls --> replace, calls --> window closed: proofs --> counted
+                                        \\___________ one capture window ___________/      `-- wrong: reported
+
+While calls run nothing is drawn: both would share the interpreter. What an example changed is taken back by the next
+one's ``replace``; a lab in which a program died is left, and a fresh one goes on.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import seed as with_seed
+from hypothesis import strategies as st
+from hypothesis.database import DirectoryBasedExampleDatabase, ExampleDatabase
+from hypothesis.errors import HypothesisException
+
+from meshlab.errors import AuditError, LabError, RejectedError
+from meshlab.fuzz.bench import Bench
+from meshlab.fuzz.choose import MOST, candidates
+from meshlab.fuzz.example import Example, examples, of_policies
+from meshlab.fuzz.properties import Wrong, in_clear, make, wrong_identities, wrong_verdicts
+from meshlab.fuzz.tally import Failure, Tally
+from meshlab.lab import Lab
+
+_CHUNK = 200
+"""Examples of one run of Hypothesis; a failure ends it, and each has a seed of its own."""
+_IDENTITIES_EVERY = 10
+_AUDIT_EVERY = 50
+_ALIKE = 3
+"""So many failures that look alike are reported; from then on they are counted."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """How far a campaign goes."""
+
+    examples: int | None = None
+    seconds: float | None = None
+    failures: int = 10
+    """Different ones."""
+    most_calls: int = MOST
+
+
+Reporter = Callable[[Example, list[Wrong], Example | None], Failure | None]
+"""What to do with a failing example, given also the one before it; ``None``: its like was reported already."""
+
+
+class _FoundError(Exception):
+    """Tells Hypothesis that an example failed, so that it keeps it in the corpus."""
+
+
+@dataclass(slots=True)
+class Campaign:
+    """See the module."""
+
+    bench: Bench
+    seed: int
+    corpus: Path | None
+    """Hypothesis' database: what failed is tried first the next time; ``None``: nothing is kept."""
+    limits: Limits
+    report: Reporter
+    progress: Callable[[Tally], None]
+    tally: Tally = field(default_factory=Tally)
+    _alike: Counter[tuple[str, str]] = field(default_factory=Counter)
+    _failed: list[Example] = field(default_factory=list)
+    _before: Example | None = None
+    _until: float = float("inf")
+    _began: float = 0.0
+    _aside_s: float = 0.0
+    """Spent on building labs and on reporting."""
+
+    def run(self) -> Tally:
+        """Go on until a limit is reached.
+
+        Raises:
+            LabError: no lab can be opened at all.
+        """
+        self._until = time.monotonic() + (self.limits.seconds if self.limits.seconds is not None else float("inf"))
+        mesh = self.bench.lab.topology.mesh
+        possible = candidates(mesh)
+        self._began = time.monotonic()
+        self._try(of_policies(mesh, possible, self.limits.most_calls))
+        drawn, chunk = examples(mesh, possible, self.limits.most_calls), 0
+        while not self._over:
+            self._chunk(drawn, chunk)
+            chunk += 1
+        return self.tally
+
+    @property
+    def _over(self) -> bool:
+        enough = self.limits.examples is not None and self.tally.examples >= self.limits.examples
+        return enough or time.monotonic() >= self._until or len(self.tally.failures) >= self.limits.failures
+
+    def _chunk(self, drawn: st.SearchStrategy[Example], chunk: int) -> None:
+        left = _CHUNK if self.limits.examples is None else self.limits.examples - self.tally.examples
+
+        @with_seed(self.seed * 1_000_003 + chunk)
+        @settings(
+            max_examples=max(1, min(_CHUNK, left)),
+            phases=[Phase.reuse, Phase.generate] if chunk == 0 else [Phase.generate],
+            database=self._database(),
+            deadline=None,
+            suppress_health_check=list(HealthCheck),
+            report_multiple_bugs=False,
+            print_blob=False,
+        )
+        @given(drawn)
+        def policies_get_the_oracles_verdicts(example: Example) -> None:
+            if example in self._failed or self._try(example):
+                raise _FoundError
+
+        with suppress(_FoundError, HypothesisException):
+            policies_get_the_oracles_verdicts()
+
+    def _database(self) -> ExampleDatabase | None:
+        return DirectoryBasedExampleDatabase(self.corpus) if self.corpus else None
+
+    # --- one example -------------------------------------------------------------------------------------------------
+
+    def _try(self, example: Example) -> bool:
+        """Whether ``example`` failed in a way that was not known; nothing is done once a limit is reached."""
+        if self._over:
+            return False
+        wrong = self._play(example)
+        self.tally.examples += 1
+        for stage in example.stages:
+            self.tally.count(stage.mesh, stage.calls)
+        self.tally.seconds = time.monotonic() - self._began - self._aside_s
+        found = bool(wrong) and self._reported(example, wrong)
+        self._before = example
+        self.progress(self.tally)
+        return found
+
+    def _play(self, example: Example) -> list[Wrong]:
+        lab = self.bench.lab
+        try:
+            wrong, doubt = play(lab, example)
+            if doubt and not wrong:
+                wrong, doubt = play(lab, example)  # a beacon may come late on a busy machine, hardly twice
+            self.tally.unproven += bool(doubt) and not wrong
+            if not wrong and self.tally.examples % _IDENTITIES_EVERY == 0:
+                checked, wrong = wrong_identities(lab)
+                self.tally.identities += checked
+            if wrong or self.tally.examples % _AUDIT_EVERY == _AUDIT_EVERY - 1:
+                lab.audit()
+        except RejectedError as error:
+            return [Wrong("rejected", str(error))]
+        except (LabError, AuditError) as error:
+            return [Wrong("lost", str(error))]
+        return wrong
+
+    def _reported(self, example: Example, wrong: list[Wrong]) -> bool:
+        """Report what is new; a lab that was lost is left in any case."""
+        started = time.monotonic()
+        alike = (wrong[0].kind, wrong[0].seen.partition(" ")[0])
+        failure = None
+        if self._alike[alike] < _ALIKE:
+            failure = self.report(example, wrong, self._before)
+        if wrong[0].kind == "lost":
+            self.bench.drop()
+            _ = self.bench.lab
+        if failure is None:
+            self.tally.repeated += 1
+        else:
+            self._alike[alike] += 1
+            self._failed.append(example)
+            self.tally.failures.append(failure)
+        self._aside_s += time.monotonic() - started
+        return failure is not None
+
+
+def play(lab: Lab, example: Example) -> tuple[list[Wrong], str]:
+    """Make the calls of ``example`` in one window: what was wrong, and what could not be told."""
+    tunnelled, wrong = [], []
+    with lab.capture() as capture:
+        for stage in example.stages:
+            lab.replace(stage.mesh)
+            made = make(lab, stage.calls)
+            wrong += wrong_verdicts(lab, stage.calls, made)
+            tunnelled += [call for one, call in zip(stage.calls, made, strict=True) if one.call.hbone]
+    leaked, doubt = in_clear(capture, tunnelled)
+    return [*leaked, *wrong], doubt

@@ -1,0 +1,226 @@
+"""What must hold of a live lab, whatever its policies: for tests, and what ``meshlab fuzz`` runs.
+
+    verdict_equals_oracle(lab)             every call ends as the policies in effect say
+    nothing_in_clear(capture, calls)       of calls between enrolled pods no byte, on no link
+    identity_is_owned(lab)                 who a proxy saw at an address is whose address it is
+    never_the_old_policy(lab, mesh)        after ``replace`` returned, no call is judged as before
+
+Each raises ``ProofFailedError``, an ``AssertionError``, that names the call, what it came to and the deciding rule.
+The functions whose names say what they give (``wrong_verdicts`` ...) are the same as values.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from ipaddress import ip_address
+
+from meshlab.errors import CannotTellError, ProofFailedError
+from meshlab.fuzz.choose import Candidate, Chosen, candidates, choose
+from meshlab.lab import Lab
+from meshlab.lab.attempt import Request
+from meshlab.lab.capture import Capture
+from meshlab.lab.identities import read_records
+from meshlab.model import Call, Mesh, Outcome, Pod
+from meshlab.model.report import Result
+
+_TIMEOUT_S = 5.0
+_RECORDS = 400
+"""Lines of each proxy's log that are read, from its end: its log is kept in part only, and reading costs."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wrong:
+    """One thing that should not be so."""
+
+    kind: str
+    """``verdict``, ``in-clear``, ``identity``, ``rejected`` or ``lost``."""
+    text: str
+    """A sentence, with the deciding rule where there is one."""
+    source: str = ""
+    to: str = ""
+    family: int = 0
+    seen: str = ""
+
+
+def verdict_equals_oracle(lab: Lab, most: int = 48) -> list[Call]:
+    """Make calls that split what the policies in effect say; every one must end as the oracle decides.
+
+    Raises:
+        ProofFailedError: some did not; each with its deciding rule.
+    """
+    __tracebackhide__ = True
+    chosen = choose(lab.mesh, candidates(lab.mesh), most=most)
+    made = make(lab, chosen)
+    _hold(wrong_verdicts(lab, chosen, made))
+    return made
+
+
+def nothing_in_clear(capture: Capture, calls: Sequence[Call]) -> None:
+    """No byte of the calls between enrolled pods in clear on any link.
+
+    Raises:
+        ProofFailedError: there was one.
+        CannotTellError: it could not have been seen.
+    """
+    __tracebackhide__ = True
+    wrong, doubt = in_clear(capture, calls)
+    _hold(wrong)
+    if doubt:
+        raise CannotTellError(doubt)
+
+
+def identity_is_owned(lab: Lab) -> int:
+    """How many identities the proxies' last log lines name; each is that of the pod at its address.
+
+    Raises:
+        ProofFailedError: one is another's.
+    """
+    __tracebackhide__ = True
+    checked, wrong = wrong_identities(lab)
+    _hold(wrong)
+    return checked
+
+
+def never_the_old_policy(lab: Lab, policies: Mesh, most: int = 48) -> list[Call]:
+    """Put ``policies`` in place of those in effect; the calls that this turns are judged by the new ones at once.
+
+    Raises:
+        ProofFailedError: one was not.
+    """
+    __tracebackhide__ = True
+    before = lab.mesh
+    lab.replace(policies)
+    chosen = choose(lab.mesh, candidates(lab.mesh), most=most, before=before)
+    made = make(lab, chosen)
+    _hold(wrong_verdicts(lab, chosen, made))
+    return made
+
+
+# --- as values -------------------------------------------------------------------------------------------------------
+
+
+def make(lab: Lab, chosen: Sequence[Chosen]) -> list[Call]:
+    """Make the calls, all at once."""
+    return lab.calls([_request(one.call, lab.is_echo(one.call.to)) for one in chosen])
+
+
+@lru_cache(maxsize=4096)
+def _request_of(source: str, to: str, family: int, address: str, port: int, echo: bool, peer: str) -> Request:
+    return Request(
+        source=source,
+        to=to,
+        family=4 if family == 4 else 6,
+        address=ip_address(address),
+        port=port,
+        timeout_s=_TIMEOUT_S,
+        echo=echo,
+        expect_peer=frozenset({peer}) if echo else frozenset(),
+    )
+
+
+def _request(call: Candidate, echo: bool) -> Request:
+    return _request_of(call.source.key, call.to, call.family, str(call.address), call.port, echo, call.destination.key)
+
+
+def wrong_verdicts(lab: Lab, chosen: Sequence[Chosen], made: Sequence[Call]) -> list[Wrong]:
+    """The calls that did not end as the oracle decides, or whose bytes arrived although they were denied."""
+    denied = [call for one, call in zip(chosen, made, strict=True) if not one.decision.allowed]
+    arrived = lab.received(denied) if denied else {}
+    return [
+        Wrong(
+            kind="verdict",
+            text=f"{call.source} -> {call.to} over IPv{call.family}: {fault}; the policies"
+            f" {one.decision.verdict} it ({one.decision.rule})",
+            source=call.source,
+            to=call.to,
+            family=call.family,
+            seen=fault,
+        )
+        for one, call in zip(chosen, made, strict=True)
+        if (fault := _fault(one, call, arrived.get(call.number, False)))
+    ]
+
+
+def _fault(one: Chosen, call: Call, arrived: bool) -> str:
+    if one.decision.allowed:
+        if call.outcome is not Outcome.OK:
+            return f"{call.outcome}{f' ({call.error})' if call.error else ''}"
+        address = one.call.source.address(call.family)
+        if call.peer is not None and call.peer.address != address:
+            return f"the server saw the client at {call.peer.address}, not {address}"
+        return ""
+    if call.outcome not in Outcome.REFUSED:
+        return str(call.outcome)
+    return f"{call.outcome}, and its bytes arrived" if arrived else ""
+
+
+def in_clear(capture: Capture, calls: Sequence[Call]) -> tuple[list[Wrong], str]:
+    """What was in clear of calls between enrolled pods, and why that could not be told, if so."""
+    if not calls:
+        return [], ""
+    by_number = {call.number: call for call in calls}
+    proofs = [(call, proof) for call, proof in zip(calls, capture.encrypted(calls), strict=True)]
+    wrong = [
+        Wrong("in-clear", f"{call!r}: {proof.reason}", call.source, call.to, call.family, "in clear")
+        for call, proof in proofs
+        if proof.result is Result.FAILED
+    ]
+    everywhere = [proof for proof in capture.nothing_in_clear(calls) if proof.result is Result.FAILED]
+    if everywhere and not wrong:
+        call = next(iter(by_number.values()))
+        wrong = [Wrong("in-clear", f"{everywhere[0].id}: {everywhere[0].reason}", call.source, call.to, call.family)]
+    doubts = [proof.reason for _, proof in proofs if proof.result is Result.CANNOT_TELL]
+    return wrong, doubts[0] if doubts else ""
+
+
+def wrong_identities(lab: Lab) -> tuple[int, list[Wrong]]:
+    """How many identities were looked at, and those that are not the pod's at the address."""
+    owners = {str(address): pod for pod in lab.mesh.pods for address in (pod.ipv4, pod.ipv6)}
+    checked, wrong = 0, []
+    for node in lab.implementations:
+        for pod, other, record, end in _identities(lab, node, owners):
+            checked += 1
+            seen, right = record[f"{end}.identity"], str(pod.identity(lab.mesh.trust_domain))
+            if seen != right:
+                wrong.append(_mistaken(node, pod, other, record, end, right))
+    return checked, wrong
+
+
+def _mistaken(node: str, pod: Pod, other: Pod, record: dict[str, str], end: str, right: str) -> Wrong:
+    source, destination = (pod, other) if end == "src" else (other, pod)
+    return Wrong(
+        kind="identity",
+        text=f"ztunnel@{node} took {pod.key} for {record[f'{end}.identity']}, which is {right}",
+        source=source.key,
+        to=f"{destination.key}:{record['dst.hbone_addr'].rpartition(':')[2]}",
+        family=4 if record["dst.hbone_addr"][0] != "[" else 6,
+        seen=f"{end}.identity",
+    )
+
+
+def _identities(lab: Lab, node: str, owners: dict[str, Pod]) -> Iterator[tuple[Pod, Pod, dict[str, str], str]]:
+    program = f"ztunnel@{node}"
+    if program not in lab.site.programs.by_name:
+        return
+    lines = lab.logs(program).rsplit("\n", _RECORDS)[1:]
+    for record in read_records("\n".join(lines)):
+        ends = {
+            "src": owners.get(_host(record.get("src.addr", ""))),
+            "dst": owners.get(_host(record.get("dst.hbone_addr", ""))),
+        }
+        end, other = ("src", "dst") if record.get("direction") == "inbound" else ("dst", "src")
+        pod, peer = ends[end], ends[other]
+        if pod is not None and peer is not None and record.get(f"{end}.identity"):
+            yield pod, peer, dict(record), end
+
+
+def _host(address: str) -> str:
+    return address.rpartition(":")[0].strip("[]")
+
+
+def _hold(wrong: Sequence[Wrong]) -> None:
+    __tracebackhide__ = True
+    if wrong:
+        raise ProofFailedError("\n".join(one.text for one in wrong))
