@@ -77,11 +77,11 @@ class Sandbox:
         self._channel = channel
         self._lock = threading.RLock()
         self._next = 0
-        self._netd = netd
         self._owned = [user, pid, ipc, netd]
         self.user_fd = user
         self.pid_fd = pid
         self.ipc_fd = ipc
+        self.netd_fd = netd
         self.rootless = rootless
         self.exits: dict[int, int] = {}
         """Exit status by pid (negative: the signal) of every process of the lab that has ended."""
@@ -223,7 +223,7 @@ class Sandbox:
             if self.lost == _CLOSED:
                 return
             self.lost = _CLOSED
-            _end(self._netd)
+            _end(self.netd_fd)
             self._channel.close()
             for fd in self._owned:
                 os.close(fd)
