@@ -27,15 +27,19 @@ from meshlab.kernel import namespaces as ns
 from meshlab.kernel.channel import MAX_FDS, Channel, ChannelClosedError
 
 _TMPFS_FLAGS = ns.MS_NOSUID | ns.MS_NODEV
+_GLOBAL = ("/proc/sys", "/proc/sysrq-trigger", "/proc/irq", "/proc/bus", "/proc/fs")
+"""Of the whole machine: uid 0 may write there without any capability. Container runtimes make the same read-only."""
 _SCRATCH = ("/tmp", "/var/tmp", "/run", "/dev/shm")  # noqa: S108 - mounted over, never used on the host
 
 
 class Netd:
     """The state of one lab's PID 1: descriptors of its namespaces, and its channel to the owner."""
 
-    def __init__(self, channel: Channel, owner: int) -> None:
+    def __init__(self, channel: Channel, owner: int, sysctls: int) -> None:
         self._channel = channel
         self._owner = owner
+        self._sysctls = sysctls
+        """``/proc/sys`` as only netd has it: writable."""
         self._netns: list[int] = []
         self._mntns: list[tuple[int, int]] = []
         self._home_net = _open_ns("net")
@@ -146,7 +150,7 @@ class Netd:
                 if netns != current:
                     ns.setns(self._netns[netns], ns.CLONE_NEWNET)
                     current = netns
-                with open(f"/proc/sys/{name}", "w") as file:
+                with open(os.open(name, os.O_WRONLY | os.O_CLOEXEC, dir_fd=self._sysctls), "w") as file:
                     file.write(value)
         finally:
             ns.setns(self._home_net, ns.CLONE_NEWNET)
@@ -199,25 +203,28 @@ def _open_ns(kind: str) -> int:
     return os.open(f"/proc/self/ns/{kind}", os.O_RDONLY | os.O_CLOEXEC)
 
 
-def _build_base(binds: list[str]) -> None:
-    """The host's tree read-only, with /proc, /sys and every scratch folder the lab's own."""
+def _build_base(binds: list[str]) -> int:
+    """The host's tree read-only, with /proc, /sys and every scratch folder the lab's own; a writable /proc/sys."""
     ns.mount("", "/", "", ns.MS_REC | ns.MS_PRIVATE)
     ns.make_readonly("/")
     ns.mount("proc", "/proc", "proc", _TMPFS_FLAGS | ns.MS_NOEXEC)
+    sysctls = os.open("/proc/sys", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    for path in filter(os.path.exists, _GLOBAL):
+        ns.mount(path, path, "", ns.MS_BIND | ns.MS_REC)
+        ns.make_readonly(path)
     _mount_sysfs()
     kept = [(path, os.open(path, os.O_PATH | os.O_CLOEXEC)) for path in binds if os.path.exists(path)]
     _mount_scratch()
     for path, fd in kept:
         _bind(fd, path)
         os.close(fd)
+    return sysctls
 
 
 def _mount_sysfs() -> None:
-    """A fresh sysfs shows the lab's links; where the host's is read-only or masked, less or none is allowed."""
-    for flags in (0, ns.MS_RDONLY):
-        with contextlib.suppress(OSError):
-            ns.mount("sysfs", "/sys", "sysfs", _TMPFS_FLAGS | ns.MS_NOEXEC | flags)
-            return
+    """A fresh sysfs shows the lab's links; where the host's is masked none is allowed, and that one stays."""
+    with contextlib.suppress(OSError):
+        ns.mount("sysfs", "/sys", "sysfs", _TMPFS_FLAGS | ns.MS_NOEXEC | ns.MS_RDONLY)
 
 
 def _mount_scratch() -> None:
@@ -311,12 +318,12 @@ def start(channel: Channel, owner: int) -> None:
         if os.fork():
             os._exit(0)  # PID 1 of the new pid namespace goes on
         step = "mounts"
-        _build_base(hello["binds"])
+        sysctls = _build_base(hello["binds"])
     except OSError as error:
         with contextlib.suppress(ChannelClosedError):
             channel.send({"failed": step, "errno": error.errno or 0, "error": error.strerror or str(error)})
         os._exit(1)
-    netd = Netd(channel, owner)
+    netd = Netd(channel, owner, sysctls)
     opened = [*(_open_ns(kind) for kind in ("user", "pid", "ipc")), os.pidfd_open(os.getpid())]
     with contextlib.suppress(ChannelClosedError):
         channel.send({"ready": True}, opened)

@@ -168,6 +168,13 @@ def test_the_rest_is_the_hosts_and_read_only(client: PodHandle, path: str) -> No
     assert not os.path.exists(path)
 
 
+@pytest.mark.parametrize("path", ["/proc/sys/vm/swappiness", "/proc/sys/net/ipv4/ip_forward", "/sys/kernel/profiling"])
+def test_what_is_the_machines_cannot_be_set_from_a_pod(client: PodHandle, path: str) -> None:
+    done = client.exec("sh", "-c", f"cat {path} > {path}")  # uid 0 needs no capability for these
+    assert done.status != 0
+    assert b"Read-only" in done.stderr or b"denied" in done.stderr or b"nonexistent" in done.stderr
+
+
 def test_what_a_test_may_need_stays_visible_and_read_only(
     client: PodHandle, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
