@@ -117,5 +117,5 @@ def _is_on(flow: FlowOfFrames, route: Route) -> bool:
 
 
 def _in_time(flow: FlowOfFrames, call: Call) -> bool:
-    of_family = len(flow.client[0]) == (4 if call.family == 4 else 16)
-    return of_family and call.started_ns <= flow.last_ns and flow.first_ns <= call.ended_ns
+    is_of_family = len(flow.client[0]) == (4 if call.family == 4 else 16)
+    return is_of_family and call.started_ns <= flow.last_ns and flow.first_ns <= call.ended_ns

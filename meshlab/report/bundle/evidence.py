@@ -7,7 +7,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from ipaddress import ip_address
 
+from meshlab.model import Call
 from meshlab.model.report import Cell
+from meshlab.proofs.links import FABRIC
 from meshlab.proofs.packets import FIN, RST, SYN, Header, parse
 from meshlab.report.bundle.annotate import Frame, Told, carried, flows
 from meshlab.report.bundle.page import PacketRow, Trouble
@@ -16,6 +18,7 @@ _MOST_PACKETS = 24
 _MOST_LINES = 12
 _LATE_NS = 2_000_000_000
 """A connection's last line may come this much after its call's end."""
+_ACK = 0x10
 _FLAGS = ((SYN, "SYN"), (FIN, "FIN"), (RST, "RST"))
 
 
@@ -44,8 +47,10 @@ def log_lines(logs: Mapping[str, str], told: Sequence[Told]) -> list[tuple[str, 
 
 
 def _places(frames: Sequence[Frame], told: Sequence[Told]) -> Iterator[int]:
-    """Packets of the flows that may have carried these calls, in the calls' time."""
+    """Packets at the pods, of the flows that may have carried these calls, in the calls' time."""
     for flow in flows(frames, told):
+        if flow.link.name == FABRIC:
+            continue
         for one in carried(flow, told):
             call = one.call
             yield from (place for place in flow.places if call.started_ns <= frames[place][2] <= call.ended_ns)
@@ -67,7 +72,9 @@ def _row(place: int, frame: Frame, began_ns: int) -> PacketRow:
 def _what(head: Header) -> str:
     flags = [name for bit, name in _FLAGS if head.flags & bit]
     size = head.end - head.payload
-    return ", ".join([*flags, *([f"{size} bytes"] if size else [])]) or "ACK"
+    if head.flags & _ACK and not size:
+        flags.append("ACK")
+    return ", ".join([*flags, *([f"{size} bytes"] if size else [])])
 
 
 def _end(address: bytes, port: int) -> str:
@@ -96,11 +103,12 @@ def _speaks_of(line: str, told: Told) -> bool:
     ends = {str(record.get(key, "")) for key in ("dst.hbone_addr", "dst.addr")}
     clients = {str(record.get("src.addr", "")).rpartition(":")[0].strip("[]")}
     return any(
-        ends & _written(route.destination.addresses, route.port)
-        and clients & {str(ip_address(a)) for a in route.source.addresses}
+        ends & {_end(address, route.port) for address in route.destination.addresses if _is_of(call, address)}
+        and clients & {str(ip_address(address)) for address in route.source.addresses if _is_of(call, address)}
         for route in told.routes
     )
 
 
-def _written(addresses: frozenset[bytes], port: int) -> set[str]:
-    return {_end(address, port) for address in addresses}
+def _is_of(call: Call, address: bytes) -> bool:
+    """Whether the address is of the call's family."""
+    return len(address) == (4 if call.family == 4 else 16)

@@ -57,7 +57,7 @@ class Page:
 
     def html(self) -> str:
         name = escape(self.report.topology)
-        parts = (self._head(), self._wrong(), self._matrix(), self._proofs(), self._files(), self._file())
+        parts = (self._head(), self._matrix(), self._wrong(), self._proofs(), self._files(), self._file())
         body = "\n".join(part for part in parts if part)
         return (
             '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
@@ -151,8 +151,8 @@ def _packets(trouble: Trouble) -> str:
     ]
     more = f"<p>and {trouble.more_packets} more</p>" if trouble.more_packets else ""
     return (
-        f"<h3>Packets</h3>{_table(('no.', 'ms', 'link', 'from &rarr; to', 'what'), rows)}{more}"
-        f"<p>In Wireshark: <code>{escape(trouble.display_filter)}</code></p>"
+        f"<h3>Packets at the two pods</h3>{_table(('no.', 'ms', 'link', 'from &rarr; to', 'what'), rows)}{more}"
+        f"<p>On every link, in Wireshark: <code>{escape(trouble.display_filter)}</code></p>"
     )
 
 
@@ -178,7 +178,7 @@ def _word(cell: Cell) -> str:
     if cell.result is Result.HELD:
         return f'<span class="{cell.seen}" title="{title}">{cell.seen}</span>'
     wanted = f"not {cell.expected}" if cell.seen != cell.expected else cell.result.value
-    return f'<a class="wrong" href="#{escape(anchor(cell))}" title="{title}">{cell.seen}, {wanted}</a>'
+    return f'<a class="wrong" href="#{escape(anchor(cell))}" title="{title}">{cell.seen} <small>{wanted}</small></a>'
 
 
 def _badge(result: Result) -> str:
