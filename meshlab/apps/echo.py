@@ -31,6 +31,7 @@ from meshlab.kernel.channel import Channel, ChannelClosedError
 from meshlab.model import Address, Peer
 
 _BACKLOG = 512
+_PHRASES = {status.value: status.phrase for status in HTTPStatus}
 _KEPT_BYTES = 64 << 20
 """The largest body, or half-closed stream, that is kept until its end."""
 
@@ -260,7 +261,7 @@ def _status(text: str) -> int:
 
 
 def _phrase(code: int) -> str:
-    return HTTPStatus(code).phrase if code in set(HTTPStatus) else "Status"
+    return _PHRASES.get(code, "Status")
 
 
 def _unmapped(host: str) -> Address:
