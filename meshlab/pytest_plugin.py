@@ -14,6 +14,7 @@ import shlex
 import shutil
 import sys
 from collections.abc import Generator, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol
@@ -23,14 +24,13 @@ import pytest
 from meshlab.errors import AuditError, HostNotReadyError, LabLostError, MeshlabError, UsageError
 
 if TYPE_CHECKING:
-    from contextlib import AbstractContextManager
-
     from meshlab.lab import Lab
 
-    class LabFactory(Protocol):
-        """What ``lab_factory`` is: a call that gives a context manager; ``settings`` as in ``meshlab.lab.Settings``."""
 
-        def __call__(self, topology: str | Path | None = None, **settings: Any) -> AbstractContextManager[Lab]: ...
+class LabFactory(Protocol):
+    """What ``lab_factory`` is; ``settings`` are the fields of ``meshlab.lab.settings.Settings``."""
+
+    def __call__(self, topology: str | Path | None = None, **settings: Any) -> AbstractContextManager[Lab]: ...
 
 
 OPTIONS = {
