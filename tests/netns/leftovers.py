@@ -81,17 +81,18 @@ class Belongings:
         poll = select.poll()
         for pidfd in self._pidfds.values():
             poll.register(pidfd, select.POLLIN)
+        running = {pidfd: pid for pid, pidfd in self._pidfds.items()}
         while True:
             for pidfd, _ in poll.poll(_LOOK_AGAIN_MS):  # an end is an event
                 poll.unregister(pidfd)
-            found = sorted(self._still_there())
+                del running[pidfd]
+            found = sorted(self._still_there(running.values()))
             if not found or time.monotonic() > deadline:
                 return found
 
-    def _still_there(self) -> Iterator[str]:
-        for pid, pidfd in self._pidfds.items():
-            if not select.select([pidfd], [], [], 0)[0]:
-                yield f"process {pid} runs: {_command(pid)}"
+    def _still_there(self, running: Iterable[int]) -> Iterator[str]:
+        for pid in running:
+            yield f"process {pid} runs: {_command(pid)}"
         for pid in inhabitants(self.links("pid")):
             yield f"process {pid} lives in the lab's pid namespace: {_command(pid)}"
         for path, link in _held_by(_alive() - {os.getpid()}):
