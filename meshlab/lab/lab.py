@@ -16,7 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from meshlab.errors import AuditError, LabError, RejectedError, UsageError
+from meshlab.errors import AuditError, LabError, RejectedError, TopologyError, UsageError
 from meshlab.kernel.sandbox import Netns, Sandbox
 from meshlab.lab import recent
 from meshlab.lab.attempt import Request
@@ -306,6 +306,8 @@ def open_lab(source: Source | Topology | str, **settings: Any) -> Iterator[Lab]:
     """
     if isinstance(source, str):
         source = read(source)
+    if isinstance(source, Source) and source.unrunnable:
+        raise TopologyError(source.unrunnable)
     topology, path = (source.topology, source.path) if isinstance(source, Source) else (source, None)
     visible = (*topology.mounts, *([str(path.resolve().parent)] if path else ()), *_folders_of_programs(topology))
     chosen = Settings(**settings)

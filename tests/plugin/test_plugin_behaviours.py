@@ -128,6 +128,7 @@ def test_a_failed_property_leaves_its_last_example_only(behaviours: Run) -> None
     [
         ("test_a_misspelt_key", "<text>:6:3: no key 'nodez' in spec of a Lab"),
         ("test_a_misspelt_name", "Did you mean 'two-nodes'?"),
+        ("test_an_image_without_a_program", '"docker.io/acme/proxy*": {run: [PROGRAM, ARGUMENT]}'),
         ("test_a_misspelt_setting", "a lab has no setting 'ready_timeout' (there are "),
         ("test_no_ztunnel", "shop/client: no node proxy was asked for"),
         ("test_a_host_that_can_hold_no_lab[in CI]", "a lab cannot run here, and CI=true: user namespaces are off here"),
@@ -160,4 +161,4 @@ def test_where_no_lab_can_be_a_test_is_skipped_with_the_fix(behaviours: Run, hos
 
 def test_pytest_says_what_it_thinks_of_the_whole(behaviours: Run) -> None:
     assert behaviours.exit_code == 1
-    assert "7 failed, 7 passed, 2 skipped, 1 xfailed, 5 errors" in behaviours.output
+    assert "7 failed, 7 passed, 2 skipped, 1 xfailed, 6 errors" in behaviours.output

@@ -154,6 +154,11 @@ def test_a_misspelt_name_given_to_the_factory(lab_factory: LabFactory) -> None:
         raise AssertionError(f"{lab} should not be")
 
 
+@pytest.mark.meshlab(TEXT.replace("{node: node-1}", "{image: acme/proxy}"))
+def test_an_image_without_a_program(lab: Lab) -> None:
+    raise AssertionError(f"{lab} should not be")
+
+
 @pytest.mark.meshlab("mesh.yaml", ready_timeout=1)
 def test_a_misspelt_setting(lab: Lab) -> None:
     raise AssertionError(f"{lab} should not be")
