@@ -15,7 +15,7 @@ from bundle_scenes import RULE, cell, frames_of, told_of
 from meshlab.model.report import CheckReport, Grade, Proof, Result
 from meshlab.report.bundle.dumps import readable
 from meshlab.report.bundle.evidence import log_lines, trouble
-from meshlab.report.bundle.page import Page, Trouble
+from meshlab.report.bundle.page import PacketRow, Page, Trouble
 from meshlab.report.bundle.style import STYLE
 
 VOID = {"meta", "br", "hr", "link", "img"}
@@ -81,6 +81,23 @@ def _failed(name: str = "clean") -> Trouble:
     return trouble(failed.cell, frames_of(script), [failed], lines)
 
 
+def _proof(text: str) -> Proof:
+    return Proof(
+        id=text,
+        kind=text,
+        source=text,
+        to=text,
+        port=1,
+        family=4,
+        grade=Grade.WIRE,
+        packets=0,
+        canaries=0,
+        control=text,
+        result=Result.FAILED,
+        reason=text,
+    )
+
+
 def test_a_failed_cell_has_its_rule_its_packets_and_its_log_lines() -> None:
     page = _Reader(_page([_failed()]).html())
     for said in (RULE, "10.128.0.3:40002 \u2192 10.64.0.2:15008", "SYN, ACK", "connection complete", "expected allow"):
@@ -127,11 +144,9 @@ def test_nothing_is_fetched_and_nothing_is_run() -> None:
 @pytest.mark.parametrize("hostile", ["<script>alert(1)</script>", '"><img src=x onerror=alert(1)>', "a&b'c"])
 def test_text_of_a_lab_is_text_wherever_it_stands(hostile: str) -> None:
     wrong = cell(source=hostile, to=hostile, outcome=hostile, rule=hostile, reason=hostile, result=Result.FAILED)
-    story = Trouble(cell=wrong, packets=(), more_packets=0, display_filter=hostile, log_lines=[(hostile, hostile)])
-    proof = Proof(
-        id=hostile, kind=hostile, source=hostile, to=hostile, port=1, family=4, grade=Grade.WIRE, packets=0, canaries=0,
-        control=hostile, result=Result.FAILED, reason=hostile,
-    )  # fmt: skip
+    row = PacketRow(number=1, after_ms=0, link=hostile, ends=hostile, what=hostile)
+    story = Trouble(cell=wrong, packets=[row], more_packets=0, display_filter=hostile, log_lines=[(hostile, hostile)])
+    proof = _proof(hostile)
     report = CheckReport(
         topology=hostile, implementations={hostile: hostile}, cells=(wrong,), proofs=(proof,), audit=(hostile,)
     )
@@ -139,7 +154,7 @@ def test_text_of_a_lab_is_text_wherever_it_stands(hostile: str) -> None:
         report=report, troubles=[story], versions={hostile: hostile}, files={hostile: hostile}, topology=hostile
     )
     reader = _Reader(page.html())
-    plain = _Reader(_page([_failed()], proofs=(proof,), audit=("x",)).html())
+    plain = _Reader(_page([_failed()], proofs=(_proof("x"),), audit=("x",)).html())
     assert reader.tags <= plain.tags, "no tag that is not ours"
     assert {name for _, name, _ in reader.attributes} <= {name for _, name, _ in plain.attributes}
     assert hostile in "".join(reader.words)
