@@ -80,7 +80,10 @@ class Page:
     def _wrong(self) -> str:
         proofs = [proof for proof in self.report.proofs if proof.result is not Result.HELD]
         parts = [f'<p class="note">{escape(line)}</p>' for line in self.report.audit]
-        parts += [_trouble(trouble, is_open=place < _MOST_OPEN) for place, trouble in enumerate(self.troubles)]
+        parts += [
+            _trouble(trouble, f"story-{place}", is_open=place < _MOST_OPEN)
+            for place, trouble in enumerate(self.troubles)
+        ]
         if proofs:
             rows = [(_badge(p.result), escape(p.id), escape(p.reason), escape(p.control)) for p in proofs]
             table = _table(("", "proof", "reason", "control"), rows)
@@ -94,10 +97,11 @@ class Page:
         of_pair: dict[tuple[str, str, int], list[Cell]] = {}
         for cell in cells:
             of_pair.setdefault((cell.source, cell.to, cell.port), []).append(cell)
+        stories = {trouble.cell: f"story-{place}" for place, trouble in enumerate(self.troubles)}
         heads = "".join(f'<th scope="col"><span>{escape(to)}:{port}</span></th>' for to, port in targets)
         rows = "".join(
             f'<tr><th scope="row">{escape(source)}</th>'
-            + "".join(_square(of_pair.get((source, *target), [])) for target in targets)
+            + "".join(_square(of_pair.get((source, *target), []), stories) for target in targets)
             + "</tr>"
             for source in sources
         )
@@ -124,12 +128,7 @@ class Page:
         return f"<section>{_details('The file', f'<pre>{escape(self.topology)}</pre>')}</section>"
 
 
-def anchor(cell: Cell) -> str:
-    """The id of a cell's story on the page."""
-    return f"{cell.source}.{cell.to}.{cell.port}.{cell.family}".replace("/", ".")
-
-
-def _trouble(trouble: Trouble, *, is_open: bool) -> str:
+def _trouble(trouble: Trouble, anchor: str, *, is_open: bool) -> str:
     cell = trouble.cell
     said = {"expected": cell.expected, "policies say": cell.oracle, "seen": f"{cell.seen} ({cell.outcome})"}
     said |= {"rule": cell.rule, "reason": cell.reason}
@@ -138,7 +137,7 @@ def _trouble(trouble: Trouble, *, is_open: bool) -> str:
     parts = [f"<dl>{facts}</dl>", _packets(trouble), _log_lines(trouble.log_lines)]
     return (
         f"<details{' open' if is_open else ''}><summary>{title}</summary>"
-        f'<div class="story" id="{escape(anchor(cell))}">{"".join(parts)}</div></details>'  # a link to it unfolds it
+        f'<div class="story" id="{anchor}">{"".join(parts)}</div></details>'  # a link to it unfolds it
     )
 
 
@@ -164,21 +163,21 @@ def _log_lines(lines: Sequence[tuple[str, str]]) -> str:
     )
 
 
-def _square(cells: Sequence[Cell]) -> str:
+def _square(cells: Sequence[Cell], stories: Mapping[Cell, str]) -> str:
     """One pair: one word where both families came out alike."""
     if not cells:
         return '<td class="none" aria-label="not called"></td>'
     alike = len({(cell.seen, cell.expected, cell.result) for cell in cells}) == 1
-    words = "".join(_word(cell) for cell in (cells[:1] if alike else cells))
+    words = "".join(_word(cell, stories.get(cell, "")) for cell in (cells[:1] if alike else cells))
     return f"<td>{words}</td>"
 
 
-def _word(cell: Cell) -> str:
+def _word(cell: Cell, story: str) -> str:
     title = escape(f"IPv{cell.family}: {cell.outcome}; {cell.rule}")
     if cell.result is Result.HELD:
         return f'<span class="{cell.seen}" title="{title}">{cell.seen}</span>'
     wanted = f"not {cell.expected}" if cell.seen != cell.expected else cell.result.value
-    return f'<a class="wrong" href="#{escape(anchor(cell))}" title="{title}">{cell.seen} <small>{wanted}</small></a>'
+    return f'<a class="wrong" href="#{story}" title="{title}">{cell.seen} <small>{wanted}</small></a>'
 
 
 def _badge(result: Result) -> str:
