@@ -63,9 +63,9 @@ def test_every_option_of_the_command_is_in_its_reference() -> None:
     text = (ROOT / "docs/reference/cli.md").read_text("utf-8")
     for name, command in cli.main.commands.items():
         section = re.search(rf"^## meshlab {name}\b.*?(?=^## )", text, re.MULTILINE | re.DOTALL)
-        assert section, name
+        assert section, f"docs/reference/cli.md has no section '## meshlab {name}'"
         options = [option for param in command.params if isinstance(param, click.Option) for option in param.opts]
-        assert [option for option in options if f"`{option}" not in section[0]] == []
+        assert [option for option in options if f"`{option}" not in section[0]] == [], name
 
 
 def test_every_option_of_the_plugin_is_in_its_reference() -> None:
