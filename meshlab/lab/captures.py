@@ -44,6 +44,7 @@ class Captures:
     _next_beacon: int = 1
     _drops_at_open: Mapping[str, int] = field(default_factory=dict)
     _beacons: Beacons | None = None
+    _wiring: Wiring | None = None
     _senders: dict[str, socket.socket] = field(default_factory=dict)
     _lock: threading.RLock = field(default_factory=threading.RLock)
 
@@ -64,6 +65,11 @@ class Captures:
 
     def wiring(self) -> Wiring:
         """Which link is whose."""
+        if self._wiring is None:
+            self._wiring = self._wire()
+        return self._wiring
+
+    def _wire(self) -> Wiring:
         links: dict[LinkId, Link] = {}
         network = self.site.network
         for name, node in network.nodes.items():

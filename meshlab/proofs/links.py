@@ -53,6 +53,10 @@ class Wiring:
         """The link, also where nobody named it (a node's ``lo``)."""
         return self.links.get((node, ifindex)) or Link(f"ring-{node}", ifindex, f"if{ifindex}")
 
+    def fabric(self, node: str) -> Link:
+        """The node's link into the fabric."""
+        return next(link for link in self.links.values() if link.name == FABRIC and link.node == node)
+
     def enrolled_addresses(self) -> frozenset[bytes]:
         return frozenset(address for site in self.sites.values() if site.enrolled for address in site.addresses)
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from meshlab.model import Call
 from meshlab.proofs.flows import Finding, Flow
-from meshlab.proofs.links import FABRIC, Link, Site, Wiring
+from meshlab.proofs.links import Link, Site, Wiring
 from meshlab.proofs.streams import HBONE_PORT
 from meshlab.proofs.traffic import NEVER, Times, Traffic
 from meshlab.proofs.window import Window
@@ -49,9 +49,8 @@ def routes(wiring: Wiring, call: Call, targets: Sequence[Target]) -> list[Route]
 
 def _route(wiring: Wiring, source: Site, target: Target) -> Route:
     destination = wiring.sites[target.pod]
-    ends = (source.link.node, destination.link.node)
-    fabric = [link for node in ends for link in wiring.links.values() if (link.node, link.name) == (node, FABRIC)]
-    between = fabric if ends[0] != ends[1] else []
+    nodes = (source.link.node, destination.link.node)
+    between = [wiring.fabric(node) for node in nodes] if nodes[0] != nodes[1] else []
     return Route(source, destination, target.port, (source.link, *between, destination.link))
 
 
@@ -98,23 +97,16 @@ def unfollowed(window: Window, route: Route) -> Flow | None:
 
 def _both(window: Window, route: Route) -> Iterator[Traffic]:
     for link in route.links:
-        yield from _directed(window, link, route.source, route.destination)
-        yield from _directed(window, link, route.destination, route.source)
+        yield from window.between(link, route.source, route.destination)
+        yield from window.between(link, route.destination, route.source)
 
 
 def _there(window: Window, link: Link, route: Route, port: int) -> Iterator[Times]:
-    return (some.to_port.get(port, NEVER) for some in _directed(window, link, route.source, route.destination))
+    return (some.to_port.get(port, NEVER) for some in window.between(link, route.source, route.destination))
 
 
 def _back(window: Window, link: Link, route: Route, port: int) -> Iterator[Times]:
-    return (some.from_port.get(port, NEVER) for some in _directed(window, link, route.destination, route.source))
-
-
-def _directed(window: Window, link: Link, source: Site, destination: Site) -> Iterator[Traffic]:
-    for source_ip in source.addresses:
-        for destination_ip in destination.addresses:
-            if some := window.by_ends.get((link, source_ip, destination_ip)):
-                yield some
+    return (some.from_port.get(port, NEVER) for some in window.between(link, route.destination, route.source))
 
 
 def unread(window: Window, route: Route) -> Finding | None:

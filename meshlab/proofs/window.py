@@ -8,7 +8,7 @@ from functools import cached_property
 
 from meshlab.proofs.beacon import Beacon, Beacons
 from meshlab.proofs.flows import Finding, Flow
-from meshlab.proofs.links import Link
+from meshlab.proofs.links import Link, Site
 from meshlab.proofs.pieces import Key, Piece
 from meshlab.proofs.traffic import Traffic, indexed
 
@@ -53,6 +53,19 @@ class Window:
         for flow in self.flows:
             flows.setdefault((flow.link, flow.source, flow.destination), []).append(flow)
         return {ends: indexed(of) for ends, of in flows.items()}
+
+    def between(self, link: Link, source: Site, destination: Site) -> tuple[Traffic, ...]:
+        """The traffic on a link from one pod to another, of both families. Asked for many calls, looked up once."""
+        pair = (link.node, link.ifindex, source.pod, destination.pod)
+        known = self._between.get(pair)
+        if known is None:
+            ends = ((link, one, other) for one in source.addresses for other in destination.addresses)
+            known = self._between[pair] = tuple(self.by_ends[end] for end in ends if end in self.by_ends)
+        return known
+
+    @cached_property
+    def _between(self) -> dict[tuple[str, int, str, str], tuple[Traffic, ...]]:
+        return {}
 
     def frames(self) -> Iterator[tuple[tuple[int, int], bool, int, bytes]]:
         """Link, whether outgoing, time and frame of every packet, beacons left out."""
