@@ -101,6 +101,7 @@ class Campaign:
 
     def _chunk(self, drawn: st.SearchStrategy[Example], chunk: int) -> None:
         left = _CHUNK if self.limits.examples is None else self.limits.examples - self.tally.examples
+        found: list[Example] = []
 
         @with_seed(self.seed * 1_000_003 + chunk)
         @settings(
@@ -114,7 +115,9 @@ class Campaign:
         )
         @given(drawn)
         def policies_get_the_oracles_verdicts(example: Example) -> None:
-            if example in self._failed or self._try(example):
+            known = example in self._failed
+            if example in found or (not known and self._try(example)):
+                found.append(example)  # Hypothesis asks again before it believes
                 raise _FoundError
 
         with suppress(_FoundError, HypothesisException):

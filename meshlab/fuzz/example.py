@@ -31,6 +31,10 @@ class Stage:
 class Example:
     stages: tuple[Stage, ...]
 
+    def __repr__(self) -> str:
+        """Short: Hypothesis prints it, and a whole one has 50 kB."""
+        return f"<example of {' and '.join(f'{len(stage.calls)} calls' for stage in self.stages)}>"
+
 
 def examples(mesh: Mesh, possible: tuple[Candidate, ...], most: int = MOST) -> st.SearchStrategy[Example]:
     """Examples on the pods of ``mesh``; at most ``most`` calls in each stage."""

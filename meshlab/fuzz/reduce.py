@@ -1,0 +1,241 @@
+"""A topology with steps, made smaller in one way after the other. Pure: whether the smaller one still fails is asked.
+
+Every candidate is judged anew by the oracle (``expecting``): what is looked for is not the old verdict but a call that
+does not end as the policies then in effect say.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import fields, replace
+from ipaddress import ip_address
+from typing import Any, TypeVar
+
+from meshlab.fuzz.replay import after
+from meshlab.model import (
+    Address,
+    AuthorizationPolicy,
+    CallStep,
+    Condition,
+    Mesh,
+    MtlsMode,
+    Operation,
+    PeerAuthentication,
+    PolicyStep,
+    Rule,
+    Source,
+    Step,
+    Topology,
+)
+from meshlab.model import addresses as places
+from meshlab.oracle import connection, decide
+
+T = TypeVar("T")
+
+
+def expecting(topology: Topology) -> Topology:
+    """``topology`` whose calls, all to pods, expect what the policies in effect at their time say."""
+    mesh, steps = topology.mesh, list[Step]()
+    for step in topology.steps:
+        if isinstance(step, PolicyStep):
+            mesh = after(mesh, step)
+            steps.append(step)
+        else:
+            steps.append(replace(step, expect=_verdict(mesh, step)))
+    return replace(topology, steps=tuple(steps))
+
+
+def _verdict(mesh: Mesh, step: CallStep) -> Any:
+    name, _, port = step.to.rpartition(":")
+    asked = connection(mesh, mesh.pod(step.source), mesh.pod(name), int(port), step.family or 4)
+    return decide(mesh, asked).verdict
+
+
+def smaller(topology: Topology) -> Iterator[Topology]:
+    """Every way to make ``topology`` smaller by one thing; what takes most away comes first."""
+    steps = topology.steps
+    for place in range(len(steps)):
+        if any(isinstance(step, CallStep) for step in _without(steps, place)):
+            yield replace(topology, steps=_without(steps, place))
+    for mesh in _less_policies(topology.mesh):
+        yield replace(topology, mesh=mesh)
+    for place, step in enumerate(steps):
+        if isinstance(step, PolicyStep):
+            for less in _less_policies(step):
+                yield replace(topology, steps=_with(steps, place, less))
+
+
+Holder = TypeVar("Holder", Mesh, PolicyStep)
+
+
+def _less_policies(holder: Holder) -> Iterator[Holder]:
+    rules, modes = holder.authorization_policies, holder.peer_authentications
+    for place in range(len(rules)):
+        yield replace(holder, authorization_policies=_without(rules, place))
+    for place in range(len(modes)):
+        yield replace(holder, peer_authentications=_without(modes, place))
+    for place, policy in enumerate(rules):
+        for less in _less_authorization(policy):
+            yield replace(holder, authorization_policies=_with(rules, place, less))
+    for place, mode in enumerate(modes):
+        for simpler in _less_authentication(mode):
+            yield replace(holder, peer_authentications=_with(modes, place, simpler))
+
+
+def _less_authorization(policy: AuthorizationPolicy) -> Iterator[AuthorizationPolicy]:
+    if len(policy.rules) > 1:
+        yield from (replace(policy, rules=(rule,)) for rule in policy.rules)
+    if policy.dry_run:
+        yield replace(policy, dry_run=False)
+    if policy.selector is not None:
+        yield replace(policy, selector=None)
+    for place, rule in enumerate(policy.rules):
+        for less in _less_rule(rule):
+            yield replace(policy, rules=_with(policy.rules, place, less))
+
+
+def _less_rule(rule: Rule) -> Iterator[Rule]:
+    for name in ("sources", "operations", "conditions"):
+        entries = getattr(rule, name)
+        for place in range(len(entries)):
+            yield replace(rule, **{name: _without(entries, place)})
+    for name in ("sources", "operations", "conditions"):
+        entries = getattr(rule, name)
+        for place, entry in enumerate(entries):
+            for less in _less_entry(entry):
+                yield replace(rule, **{name: _with(entries, place, less)})
+
+
+Entry = TypeVar("Entry", Source, Operation, Condition)
+
+
+def _less_entry(entry: Entry) -> Iterator[Entry]:
+    """Without one of its fields, or one of a field's values; never without any, which Istio refuses."""
+    named = {field.name: getattr(entry, field.name) for field in fields(entry) if field.name != "key"}
+    given = {name: values for name, values in named.items() if values}
+    if len(given) > 1:
+        yield from (_changed(entry, name, ()) for name in given)
+    for name, values in given.items():
+        if len(values) > 1:
+            yield from (_changed(entry, name, _without(values, place)) for place in range(len(values)))
+
+
+def _changed(entry: Entry, name: str, values: tuple[str, ...]) -> Entry:
+    changes: dict[str, Any] = {name: values}
+    return replace(entry, **changes)
+
+
+def _less_authentication(policy: PeerAuthentication) -> Iterator[PeerAuthentication]:
+    ports = dict(policy.port_level_mtls)
+    for port in ports:
+        yield replace(policy, port_level_mtls={other: mode for other, mode in ports.items() if other != port})
+    if policy.selector and not ports:
+        yield replace(policy, selector=None)
+    if policy.mode is not MtlsMode.UNSET:
+        yield replace(policy, mode=MtlsMode.UNSET)
+
+
+def _without(entries: Sequence[T], place: int) -> tuple[T, ...]:
+    return (*entries[:place], *entries[place + 1 :])
+
+
+def _with(entries: Sequence[T], place: int, entry: Any) -> tuple[T, ...]:
+    return (*entries[:place], entry, *entries[place + 1 :])
+
+
+# --- pods ------------------------------------------------------------------------------------------------------------
+
+
+def with_called_pods_only(topology: Topology) -> Topology:
+    """Only the pods that a step names, what else hangs on pods gone; blocks move with the address they are near to.
+
+    A pod's addresses follow from its place, so they change; a block keeps its distance, bit by bit, from the pod that
+    it was nearest to.
+    """
+    called = {key for step in topology.steps if isinstance(step, CallStep) for key in _ends(step)}
+    mesh = topology.mesh
+    kept = [pod for pod in mesh.pods if pod.key in called]
+    nodes = [node.name for node in topology.nodes]
+    pods = tuple(
+        replace(
+            pod,
+            ipv4=places.pod4(nodes.index(pod.node), place),
+            ipv6=places.pod6(nodes.index(pod.node), place),
+        )
+        for place, pod in enumerate(kept)
+    )
+    moves: dict[Address, Address] = {}
+    for old, new in zip(kept, pods, strict=True):
+        moves |= {old.ipv4: new.ipv4, old.ipv6: new.ipv6}
+    used = {pod.namespace for pod in pods}
+    moved = _moved_policies(replace(mesh, pods=pods, services=()), moves)
+    return replace(
+        topology,
+        mesh=replace(moved, namespaces=tuple(space for space in mesh.namespaces if space.name in used)),
+        steps=tuple(_moved_step(step, moves) for step in topology.steps),
+        expect=(),
+    )
+
+
+def _ends(step: CallStep) -> tuple[str, str]:
+    return step.source, step.to.rpartition(":")[0]
+
+
+def _moved_step(step: Step, moves: Mapping[Address, Address]) -> Step:
+    return _moved_policies(step, moves) if isinstance(step, PolicyStep) else step
+
+
+def _moved_policies(holder: Holder, moves: Mapping[Address, Address]) -> Holder:
+    policies = (
+        replace(policy, rules=tuple(_moved_rule(rule, moves) for rule in policy.rules))
+        for policy in holder.authorization_policies
+    )
+    return replace(holder, authorization_policies=tuple(policies))
+
+
+def _moved_rule(rule: Rule, moves: Mapping[Address, Address]) -> Rule:
+    def moved(blocks: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(moved_block(block, moves) for block in blocks)
+
+    return replace(
+        rule,
+        sources=tuple(
+            replace(source, ip_blocks=moved(source.ip_blocks), not_ip_blocks=moved(source.not_ip_blocks))
+            for source in rule.sources
+        ),
+        conditions=tuple(
+            replace(condition, values=moved(condition.values), not_values=moved(condition.not_values))
+            if condition.key in ("source.ip", "destination.ip")
+            else condition
+            for condition in rule.conditions
+        ),
+    )
+
+
+def moved_block(block: str, moves: Mapping[Address, Address]) -> str:
+    """``block`` as far from the new address as it was from the old one that it was nearest to."""
+    text, slash, length = block.partition("/")
+    address = ip_address(text)
+    near = [old for old in moves if old.version == address.version]
+    if not near or length == "0":
+        return block
+    old = min(near, key=lambda one: int(one) ^ int(address))
+    return f"{type(address)(int(address) ^ int(old) ^ int(moves[old]))}{slash}{length}"
+
+
+Fails = Callable[[Topology], bool]
+
+
+def reduced(topology: Topology, fails: Fails, tries: int = 400) -> Topology:
+    """The smallest found that still ``fails``, asking at most ``tries`` times."""
+    while tries > 0:
+        for candidate in map(expecting, smaller(topology)):
+            tries -= 1
+            if fails(candidate):
+                topology = candidate
+                break
+            if tries <= 0:
+                return topology
+        else:
+            return topology
+    return topology

@@ -1,0 +1,235 @@
+"""A topology file played: its rows of ``spec.expect`` and its ``spec.steps``, call by call, and what was wrong.
+
+FIXED        every run was as the file says                     0
+FAILED       none was                                           1
+FLAKY        some were, and how many                            4
+CANNOT-RUN   no lab can run it here, or it may not be run       3
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from typing import Any
+
+from meshlab.errors import HostNotReadyError, KernelRefusedError, LabError, ProofFailedError, RejectedError
+from meshlab.fuzz.bench import Bench
+from meshlab.fuzz.properties import Wrong, in_clear
+from meshlab.lab import Lab
+from meshlab.lab.attempt import Request
+from meshlab.lab.capture import Capture
+from meshlab.lab.sources import Source
+from meshlab.model import FAMILIES, Call, CallStep, Expectation, Mesh, Outcome, PolicyStep, Step, Topology, Verdict
+from meshlab.model.report import SCHEMA_VERSION, Grade, Result
+from meshlab.oracle import connection, decide, decide_service
+
+RUNS = 20
+"""How often a file is played, to tell what fails from what fails at times."""
+
+
+class Word(StrEnum):
+    """What a replay comes to."""
+
+    FIXED = "FIXED"
+    FAILED = "FAILED"
+    FLAKY = "FLAKY"
+    CANNOT_RUN = "CANNOT-RUN"
+
+    @property
+    def exit_code(self) -> int:
+        return {Word.FIXED: 0, Word.FAILED: 1, Word.FLAKY: 4, Word.CANNOT_RUN: 3}[self]
+
+
+@dataclass(frozen=True, slots=True)
+class Played:
+    """What all runs of one file came to."""
+
+    word: Word
+    runs: int = 0
+    failed: int = 0
+    reasons: tuple[str, ...] = ()
+    """What was wrong in the first run in which anything was, or why nothing could be run."""
+    implementations: tuple[str, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "schemaVersion": SCHEMA_VERSION,
+            "result": self.word.value,
+            "runs": self.runs,
+            "failed": self.failed,
+            "reasons": list(self.reasons),
+            "implementations": list(self.implementations),
+        }
+
+
+def steps_of(topology: Topology) -> tuple[Step, ...]:
+    """Rows of ``spec.expect``, then ``spec.steps``."""
+    return (*map(_row, topology.expect), *topology.steps)
+
+
+def _row(row: Expectation) -> CallStep:
+    return CallStep(source=row.source, to=row.to, expect=row.verdict, family=row.family)
+
+
+def replay(source: Source, runs: int = RUNS, **settings: Any) -> Played:
+    """Play the file ``runs`` times in one lab; a lab that is lost fails its run, and another goes on.
+
+    Raises:
+        UsageError: a setting names nothing.
+    """
+    with Bench(source, **{"allow_pending": False, **settings}) as bench:
+        try:
+            names = tuple(sorted(set(bench.lab.implementations.values())))
+        except (HostNotReadyError, KernelRefusedError, LabError) as error:
+            return Played(Word.CANNOT_RUN, reasons=(str(error),))
+        found = [run_once(bench, source.topology) for _ in range(runs)]
+        late = bench.drop()
+    wrong = [one for one, _ in found if one]
+    doubts = [doubt for one, doubt in found if doubt and not one]
+    if late and not wrong:
+        return Played(Word.FAILED, runs, runs, (f"when the lab closed: {late}",), names)
+    if not wrong and doubts:
+        return Played(Word.CANNOT_RUN, runs, 0, (f"it could not be told: {doubts[0]}",), names)
+    word = Word.FIXED if not wrong else Word.FAILED if len(wrong) == runs else Word.FLAKY
+    return Played(word, runs, len(wrong), tuple(one.text for one in wrong[0]) if wrong else (), names)
+
+
+def run_once(bench: Bench, topology: Topology) -> tuple[list[Wrong], str]:
+    """One run, from the policies of the file on: what was wrong, and what could not be told."""
+    try:
+        return play(bench.lab, topology)
+    except RejectedError as error:
+        return [Wrong("rejected", str(error))], ""
+    except LabError as error:
+        late = bench.drop()
+        return [Wrong("lost", late or str(error))], ""
+
+
+def steps_hold(lab: Lab) -> None:
+    """Play the file that ``lab`` was opened with, once.
+
+    Raises:
+        ProofFailedError: something was not as it says.
+    """
+    __tracebackhide__ = True
+    wrong, _ = play(lab, lab.topology)
+    if wrong:
+        raise ProofFailedError("\n".join(one.text for one in wrong))
+
+
+def play(lab: Lab, topology: Topology, *, prove: bool = True) -> tuple[list[Wrong], str]:
+    """Put the policies of ``topology`` into effect and go through its steps.
+
+    Args:
+        prove: also that nothing was in clear and that identities are the pods' own; else verdicts only.
+    """
+    wrong: list[Wrong] = []
+    made: list[tuple[CallStep, Call]] = []
+    with ExitStack() as stack:
+        capture = stack.enter_context(lab.capture()) if prove else None
+        lab.replace(Mesh())  # so that no run begins with what the one before left
+        lab.replace(topology.mesh)
+        for step in steps_of(topology):
+            if isinstance(step, PolicyStep):
+                lab.replace(after(lab.mesh, step))
+            else:
+                calls = lab.calls(list(_requests(lab, step)))
+                wrong += _wrong(lab, step, calls)
+                made += [(step, call) for call in calls]
+    if capture is None:
+        return wrong, ""
+    tunnelled = [call for _, call in made if _is_tunnelled(lab.mesh, call)]
+    leaked, doubt = in_clear(capture, tunnelled)
+    answered = [call for call in tunnelled if call.outcome is Outcome.OK]
+    return [*leaked, *wrong, *_mistaken(lab.mesh, capture, answered)], doubt
+
+
+def _mistaken(mesh: Mesh, capture: Capture, calls: Sequence[Call]) -> Iterator[Wrong]:
+    """Calls between pods of which one end was taken for somebody else."""
+    for call in calls:
+        ends = [mesh.pod(key) for key in (call.source, call.peer.pod if call.peer else "") if key]
+        for who in dict.fromkeys(pod.identity(mesh.trust_domain) for pod in ends):
+            proof = capture.identity(call, who, at_least=Grade.CLAIM)
+            if proof.result is Result.FAILED:
+                yield Wrong("identity", f"{call!r}: {proof.reason}", call.source, call.to, call.family)
+
+
+def after(mesh: Mesh, step: PolicyStep) -> Mesh:
+    """``mesh`` when ``step`` is done."""
+    if step.replaces:
+        return replace(
+            mesh,
+            authorization_policies=step.authorization_policies,
+            peer_authentications=step.peer_authentications,
+        )
+    return replace(
+        mesh,
+        authorization_policies=_merged(mesh.authorization_policies, step.authorization_policies),
+        peer_authentications=_merged(mesh.peer_authentications, step.peer_authentications),
+    )
+
+
+def _merged(old: tuple[Any, ...], new: tuple[Any, ...]) -> tuple[Any, ...]:
+    """One that is changed keeps its place, which is its age."""
+    changed = {policy.key: policy for policy in new}
+    kept = tuple(changed.pop(policy.key, policy) for policy in old)
+    return (*kept, *changed.values())
+
+
+def _requests(lab: Lab, step: CallStep) -> Iterator[Request]:
+    pod, name = lab.pod(step.source), step.to.rpartition(":")[0]
+    for family in (step.family,) if step.family else FAMILIES:
+        if "/" not in name and not any(s.address(family) for s in lab.mesh.services if s.key == name):
+            continue
+        if step.kind == "http":
+            yield pod.plan_http(f"http://{step.to}/", family=family)
+        else:
+            yield pod.plan_tcp(step.to, family=family)
+
+
+def _wrong(lab: Lab, step: CallStep, calls: Sequence[Call]) -> list[Wrong]:
+    arrived = lab.received(calls) if step.expect is Verdict.DENY and lab.is_echo(step.to) else {}
+    return [
+        Wrong(
+            kind="verdict",
+            text=f"{call.source} -> {call.to} over IPv{call.family} should be"
+            f" {'answered' if step.expect is Verdict.ALLOW else 'refused'}: {fault}; {said(lab.mesh, call)}",
+            source=call.source,
+            to=call.to,
+            family=call.family,
+            seen=fault,
+        )
+        for call in calls
+        if (fault := _fault(step, call, arrived.get(call.number, False)))
+    ]
+
+
+def _fault(step: CallStep, call: Call, arrived: bool) -> str:
+    detail = f"{call.outcome}{f' ({call.error})' if call.error else ''}"
+    if step.expect is Verdict.ALLOW:
+        return "" if call.outcome is Outcome.OK else detail
+    if call.outcome not in Outcome.REFUSED:
+        return detail
+    return f"{detail}, and its bytes arrived" if arrived else ""
+
+
+def said(mesh: Mesh, call: Call) -> str:
+    """What the policies now in effect say of a call, as half a sentence."""
+    source, (name, _, port) = mesh.pod(call.source), call.to.rpartition(":")
+    if "/" in name:
+        decision = decide(mesh, connection(mesh, source, mesh.pod(name), int(port), call.family))
+        return f"the policies {decision.verdict} it ({decision.rule})"
+    service = next(service for service in mesh.services if service.key == name)
+    of_service = decide_service(mesh, source, service, int(port), call.family)
+    return f"the policies {of_service.expected} it ({of_service.rule})"
+
+
+def _is_tunnelled(mesh: Mesh, call: Call) -> bool:
+    """Whether both ends are in the mesh, and the call leaves its pod."""
+    name = call.to.rpartition(":")[0]
+    ends = [pod for pod in mesh.pods if pod.key == name]
+    ends += [pod for service in mesh.services if service.key == name for pod in mesh.endpoints(service)]
+    leaves = all(pod.key != call.source for pod in ends)
+    return leaves and all(mesh.is_enrolled(pod) for pod in (mesh.pod(call.source), *ends))
