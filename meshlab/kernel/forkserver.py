@@ -106,7 +106,7 @@ class ForkServer:
                 self._channel.send(request, [*shared, *(fd for start in starts for fd in start.carried)])
                 answer, _ = self._channel.receive(timeout_s=60)
             except ChannelClosedError as error:
-                raise LabLostError(f"the fork server is gone (exit status {self._process.poll()})") from error
+                raise LabLostError(f"the fork server is gone (exit status {self._process.wait(5)})") from error
         if "error" in answer:
             where = ", ".join(start.netns.name for start in starts)
             raise KernelRefusedError(answer["what"], where, answer["errno"], answer["error"])

@@ -21,7 +21,7 @@ import signal
 import socket
 import sys
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NoReturn
 
 from meshlab.kernel import namespaces as ns
 from meshlab.kernel.channel import MAX_FDS, Channel, ChannelClosedError
@@ -315,8 +315,8 @@ def start(channel: Channel, owner: int) -> None:
         ns.unshare(ns.CLONE_NEWNS | ns.CLONE_NEWPID | ns.CLONE_NEWNET | ns.CLONE_NEWIPC | ns.CLONE_NEWUTS)
         pause("after unshare")
         pause("before the first fork")
-        if os.fork():
-            os._exit(0)  # PID 1 of the new pid namespace goes on
+        if child := os.fork():
+            _wait_for(child, channel, owner)
         step = "mounts"
         sysctls = _build_base(hello["binds"])
     except OSError as error:
@@ -330,6 +330,14 @@ def start(channel: Channel, owner: int) -> None:
         for fd in opened:
             os.close(fd)
         netd.serve()
+    os._exit(0)
+
+
+def _wait_for(child: int, channel: Channel, owner: int) -> NoReturn:
+    """PID 1 of the new pid namespace goes on; we only reap it, since not every container has an init that would."""
+    channel.close()
+    os.close(owner)
+    os.waitpid(child, 0)
     os._exit(0)
 
 

@@ -73,7 +73,19 @@ class Furniture:
 class Sandbox:
     """A running netd. Closing it, or dying, ends everything in it."""
 
-    def __init__(self, channel: Channel, user: int, pid: int, ipc: int, netd: int, *, rootless: bool) -> None:
+    def __init__(
+        self,
+        parent: subprocess.Popen[bytes],
+        channel: Channel,
+        user: int,
+        pid: int,
+        ipc: int,
+        netd: int,
+        *,
+        rootless: bool,
+    ) -> None:
+        self._parent = parent
+        """Of netd; it ends when netd does."""
         self._channel = channel
         self._lock = threading.RLock()
         self._next = 0
@@ -123,12 +135,11 @@ class Sandbox:
             os.close(owner)
         try:
             hello = {"rootless": rootless, "binds": sorted(set(binds)), "steps": step is not None}
-            return cls(ours, *_greet(ours, hello, step), rootless=rootless)
+            return cls(process, ours, *_greet(ours, hello, step), rootless=rootless)
         except BaseException:
             ours.close()  # netd ends at this, wherever it is
+            process.wait()
             raise
-        finally:
-            process.wait()  # it forked: what serves is its child
 
     def netns(self, names: Sequence[str]) -> list[Netns]:
         """New network namespaces, in the order of their names."""
@@ -224,6 +235,7 @@ class Sandbox:
                 return
             self.lost = _CLOSED
             _end(self.netd_fd)
+            self._parent.wait()
             self._channel.close()
             for fd in self._owned:
                 os.close(fd)
@@ -298,8 +310,6 @@ def _end(netd: int) -> None:
     poll = select.poll()
     poll.register(netd, select.POLLIN)
     poll.poll()
-    with contextlib.suppress(ChildProcessError):
-        os.waitid(os.P_PIDFD, netd, os.WEXITED | os.WNOHANG)  # ours where we are the init of a container
 
 
 def explain_refusal(step: str, errno: int, text: str) -> str:

@@ -232,6 +232,31 @@ def _children() -> list[int]:
     return [pid for pid, stat in statuses if stat.exists() and stat.read_text().rpartition(")")[2].split()[1] == me]
 
 
+WHERE_INIT_REAPS_NOBODY = """
+import ctypes, os
+from meshlab.kernel.sandbox import Sandbox
+ctypes.CDLL(None).prctl(36, 1, 0, 0, 0)  # PR_SET_CHILD_SUBREAPER: orphans come to us, as to the init of a container
+Sandbox.start().close()
+try:
+    print(os.waitpid(-1, os.WNOHANG))
+except ChildProcessError:
+    print("no child")
+"""
+
+
+def test_closing_leaves_no_zombie_where_the_containers_init_reaps_nobody() -> None:
+    assert _run(WHERE_INIT_REAPS_NOBODY) == "no child\n"
+
+
+def _run(script: str) -> str:
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, env=env, check=True, timeout=30
+    )
+    assert done.stderr == ""
+    return done.stdout
+
+
 # --- a machine that cannot hold a lab --------------------------------------------------------------------------------
 
 NO_USER_NAMESPACES = """
@@ -254,10 +279,7 @@ except HostNotReadyError as error:
 
 
 def test_without_user_namespaces_the_message_says_what_mends_it() -> None:
-    env = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-    argv = [sys.executable, "-c", NO_USER_NAMESPACES]
-    done = subprocess.run(argv, capture_output=True, text=True, env=env, check=True, timeout=30)
-    assert done.stderr == ""
-    assert done.stdout.startswith("user namespaces are off here (")
-    assert "sudo sysctl user.max_user_namespaces=" in done.stdout
-    assert "run as root" in done.stdout
+    message = _run(NO_USER_NAMESPACES)
+    assert message.startswith("user namespaces are off here (")
+    assert "sudo sysctl user.max_user_namespaces=" in message
+    assert "run as root" in message
