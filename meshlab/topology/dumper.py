@@ -41,8 +41,11 @@ class _Representer(SafeRepresenter):
         return True
 
     def represent_str(self, data: str) -> ScalarNode:
-        """Double quotes round anything unusual: in single ones the emitter loses U+0085 as the end of a line."""
-        style = None if data.isprintable() else '"'
+        """Double quotes round anything unusual.
+
+        In single ones the emitter loses U+0085 as the end of a line, and ``[?a]`` and ``{:a: b}`` read as something else.
+        """
+        style = None if data.isprintable() and not data.startswith(("?", ":")) else '"'
         return self.represent_scalar("tag:yaml.org,2002:str", data, style=style)
 
 
