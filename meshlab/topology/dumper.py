@@ -43,7 +43,7 @@ class _Representer(SafeRepresenter):
     def represent_str(self, data: str) -> ScalarNode:
         """Double quotes round anything unusual.
 
-        In single ones the emitter loses U+0085 as the end of a line, and ``[?a]`` and ``{:a: b}`` read as something else.
+        In single ones the emitter loses U+0085 as the end of a line, and ``[?a]``, ``{:a: b}`` read otherwise.
         """
         style = None if data.isprintable() and not data.startswith(("?", ":")) else '"'
         return self.represent_scalar("tag:yaml.org,2002:str", data, style=style)
