@@ -23,7 +23,7 @@ def test_block():
 
 def test_every_python_block_runs(tmp_path: Path) -> None:
     written = [_write(folder, block) for folder, block in _blocks(tmp_path)]
-    run = run_pytest(tmp_path, "-n", "2", "--import-mode=importlib", "-p", "no:cacheprovider")
+    run = run_pytest(tmp_path, "--import-mode=importlib", "-p", "no:cacheprovider")
     assert run.exit_code == 0, run.output
     passed = re.search(r"(\d+) passed", run.output)
     assert passed
