@@ -171,6 +171,8 @@ def bundle(
     The capture opens decrypted in Wireshark: it has the TLS secrets of this run's
     sessions, and no private key. Ends as `check` does.
     """
+    from meshlab.fuzz.as_check import run_steps
+    from meshlab.lab import check
     from meshlab.lab.sources import read
     from meshlab.report.bundle import make
 
@@ -182,6 +184,7 @@ def bundle(
         made = make(
             source,
             folder,
+            run_steps if source.topology.steps else check.run,
             ztunnel=ztunnel,
             mutant=mutant,
             variant=variant,
@@ -197,6 +200,119 @@ def bundle(
         _console().print(summary(made.report), soft_wrap=True)
         click.echo(f"{made.folder / 'index.html'}\n{made.archive}")
     sys.exit(made.report.exit_code)
+
+
+_ZTUNNEL = click.option("--ztunnel", metavar="NAME|[NAME=]PATH", help="Node proxy to use: see `meshlab impls`.")
+_MUTANT = click.option("--mutant", metavar="NAME", help="Break one part on purpose, to see that it is noticed.")
+_VARIANT = click.option("--variant", metavar="NAME", help="Use an unusual, but right, part.")
+_READY_TIMEOUT = click.option(
+    "--ready-timeout",
+    "ready_timeout_s",
+    metavar="S",
+    type=click.FloatRange(min=0, min_open=True),
+    help="Seconds that pods may take to enrol. [default: the topology's, which is 10]",
+)
+
+
+@main.command(epilog="Example: meshlab fuzz quickstart --ztunnel ./ztunnel --for 10m")
+@_TOPOLOGY
+@_ZTUNNEL
+@_MUTANT
+@_VARIANT
+@click.option("--for", "duration", metavar="TIME", help="Go on for so long: 90, 30s, 10m, 2h. [default: 60s]")
+@click.option("--examples", metavar="N", type=click.IntRange(min=1), help="Stop after N examples instead.")
+@click.option("--seed", metavar="S", type=click.IntRange(min=0), help="The same seed gives the same examples.")
+@click.option("--failures", metavar="N", default=10, show_default=True, help="Stop at so many different failures.")
+@click.option(
+    "--workers", metavar="N", type=click.IntRange(min=1), help="Processes, a lab each. [default: 1 for 2 CPUs]"
+)
+@click.option(
+    "--corpus", metavar="DIR", type=click.Path(path_type=Path), help="Examples that failed. [default: .meshlab/corpus]"
+)
+@click.option(
+    "--artifacts",
+    metavar="DIR",
+    type=click.Path(path_type=Path),
+    default=Path("meshlab-artifacts"),
+    show_default=True,
+    help="Where a file for each failure is written.",
+)
+@_READY_TIMEOUT
+@_AS_JSON
+def fuzz(topology: str, as_json: bool, **options: Any) -> None:
+    """Generate policies for the pods of TOPOLOGY and hold the mesh to the oracle, call by call.
+
+    \b
+    A failure is made small and written as NAME.meshlab.yaml: `meshlab replay` plays it.
+    Ends 0 if nothing was wrong, 1 if something was, 4 if only at times, 130 after Ctrl-C.
+    """
+    from meshlab.fuzz.command import plan_of
+    from meshlab.fuzz.run import fuzz as run
+    from meshlab.fuzz.show import Progress, print_tally
+
+    plan = plan_of(topology, **options)
+    click.echo(f"seed {plan.seed}, {plan.workers} worker{'s' if plan.workers > 1 else ''}", err=True)
+    with Progress() as progress:
+        ended = run(plan, progress)
+    if as_json:
+        click.echo(json.dumps(ended.tally.to_json(), indent=2))
+    else:
+        print_tally(ended.tally, _console())
+    if ended.interrupted:
+        click.echo("interrupted", err=True)
+    sys.exit(ended.exit_code)
+
+
+@main.command(epilog="Example: meshlab replay bug.meshlab.yaml --ztunnel ./ztunnel")
+@click.argument("file")
+@_ZTUNNEL
+@_MUTANT
+@_VARIANT
+@click.option("--runs", metavar="N", type=click.IntRange(min=1), default=20, show_default=True, help="Play it N times.")
+@click.option("--allow-commands", is_flag=True, help="Print the commands of FILE, and run them.")
+@_READY_TIMEOUT
+@_AS_JSON
+def replay(file: str, runs: int, allow_commands: bool, as_json: bool, **settings: Any) -> None:
+    """Play the steps and expectations of FILE, any topology, and say whether they hold.
+
+    \b
+    FIXED (0): they do, every time.  FAILED (1): never.  FLAKY (4): at times, with the rate.
+    CANNOT-RUN (3): no lab can run it here, or it has commands of its own.
+    """
+    from meshlab.fuzz.command import play_file
+    from meshlab.fuzz.show import print_played
+
+    played = play_file(file, runs, allow_commands, lambda text: click.echo(text, err=True), **settings)
+    if as_json:
+        click.echo(json.dumps(played.to_json(), indent=2))
+    else:
+        print_played(played, _console())
+    sys.exit(played.word.exit_code)
+
+
+@main.command(epilog="Example: meshlab fmt my-mesh.yaml")
+@click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("--check", "only_check", is_flag=True, help="Change nothing; end 1 if something would be.")
+def fmt(files: tuple[Path, ...], only_check: bool) -> None:
+    """Write topology FILES in canonical form; comments, order and quotes stay."""
+    from meshlab.fuzz.command import format_file
+
+    changed = [path for path in files if format_file(path, write=not only_check)]
+    for path in changed:
+        click.echo(f"{'would change' if only_check else 'changed'} {path}", err=True)
+    sys.exit(1 if only_check and changed else 0)
+
+
+@main.command(epilog="Example: meshlab repro --pytest bug.meshlab.yaml")
+@click.argument("file")
+@click.option("--pytest", "as_pytest", is_flag=True, required=True, help="Write a pytest test.")
+@click.option("--output", metavar="PATH", type=click.Path(path_type=Path), help="[default: test_NAME.py here]")
+def repro(file: str, as_pytest: bool, output: Path | None) -> None:
+    """Write a test that fails as FILE does, for a suite of your own."""
+    assert as_pytest
+    from meshlab.fuzz.command import write_pytest
+
+    click.echo(write_pytest(file, output))
 
 
 @main.command(epilog="Example: meshlab validate my-mesh.yaml")

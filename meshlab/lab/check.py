@@ -99,7 +99,7 @@ def run(
             if record is not None:
                 write_conversation(lab, record)
             say("tearing down")
-            report = replace(checked.report, audit=(*checked.report.audit, *_complaints(lab)))
+            report = replace(checked.report, audit=(*checked.report.audit, *complaints(lab)))
             if keep is not None:
                 keep(replace(checked, report=report))
             elif artifacts is not None or report.result is not Result.HELD:
@@ -142,7 +142,7 @@ def _call_all(lab: Lab, planned: Sequence[PlannedCell]) -> _Made:
     wanted: list[tuple[Callable[[Call], None], Request]] = []
     for cell in planned:
         keep = made.of_cell.setdefault(cell.name, []).append
-        wanted += [(keep, request) for request in _requests(lab, cell)]
+        wanted += [(keep, request) for request in requests(lab, cell)]
     for pod, port, family in sorted(_loopbacks(planned)):
         request = _loopback(lab, lab.mesh.pod(pod), port, family)
         wanted.append((_keeper(made.loopback, (pod, port, family)), request))
@@ -155,7 +155,8 @@ def _keeper(where: dict[tuple[str, int, int], Call], key: tuple[str, int, int]) 
     return lambda call: where.__setitem__(key, call)
 
 
-def _requests(lab: Lab, cell: PlannedCell) -> Iterator[Request]:
+def requests(lab: Lab, cell: PlannedCell) -> Iterator[Request]:
+    """The calls that a cell is made of."""
     to = f"{cell.to}:{cell.port}"
     request = Request(
         source=cell.source.key,
@@ -236,7 +237,8 @@ def _instead(cell: PlannedCell, control: Control, loopback: Mapping[tuple[str, i
 # --- the end ---------------------------------------------------------------------------------------------------------
 
 
-def _complaints(lab: Lab) -> list[str]:
+def complaints(lab: Lab) -> list[str]:
+    """What the audit finds, as lines."""
     try:
         lab.audit()
     except (AuditError, LabLostError) as error:

@@ -100,6 +100,13 @@ def cells(topology: Topology) -> list[PlannedCell]:
     return [replace(cell, bulk=True) if id(cell) in chosen else cell for cell in planned]
 
 
+def cell_of(mesh: Mesh, source: str, to: str, family: Family) -> PlannedCell | None:
+    """The cell of one call, such as a step's; ``None`` where there is none, as of a Service without that family."""
+    wanted = (source, to, family)
+    possible = (*_pod_cells(mesh), *_service_cells(mesh))
+    return next((cell for cell in possible if (cell.source.key, f"{cell.to}:{cell.port}", cell.family) == wanted), None)
+
+
 def control_for(denied: PlannedCell, planned: Sequence[PlannedCell]) -> Control:
     """The control of ``denied``: the allowed cell that is most like it, or what stands for one where there is none."""
     allowed = [

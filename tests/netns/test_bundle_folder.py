@@ -156,6 +156,34 @@ def test_the_command_makes_a_bundle_replaces_its_own_and_leaves_other_folders_al
         }
 
 
+STEPS = """\
+  steps:
+    - {call: {from: shop/intruder, to: "shop/server:8080", family: 4}, expect: deny}
+    - replace: []
+    - {call: {from: shop/intruder, to: "shop/server:8080", family: 4}, expect: allow}
+---
+"""
+
+
+def test_a_file_with_steps_is_gone_through_and_each_call_is_judged_by_its_own_step(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("steps.yaml").write_text(LAB.replace("---\n", STEPS, 1))
+    right = CliRunner().invoke(main, ["bundle", "steps.yaml", "--output", "right"])
+    assert (right.exit_code, "2 cells, 1 of them denied" in right.output) == (0, True), right.output
+    late = CliRunner().invoke(
+        main, ["bundle", "steps.yaml", "--output", "late", "--mutant", "verdict-cached-by-4-tuple"]
+    )
+    assert late.exit_code == 1, late.output
+    cells = json.loads(Path("late/report.json").read_text())["cells"]
+    assert [(cell["expected"], cell["seen"]) for cell in cells] == [("deny", "deny"), ("allow", "deny")]
+    page = Path("late/index.html").read_text()
+    assert page.count('<div class="story"') == 1
+    assert "policies/no-intruder" not in page
+    assert read("late/at-the-end.yaml").topology.mesh.authorization_policies == ()
+
+
 def test_an_earlier_bundle_stays_where_the_new_run_cannot_be_made(made: Bundle) -> None:
     source = read(str(made.folder / "topology.yaml"))
     with pytest.raises(UsageError, match="no mutant"):

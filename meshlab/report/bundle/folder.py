@@ -6,14 +6,15 @@ import json
 import platform
 import shutil
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from meshlab import __version__
 from meshlab.errors import UsageError
-from meshlab.lab.check import Checked, run
+from meshlab.lab import check
+from meshlab.lab.check import Checked
 from meshlab.lab.sources import Source
 from meshlab.model.report import CheckReport, Result
 from meshlab.proofs import pcapng
@@ -45,12 +46,13 @@ class Bundle:
     report: CheckReport
 
 
-def make(source: Source, folder: Path, **options: Any) -> Bundle:
-    """Run a file as ``check`` does, and keep everything.
+def make(source: Source, folder: Path, run: Callable[..., CheckReport] = check.run, **options: Any) -> Bundle:
+    """Run a file once, and keep everything.
 
     Args:
         folder: made, or an earlier bundle that is replaced.
-        options: those of ``check.run``.
+        run: ``check.run``, or what takes the same and calls ``keep`` as it does.
+        options: those of ``run``.
 
     Raises:
         UsageError: ``folder`` is something else's.
