@@ -107,16 +107,17 @@ def run_once(bench: Bench, topology: Topology) -> tuple[list[Wrong], str]:
         return [Wrong("lost", late or str(error))], ""
 
 
-def steps_hold(lab: Lab) -> None:
-    """Play the file that ``lab`` was opened with, once.
+def steps_hold(lab: Lab, runs: int = 1) -> None:
+    """Play the file that ``lab`` was opened with.
 
     Raises:
         ProofFailedError: something was not as it says.
     """
     __tracebackhide__ = True
-    wrong, _ = play(lab, lab.topology)
-    if wrong:
-        raise ProofFailedError("\n".join(one.text for one in wrong))
+    for run in range(1, runs + 1):
+        wrong, _ = play(lab, lab.topology)
+        if wrong:
+            raise ProofFailedError("\n".join([f"in run {run} of {runs}:", *(one.text for one in wrong)]))
 
 
 def play(lab: Lab, topology: Topology, *, prove: bool = True) -> tuple[list[Wrong], str]:

@@ -1,0 +1,31 @@
+"""A topology file as a pytest test that fails as the file does. Pure: text in, text out."""
+
+from __future__ import annotations
+
+import re
+
+from meshlab.fuzz.bugfile import SUFFIX
+from meshlab.fuzz.replay import RUNS
+
+_TEST = '''"""Made from {name} by `meshlab repro --pytest`: it fails as the file does."""
+
+import pytest
+
+from meshlab.fuzz.replay import steps_hold
+
+TOPOLOGY = """\\
+{text}"""
+
+
+@pytest.mark.meshlab(TOPOLOGY)
+def test_{function}(lab):
+    steps_hold(lab, runs={runs})
+'''
+
+
+def pytest_file(text: str, name: str) -> tuple[str, str]:
+    """Name and text of a test file for the topology ``text`` of the file ``name``."""
+    stem = name.removesuffix(SUFFIX).removesuffix(".yaml").removesuffix(".yml")
+    function = re.sub(r"\W+", "_", stem).strip("_").lower() or "steps"
+    quoted = text.replace("\\", "\\\\").replace('"""', '\\"\\"\\"')
+    return f"test_{function}.py", _TEST.format(name=name, text=quoted, function=function, runs=RUNS)
