@@ -71,7 +71,7 @@ class _Commands(click.Group):
 _AS_JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of tables.")
 _TOPOLOGY = click.argument("topology")
 _ZTUNNEL = click.option("--ztunnel", metavar="NAME|[NAME=]PATH", help="Node proxy to use: see `meshlab impls`.")
-_MUTANT = click.option("--mutant", metavar="NAME", help="Break one part on purpose, to see that the check notices.")
+_MUTANT = click.option("--mutant", metavar="NAME", help="Break one part on purpose, to see that it is noticed.")
 _VARIANT = click.option("--variant", metavar="NAME", help="Use an unusual, but right, part.")
 _READY_TIMEOUT = click.option(
     "--ready-timeout",
@@ -200,18 +200,6 @@ def bundle(
         _console().print(summary(made.report), soft_wrap=True)
         click.echo(f"{made.folder / 'index.html'}\n{made.archive}")
     sys.exit(made.report.exit_code)
-
-
-_ZTUNNEL = click.option("--ztunnel", metavar="NAME|[NAME=]PATH", help="Node proxy to use: see `meshlab impls`.")
-_MUTANT = click.option("--mutant", metavar="NAME", help="Break one part on purpose, to see that it is noticed.")
-_VARIANT = click.option("--variant", metavar="NAME", help="Use an unusual, but right, part.")
-_READY_TIMEOUT = click.option(
-    "--ready-timeout",
-    "ready_timeout_s",
-    metavar="S",
-    type=click.FloatRange(min=0, min_open=True),
-    help="Seconds that pods may take to enrol. [default: the topology's, which is 10]",
-)
 
 
 @main.command(epilog="Example: meshlab fuzz quickstart --ztunnel ./ztunnel --for 10m")
