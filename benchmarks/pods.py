@@ -34,8 +34,10 @@ from meshlab.topology import load
 SIZES = (10, 100, 500)
 FLAT = 0.25
 _NODE = "node-1"
-_FIRST = 40
+_FIRST = 10
 """Pods that are there before: the first ones also pay for pages and caches of processes that have just begun."""
+_LEAST = 100
+"""So many pods are built in each round, ten by ten where the size is ten."""
 _TIMEOUT_S = 60.0
 _ETH_P_ALL = 3
 _LAB = """
@@ -65,7 +67,7 @@ def run(rounds: int = 5, sizes: Sequence[int] = SIZES) -> Report:
     took: dict[int, list[Mapping[str, Took]]] = {size: [] for size in sizes}
     for _ in range(rounds):
         for size in sizes:
-            took[size].append(build(size))
+            took[size] += build(size)
     cpu_ms = {size: median(sum(phase.cpu for phase in one.values()) for one in took[size]) * 1000 for size in sizes}
     ms = {size: median(sum(phase.elapsed for phase in one.values()) for one in took[size]) * 1000 for size in sizes}
     apart = spread(cpu_ms[size] / size for size in sizes)
@@ -90,20 +92,21 @@ def run(rounds: int = 5, sizes: Sequence[int] = SIZES) -> Report:
     )
 
 
-def build(count: int) -> Mapping[str, Took]:
-    """Build a node with some pods, and then ``count`` more; what each phase of those took."""
+def build(count: int) -> list[Mapping[str, Took]]:
+    """Build a node with some pods, and then ``count`` more, again and again; what each phase of those took."""
+    sizes = [_FIRST + count * turn for turn in range(1, max(1, _LEAST // count) + 1)]
     with closing(Sandbox.start(binds([]))) as witness:
         with closing(Sandbox.start(binds([]))) as sandbox:
             node = _Node(sandbox)
             node.build(topology(_FIRST))
             node.pids = [os.getpid(), *processes(sandbox, {}).values()]
-            node.build(topology(_FIRST + count))
+            took = [node.build(topology(size)) for size in sizes]
             gone = _link_into(witness, node)
             node.close()
         with closing(gone), suppress(OSError):  # ENETDOWN: the link's other end went with its pod
             while True:
                 gone.recv(2048)
-    return node.took
+    return took
 
 
 def topology(count: int) -> Topology:
@@ -119,14 +122,15 @@ class _Node:
     netns: dict[str, Netns] = field(default_factory=dict)
     pids: Sequence[int] = ()
     """Whose CPU time counts."""
-    took: dict[str, Took] = field(default_factory=dict)
+    _took: dict[str, Took] = field(default_factory=dict)
     _routes: dict[str, RouteSocket] = field(default_factory=dict)
     _built: dict[str, int] = field(default_factory=dict)
     """Netns -> how many changes of its batch were made."""
     _enrolled: int = 0
     _agent: Peer | None = None
 
-    def build(self, of: Topology) -> None:
+    def build(self, of: Topology) -> Mapping[str, Took]:
+        self._took = {}
         network, pods = plan(of), of.mesh.pods[self._enrolled :]
         with self._timed("netns"):
             self._make_netns([key for key in network.netns if key not in self.netns])
@@ -138,6 +142,7 @@ class _Node:
         with self._timed("opening"):
             self._open_links(network, pods)
         self._enrolled = len(of.mesh.pods)
+        return self._took
 
     def close(self) -> None:
         assert self._agent is not None
@@ -149,7 +154,7 @@ class _Node:
     def _timed(self, phase: str) -> Iterator[None]:
         ran_s, started = sum(map(cpu_s, self.pids)), time.perf_counter()
         yield
-        self.took[phase] = Took(time.perf_counter() - started, sum(map(cpu_s, self.pids)) - ran_s)
+        self._took[phase] = Took(time.perf_counter() - started, sum(map(cpu_s, self.pids)) - ran_s)
 
     def _make_netns(self, keys: Sequence[str]) -> None:
         made = self.sandbox.netns(keys)
