@@ -87,7 +87,7 @@ class Page:
         if proofs:
             rows = [(_badge(p.result), escape(p.id), escape(p.reason), escape(p.control)) for p in proofs]
             table = _table(("", "proof", "reason", "control"), rows)
-            parts.append(_details(f"Proofs that did not hold: {len(proofs)}", table))
+            parts.append(_details(f"Proofs that did not hold: {len(proofs)}", table, is_open=not self.troubles))
         return f"<section><h2>What went wrong</h2>{''.join(parts)}</section>" if parts else ""
 
     def _matrix(self) -> str:
@@ -106,8 +106,8 @@ class Page:
             for source in sources
         )
         return (
-            "<section><h2>Who reached whom</h2><p>What was seen; where the families differ, IPv4 above IPv6. "
-            "A cell that did not hold is framed, says what was expected, and leads to its story.</p>"
+            "<section><h2>Who reached whom</h2><p>What was seen; where the calls of a pair differ, each has a word, "
+            "in their order. What did not hold is framed, says what was expected, and leads to its story.</p>"
             f'<div class="wide"><table class="matrix"><thead><tr><th>from, to</th>{heads}</tr></thead>'
             f"<tbody>{rows}</tbody></table></div></section>"
         )
@@ -164,7 +164,7 @@ def _log_lines(lines: Sequence[tuple[str, str]]) -> str:
 
 
 def _square(cells: Sequence[Cell], stories: Mapping[Cell, str]) -> str:
-    """One pair: one word where both families came out alike."""
+    """One pair: one word where all its calls came out alike."""
     if not cells:
         return '<td class="none" aria-label="not called"></td>'
     alike = len({(cell.seen, cell.expected, cell.result) for cell in cells}) == 1
@@ -190,8 +190,8 @@ def _counted(rows: Sequence[Cell] | Sequence[Proof], noun: str) -> str:
     return f"{len(rows)} {noun}{'' if len(rows) == 1 else 's'}{said}"
 
 
-def _details(title: str, body: str) -> str:
-    return f"<details><summary>{escape(title)}</summary>{body}</details>"
+def _details(title: str, body: str, *, is_open: bool = False) -> str:
+    return f"<details{' open' if is_open else ''}><summary>{escape(title)}</summary>{body}</details>"
 
 
 def _table(heads: Iterable[str], rows: Iterable[Iterable[str]]) -> str:

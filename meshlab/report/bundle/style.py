@@ -46,6 +46,7 @@ thead th { color: var(--soft); font-weight: 600; }
 .mixed, .unclear { color: var(--odd); background: var(--odd-paper); }
 .matrix .wrong { color: var(--bad); background: var(--bad-paper); outline: 2px solid var(--bad); font-weight: 700; }
 .matrix tbody th { position: sticky; left: 0; background: var(--paper); }
+.matrix td > * + * { margin-top: 4px; }
 .matrix small { display: block; }
 .badge { font: 600 .78rem/1.6 system-ui, sans-serif; padding: .05rem .5rem; border-radius: 999px; white-space: nowrap; }
 h1 .badge { font-size: .9rem; vertical-align: .2em; }
