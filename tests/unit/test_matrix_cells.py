@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from meshlab.errors import UsageError
-from meshlab.lab.matrix import PlannedCell, cells, control_for
+from meshlab.lab.matrix import PlannedCell, cell_of, cells, control_for
 from meshlab.model import (
     DATAPLANE_MODE,
     Action,
@@ -231,3 +231,13 @@ def test_a_port_denied_to_everyone_is_controlled_by_another_port_of_the_pod() ->
     assert control.twin is None
     assert control.elsewhere is not None
     assert (control.elsewhere.port, control.elsewhere.family) == (9090, 4)
+
+
+def test_each_cell_is_found_by_its_call_and_what_is_no_cell_is_not() -> None:
+    topology = _topology(CLIENT, INTRUDER, SERVER, OUTSIDER, services=(replace(SERVICE, ipv6=None),))
+    for cell in cells(topology):
+        found = cell_of(topology.mesh, cell.source.key, f"{cell.to}:{cell.port}", cell.family)
+        assert found == replace(cell, bulk=False)
+    assert cell_of(topology.mesh, "shop/client", "server.shop:80", 4) is not None
+    assert cell_of(topology.mesh, "shop/client", "server.shop:80", 6) is None
+    assert cell_of(topology.mesh, "shop/client", "shop/server:1", 4) is None
