@@ -232,6 +232,34 @@ def _children() -> list[int]:
     return [pid for pid, stat in statuses if stat.exists() and stat.read_text().rpartition(")")[2].split()[1] == me]
 
 
+OWNER_WITH_A_CHILD = """
+import os, signal
+from meshlab.kernel.sandbox import Sandbox
+sandbox = Sandbox.start()
+child = os.fork()
+if child:
+    print(os.fstat(sandbox.pid_fd).st_ino, child, flush=True)
+signal.pause()
+"""
+
+
+def test_a_lab_ends_with_its_owner_though_a_child_of_the_owner_keeps_every_descriptor() -> None:
+    """So a fork of the owner's (multiprocessing) cannot keep the end of file from netd."""
+    argv = [sys.executable, "-c", OWNER_WITH_A_CHILD]
+    with subprocess.Popen(argv, stdout=subprocess.PIPE, text=True, env=_env()) as owner:
+        assert owner.stdout is not None
+        inode, child = owner.stdout.readline().split()
+        lab = f"pid:[{inode}]"
+        netd = os.pidfd_open(inhabitants([lab])[0])
+        try:
+            owner.kill()
+            assert select.select([netd], [], [], 5)[0]
+            assert inhabitants([lab]) == []
+        finally:
+            os.close(netd)
+            os.kill(int(child), signal.SIGKILL)
+
+
 WHERE_INIT_REAPS_NOBODY = """
 import ctypes, os
 from meshlab.kernel.sandbox import Sandbox
@@ -248,11 +276,13 @@ def test_closing_leaves_no_zombie_where_the_containers_init_reaps_nobody() -> No
     assert _run(WHERE_INIT_REAPS_NOBODY) == "no child\n"
 
 
+def _env() -> dict[str, str]:
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+
+
 def _run(script: str) -> str:
-    env = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-    done = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, env=env, check=True, timeout=30
-    )
+    argv = [sys.executable, "-c", script]
+    done = subprocess.run(argv, capture_output=True, text=True, env=_env(), check=True, timeout=30)
     assert done.stderr == ""
     return done.stdout
 
