@@ -11,6 +11,7 @@ The server imports and forks; it never opens a grpc object, a thread or a loop, 
 from __future__ import annotations
 
 import contextlib
+import errno
 import gc
 import importlib
 import json
@@ -108,6 +109,7 @@ class ForkServer:
             except ChannelClosedError as error:
                 raise LabLostError(f"the fork server is gone (exit status {self._process.wait(5)})") from error
         if "error" in answer:
+            sandbox.poll()  # says so where the lab has ended meanwhile
             where = ", ".join(start.netns.name for start in starts)
             raise KernelRefusedError(answer["what"], where, answer["errno"], answer["error"])
         return list(answer["pids"])
@@ -143,10 +145,14 @@ def serve(channel: Channel, owner: int, modules: list[str]) -> None:
             except ChannelClosedError:
                 return
             try:
-                channel.send(_fork_into_lab(request, fds))
+                answer = _fork_into_lab(request, fds)
+            except OSError as error:
+                answer = {"what": "fork", "errno": error.errno or 0, "error": str(error)}
             finally:
                 for fd in fds:
                     os.close(fd)
+            with contextlib.suppress(ChannelClosedError):  # told again by the next look
+                channel.send(answer)
 
 
 def _fork_into_lab(request: dict[str, Any], fds: list[int]) -> dict[str, Any]:
@@ -168,7 +174,7 @@ def _fork_into_lab(request: dict[str, Any], fds: list[int]) -> dict[str, Any]:
     programs = request["programs"]
     if len(pids) == len(programs):
         return {"pids": [pids[place] for place in range(len(programs))]}
-    early = {"what": "start programs", "errno": 0, "error": "the lab ended before they had started"}
+    early = {"what": "start programs", "errno": errno.ESRCH, "error": "one ended before it had begun"}
     return next((report for report in reports if "error" in report), early)
 
 

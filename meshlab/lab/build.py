@@ -1,7 +1,7 @@
 """From a topology to a running lab, in the order that a cluster has: network, recorder, control plane, agents, pods.
 
-    netd -> netns and links -> rings (before any pod can speak) -> control plane -> proxies and agents
-         -> configuration is pushed while agents enrol -> links of the pods open -> programs -> barrier
+    netd -> netns and links -> programs that wait to be spoken to -> rings -> pods -> proxies, the first to speak
+         -> configuration is pushed while agents enrol -> links of the pods open -> pods' own programs -> barrier
 
 Each step's requests are sent before the answers of the one before are waited for, wherever order allows it.
 """
@@ -82,13 +82,13 @@ def _build(site: Site, started: float) -> Built:
     with site.programs.at_once():
         recorder = _start_recorder(site)
         control_plane = start_control_plane(site)
+        _start_agents(site)
+        _start_echoes(site)
     captures = Captures.start(site, recorder, site.settings.part("analyzer"))
     _build_pods(site)
     step("pods built")
     with site.programs.at_once():
-        _start_agents(site)
         _start_proxies(site)
-        _start_echoes(site)
     step("programs started")
     control_plane.wait_event("listening", site.topology.ready_timeout_s + 10)
     configuration = Configuration(control_plane, site.topology.mesh, enrolled_keys(site), _nodes_with_proxy(site))
