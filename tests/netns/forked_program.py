@@ -19,7 +19,6 @@ def main(config: Mapping[str, Any], fds: Mapping[str, int]) -> None:
     channel.send(
         {
             "pid": os.getpid(),
-            "parent": os.getppid(),
             "config": dict(config),
             "netns": os.stat("/proc/self/ns/net").st_ino,
             "hostname": socket.gethostname(),

@@ -74,7 +74,6 @@ def test_programs_that_start_together_have_each_their_own_netns_config_and_descr
         assert told["config"] == {"number": number}
         assert told["netns"] == os.fstat(stage.netns[number].fd).st_ino
         assert told["hostname"] == "stage"
-        assert told["parent"] == 1
         assert told["open"] == [0, 1, 2, told["control"]]
         assert (told["capabilities"] != 0) == bool(number)
         channel.close()
