@@ -23,7 +23,7 @@ from meshlab.lab.captures import Captures
 from meshlab.lab.configuration import Configuration
 from meshlab.lab.mounts import Mounts, binds
 from meshlab.lab.pod import capabilities_of
-from meshlab.lab.programs import WARM, Peer, Programs
+from meshlab.lab.programs import WARM, Peer, Programs, describe_exit
 from meshlab.lab.settings import Settings
 from meshlab.lab.site import Site
 from meshlab.model import Pod, Topology
@@ -337,7 +337,7 @@ def _enrol(site: Site, timeout_s: float) -> None:
         site.pending.update({by_uid[uid]: why for uid, why in answer["pending"].items()})
     if site.pending and not site.settings.allow_pending:
         missing = "; ".join(f"{key}: {why}" for key, why in sorted(site.pending.items()))
-        raise NotEnrolledError(f"still pending after {timeout_s:g} s: {missing}{_last_words(site)}")
+        raise NotEnrolledError(f"pending (at most {timeout_s:g} s were given): {missing}{_last_words(site)}")
 
 
 def _as_agents_know(pod: Pod) -> dict[str, str]:
@@ -352,10 +352,13 @@ def _as_agents_know(pod: Pod) -> dict[str, str]:
 
 
 def _last_words(site: Site) -> str:
-    """What the proxies printed last: mostly the reason."""
+    """What the proxies printed last, and how they ended: mostly the reason."""
+    site.sandbox.poll()
     said = []
-    for name in sorted(site.programs.by_name):
+    for name, program in sorted(site.programs.by_name.items()):
         if name.startswith("ztunnel@"):
+            if program.pid in site.sandbox.exits:
+                said.append(f"\n{name} ended: {describe_exit(site.sandbox.exits[program.pid])}")
             lines = site.programs.logs(name).splitlines()[-6:]
             said += [f"\n{name}: {line}" for line in lines]
     return "".join(said)

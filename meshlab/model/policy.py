@@ -92,7 +92,7 @@ class AuthorizationPolicy:
     name: str
     namespace: str
     selector: Mapping[str, str] | None = None
-    """``None``, and the empty mapping alike, mean every workload of the namespace (of the mesh, in the root namespace)."""
+    """``None``, and the empty mapping alike: every workload of the namespace (of the mesh, in the root namespace)."""
     action: Action = Action.ALLOW
     rules: tuple[Rule, ...] = ()
     """Empty: never matches (an ALLOW without rules denies all)."""
