@@ -65,7 +65,10 @@ class ForkServer:
     def shared(cls, modules: Iterable[str]) -> ForkServer:
         """The process' own server, started on first use with ``modules`` imported, and again if it has died."""
         with cls._guard:
-            if cls._shared is None or cls._shared._process.poll() is not None:
+            if cls._shared is not None and cls._shared._process.poll() is not None:
+                cls._shared.close()
+                cls._shared = None
+            if cls._shared is None:
                 cls._shared = cls._start(list(modules))
             return cls._shared
 

@@ -48,6 +48,7 @@ _MAKE_IPC = f"import ctypes; assert ctypes.CDLL(None).shmget({IPC_KEY}, 4096, 0o
 class StopsAfterAdd(Agent):
     """Freezes when an add has left for the proxy and its ack was not looked at yet; from outside that is state T."""
 
+    fault = signal.SIGSTOP
     _sent = False
 
     def _note(self, entry: dict[str, Any]) -> None:
@@ -57,11 +58,19 @@ class StopsAfterAdd(Agent):
     def step(self, timeout_s: float | None = None) -> None:
         super().step(timeout_s)
         if self._sent:
-            os.kill(os.getpid(), signal.SIGSTOP)
+            os.kill(os.getpid(), self.fault)
 
 
 def stops_after_add(config: Mapping[str, Any], fds: Mapping[str, int]) -> None:
     serve(StopsAfterAdd(config, Channel.from_fd(fds["control"])))
+
+
+class DiesAfterAdd(StopsAfterAdd):
+    fault = signal.SIGKILL
+
+
+def dies_after_add(config: Mapping[str, Any], fds: Mapping[str, int]) -> None:
+    serve(DiesAfterAdd(config, Channel.from_fd(fds["control"])))
 
 
 def test_stops_at_a_step(lab_factory: Callable[..., AbstractContextManager[Lab]]) -> None:

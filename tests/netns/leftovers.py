@@ -92,9 +92,9 @@ class Belongings:
 
     def _still_there(self, running: Iterable[int]) -> Iterator[str]:
         for pid in running:
-            yield f"process {pid} runs: {_command(pid)}"
+            yield f"process {pid} runs: {command(pid)}"
         for pid in inhabitants(self.links("pid")):
-            yield f"process {pid} lives in the lab's pid namespace: {_command(pid)}"
+            yield f"process {pid} lives in the lab's pid namespace: {command(pid)}"
         for path, link in _held_by(_alive() - {os.getpid()}):
             if link in self._pins:
                 yield f"{link} is held by {path}"
@@ -121,6 +121,17 @@ def inhabitants(pid_namespaces: Iterable[str]) -> list[int]:
 def pid_inside(pid: int) -> int:
     """What a process' own pid namespace calls it."""
     return int(_status(pid, "NSpid").split()[-1])
+
+
+def children(pid: int) -> list[int]:
+    """What a process has started, also what has ended and was not looked at."""
+    return [child for child in _pids() if _status(child, "PPid") == str(pid)]
+
+
+def command(pid: int) -> str:
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")[:120]
+    return "?"
 
 
 def capabilities(pid: int) -> dict[str, int]:
@@ -167,12 +178,10 @@ def _alive() -> set[int]:
 
 
 def _descendants(pid: int) -> set[int]:
-    parents = {child: _status(child, "PPid") for child in _pids()}
-    found, grown = {pid}, True
-    while grown:
-        more = {child for child, parent in parents.items() if parent and int(parent) in found} - found
-        found |= more
-        grown = bool(more)
+    found, new = {pid}, [pid]
+    while new:
+        new = [child for parent in new for child in children(parent)]
+        found.update(new)
     return found
 
 
@@ -218,12 +227,6 @@ def _status(pid: int, field: str) -> str:
             if line.startswith(f"{field}:"):
                 return line.partition(":")[2].strip()
     return ""
-
-
-def _command(pid: int) -> str:
-    with contextlib.suppress(OSError):
-        return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")[:120]
-    return "?"
 
 
 _OURS = frozenset(_link(f"/proc/self/ns/{kind}") for kind in _KINDS)
