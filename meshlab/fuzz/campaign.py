@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 from hypothesis.database import DirectoryBasedExampleDatabase, ExampleDatabase
 from hypothesis.errors import HypothesisException
 
-from meshlab.errors import AuditError, LabError, RejectedError
+from meshlab.errors import AuditError, LabError, LabLostError, RejectedError
 from meshlab.fuzz.bench import Bench
 from meshlab.fuzz.choose import MOST, candidates
 from meshlab.fuzz.example import Example, examples, of_policies
@@ -68,6 +68,8 @@ class Campaign:
     limits: Limits
     report: Reporter
     progress: Callable[[Tally], None]
+    stop: Callable[[], bool] = lambda: False
+    """Asked before each example. Nothing interrupts one in its middle."""
     tally: Tally = field(default_factory=Tally)
     _alike: Counter[tuple[str, str]] = field(default_factory=Counter)
     _failed: list[Example] = field(default_factory=list)
@@ -97,13 +99,13 @@ class Campaign:
     @property
     def _over(self) -> bool:
         enough = self.limits.examples is not None and self.tally.examples >= self.limits.examples
-        return enough or time.monotonic() >= self._until or len(self.tally.failures) >= self.limits.failures
+        found = len(self.tally.failures) >= self.limits.failures
+        return enough or found or time.monotonic() >= self._until or self.stop()
 
     def _chunk(self, drawn: st.SearchStrategy[Example], chunk: int) -> None:
         left = _CHUNK if self.limits.examples is None else self.limits.examples - self.tally.examples
         found: list[Example] = []
 
-        @with_seed(self.seed * 1_000_003 + chunk)
         @settings(
             max_examples=max(1, min(_CHUNK, left)),
             phases=[Phase.reuse, Phase.generate] if chunk == 0 else [Phase.generate],
@@ -113,6 +115,7 @@ class Campaign:
             report_multiple_bugs=False,
             print_blob=False,
         )
+        @with_seed(self.seed * 1_000_003 + chunk)  # beneath the settings: above them it would take the database away
         @given(drawn)
         def policies_get_the_oracles_verdicts(example: Example) -> None:
             known = example in self._failed
@@ -156,8 +159,8 @@ class Campaign:
                 lab.audit()
         except RejectedError as error:
             return [Wrong("rejected", str(error))]
-        except (LabError, AuditError) as error:
-            return [Wrong("lost", str(error))]
+        except LabError as error:
+            return [Wrong("lost", _why(lab, error))]
         return wrong
 
     def _reported(self, example: Example, wrong: list[Wrong]) -> bool:
@@ -178,6 +181,17 @@ class Campaign:
             self.tally.failures.append(failure)
         self._aside_s += time.monotonic() - started
         return failure is not None
+
+
+def _why(lab: Lab, error: LabError) -> str:
+    """What the audit says, where it says more than that something did not answer."""
+    if not isinstance(error, AuditError):
+        with suppress(LabLostError):
+            try:
+                lab.audit()
+            except AuditError as found:
+                return str(found)
+    return str(error)
 
 
 def play(lab: Lab, example: Example) -> tuple[list[Wrong], str]:

@@ -25,6 +25,7 @@ CORPUS = Path(".meshlab") / "corpus"
 _TIME = re.compile(r"(\d+(?:\.\d+)?)(s|m|h)?")
 _UNITS = {None: 1, "s": 1, "m": 60, "h": 3600}
 _DEFAULT_S = 60.0
+_MOST_WORKERS = 8
 
 
 def seconds_of(text: str) -> float:
@@ -75,7 +76,7 @@ def plan_of(
         limits=Limits(
             examples=examples, seconds=seconds_of(duration) if duration is not None else seconds, failures=failures
         ),
-        workers=workers or max(1, (os.cpu_count() or 1) // 2),
+        workers=workers or min(_MOST_WORKERS, os.cpu_count() or 1),
     )
 
 
@@ -89,11 +90,11 @@ def play_file(name: str, runs: int, allow_commands: bool, say: Callable[[str], N
     source = opened(name)
     _refuse_unknown(settings)
     found = hazards(source, settings.get("ztunnel"))
-    for hazard in found:
-        say(str(hazard))
     if found and not allow_commands:
         why = "nothing was run: the file has commands or paths of its own; read them, then say --allow-commands"
         return Played(Word.CANNOT_RUN, reasons=(*map(str, found), why))
+    for hazard in found:
+        say(str(hazard))
     if not steps_of(source.topology):
         why = f"{name} expects nothing: it has neither spec.steps nor spec.expect"
         return Played(Word.CANNOT_RUN, reasons=(why,))

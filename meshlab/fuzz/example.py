@@ -7,6 +7,7 @@ thing changed, and calls that the change turns are among its calls.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 from hypothesis import strategies as st
 
@@ -32,8 +33,12 @@ class Example:
     stages: tuple[Stage, ...]
 
     def __repr__(self) -> str:
-        """Short: Hypothesis prints it, and a whole one has 50 kB."""
+        """Short: whole it has 50 kB."""
         return f"<example of {' and '.join(f'{len(stage.calls)} calls' for stage in self.stages)}>"
+
+    def _repr_pretty_(self, printer: Any, _: bool) -> None:
+        """Hypothesis' printer reads the fields of a dataclass, unless it has this."""
+        printer.text(repr(self))
 
 
 def examples(mesh: Mesh, possible: tuple[Candidate, ...], most: int = MOST) -> st.SearchStrategy[Example]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import multiprocessing
-import os
 import platform
 import signal
 import time
@@ -11,12 +10,13 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from multiprocessing.connection import Connection, wait
+from multiprocessing.context import SpawnProcess
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 from meshlab import __version__
-from meshlab.errors import LabError, MeshlabError
+from meshlab.errors import HostNotReadyError, KernelRefusedError, LabError, MeshlabError
 from meshlab.fuzz.bench import Bench, with_outsider
 from meshlab.fuzz.bugfile import name_of, written
 from meshlab.fuzz.campaign import Campaign, Limits
@@ -24,9 +24,11 @@ from meshlab.fuzz.example import Example
 from meshlab.fuzz.properties import Wrong
 from meshlab.fuzz.shrink import Shrunk, shrunk
 from meshlab.fuzz.tally import Failure, Tally
+from meshlab.kernel.forkserver import ForkServer
 from meshlab.lab.sources import Source
 
 _PROGRESS_S = 0.25
+_LOOK_S = 0.5
 _PATIENCE_S = 30.0
 """How long workers may take to end."""
 _SHRINKING_S = 25.0
@@ -70,30 +72,56 @@ def fuzz(plan: Plan, progress: Progress) -> Ended:
         MeshlabError: no lab can be opened.
     """
     plan = replace(plan, source=replace(plan.source, topology=with_outsider(plan.source.topology)))
-    return _alone(plan, progress) if plan.workers == 1 else _together(plan, progress)
+    with _Interrupts() as interrupts:
+        tally = _alone(plan, progress, interrupts) if plan.workers == 1 else _together(plan, progress, interrupts)
+    return Ended(tally, interrupts.came)
+
+
+class _Interrupts:
+    """Ctrl-C while in a ``with``: noted, and acted upon where nothing is half done; a second one raises.
+
+    Raised wherever it comes, it may come in a callback of the garbage collector, and is lost there.
+    """
+
+    came = False
+
+    def __enter__(self) -> _Interrupts:
+        self._before = signal.signal(signal.SIGINT, self._note)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        signal.signal(signal.SIGINT, self._before)
+
+    def __call__(self) -> bool:
+        return self.came
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        if self.came:
+            signal.default_int_handler(number, frame)
+        self.came = True
 
 
 # --- one worker ------------------------------------------------------------------------------------------------------
 
 
-def _alone(plan: Plan, progress: Progress) -> Ended:
-    began = time.monotonic()
-    bench = Bench(plan.source, **plan.settings)
-    reporter = _Reporter(bench, plan, began)
-    campaign = Campaign(
-        bench, seed=plan.seed, corpus=plan.corpus, limits=plan.limits, report=reporter, progress=_seldom(progress)
-    )
-    ended = Ended(campaign.tally)
-    with bench:
-        try:
-            campaign.run()
-        except KeyboardInterrupt:
-            ended.interrupted = True
+def _alone(plan: Plan, progress: Progress, stop: Callable[[], bool]) -> Tally:
+    with Bench(plan.source, **plan.settings) as bench:
+        reporter = Reporter(bench, plan, time.monotonic(), stop)
+        campaign = Campaign(
+            bench,
+            seed=plan.seed,
+            corpus=plan.corpus,
+            limits=plan.limits,
+            report=reporter,
+            progress=_seldom(progress),
+            stop=stop,
+        )
+        tally = campaign.run()
         last = bench.drop()
-    if last and not ended.interrupted:
-        campaign.tally.failures.append(reporter.unplayed(f"when the lab closed: {last}"))
-    progress(campaign.tally)
-    return ended
+        if last and not tally.failures:
+            tally.failures.append(reporter.unplayed(f"when the lab closed: {last}"))
+    progress(tally)
+    return tally
 
 
 def _seldom(progress: Progress) -> Progress:
@@ -109,17 +137,18 @@ def _seldom(progress: Progress) -> Progress:
 
 
 @dataclass(slots=True)
-class _Reporter:
+class Reporter:
     """Makes failures small and writes them; what has been written already is not new."""
 
     bench: Bench
     plan: Plan
     began: float
+    stop: Callable[[], bool] = lambda: False
     _shapes: set[str] = field(default_factory=set)
 
     def __call__(self, example: Example, wrong: Sequence[Wrong], before: Example | None) -> Failure | None:
         evidence = self._evidence(wrong[0]) if wrong[0].kind == "lost" else ""
-        small = shrunk(self.bench, example, wrong, before, self._patience_s())
+        small = shrunk(self.bench, example, wrong, before, self._patience_s(), self.stop)
         name = name_of(small.topology, small.wrong.kind)
         if name in self._shapes:
             return None
@@ -179,49 +208,53 @@ class _Reporter:
 # --- several ---------------------------------------------------------------------------------------------------------
 
 
-def _together(plan: Plan, progress: Progress) -> Ended:
-    """A process for each; an interrupt goes to all, and their reports are waited for."""
-    context = multiprocessing.get_context("spawn")
-    pipes: dict[Connection, Any] = {}
-    for number in range(plan.workers):
-        ours, theirs = context.Pipe(duplex=False)
-        process = context.Process(target=_work, args=(theirs, _part(plan, number)), name=f"meshlab-fuzz-{number}")
-        process.start()
-        theirs.close()
-        pipes[ours] = process
+def _together(plan: Plan, progress: Progress, stop: Callable[[], bool]) -> Tally:
+    """A process for each. They are told to stop by a word in their pipe, or by its end."""
+    workers = dict(_started(plan, number) for number in range(plan.workers))
     latest: dict[Connection, Tally] = {}
-    ended, errors = Ended(Tally()), list[str]()
-    tell = _seldom(progress)
-    waiting, deadline = set(pipes), float("inf")
-    while waiting and time.monotonic() < deadline:
-        try:
-            for pipe in wait(list(waiting), timeout=1.0):
-                assert isinstance(pipe, Connection)
-                try:
-                    said = pipe.recv()
-                except EOFError:
-                    waiting.discard(pipe)
-                    continue
-                if isinstance(said, Tally):
-                    latest[pipe] = said
-                    tell(_sum(latest.values()))
-                elif said == "interrupted":
-                    ended.interrupted = True
-                else:
-                    errors.append(str(said))
-        except KeyboardInterrupt:
-            ended.interrupted, deadline = True, time.monotonic() + _PATIENCE_S
-            for process in pipes.values():
-                if process.is_alive():
-                    os.kill(process.pid, signal.SIGINT)
-    for process in pipes.values():
+    errors: list[MeshlabError] = []
+    tell, told = _seldom(progress), False
+    waiting = set(workers)
+    while waiting:
+        if stop() and not told:
+            told = True
+            for pipe in waiting:
+                with suppress(OSError):
+                    pipe.send(None)
+        for ready in wait(list(waiting), timeout=_LOOK_S):
+            assert isinstance(ready, Connection)
+            try:
+                said = ready.recv()
+            except (EOFError, OSError):
+                waiting.discard(ready)
+                continue
+            if isinstance(said, Tally):
+                latest[ready] = said
+                tell(_sum(latest.values()))
+            else:
+                errors.append(said)
+    for process in workers.values():
         process.join(_PATIENCE_S)
         process.kill()
-    ended.tally = _sum(latest.values())
-    if errors and not latest:
-        raise LabError(errors[0])
-    progress(ended.tally)
-    return ended
+    if errors:
+        raise errors[0]
+    total = _sum(latest.values())
+    progress(total)
+    return total
+
+
+def _started(plan: Plan, number: int) -> tuple[Connection, SpawnProcess]:
+    """A worker that never sees Ctrl-C itself: what is ignored stays so in a new program."""
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe()
+    process = context.Process(target=_work, args=(theirs, _part(plan, number)), name=f"meshlab-fuzz-{number}")
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        process.start()
+    finally:
+        signal.signal(signal.SIGINT, before)
+    theirs.close()
+    return ours, process
 
 
 def _sum(tallies: Any) -> Tally:
@@ -244,23 +277,14 @@ def _part(plan: Plan, number: int) -> Plan:
 
 def _work(pipe: Connection, plan: Plan) -> None:
     """One worker's process."""
-
-    def once(_: int, __: FrameType | None) -> None:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-        raise KeyboardInterrupt
-
-    signal.signal(signal.SIGINT, once)
     try:
-        ended = _alone(plan, pipe.send)
-        pipe.send(ended.tally)
-        if ended.interrupted:
-            pipe.send("interrupted")
-    except KeyboardInterrupt:
-        pipe.send("interrupted")
+        _alone(plan, pipe.send, pipe.poll)
+    except (HostNotReadyError, KernelRefusedError) as error:
+        pipe.send(HostNotReadyError(str(error)))
     except MeshlabError as error:
-        pipe.send(f"{error}")
+        pipe.send(LabError(str(error)))
+    except BrokenPipeError:
+        return  # who started this is gone
     finally:
-        from meshlab.kernel.forkserver import ForkServer
-
         ForkServer.close_shared()
         pipe.close()

@@ -13,7 +13,7 @@ change of policies and one call, a few milliseconds, and what comes out are mani
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 from meshlab.errors import LabError
@@ -46,14 +46,21 @@ class Shrunk:
 
 
 def shrunk(
-    bench: Bench, example: Example, wrong: Sequence[Wrong], before: Example | None, seconds: float = 25.0
+    bench: Bench,
+    example: Example,
+    wrong: Sequence[Wrong],
+    before: Example | None,
+    seconds: float = 25.0,
+    stop: Callable[[], bool] = lambda: False,
 ) -> Shrunk:
-    """The smallest topology found within ``seconds`` that shows what ``wrong`` tells of.
+    """The smallest topology found within ``seconds``, or until ``stop``, that shows what ``wrong`` tells of.
 
     The last story is given as it is where nothing fails on a fresh lab.
     """
     fitting = next((one for one in wrong if one.source), wrong[0])
-    shrinking = _Shrinking(bench, fitting.kind, time.monotonic() + seconds)
+    if fitting.kind == "lost":
+        seconds /= 4  # each try may cost a lab
+    shrinking = _Shrinking(bench, fitting.kind, time.monotonic() + seconds, stop)
     story = bench.source.topology
     for story in _stories(bench.source.topology, example, fitting, before):
         small = shrinking.small(story)
@@ -69,6 +76,7 @@ class _Shrinking:
     bench: Bench
     kind: str
     until: float
+    stop: Callable[[], bool]
     tries: int = field(default=1)
     """So often a candidate is played before it counts as one that holds."""
 
@@ -110,7 +118,7 @@ class _Shrinking:
 
     @property
     def _in_time(self) -> bool:
-        return time.monotonic() < self.until
+        return time.monotonic() < self.until and not self.stop()
 
     def _once(self, bench: Bench, topology: Topology) -> bool:
         """In the way that is looked for."""

@@ -105,13 +105,13 @@ def draw_authorization_policy(drawing: Drawing, name: str) -> AuthorizationPolic
     action = choices.one_of((Action.ALLOW, Action.ALLOW, Action.DENY))
     waypoint = choices.rarely()
     selector = choices.one_of(near.selectors())
-    fewest = 0 if choices.rarely() and (near.anything or action is Action.ALLOW) else 1
+    none = choices.rarely() and (near.anything or action is Action.ALLOW)
     return AuthorizationPolicy(
         name=name,
         namespace=choices.one_of(near.policy_namespaces()),
         selector=None if waypoint else selector,
         action=action,
-        rules=choices.several(lambda: _rule(drawing), fewest),
+        rules=() if none else choices.several(lambda: _rule(drawing)),
         target_refs=(_SERVICE,) if waypoint else (),
         dry_run=choices.rarely(),
     )

@@ -1,0 +1,113 @@
+"""Making a failing topology smaller, without a lab: a predicate plays the lab's part."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from ipaddress import ip_address, ip_network
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from meshlab.fuzz.reduce import expecting, moved_block, reduced, smaller, with_called_pods_only
+from meshlab.lab.sources import read
+from meshlab.model import (
+    Action,
+    AuthorizationPolicy,
+    CallStep,
+    Operation,
+    PolicyStep,
+    Rule,
+    Source,
+    Topology,
+    Verdict,
+)
+from meshlab.model import addresses as places
+from meshlab.strategies import policy_sets
+from meshlab.topology import dump, load
+
+BASE = read("quickstart").topology
+CALL = CallStep(source="shop/client", to="shop/server:8080", family=4, expect=Verdict.ALLOW)
+
+
+def told(topology: Topology = BASE, *steps: CallStep | PolicyStep) -> Topology:
+    return expecting(replace(topology, expect=(), steps=steps or (CALL,)))
+
+
+def test_calls_expect_what_the_policies_of_their_moment_say() -> None:
+    deny = AuthorizationPolicy(name="all", namespace="shop", action=Action.DENY, rules=(Rule(),))
+    change = PolicyStep(authorization_policies=(deny,), replaces=True)
+    first, _, second = told(BASE, CALL, change, CALL).steps
+    assert isinstance(first, CallStep)
+    assert isinstance(second, CallStep)
+    assert (first.expect, second.expect) == (Verdict.ALLOW, Verdict.DENY)
+
+
+def test_whatever_is_made_smaller_is_a_topology_that_loads() -> None:
+    for mesh in policy_sets(BASE.mesh, 20, seed=7):
+        change = PolicyStep(
+            authorization_policies=mesh.authorization_policies,
+            peer_authentications=mesh.peer_authentications,
+            replaces=True,
+        )
+        for less in smaller(told(replace(BASE, mesh=mesh), CALL, change, CALL)):
+            again = load(dump(less), "smaller.yaml")
+            assert again.steps == less.steps
+            assert again.mesh.authorization_policies == less.mesh.authorization_policies
+
+
+def test_only_what_makes_it_fail_is_left() -> None:
+    culprit = Source(principals=("cluster.local/ns/shop/sa/client", "other"), ip_blocks=("10.0.0.0/8",))
+    rule = Rule(sources=(Source(namespaces=("shop",)), culprit), operations=(Operation(ports=("80", "8080")),))
+    policy = AuthorizationPolicy(name="p", namespace="shop", selector={"app": "server"}, rules=(Rule(), rule))
+    start = told(replace(BASE, mesh=replace(BASE.mesh, authorization_policies=(policy,))), CALL, CALL)
+
+    def fails(topology: Topology) -> bool:
+        return any(
+            "other" in source.principals
+            for policy in topology.mesh.authorization_policies
+            for rule in policy.rules
+            for source in rule.sources
+        )
+
+    small = reduced(start, fails)
+    assert small.mesh.peer_authentications == ()
+    (left,) = small.mesh.authorization_policies
+    assert left.selector is None
+    assert left.rules == (Rule(sources=(Source(principals=("other",)),)),)
+    assert len(small.steps) == 1
+
+
+def test_a_predicate_that_never_holds_is_asked_no_more_than_allowed() -> None:
+    asked: list[Topology] = []
+    start = told()
+
+    def never(candidate: Topology) -> bool:
+        asked.append(candidate)
+        return False
+
+    assert reduced(start, never, tries=3) == start
+    assert len(asked) <= 3
+
+
+def test_only_called_pods_are_left_and_their_addresses_follow_their_place() -> None:
+    fewer = with_called_pods_only(told())
+    assert [pod.key for pod in fewer.mesh.pods] == ["shop/client", "shop/server"]
+    assert load(dump(fewer), "fewer.yaml").mesh.pods == fewer.mesh.pods
+    assert [namespace.name for namespace in fewer.mesh.namespaces] == ["shop"]
+    assert fewer.mesh.services == ()
+
+
+@settings(deadline=None)
+@given(st.sampled_from([4, 6]), st.integers(0, 128), st.integers(0, 128))
+def test_a_moved_block_holds_the_pod_it_held(version: int, length: int, bit: int) -> None:
+    old, new = (places.pod4(1, 5), places.pod4(0, 1)) if version == 4 else (places.pod6(1, 5), places.pod6(0, 1))
+    length, bit = min(length, old.max_prefixlen), min(bit, old.max_prefixlen - 1)
+    block = f"{type(old)(int(old) ^ 1 << bit)}/{length}"
+    moved = moved_block(block, {old: new})
+    assert (old in ip_network(block, strict=False)) == (new in ip_network(moved, strict=False))
+
+
+@pytest.mark.parametrize("block", ["0.0.0.0/0", "::/0"])
+def test_everything_stays_everything(block: str) -> None:
+    assert moved_block(block, {ip_address("10.0.0.1"): ip_address("10.0.0.2")}) == block
