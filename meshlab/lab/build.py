@@ -270,7 +270,12 @@ def _start_echoes(site: Site) -> None:
             site.settings.part("echo"),
             {
                 "pods": [
-                    {"pod": pod.key, "port": port.number, "listener": place, "mode": "echo"}
+                    {
+                        "pod": pod.key,
+                        "port": port.number,
+                        "listener": place,
+                        "mode": "server-first" if port.server_first else "echo",
+                    }
                     for place, (pod, port) in enumerate(served)
                 ]
             },

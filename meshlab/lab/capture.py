@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 from meshlab.errors import CannotTellError, ProofFailedError, UsageError
 from meshlab.lab.identities import AccessLogs, Sighting
-from meshlab.model import Call, Pod, SpiffeId, target_port
+from meshlab.lab.names import behind
+from meshlab.model import Call, SpiffeId
 from meshlab.model.report import Grade, Proof, Result
 from meshlab.proofs import verdicts
 from meshlab.proofs.links import FABRIC, Wiring
@@ -176,17 +177,7 @@ class Capture:
 
     def targets(self, call: Call) -> list[Target]:
         """The pods that a call may have reached."""
-        mesh = self._lab.mesh
-        name, _, port = call.to.rpartition(":")
-        if "/" in name:
-            return [Target(name, int(port))]
-        found = []
-        for service in mesh.services:
-            for entry in service.ports:
-                if service.key == name and entry.port == int(port):
-                    pods: Iterable[Pod] = mesh.endpoints(service)
-                    found += [Target(p.key, number) for p in pods if (number := target_port(entry, p)) is not None]
-        return found
+        return [Target(pod.key, port) for pod, port in behind(self._lab.mesh, call.to)]
 
     def _received(self, calls: Sequence[Call]) -> Mapping[int, int] | None:
         if not all(self._lab.is_echo(call.to) for call in calls):

@@ -169,8 +169,10 @@ def requests(lab: Lab, cell: PlannedCell) -> Iterator[Request]:
         echo=lab.is_echo(to),
         expect_peer=frozenset(cell.endpoints) if lab.is_echo(to) else frozenset(),
     )
+    if lab.speaks_first(to):
+        request = replace(request, kind="tcp", mode="server-first")
     yield from [request] * cell.calls
-    if cell.bulk and request.echo:
+    if cell.bulk and request.echo and request.kind == "http":
         yield replace(request, kind="http", mode="echo-body", method="POST", body=bytes(BULK_BYTES))
 
 
@@ -185,7 +187,7 @@ def _loopbacks(planned: Sequence[PlannedCell]) -> set[tuple[str, int, int]]:
 
 def _loopback(lab: Lab, pod: Pod, port: int, family: int) -> Request:
     to = f"{pod.key}:{port}"
-    return Request(
+    request = Request(
         source=pod.key,
         to=to,
         family=4 if family == 4 else 6,
@@ -194,6 +196,7 @@ def _loopback(lab: Lab, pod: Pod, port: int, family: int) -> Request:
         timeout_s=_CALL_TIMEOUT_S,
         echo=lab.is_echo(to),
     )
+    return replace(request, kind="tcp", mode="server-first") if lab.speaks_first(to) else request
 
 
 # --- proofs ----------------------------------------------------------------------------------------------------------

@@ -24,6 +24,7 @@ from meshlab.lab.audit import findings
 from meshlab.lab.build import build, start_control_plane
 from meshlab.lab.capture import Capture
 from meshlab.lab.mounts import Mounts
+from meshlab.lab.names import behind
 from meshlab.lab.pod import PodHandle
 from meshlab.lab.settings import Settings
 from meshlab.lab.sources import Source, read
@@ -111,11 +112,12 @@ class Lab:
 
     def is_echo(self, to: str) -> bool:
         """Whether the built-in echo answers at ``namespace/pod:port`` or ``service.namespace:port``."""
-        name = to.rpartition(":")[0]
-        if "/" in name:
-            return all(pod.program is None for pod in self.mesh.pods if pod.key == name)
-        services = [service for service in self.mesh.services if service.key == name]
-        return all(pod.program is None for service in services for pod in self.mesh.endpoints(service))
+        return all(pod.program is None for pod, _ in behind(self.mesh, to))
+
+    def speaks_first(self, to: str) -> bool:
+        """Whether an echo greets there before it reads (``mode: server-first``)."""
+        reached = behind(self.mesh, to)
+        return any(port.server_first for pod, number in reached for port in pod.ports if port.number == number)
 
     # --- calls -------------------------------------------------------------------------------------------------------
 

@@ -13,7 +13,7 @@ from difflib import get_close_matches
 from ipaddress import ip_address
 
 from meshlab.errors import UsageError
-from meshlab.model import Address, Family, Mesh, Pod, Service
+from meshlab.model import Address, Family, Mesh, Pod, Service, target_port
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +44,22 @@ def resolve(mesh: Mesh, caller: Pod, host: str, port: int, family: Family | None
     if address is None:
         raise UsageError(f"Service '{found.key}' has no ClusterIP of family {wanted}")
     return Target(f"{found.key}:{port}", address, port, wanted)
+
+
+def behind(mesh: Mesh, to: str) -> list[tuple[Pod, int]]:
+    """The pods, each with its port, that may answer at ``namespace/pod:port`` or ``service.namespace:port``."""
+    name, _, number = to.rpartition(":")
+    if "/" in name:
+        return [(pod, int(number)) for pod in mesh.pods if pod.key == name]
+    return [
+        (pod, port)
+        for service in mesh.services
+        if service.key == name
+        for entry in service.ports
+        if entry.port == int(number)
+        for pod in mesh.endpoints(service)
+        if (port := target_port(entry, pod)) is not None
+    ]
 
 
 def _literal(mesh: Mesh, host: str, port: int) -> Target | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from ipaddress import IPv4Address, IPv6Address
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 from urllib.parse import urlsplit
 
 from meshlab.errors import UsageError
@@ -89,6 +89,7 @@ class PodHandle:
         if not colon or not port.isdigit():
             raise UsageError(f"'{address}' is not HOST:PORT")
         target = resolve(self._lab.mesh, self.pod, host, int(port), family)
+        greeted: Literal["plain", "server-first"] = "server-first" if self._lab.speaks_first(target.to) else "plain"
         return Request(
             source=self.name,
             to=target.to,
@@ -96,7 +97,7 @@ class PodHandle:
             address=target.address,
             port=target.port,
             kind="tcp",
-            mode="half-close" if half_close else "plain",
+            mode="half-close" if half_close else greeted,
             body=data,
             timeout_s=timeout_s,
             echo=self._lab.is_echo(target.to),

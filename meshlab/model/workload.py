@@ -27,6 +27,8 @@ class ContainerPort:
     number: int
     """1 to 65535; TCP."""
     name: str = ""
+    server_first: bool = False
+    """The built-in echo greets here before it reads, as SMTP and MySQL do."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -17,6 +17,7 @@ from ruamel.yaml.representer import SafeRepresenter
 from meshlab.model import (
     AuthorizationPolicy,
     CallStep,
+    ContainerPort,
     Expectation,
     Node,
     PeerAuthentication,
@@ -102,8 +103,14 @@ def _node(node: Node) -> str | dict[str, str]:
     return {"name": node.name, "ztunnel": node.ztunnel} if node.ztunnel else node.name
 
 
+def _port(port: ContainerPort) -> int | dict[str, Any]:
+    if not port.name and not port.server_first:
+        return port.number
+    return _given(containerPort=port.number, name=port.name, mode="server-first" if port.server_first else "")
+
+
 def _pod(pod: Pod) -> dict[str, Any]:
-    ports = [_given(containerPort=port.number, name=port.name) if port.name else port.number for port in pod.ports]
+    ports = [_port(port) for port in pod.ports]
     return {
         "node": pod.node,
         **_given(

@@ -152,6 +152,7 @@ _LAB = {
     "spec.pods.*.ports[]": honoured(shapes.PORT),
     "spec.pods.*.ports[].containerPort": honoured(shapes.PORT, required=True),
     "spec.pods.*.ports[].name": honoured(shapes.PORT_NAME),
+    "spec.pods.*.ports[].mode": honoured(shapes.ECHO_MODE, why="`server-first`: the echo greets before it reads"),
     "spec.pods.*.serviceAccount": honoured(shapes.SUBDOMAIN),
     **_under("spec.pods.*.", _POD_MARKS),
     "spec.pods.*.run[]": honoured(shapes.ANY_TEXT, why="the built-in echo where there is none"),

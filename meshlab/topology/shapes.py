@@ -156,4 +156,5 @@ CLUSTER_IP = Shape("'None' or an address that a Service can have", _text(lambda 
 CAPABILITY = Shape(
     "a capability as Linux names it, without CAP_", _text(lambda text: text in CAPABILITIES), CAPABILITIES
 )
+ECHO_MODE = Shape("echo or server-first", _text(lambda text: text in {"echo", "server-first"}))
 FAMILY = Shape("4 or 6", lambda s: type(s.value) is int and s.value in (4, 6))

@@ -171,7 +171,12 @@ def _container_ports(owner: Map, key: str, notes: Notes) -> tuple[ContainerPort,
         )
         if not isinstance(scalar, Scalar):
             continue
-        port = ContainerPort(number=int(str(scalar.value)), name=entry.text("name") if isinstance(entry, Map) else "")
+        written = entry if isinstance(entry, Map) else None
+        port = ContainerPort(
+            number=int(str(scalar.value)),
+            name=written.text("name") if written else "",
+            server_first=written is not None and written.text("mode") == "server-first",
+        )
         fault = _port_fault(port, ports)
         if fault:
             notes.refuse(scalar.place, f"pod '{key}': {fault}")

@@ -28,7 +28,7 @@ BASES = {
             shop/client: {node: node-1, ports: [8080], image: "corp/tool:1"}
             shop/full:
               node: node-1
-              ports: [{containerPort: 80, name: web}, 81]
+              ports: [{containerPort: 80, name: web, mode: echo}, 81]
               serviceAccount: full
               labels: {app: full}
               annotations: {note: one}
@@ -245,6 +245,7 @@ CHANGES: dict[str, dict[str, Any]] = {
         "spec pods shop/full ports 1": 82,
         "spec pods shop/full ports 0 containerPort": 83,
         "spec pods shop/full ports 0 name": "other",
+        "spec pods shop/full ports 0 mode": "server-first",
         "spec pods shop/full serviceAccount": "other",
         "spec pods shop/full labels app": "other",
         "spec pods shop/full annotations note": "two",
