@@ -14,12 +14,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from meshlab.errors import HostNotReadyError, KernelRefusedError
+from meshlab.kernel.nft_wire import NETLINK_NETFILTER
+from meshlab.kernel.nftables import NftSocket
 from meshlab.kernel.sandbox import Furniture, Netns, Sandbox
+from meshlab.plan.redirect import inpod_rules
 
 _SOL_PACKET = 263
 _PACKET_VERSION = 10
 _TPACKET_V3 = 2
-_NETLINK_NETFILTER = 12
 _MIN_FDS = 1024
 
 
@@ -94,13 +96,15 @@ def _furnish(sandbox: Sandbox, furniture: Furniture) -> None:
 
 
 def _netfilter(sandbox: Sandbox, netns: Netns) -> Finding:
-    fix = "`sudo modprobe nf_tables nft_redir nft_ct nf_nat`: redirection needs nf_tables"
+    """Write the very rules that a pod of the mesh gets: each expression may be a module of its own."""
+    fix = "`sudo modprobe -a nf_tables nft_redir nft_ct nft_chain_nat`: redirection needs nf_tables"
 
     def attempt() -> None:
-        for fd in sandbox.sockets([(netns, socket.AF_NETLINK, socket.SOCK_RAW, _NETLINK_NETFILTER)]):
-            os.close(fd)
+        for fd in sandbox.sockets([(netns, socket.AF_NETLINK, socket.SOCK_RAW, NETLINK_NETFILTER)]):
+            with socket.socket(fileno=fd) as sock:
+                NftSocket(sock, netns.name).apply(inpod_rules().ruleset)
 
-    return _try("nf_tables", "a netfilter socket in a netns of the lab", fix, attempt)
+    return _try("nf_tables", "the redirect rules of a pod, both families", fix, attempt)
 
 
 def _ring(sandbox: Sandbox, netns: Netns) -> Finding:
