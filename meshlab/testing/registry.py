@@ -39,6 +39,10 @@ def _policy(name: str, breaks: str) -> Mutant:
     return Mutant(name, breaks, "ztunnel", f"meshlab.testing.mutants.policy:{name.replace('-', '_')}")
 
 
+def _catalogue(name: str, breaks: str) -> Mutant:
+    return Mutant(name, breaks, "ztunnel", f"meshlab.testing.mutants.catalogue:{name.replace('-', '_')}")
+
+
 MUTANTS = _named(
     _ztunnel("leaks-plaintext", "sends what it tunnels in clear to the application's port as well"),
     _ztunnel("falls-back-to-plaintext", "calls in clear when a tunnel is refused"),
@@ -65,6 +69,13 @@ MUTANTS = _named(
         "stale-verdict-after-a-change", "acknowledges a change of policies and puts it into effect with the next one"
     ),
     _policy("sometimes-ignores-deny", "evaluates no DENY policy for one connection in five"),
+    _catalogue("policy-at-the-service-port", "compares a policy's ports with the port of the service, not of the pod"),
+    _catalogue("service-account-by-name-only", "takes service accounts of one name for the same in every namespace"),
+    _catalogue("selector-policies-hold-for-the-node", "enforces a pod's selector policies on every pod of its node"),
+    _catalogue("one-verdict-for-a-tunnel", "judges the first stream of a tunnel, and the others as it, on any port"),
+    _catalogue(
+        "one-tunnel-for-all-pods", "sends calls of all pods of a node through the tunnel that one of them opened"
+    ),
     Mutant(
         "agent-writes-no-rules",
         "enrols pods without redirecting their traffic",
