@@ -185,8 +185,8 @@ class Netd:
             os.dup2(fd, target)
         os.chdir(request["cwd"])
         ns.restrict_capabilities(request["capabilities"])
-        for number in (signal.SIGPIPE, signal.SIGXFSZ, signal.SIGCHLD, signal.SIGINT):  # as Python found them
-            signal.signal(number, signal.SIG_DFL)
+        for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
+            signal.signal(number, signal.SIG_DFL)  # Python, a shell's background and nohup all ignore some
         os.execvpe(request["argv"][0], request["argv"], request["env"])  # noqa: S606 - no shell is the point
 
     def _kill(self, request: dict[str, Any], _: list[int]) -> tuple[Any, list[int]]:

@@ -164,10 +164,18 @@ def test_a_lab_that_dies_ends_its_example_with_evidence_and_a_fresh_one_goes_on(
     assert (evidence.parent / "logs").is_dir()
 
 
+IN_A_TERMINAL = """
+import signal
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job is born ignoring it
+from meshlab.cli import main
+main()
+"""
+
+
 @pytest.mark.parametrize("workers", ["1", "2"])
 def test_ctrl_c_ends_with_the_report_and_130(workers: str) -> None:
     ours, theirs = pty.openpty()
-    command = [sys.executable, "-c", "from meshlab.cli import main; main()", "fuzz", "quickstart", "--json"]
+    command = [sys.executable, "-c", IN_A_TERMINAL, "fuzz", "quickstart", "--json"]
     process = subprocess.Popen(
         [*command, "--workers", workers, "--for", "60s"], stdout=subprocess.PIPE, stderr=theirs, start_new_session=True
     )

@@ -263,6 +263,14 @@ UNANSWERED = doomed.TOPOLOGY.replace("ports: [8080]", f'ports: [8080], run: ["{s
 """The server takes connections and never answers, so its calls are still under way when Ctrl-C comes."""
 
 
+IN_A_TERMINAL = """
+import signal
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job is born ignoring it
+from meshlab.cli import main
+main()
+"""
+
+
 class _Terminal:
     """``meshlab check`` in the foreground of a terminal of its own."""
 
@@ -270,7 +278,7 @@ class _Terminal:
         file = folder / "lab.yaml"
         file.write_text(UNANSWERED)
         self.screen, theirs = pty.openpty()
-        argv = [sys.executable, "-c", "from meshlab.cli import main; main()", "check", str(file)]
+        argv = [sys.executable, "-c", IN_A_TERMINAL, "check", str(file)]
         env = {**os.environ, "TMPDIR": str(folder), "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
         self.process = subprocess.Popen(
             argv, stdin=theirs, stdout=theirs, stderr=theirs, cwd=folder, env=env, start_new_session=True
