@@ -216,7 +216,8 @@ def _together(plan: Plan, progress: Progress, stop: Callable[[], bool]) -> Tally
     tell, told = _seldom(progress), False
     waiting = set(workers)
     while waiting:
-        if stop() and not told:
+        enough = len(_sum(latest.values()).failures) >= plan.limits.failures
+        if (stop() or enough) and not told:
             told = True
             for pipe in waiting:
                 with suppress(OSError):

@@ -86,9 +86,12 @@ class _Shrinking:
         if not rate:
             return None
         self.tries = 1 if rate == 1 else min(RUNS, round(_SEEN_AGAIN / rate))
-        found = self._few_pods(reduced(story, self._fails_here))
+        here = reduced(story, self._fails_here)
+        found = self._few_pods(here)
+        if found is None and not self._in_time:
+            return here
         if found is None and (start := self._few_pods(story)) is not None:
-            found = reduced(start, self._fails_afresh)
+            return reduced(start, self._fails_afresh)
         return found
 
     def _rate(self, topology: Topology) -> float:

@@ -96,7 +96,7 @@ def near_identities(identity: SpiffeId) -> list[SpiffeId]:
 
 @lru_cache(maxsize=4096)
 def near_texts(text: str, others: tuple[str, ...]) -> list[str]:
-    """Patterns that match ``text``, that just do not, and that match one of ``others``."""
+    """Patterns that match ``text``, that just do not (its middle at an end, say), and that match one of ``others``."""
     middle = len(text) // 2
     fitting = [text, "*", f"{text}*", f"*{text}", f"{text[:middle]}*", f"*{text[middle:]}"]
     missing = [
@@ -106,6 +106,8 @@ def near_texts(text: str, others: tuple[str, ...]) -> list[str]:
         text[1:] or "x",
         f"{text}x*",
         f"*x{text}",
+        f"{text[1:-1] or 'x'}*",
+        f"*{text[1:-1] or 'x'}",
         text.upper(),
         f"{text[0]}*{text[-1]}",
     ]
