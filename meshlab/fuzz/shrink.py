@@ -95,10 +95,10 @@ class _Shrinking:
         return found
 
     def _rate(self, topology: Topology) -> float:
-        """How often it fails: of three times, or of twenty, if it was not always."""
+        """How often it fails: of three times, or of twenty, if it was not always; a lab that is lost costs too much."""
         first = [self._once(self.bench, topology) for _ in range(_SEEN_AGAIN)]
-        if all(first):
-            return 1.0
+        if all(first) or (self.kind == "lost" and not any(first)):
+            return float(all(first))
         more = [self._once(self.bench, topology) for _ in range(RUNS - _SEEN_AGAIN)]
         return (sum(first) + sum(more)) / RUNS
 
