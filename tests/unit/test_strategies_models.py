@@ -22,7 +22,7 @@ from meshlab.strategies import (
 from meshlab.topology import dump, load
 
 MESH = example_mesh()
-_quick = settings(deadline=None, derandomize=True, database=None)
+_quick = settings(deadline=None, derandomize=True, database=None, max_examples=40)
 
 
 def loaded(mesh: Mesh) -> Mesh:

@@ -193,14 +193,14 @@ def _numbered(documents: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return documents
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=50)
 @given(_files.map(_numbered))
 def test_a_dump_loads_as_the_same_topology(documents: list[dict[str, Any]]) -> None:
     topology = load("\n---\n".join(map(json.dumps, documents)), "generated.yaml")
     assert load(dump(topology), "dumped.yaml") == topology
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=50)
 @given(_files.map(_numbered))
 def test_a_dump_of_a_dump_is_the_dump(documents: list[dict[str, Any]]) -> None:
     once = dump(load("\n---\n".join(map(json.dumps, documents)), "generated.yaml"))
