@@ -57,6 +57,7 @@ def plan_of(
     Raises:
         UsageError: an option names nothing, or the extra is not installed.
     """
+    os.environ.setdefault("HYPOTHESIS_STORAGE_DIRECTORY", str(CORPUS.parent / "hypothesis"))  # also for workers
     try:
         from meshlab.fuzz.campaign import Limits
         from meshlab.fuzz.run import Plan

@@ -1,0 +1,5 @@
+"""``python -m meshlab``: the command, where no script was installed."""
+
+from meshlab.cli import main
+
+main()
