@@ -14,6 +14,9 @@ import pytest
 README = (Path(__file__).parents[2] / "README.md").read_text("utf-8")
 SHOWN = re.findall(r"<!-- output: (meshlab [^\n]*) -->\n```text\n(.*?)```", README, re.DOTALL)
 
+WHERE = re.compile(r"canary of call \d+ in clear|more places|^\.\.\.$")
+"""Where a leak is seen first depends on which link was read first."""
+
 
 @pytest.mark.parametrize(("command", "text"), SHOWN, ids=[command for command, _ in SHOWN])
 def test_the_readme_shows_what_is_printed(command: str, text: str, tmp_path: Path) -> None:
@@ -21,7 +24,10 @@ def test_the_readme_shows_what_is_printed(command: str, text: str, tmp_path: Pat
     env = {**os.environ, "COLUMNS": "100"}
     done = subprocess.run(argv, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=60, check=False)
     printed = {_without_numbers(line) for line in done.stdout.splitlines()}
-    assert [line for line in text.splitlines() if line != "..." and _without_numbers(line) not in printed] == []
+    shown = [line for line in text.splitlines() if not WHERE.search(line)]
+    assert [line for line in shown if _without_numbers(line) not in printed] == []
+    if "FAILED" in text:
+        assert any("canary of call # in clear (raw) on node-#:" in line for line in printed)
     assert done.returncode == (1 if "FAILED" in text else 0)
 
 
