@@ -80,7 +80,7 @@ def test_the_canonical_form_of_what_we_ship_is_stable_and_means_the_same(path: P
     assert once.count("#") == text.count("#")
 
 
-@settings(deadline=None, max_examples=50)
+@settings(deadline=None, max_examples=15)
 @given(topologies())
 def test_a_written_topology_is_in_canonical_form_and_loads_as_it_was(topology: Topology) -> None:
     text = written(topology, ["first\nsecond", "third"])

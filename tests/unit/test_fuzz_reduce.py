@@ -98,7 +98,7 @@ def test_only_called_pods_are_left_and_their_addresses_follow_their_place() -> N
     assert fewer.mesh.services == ()
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=25)
 @given(st.sampled_from([4, 6]), st.integers(0, 128), st.integers(0, 128))
 def test_a_moved_block_holds_the_pod_it_held(version: int, length: int, bit: int) -> None:
     old, new = (places.pod4(1, 5), places.pod4(0, 1)) if version == 4 else (places.pod6(1, 5), places.pod6(0, 1))
