@@ -13,7 +13,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from hypothesis import HealthCheck, Phase, given, settings
@@ -198,10 +198,10 @@ def play(lab: Lab, example: Example) -> tuple[list[Wrong], str]:
     """Make the calls of ``example`` in one window: what was wrong, and what could not be told."""
     tunnelled, wrong = [], []
     with lab.capture() as capture:
-        for stage in example.stages:
+        for place, stage in enumerate(example.stages):
             lab.replace(stage.mesh)
             made = make(lab, stage.calls)
-            wrong += wrong_verdicts(lab, stage.calls, made)
+            wrong += [replace(one, stage=place) for one in wrong_verdicts(lab, stage.calls, made)]
             tunnelled += [call for one, call in zip(stage.calls, made, strict=True) if one.call.hbone]
     leaked, doubt = in_clear(capture, tunnelled)
     return [*leaked, *wrong], doubt

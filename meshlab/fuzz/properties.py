@@ -42,6 +42,8 @@ class Wrong:
     to: str = ""
     family: int = 0
     seen: str = ""
+    stage: int = 0
+    """Its place among the stages of an example."""
 
 
 def verdict_equals_oracle(lab: Lab, most: int = 48) -> list[Call]:

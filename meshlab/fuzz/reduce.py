@@ -6,7 +6,7 @@ does not end as the policies then in effect say.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import fields, replace
 from ipaddress import ip_address
 from typing import Any, TypeVar
@@ -53,16 +53,24 @@ def _verdict(mesh: Mesh, step: CallStep) -> Any:
 
 def smaller(topology: Topology) -> Iterator[Topology]:
     """Every way to make ``topology`` smaller by one thing; what takes most away comes first."""
-    steps = topology.steps
-    for place in range(len(steps)):
-        if any(isinstance(step, CallStep) for step in _without(steps, place)):
-            yield replace(topology, steps=_without(steps, place))
+    for steps in _fewer(topology.steps):
+        if any(isinstance(step, CallStep) for step in steps):
+            yield replace(topology, steps=steps)
     for mesh in _less_policies(topology.mesh):
         yield replace(topology, mesh=mesh)
-    for place, step in enumerate(steps):
+    for place, step in enumerate(topology.steps):
         if isinstance(step, PolicyStep):
             for less in _less_policies(step):
-                yield replace(topology, steps=_with(steps, place, less))
+                yield replace(topology, steps=_with(topology.steps, place, less))
+
+
+def _fewer(entries: tuple[T, ...]) -> Iterator[tuple[T, ...]]:
+    """Without a half, a quarter ... of them, down to one."""
+    size = len(entries)
+    while size > 1:
+        size = (size + 1) // 2
+        for start in range(0, len(entries), size):
+            yield (*entries[:start], *entries[start + size :])
 
 
 Holder = TypeVar("Holder", Mesh, PolicyStep)
@@ -70,10 +78,17 @@ Holder = TypeVar("Holder", Mesh, PolicyStep)
 
 def _less_policies(holder: Holder) -> Iterator[Holder]:
     rules, modes = holder.authorization_policies, holder.peer_authentications
-    for place in range(len(rules)):
-        yield replace(holder, authorization_policies=_without(rules, place))
-    for place in range(len(modes)):
-        yield replace(holder, peer_authentications=_without(modes, place))
+    if rules and modes:
+        yield replace(holder, authorization_policies=())
+        yield replace(holder, peer_authentications=())
+    if len(rules) == 1:
+        yield replace(holder, authorization_policies=())
+    if len(modes) == 1:
+        yield replace(holder, peer_authentications=())
+    for fewer in _fewer(rules):
+        yield replace(holder, authorization_policies=fewer)
+    for fewer_modes in _fewer(modes):
+        yield replace(holder, peer_authentications=fewer_modes)
     for place, policy in enumerate(rules):
         for less in _less_authorization(policy):
             yield replace(holder, authorization_policies=_with(rules, place, less))
@@ -146,15 +161,14 @@ def _with(entries: Sequence[T], place: int, entry: Any) -> tuple[T, ...]:
 # --- pods ------------------------------------------------------------------------------------------------------------
 
 
-def with_called_pods_only(topology: Topology) -> Topology:
-    """Only the pods that a step names, what else hangs on pods gone; blocks move with the address they are near to.
+def with_pods(topology: Topology, keys: Collection[str]) -> Topology:
+    """Only these pods, what else hangs on the others gone; blocks move with the address they are near to.
 
     A pod's addresses follow from its place, so they change; a block keeps its distance, bit by bit, from the pod that
-    it was nearest to.
+    it was nearest to. A namespace stays while a pod or a policy is in it, a service while it selects a pod.
     """
-    called = {key for step in topology.steps if isinstance(step, CallStep) for key in _ends(step)}
     mesh = topology.mesh
-    kept = [pod for pod in mesh.pods if pod.key in called]
+    kept = [pod for pod in mesh.pods if pod.key in keys]
     nodes = [node.name for node in topology.nodes]
     pods = tuple(
         replace(
@@ -167,14 +181,28 @@ def with_called_pods_only(topology: Topology) -> Topology:
     moves: dict[Address, Address] = {}
     for old, new in zip(kept, pods, strict=True):
         moves |= {old.ipv4: new.ipv4, old.ipv6: new.ipv6}
+    services = tuple(service for service in mesh.services if any(pod in kept for pod in mesh.endpoints(service)))
+    holders: list[Mesh | PolicyStep] = [mesh, *(step for step in topology.steps if isinstance(step, PolicyStep))]
     used = {pod.namespace for pod in pods}
-    moved = _moved_policies(replace(mesh, pods=pods, services=()), moves)
+    for held in holders:
+        used.update(policy.namespace for policy in held.authorization_policies)
+        used.update(policy.namespace for policy in held.peer_authentications)
+    moved = _moved_policies(replace(mesh, pods=pods, services=services), moves)
     return replace(
         topology,
         mesh=replace(moved, namespaces=tuple(space for space in mesh.namespaces if space.name in used)),
         steps=tuple(_moved_step(step, moves) for step in topology.steps),
         expect=(),
     )
+
+
+def called(topology: Topology) -> frozenset[str]:
+    """The pods that a step names."""
+    return frozenset(key for step in topology.steps if isinstance(step, CallStep) for key in _ends(step))
+
+
+def without_services(topology: Topology) -> Topology:
+    return replace(topology, mesh=replace(topology.mesh, services=()))
 
 
 def _ends(step: CallStep) -> tuple[str, str]:
@@ -227,15 +255,18 @@ Fails = Callable[[Topology], bool]
 
 
 def reduced(topology: Topology, fails: Fails, tries: int = 400) -> Topology:
-    """The smallest found that still ``fails``, asking at most ``tries`` times."""
-    while tries > 0:
-        for candidate in map(expecting, smaller(topology)):
-            tries -= 1
-            if fails(candidate):
-                topology = candidate
-                break
-            if tries <= 0:
-                return topology
+    """The smallest found that still ``fails``, asking at most ``tries`` times.
+
+    After a step that counted it goes on from there: what was needed a moment ago is asked for again last.
+    """
+    ways = [*smaller(topology)]
+    at = kept = 0
+    while kept < len(ways) and tries > 0:
+        candidate = expecting(ways[at % len(ways)])
+        tries -= 1
+        if fails(candidate):
+            topology, kept = candidate, 0
+            ways = [*smaller(topology)]
         else:
-            return topology
+            at, kept = at + 1, kept + 1
     return topology

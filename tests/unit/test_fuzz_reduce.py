@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from meshlab.fuzz.reduce import expecting, moved_block, reduced, smaller, with_called_pods_only
+from meshlab.fuzz.reduce import called, expecting, moved_block, reduced, smaller, with_pods, without_services
 from meshlab.lab.sources import read
 from meshlab.model import (
     Action,
@@ -44,7 +44,7 @@ def test_calls_expect_what_the_policies_of_their_moment_say() -> None:
 
 
 def test_whatever_is_made_smaller_is_a_topology_that_loads() -> None:
-    for mesh in policy_sets(BASE.mesh, 20, seed=7):
+    for mesh in policy_sets(BASE.mesh, 4, seed=7):
         change = PolicyStep(
             authorization_policies=mesh.authorization_policies,
             peer_authentications=mesh.peer_authentications,
@@ -90,12 +90,24 @@ def test_a_predicate_that_never_holds_is_asked_no_more_than_allowed() -> None:
     assert len(asked) <= 3
 
 
-def test_only_called_pods_are_left_and_their_addresses_follow_their_place() -> None:
-    fewer = with_called_pods_only(told())
+def test_only_the_pods_asked_for_are_left_and_their_addresses_follow_their_place() -> None:
+    start = replace(told(), mesh=replace(BASE.mesh, authorization_policies=(), peer_authentications=()))
+    fewer = with_pods(start, called(start))
     assert [pod.key for pod in fewer.mesh.pods] == ["shop/client", "shop/server"]
     assert load(dump(fewer), "fewer.yaml").mesh.pods == fewer.mesh.pods
     assert [namespace.name for namespace in fewer.mesh.namespaces] == ["shop"]
-    assert fewer.mesh.services == ()
+    assert [service.key for service in fewer.mesh.services] == ["server.shop"]
+    assert without_services(fewer).mesh.services == ()
+    assert with_pods(start, {"shop/client", "shop/store"}).mesh.services == ()
+
+
+def test_a_namespace_in_which_only_a_policy_is_stays() -> None:
+    """Whether such a policy holds for other namespaces may be what is asked."""
+    policy = AuthorizationPolicy(name="p", namespace="plain", action=Action.DENY, rules=(Rule(),))
+    start = told(replace(BASE, mesh=replace(BASE.mesh, authorization_policies=(policy,))))
+    fewer = with_pods(start, called(start))
+    assert load(dump(fewer), "fewer.yaml").mesh.authorization_policies == (policy,)
+    assert "plain" in {namespace.name for namespace in fewer.mesh.namespaces}
 
 
 @settings(deadline=None, max_examples=25)

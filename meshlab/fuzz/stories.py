@@ -1,0 +1,89 @@
+"""What may have led to a failing call, as topologies with steps; the shortest first. Pure.
+
+the policies, the call                          the verdict itself is wrong
+policies that turn it, the call, then those     a verdict outlives its policies, or comes before them
+the policies, other calls first                 a verdict is taken for that of another call
+all of the stage before, all of this one        anything else
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
+from meshlab.fuzz.choose import Chosen
+from meshlab.fuzz.example import Example, Stage
+from meshlab.fuzz.properties import Wrong
+from meshlab.fuzz.reduce import expecting
+from meshlab.model import Action, AuthorizationPolicy, CallStep, Mesh, PolicyStep, Rule, Step, Topology
+from meshlab.oracle import decide
+
+
+def stories(base: Topology, example: Example, wrong: Wrong, before: Example | None) -> Iterator[Topology]:
+    """Every way to tell what happened to the call that ``wrong`` names, on the pods of ``base``.
+
+    Args:
+        before: the example that was played before this one.
+    """
+    stage = example.stages[wrong.stage]
+    failing = [one for one in stage.calls if _is_of(wrong, one)]
+    earlier = [*(before.stages if before else ()), *example.stages[: wrong.stage]]
+    for one in failing:
+        yield _told(base, [(stage, [one])])
+        turned = Stage(_turning(stage.mesh, one), ())
+        if decide(turned.mesh, one.call.connection).verdict is not one.decision.verdict:
+            yield _told(base, [(turned, [one]), (stage, [one])])
+        for others in _others(stage, one):
+            yield _told(base, [(stage, [*others, one])])
+    if earlier:
+        yield _told(base, [(earlier[-1], earlier[-1].calls), (stage, [*stage.calls, *failing])])
+    yield _told(base, [(each, each.calls) for each in example.stages])
+
+
+def _is_of(wrong: Wrong, one: Chosen) -> bool:
+    call = one.call
+    return (call.source.key, call.to, call.family) == (wrong.source, wrong.to, wrong.family)
+
+
+def _turning(mesh: Mesh, one: Chosen) -> Mesh:
+    """Other policies, by which the call ends otherwise where any can make it: nobody may, or everybody."""
+    nobody = AuthorizationPolicy(
+        name="nobody", namespace=one.call.destination.namespace, action=Action.DENY, rules=(Rule(),)
+    )
+    rules = (nobody,) if one.decision.allowed else ()
+    return replace(mesh, authorization_policies=rules, peer_authentications=())
+
+
+def _others(stage: Stage, one: Chosen) -> Iterator[list[Chosen]]:
+    """Calls that end otherwise: between the same pods, then of one of them, then all calls of the stage."""
+    otherwise = [other for other in stage.calls if other.decision.verdict is not one.decision.verdict]
+    between = [other for other in otherwise if _shared(other, one) == 2]
+    beside = [other for other in otherwise if _shared(other, one)]
+    told: list[list[Chosen]] = [[]]
+    for others in (between, beside, [other for other in stage.calls if other != one]):
+        if others not in told:
+            told.append(others)
+            yield others
+
+
+def _shared(other: Chosen, one: Chosen) -> int:
+    """How many ends two calls have in common."""
+    return (other.call.source == one.call.source) + (other.call.destination == one.call.destination)
+
+
+def _told(base: Topology, stages: Sequence[tuple[Stage, Sequence[Chosen]]]) -> Topology:
+    (first, calls), *rest = stages
+    steps: list[Step] = [*map(_step, calls)]
+    for stage, more in rest:
+        change = PolicyStep(
+            authorization_policies=stage.mesh.authorization_policies,
+            peer_authentications=stage.mesh.peer_authentications,
+            replaces=True,
+        )
+        steps += [change, *map(_step, more)]
+    return expecting(replace(base, mesh=first.mesh, expect=(), steps=tuple(steps)))
+
+
+def _step(one: Chosen) -> CallStep:
+    call = one.call
+    return CallStep(source=call.source.key, to=call.to, family=call.family, expect=one.decision.verdict)
