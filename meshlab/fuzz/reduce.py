@@ -165,11 +165,13 @@ def with_pods(topology: Topology, keys: Collection[str]) -> Topology:
     """Only these pods, what else hangs on the others gone; blocks move with the address they are near to.
 
     A pod's addresses follow from its place, so they change; a block keeps its distance, bit by bit, from the pod that
-    it was nearest to. A namespace stays while a pod or a policy is in it, a service while it selects a pod.
+    it was nearest to. A node stays while a pod is on it, a namespace while a pod or a policy is in it, a service while
+    it selects a pod.
     """
     mesh = topology.mesh
     kept = [pod for pod in mesh.pods if pod.key in keys]
-    nodes = [node.name for node in topology.nodes]
+    held_nodes = tuple(node for node in topology.nodes if any(pod.node == node.name for pod in kept))
+    nodes = [node.name for node in held_nodes]
     pods = tuple(
         replace(
             pod,
@@ -190,6 +192,7 @@ def with_pods(topology: Topology, keys: Collection[str]) -> Topology:
     moved = _moved_policies(replace(mesh, pods=pods, services=services), moves)
     return replace(
         topology,
+        nodes=held_nodes,
         mesh=replace(moved, namespaces=tuple(space for space in mesh.namespaces if space.name in used)),
         steps=tuple(_moved_step(step, moves) for step in topology.steps),
         expect=(),

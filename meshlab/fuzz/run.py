@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import multiprocessing
-import platform
 import signal
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from multiprocessing.connection import Connection, wait
@@ -15,14 +14,10 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from meshlab import __version__
 from meshlab.errors import HostNotReadyError, KernelRefusedError, LabError, MeshlabError
 from meshlab.fuzz.bench import Bench, with_outsider
-from meshlab.fuzz.bugfile import name_of, written
 from meshlab.fuzz.campaign import Campaign, Limits
-from meshlab.fuzz.example import Example
-from meshlab.fuzz.properties import Wrong
-from meshlab.fuzz.shrink import Shrunk, shrunk
+from meshlab.fuzz.reporter import Reporter
 from meshlab.fuzz.tally import Failure, Tally
 from meshlab.kernel.forkserver import ForkServer
 from meshlab.lab.sources import Source
@@ -31,8 +26,9 @@ _PROGRESS_S = 0.25
 _LOOK_S = 0.5
 _PATIENCE_S = 30.0
 """How long workers may take to end."""
-_SHRINKING_S = 25.0
-_LEAST_SHRINKING_S = 8.0
+_STOP = "stop"
+_ENOUGH = "enough"
+"""Stop; and what is being made small is not wanted any more."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,9 +100,11 @@ class _Interrupts:
 # --- one worker ------------------------------------------------------------------------------------------------------
 
 
-def _alone(plan: Plan, progress: Progress, stop: Callable[[], bool]) -> Tally:
+def _alone(
+    plan: Plan, progress: Progress, stop: Callable[[], bool], unwanted: Callable[[], bool] = lambda: False
+) -> Tally:
     with Bench(plan.source, **plan.settings) as bench:
-        reporter = Reporter(bench, plan, time.monotonic(), stop)
+        reporter = Reporter(bench, plan, time.monotonic(), stop, unwanted)
         campaign = Campaign(
             bench,
             seed=plan.seed,
@@ -136,75 +134,6 @@ def _seldom(progress: Progress) -> Progress:
     return tell
 
 
-@dataclass(slots=True)
-class Reporter:
-    """Makes failures small and writes them; what has been written already is not new."""
-
-    bench: Bench
-    plan: Plan
-    began: float
-    stop: Callable[[], bool] = lambda: False
-    _shapes: set[str] = field(default_factory=set)
-
-    def __call__(self, example: Example, wrong: Sequence[Wrong], before: Example | None) -> Failure | None:
-        evidence = self._evidence(wrong[0]) if wrong[0].kind == "lost" else ""
-        small = shrunk(self.bench, example, wrong, before, self._patience_s(), self.stop)
-        name = name_of(small.topology, small.wrong.kind)
-        if name in self._shapes:
-            return None
-        self._shapes.add(name)
-        rate = "" if small.result == "failed" else f" ({small.failed} of {small.runs} times)"
-        path = self._write(name, written(small.topology, self._comments(small, evidence)))
-        return Failure(str(path), small.result, f"{small.wrong.text}{rate}")
-
-    def unplayed(self, text: str) -> Failure:
-        """A failure that no call shows: the topology itself, with the reason."""
-        topology = self.bench.source.topology
-        path = self._write(name_of(topology, "lost"), written(topology, [text, *self._versions()]))
-        return Failure(str(path), "failed", text)
-
-    def _patience_s(self) -> float:
-        """Not much longer than the campaign itself would have gone on."""
-        if self.plan.limits.seconds is None:
-            return _SHRINKING_S
-        left = self.began + self.plan.limits.seconds - time.monotonic()
-        return min(_SHRINKING_S, max(_LEAST_SHRINKING_S, left))
-
-    def _comments(self, small: Shrunk, evidence: str) -> list[str]:
-        played = f"Failed {small.failed} of {small.runs} times. Play it again: meshlab replay THIS-FILE"
-        mutant = self.plan.settings.get("mutant")
-        return [
-            small.wrong.text,
-            played + (f" --mutant {mutant}" if mutant else ""),
-            f"Found by `meshlab fuzz`, seed {self.plan.seed}{f', with the mutant {mutant}' if mutant else ''}.",
-            *self._versions(),
-            *([f"What the lab left: {evidence}"] if evidence else []),
-        ]
-
-    def _versions(self) -> list[str]:
-        try:
-            names = sorted(set(self.bench.lab.implementations.values()))
-        except LabError:
-            names = []
-        return [f"meshlab {__version__}, {platform.system()} {platform.release()}, ztunnel: {', '.join(names)}"]
-
-    def _evidence(self, wrong: Wrong) -> str:
-        lab = self.bench.open
-        folder = self.plan.artifacts / f"{self.plan.source.topology.name}-lost-{time.time_ns() // 10**6}"
-        with suppress(MeshlabError, OSError):
-            if lab is not None:
-                lab.save(folder)
-                (folder / "reason.txt").write_text(f"{wrong.text}\n", encoding="utf-8")
-                return folder.name
-        return ""
-
-    def _write(self, name: str, text: str) -> Path:
-        self.plan.artifacts.mkdir(parents=True, exist_ok=True)
-        path = self.plan.artifacts / name
-        path.write_text(text, encoding="utf-8")
-        return path
-
-
 # --- several ---------------------------------------------------------------------------------------------------------
 
 
@@ -221,7 +150,7 @@ def _together(plan: Plan, progress: Progress, stop: Callable[[], bool]) -> Tally
             told = True
             for pipe in waiting:
                 with suppress(OSError):
-                    pipe.send(None)
+                    pipe.send(_ENOUGH if enough else _STOP)
         for ready in wait(list(waiting), timeout=_LOOK_S):
             assert isinstance(ready, Connection)
             try:
@@ -276,10 +205,30 @@ def _part(plan: Plan, number: int) -> Plan:
     return replace(plan, workers=1, limits=limits, seed=plan.seed + number * 1_000_000_007)
 
 
+@dataclass(slots=True)
+class _Told:
+    """What this worker was told by the one that started it; whether it was told anything."""
+
+    pipe: Connection
+    word: str = ""
+
+    def __call__(self) -> bool:
+        if not self.word and self.pipe.poll():
+            try:
+                self.word = self.pipe.recv()
+            except EOFError:
+                self.word = _STOP
+        return bool(self.word)
+
+    def enough(self) -> bool:
+        return self() and self.word == _ENOUGH
+
+
 def _work(pipe: Connection, plan: Plan) -> None:
     """One worker's process."""
     try:
-        _alone(plan, pipe.send, pipe.poll)
+        told = _Told(pipe)
+        _alone(plan, pipe.send, told, told.enough)
     except (HostNotReadyError, KernelRefusedError) as error:
         pipe.send(HostNotReadyError(str(error)))
     except MeshlabError as error:

@@ -31,7 +31,8 @@ from meshlab.fuzz.properties import (
     nothing_in_clear,
     verdict_equals_oracle,
 )
-from meshlab.fuzz.run import Plan, Reporter
+from meshlab.fuzz.reporter import Reporter
+from meshlab.fuzz.run import Plan
 from meshlab.fuzz.tally import Tally
 from meshlab.lab import Lab
 from meshlab.lab.sources import read

@@ -98,7 +98,9 @@ def test_only_the_pods_asked_for_are_left_and_their_addresses_follow_their_place
     assert [namespace.name for namespace in fewer.mesh.namespaces] == ["shop"]
     assert [service.key for service in fewer.mesh.services] == ["server.shop"]
     assert without_services(fewer).mesh.services == ()
-    assert with_pods(start, {"shop/client", "shop/store"}).mesh.services == ()
+    beside = with_pods(start, {"shop/client", "shop/store"})
+    assert beside.mesh.services == ()
+    assert [node.name for node in beside.nodes] == ["node-1"]
 
 
 def test_a_namespace_in_which_only_a_policy_is_stays() -> None:
