@@ -94,7 +94,7 @@ class _Shrinking:
             return self._with_few_pods(here)
         if not self._in_time:
             return here
-        return reduced(self._with_few_pods(story), self._fails_afresh)
+        return self._with_few_pods(reduced(self._with_few_pods(story), self._fails_afresh))
 
     def _rate(self, own: Bench, topology: Topology) -> float:
         """How often it fails: of three times, or of twenty, if it was not always; a lab that is lost costs too much."""
@@ -142,6 +142,8 @@ class _Shrinking:
 def _small_worlds(topology: Topology) -> Iterator[Topology]:
     """Only pods that a step names; or those and one more, which may make the same calls after them."""
     named = called(topology)
+    if len(named) == len(topology.mesh.pods) and not topology.mesh.services:
+        return
     yield without_services(with_pods(topology, named))
     if topology.mesh.services:
         yield with_pods(topology, named)
