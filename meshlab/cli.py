@@ -212,7 +212,7 @@ def bundle(
 @click.option("--seed", metavar="S", type=click.IntRange(min=0), help="The same seed gives the same examples.")
 @click.option("--failures", metavar="N", default=10, show_default=True, help="Stop at so many different failures.")
 @click.option(
-    "--workers", metavar="N", type=click.IntRange(min=1), help="Processes, a lab each. [default: 1 for 2 CPUs]"
+    "--workers", metavar="N", type=click.IntRange(min=1), help="Processes, a lab each. [default: one a CPU, at most 8]"
 )
 @click.option(
     "--corpus", metavar="DIR", type=click.Path(path_type=Path), help="Examples that failed. [default: .meshlab/corpus]"

@@ -197,11 +197,13 @@ def _why(lab: Lab, error: LabError) -> str:
 def play(lab: Lab, example: Example) -> tuple[list[Wrong], str]:
     """Make the calls of ``example`` in one window: what was wrong, and what could not be told."""
     tunnelled, wrong = [], []
+    stage_of: dict[int, int] = {}
     with lab.capture() as capture:
         for place, stage in enumerate(example.stages):
             lab.replace(stage.mesh)
             made = make(lab, stage.calls)
-            wrong += [replace(one, stage=place) for one in wrong_verdicts(lab, stage.calls, made)]
+            stage_of |= {call.number: place for call in made}
+            wrong += wrong_verdicts(lab, stage.calls, made)
             tunnelled += [call for one, call in zip(stage.calls, made, strict=True) if one.call.hbone]
     leaked, doubt = in_clear(capture, tunnelled)
-    return [*leaked, *wrong], doubt
+    return [replace(one, stage=stage_of[one.number]) for one in (*leaked, *wrong)], doubt

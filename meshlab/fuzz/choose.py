@@ -1,17 +1,18 @@
 """Which calls tell a set of policies from its neighbours. Pure.
 
-Every value in a policy is a question with two answers (is the caller's address in this block? is it this port?). Calls
-are picked until each question was answered both ways, under an allowed and a denied verdict, as far as any call of the
-mesh can; what room is left goes to whichever verdict is rarer. A caller out of the mesh, which has a service account
-but nobody to vouch for it, is always among them.
+Every value in a policy is a question with two answers (is the caller's address in this block? is it this port?), and
+so is whether a service's address is dialled. Calls are picked until each question was answered both ways, under an
+allowed and a denied verdict, as far as any call of the mesh can; what room is left goes to whichever verdict is rarer.
+A caller out of the mesh, which has a service account but nobody to vouch for it, is always among them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
+from meshlab.lab.names import behind
 from meshlab.model import (
     FAMILIES,
     Action,
@@ -25,6 +26,7 @@ from meshlab.model import (
     Operation,
     Pod,
     Rule,
+    Service,
     Source,
     has_labels,
 )
@@ -42,17 +44,26 @@ class Candidate:
     source: Pod
     destination: Pod
     port: int
+    """Of the destination."""
     family: Family
     connection: Connection
     hbone: bool
+    service: Service | None = None
+    """Whose address is dialled; ``None``: the destination's own."""
+    service_port: int = 0
 
     @property
     def address(self) -> Address:
-        return self.destination.address(self.family)
+        vip = self.service.address(self.family) if self.service else None
+        return vip or self.destination.address(self.family)
+
+    @property
+    def dialled_port(self) -> int:
+        return self.service_port if self.service else self.port
 
     @property
     def to(self) -> str:
-        return f"{self.destination.key}:{self.port}"
+        return f"{(self.service or self.destination).key}:{self.dialled_port}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,21 +75,44 @@ class Chosen:
 
 
 def candidates(mesh: Mesh) -> tuple[Candidate, ...]:
-    """Every call from pod to pod of ``mesh``, in the order of the file."""
-    return tuple(
-        Candidate(
-            source=source,
-            destination=destination,
-            port=port.number,
-            family=family,
-            connection=connection(mesh, source, destination, port.number, family),
-            hbone=mesh.is_enrolled(source) and mesh.is_enrolled(destination),
-        )
-        for destination in mesh.pods
-        for source in mesh.pods
-        for port in destination.ports
-        for family in FAMILIES
-        if source.key != destination.key
+    """Every call of ``mesh`` from pod to pod, and from pods of the mesh to services, in the order of the file."""
+    return (*_to_pods(mesh), *_to_services(mesh))
+
+
+def _to_pods(mesh: Mesh) -> Iterator[Candidate]:
+    for destination in mesh.pods:
+        for source in mesh.pods:
+            for port in destination.ports:
+                for family in FAMILIES:
+                    if source.key != destination.key:
+                        yield _candidate(mesh, source, destination, port.number, family)
+
+
+def _to_services(mesh: Mesh) -> Iterator[Candidate]:
+    """Only where one pod is behind the port: of several the proxy takes any, and their verdicts may differ."""
+    for service in mesh.services:
+        for port in service.ports:
+            reached = behind(mesh, f"{service.key}:{port.port}")
+            if len(reached) != 1:
+                continue
+            destination, number = reached[0]
+            if number not in {own.number for own in destination.ports}:
+                continue
+            for source in filter(mesh.is_enrolled, mesh.pods):  # others have no kube-proxy here
+                for family in FAMILIES:
+                    if source.key != destination.key and service.address(family):
+                        direct = _candidate(mesh, source, destination, number, family)
+                        yield replace(direct, service=service, service_port=port.port)
+
+
+def _candidate(mesh: Mesh, source: Pod, destination: Pod, port: int, family: Family) -> Candidate:
+    return Candidate(
+        source=source,
+        destination=destination,
+        port=port,
+        family=family,
+        connection=connection(mesh, source, destination, port, family),
+        hbone=mesh.is_enrolled(source) and mesh.is_enrolled(destination),
     )
 
 
@@ -176,6 +210,8 @@ def _answers(mesh: Mesh, decided: Sequence[Chosen]) -> list[int]:
                 told[key] = reply()
             answers[place] |= 1 << (at + 2 * told[key] + one.decision.allowed)
         at += 4
+    for place, one in enumerate(decided):
+        answers[place] |= 1 << (at + 2 * (one.call.service is not None) + one.decision.allowed)
     return answers
 
 

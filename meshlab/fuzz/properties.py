@@ -22,7 +22,7 @@ from meshlab.lab import Lab
 from meshlab.lab.attempt import Request
 from meshlab.lab.capture import Capture
 from meshlab.lab.identities import read_records
-from meshlab.model import Call, Mesh, Outcome, Pod
+from meshlab.model import Call, Family, Mesh, Outcome, Pod
 from meshlab.model.report import Result
 
 _TIMEOUT_S = 5.0
@@ -42,6 +42,8 @@ class Wrong:
     to: str = ""
     family: int = 0
     seen: str = ""
+    number: int = 0
+    """Of the call."""
     stage: int = 0
     """Its place among the stages of an example."""
 
@@ -109,11 +111,11 @@ def make(lab: Lab, chosen: Sequence[Chosen]) -> list[Call]:
 
 
 @lru_cache(maxsize=4096)
-def _request_of(source: str, to: str, family: int, address: str, port: int, echo: bool, peer: str) -> Request:
+def _request_of(source: str, to: str, family: Family, address: str, port: int, echo: bool, peer: str) -> Request:
     return Request(
         source=source,
         to=to,
-        family=4 if family == 4 else 6,
+        family=family,
         address=ip_address(address),
         port=port,
         timeout_s=_TIMEOUT_S,
@@ -123,7 +125,9 @@ def _request_of(source: str, to: str, family: int, address: str, port: int, echo
 
 
 def _request(call: Candidate, echo: bool) -> Request:
-    return _request_of(call.source.key, call.to, call.family, str(call.address), call.port, echo, call.destination.key)
+    return _request_of(
+        call.source.key, call.to, call.family, str(call.address), call.dialled_port, echo, call.destination.key
+    )
 
 
 def wrong_verdicts(lab: Lab, chosen: Sequence[Chosen], made: Sequence[Call]) -> list[Wrong]:
@@ -139,6 +143,7 @@ def wrong_verdicts(lab: Lab, chosen: Sequence[Chosen], made: Sequence[Call]) -> 
             to=call.to,
             family=call.family,
             seen=fault,
+            number=call.number,
         )
         for one, call in zip(chosen, made, strict=True)
         if (fault := _fault(one, call, arrived.get(call.number, False)))
@@ -162,19 +167,17 @@ def in_clear(capture: Capture, calls: Sequence[Call]) -> tuple[list[Wrong], str]
     """What was in clear of calls between enrolled pods, and why that could not be told, if so."""
     if not calls:
         return [], ""
-    by_number = {call.number: call for call in calls}
     proofs = [(call, proof) for call, proof in zip(calls, capture.encrypted(calls), strict=True)]
-    wrong = [
-        Wrong("in-clear", f"{call!r}: {proof.reason}", call.source, call.to, call.family, "in clear")
-        for call, proof in proofs
-        if proof.result is Result.FAILED
-    ]
+    wrong = [_in_clear(call, f"{call!r}: {proof.reason}") for call, proof in proofs if proof.result is Result.FAILED]
     everywhere = [proof for proof in capture.nothing_in_clear(calls) if proof.result is Result.FAILED]
     if everywhere and not wrong:
-        call = next(iter(by_number.values()))
-        wrong = [Wrong("in-clear", f"{everywhere[0].id}: {everywhere[0].reason}", call.source, call.to, call.family)]
+        wrong = [_in_clear(calls[0], f"{everywhere[0].id}: {everywhere[0].reason}")]
     doubts = [proof.reason for _, proof in proofs if proof.result is Result.CANNOT_TELL]
     return wrong, doubts[0] if doubts else ""
+
+
+def _in_clear(call: Call, text: str) -> Wrong:
+    return Wrong("in-clear", text, call.source, call.to, call.family, "in clear", call.number)
 
 
 def wrong_identities(lab: Lab) -> tuple[int, list[Wrong]]:

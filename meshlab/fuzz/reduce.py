@@ -12,11 +12,13 @@ from ipaddress import ip_address
 from typing import Any, TypeVar
 
 from meshlab.fuzz.replay import after
+from meshlab.lab.names import behind
 from meshlab.model import (
     Address,
     AuthorizationPolicy,
     CallStep,
     Condition,
+    Connection,
     Mesh,
     MtlsMode,
     Operation,
@@ -34,21 +36,26 @@ T = TypeVar("T")
 
 
 def expecting(topology: Topology) -> Topology:
-    """``topology`` whose calls, all to pods, expect what the policies in effect at their time say."""
+    """``topology`` whose calls expect what the policies in effect at their time say.
+
+    A call to a service whose pods are of different minds expects what it did.
+    """
     mesh, steps = topology.mesh, list[Step]()
     for step in topology.steps:
         if isinstance(step, PolicyStep):
             mesh = after(mesh, step)
             steps.append(step)
         else:
-            steps.append(replace(step, expect=_verdict(mesh, step)))
+            verdicts = {decide(mesh, asked).verdict for asked in _connections(mesh, step)}
+            steps.append(replace(step, expect=verdicts.pop()) if len(verdicts) == 1 else step)
     return replace(topology, steps=tuple(steps))
 
 
-def _verdict(mesh: Mesh, step: CallStep) -> Any:
-    name, _, port = step.to.rpartition(":")
-    asked = connection(mesh, mesh.pod(step.source), mesh.pod(name), int(port), step.family or 4)
-    return decide(mesh, asked).verdict
+def _connections(mesh: Mesh, step: CallStep) -> Iterator[Connection]:
+    """What the call may come to at the pods that it may reach."""
+    source = mesh.pod(step.source)
+    for pod, number in behind(mesh, step.to):
+        yield connection(mesh, source, pod, number, step.family or 4)
 
 
 def smaller(topology: Topology) -> Iterator[Topology]:
@@ -58,6 +65,11 @@ def smaller(topology: Topology) -> Iterator[Topology]:
             yield replace(topology, steps=steps)
     for mesh in _less_policies(topology.mesh):
         yield replace(topology, mesh=mesh)
+    for place, step in enumerate(topology.steps):
+        if isinstance(step, CallStep) and "/" not in step.to:
+            for pod, number in behind(topology.mesh, step.to):
+                direct = replace(step, to=f"{pod.key}:{number}")
+                yield replace(topology, steps=_with(topology.steps, place, direct))
     for place, step in enumerate(topology.steps):
         if isinstance(step, PolicyStep):
             for less in _less_policies(step):
@@ -200,16 +212,19 @@ def with_pods(topology: Topology, keys: Collection[str]) -> Topology:
 
 
 def called(topology: Topology) -> frozenset[str]:
-    """The pods that a step names."""
-    return frozenset(key for step in topology.steps if isinstance(step, CallStep) for key in _ends(step))
+    """The pods that call, and those that may be reached."""
+    keys: set[str] = set()
+    for step in topology.steps:
+        if isinstance(step, CallStep):
+            keys.update((step.source, *(pod.key for pod, _ in behind(topology.mesh, step.to))))
+    return frozenset(keys)
 
 
 def without_services(topology: Topology) -> Topology:
-    return replace(topology, mesh=replace(topology.mesh, services=()))
-
-
-def _ends(step: CallStep) -> tuple[str, str]:
-    return step.source, step.to.rpartition(":")[0]
+    """Only those services that a step names."""
+    named = {step.to.rpartition(":")[0] for step in topology.steps if isinstance(step, CallStep)}
+    services = tuple(service for service in topology.mesh.services if service.key in named)
+    return replace(topology, mesh=replace(topology.mesh, services=services))
 
 
 def _moved_step(step: Step, moves: Mapping[Address, Address]) -> Step:

@@ -20,6 +20,7 @@ from meshlab.fuzz.properties import Wrong, in_clear
 from meshlab.lab import Lab
 from meshlab.lab.attempt import Request
 from meshlab.lab.capture import Capture
+from meshlab.lab.names import behind
 from meshlab.lab.sources import Source
 from meshlab.model import FAMILIES, Call, CallStep, Expectation, Mesh, Outcome, PolicyStep, Step, Topology, Verdict
 from meshlab.model.report import SCHEMA_VERSION, Grade, Result
@@ -143,7 +144,9 @@ def play(lab: Lab, topology: Topology, *, prove: bool = True) -> tuple[list[Wron
         return wrong, ""
     tunnelled = [call for _, call in made if _is_tunnelled(lab.mesh, call)]
     leaked, doubt = in_clear(capture, tunnelled)
-    answered = [call for call in tunnelled if call.outcome is Outcome.OK]
+    answered = [
+        call for call in tunnelled if call.outcome is Outcome.OK and not leaked
+    ]  # in clear nobody has shown one
     return [*leaked, *wrong, *_mistaken(lab.mesh, capture, answered)], doubt
 
 
@@ -229,8 +232,6 @@ def said(mesh: Mesh, call: Call) -> str:
 
 def _is_tunnelled(mesh: Mesh, call: Call) -> bool:
     """Whether both ends are in the mesh, and the call leaves its pod."""
-    name = call.to.rpartition(":")[0]
-    ends = [pod for pod in mesh.pods if pod.key == name]
-    ends += [pod for service in mesh.services if service.key == name for pod in mesh.endpoints(service)]
+    ends = [pod for pod, _ in behind(mesh, call.to)]
     leaves = all(pod.key != call.source for pod in ends)
     return leaves and all(mesh.is_enrolled(pod) for pod in (mesh.pod(call.source), *ends))

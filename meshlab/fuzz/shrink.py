@@ -62,7 +62,8 @@ def shrunk(
         seconds /= 4  # each try may cost a lab
     shrinking = _Shrinking(bench, fitting.kind, time.monotonic() + seconds, stop)
     story = bench.source.topology
-    for story in stories(bench.source.topology, example, fitting, before):
+    alike = [fitting, *(one for one in wrong if one.kind == fitting.kind and one is not fitting)]
+    for story in stories(bench.source.topology, example, alike, before):
         small = shrinking.small(story)
         if small is not None and (found := _confirmed(bench, small, fitting)).failed:
             return found
@@ -152,7 +153,7 @@ def _small_worlds(topology: Topology) -> Iterator[Topology]:
         yield with_pods(topology, {*named, other.key})
     steps = [step for step in topology.steps if isinstance(step, CallStep)]
     for other in filter(topology.mesh.is_enrolled, others):
-        more = tuple(replace(step, source=other.key) for step in steps if not step.to.startswith(f"{other.key}:"))
+        more = tuple(replace(step, source=other.key) for step in steps)
         yield expecting(with_pods(replace(topology, steps=(*topology.steps, *more)), {*named, other.key}))
 
 

@@ -19,17 +19,22 @@ from meshlab.model import Action, AuthorizationPolicy, CallStep, Mesh, PolicySte
 from meshlab.oracle import decide
 
 
-def stories(base: Topology, example: Example, wrong: Wrong, before: Example | None) -> Iterator[Topology]:
-    """Every way to tell what happened to the call that ``wrong`` names, on the pods of ``base``.
+def stories(base: Topology, example: Example, wrong: Sequence[Wrong], before: Example | None) -> Iterator[Topology]:
+    """Every way to tell what happened to the call that the first of ``wrong`` names, on the pods of ``base``.
 
     Args:
+        wrong: what was wrong with the example, and is of one kind.
         before: the example that was played before this one.
     """
-    stage = example.stages[wrong.stage]
-    failing = [one for one in stage.calls if _is_of(wrong, one)]
-    earlier = [*(before.stages if before else ()), *example.stages[: wrong.stage]]
+    place = wrong[0].stage
+    stage = example.stages[place]
+    failing = [one for one in stage.calls if _is_of(wrong[0], one)]
+    earlier = [*(before.stages if before else ()), *example.stages[:place]]
     for one in failing:
         yield _told(base, [(stage, [one])])
+        together = [one for one in stage.calls if any(each.stage == place and _is_of(each, one) for each in wrong)]
+        if len(together) > 1:
+            yield _told(base, [(stage, together)])
         turned = Stage(_turning(stage.mesh, one), ())
         if decide(turned.mesh, one.call.connection).verdict is not one.decision.verdict:
             yield _told(base, [(turned, [one]), (stage, [one])])

@@ -96,13 +96,23 @@ def test_a_broken_proxy_is_found_and_its_small_file_replays() -> None:
     assert (right.exit_code, right.output.split(":")[0]) == (0, "FIXED")
 
 
-def test_what_hangs_on_the_policies_before_is_told_with_them() -> None:
-    mutant = "verdict-cached-by-4-tuple"
+@pytest.mark.parametrize(
+    ("mutant", "kept"),
+    [
+        pytest.param("verdict-cached-by-4-tuple", "replace:", id="the policies before"),
+        pytest.param("one-verdict-for-a-tunnel", "call:", id="the calls before"),
+        pytest.param("calls-services-in-clear", "server.shop:80", id="the service"),
+    ],
+)
+def test_what_a_failure_hangs_on_is_told_with_it(mutant: str, kept: str) -> None:
     _, report = _fuzz("--mutant", mutant, "--seed", "1", "--for", "60s", "--failures", "1")
     (failure,) = report["failures"]
+    text = Path(failure["file"]).read_text()
+    topology = load(text, failure["file"])
+    assert kept in text
+    assert (len(topology.mesh.pods) <= 3, len(topology.steps) <= 4) == (True, True), text
     assert _run("replay", failure["file"], "--mutant", mutant).exit_code == 1
     assert _run("replay", failure["file"]).exit_code == 0
-    assert "replace:" in Path(failure["file"]).read_text()
 
 
 def test_a_proxy_that_fails_at_times_is_called_flaky_with_its_rate() -> None:

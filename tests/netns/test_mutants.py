@@ -19,6 +19,7 @@ CAPTURE = frozenset({"recorder", "analyzer"})
 KILLED_BY = {
     "leaks-plaintext": {"encrypted", "nothing-in-clear"},
     "falls-back-to-plaintext": {"encrypted", "nothing-in-clear"},
+    "calls-services-in-clear": {"encrypted", "nothing-in-clear"},
     "clear-on-15008": {"encrypted", "nothing-in-clear"},
     "clear-after-handshake": {"encrypted", "nothing-in-clear"},
     "ignores-deny": {"cells", "denied"},

@@ -93,6 +93,7 @@ spec:
 """
 WRONG_CELLS = {
     "rules-of-a-policy-are-anded": {"shop/client->shop/server:8001/4", "shop/client->shop/server:8001/6"},
+    "parts-of-a-rule-are-ored": {"shop/client->shop/server:8004/4", "shop/client->shop/server:8004/6"},
     "suffix-matches-anywhere": {"shop/client-2->shop/server:8001/4", "shop/client-2->shop/server:8001/6"},
     "ignores-not-fields": {"shop/client-2->shop/server:8003/4", "edge/api->shop/server:8003/6"},
     "cidr-mask-off-by-one": {"edge/api->shop/server:8002/4", "edge/api->shop/server:8002/6"},

@@ -70,6 +70,28 @@ def test_calls_that_were_judged_otherwise_before_come_first() -> None:
     assert any(one.call.port == 9090 for one in chosen)
 
 
+def test_a_service_is_called_by_its_address_with_either_verdict() -> None:
+    chosen = choose(with_rule(Rule(operations=(Operation(ports=("8080",)),)), Action.DENY), POSSIBLE, most=8)
+    assert any(one.call.service and not one.decision.allowed for one in chosen)
+    chosen = choose(MESH, POSSIBLE, most=8)
+    assert any(one.call.service and one.decision.allowed for one in chosen)
+
+
+def test_a_call_to_a_service_is_judged_at_the_pod_behind_it() -> None:
+    (service,) = MESH.services
+    calls = [call for call in POSSIBLE if call.service]
+    assert {call.to for call in calls} == {"server.shop:80"}
+    assert {(call.destination.key, call.port, call.connection.port) for call in calls} == {("shop/server", 8080, 8080)}
+    assert {call.address for call in calls} == {service.ipv4, service.ipv6}
+    assert all(MESH.is_enrolled(call.source) for call in calls), "there is no kube-proxy for the others"
+    assert all(call.source.key != "shop/server" for call in calls)
+
+
+def test_a_service_with_two_pods_behind_it_is_not_called() -> None:
+    twin = replace(MESH.pod("shop/server"), name="twin")
+    assert not any(call.service for call in candidates(replace(MESH, pods=(*MESH.pods, twin))))
+
+
 def test_another_turn_is_another_choice() -> None:
     mesh = policy_sets(MESH, 1, seed=3)[0]
     assert names(choose(mesh, POSSIBLE, most=6, turn=0)) != names(choose(mesh, POSSIBLE, most=6, turn=11))

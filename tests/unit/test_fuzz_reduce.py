@@ -27,7 +27,8 @@ from meshlab.strategies import policy_sets
 from meshlab.topology import dump, load
 
 BASE = read("quickstart").topology
-CALL = CallStep(source="shop/client", to="shop/server:8080", family=4, expect=Verdict.ALLOW)
+SERVER = "shop/server:8080"
+CALL = CallStep(source="shop/client", to=SERVER, family=4, expect=Verdict.ALLOW)
 
 
 def told(topology: Topology = BASE, *steps: CallStep | PolicyStep) -> Topology:
@@ -101,6 +102,35 @@ def test_only_the_pods_asked_for_are_left_and_their_addresses_follow_their_place
     beside = with_pods(start, {"shop/client", "shop/store"})
     assert beside.mesh.services == ()
     assert [node.name for node in beside.nodes] == ["node-1"]
+
+
+BY_NAME = replace(CALL, to="server.shop:80")
+
+
+def test_the_pods_behind_a_service_stay_with_it() -> None:
+    start = told(BASE, BY_NAME)
+    assert called(start) == {"shop/client", "shop/server"}
+    fewer = without_services(with_pods(start, called(start)))
+    assert [service.key for service in fewer.mesh.services] == ["server.shop"]
+    assert load(dump(fewer), "fewer.yaml").steps == start.steps
+
+
+def test_a_service_is_left_out_where_its_pod_fails_as_well() -> None:
+    def fails_to_8080(topology: Topology) -> bool:
+        return any(isinstance(step, CallStep) and step.to in ("server.shop:80", SERVER) for step in topology.steps)
+
+    assert [step.to for step in reduced(told(BASE, BY_NAME), fails_to_8080).steps if isinstance(step, CallStep)] == [
+        SERVER
+    ]
+
+
+def test_a_call_to_a_service_expects_what_the_policies_say_at_its_pod() -> None:
+    deny = AuthorizationPolicy(
+        name="p", namespace="shop", action=Action.DENY, rules=(Rule(operations=(Operation(ports=("8080",)),)),)
+    )
+    (step,) = told(replace(BASE, mesh=replace(BASE.mesh, authorization_policies=(deny,))), BY_NAME).steps
+    assert isinstance(step, CallStep)
+    assert step.expect is Verdict.DENY
 
 
 def test_a_namespace_in_which_only_a_policy_is_stays() -> None:

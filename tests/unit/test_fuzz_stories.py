@@ -23,7 +23,7 @@ EXAMPLE = Example((FIRST, SECOND))
 
 def told(example: Example, one: Chosen, before: Example | None = None, stage: int = 0) -> list[Topology]:
     wrong = Wrong("verdict", "text", one.call.source.key, one.call.to, one.call.family, stage=stage)
-    return list(stories(BASE, example, wrong, before))
+    return list(stories(BASE, example, [wrong], before))
 
 
 def calls(topology: Topology) -> list[CallStep]:
@@ -74,6 +74,13 @@ def test_calls_that_ended_otherwise_come_before_it_first_those_between_the_same_
     assert all(calls(topology)[-1].to == DENIED.call.to for topology in told_of[:-1])
 
 
+def test_calls_that_failed_together_are_told_together() -> None:
+    wrong = [Wrong("in-clear", "text", one.call.source.key, one.call.to, one.call.family) for one in (DENIED, ALLOWED)]
+    alone, together, *_ = stories(BASE, Example((FIRST,)), wrong, None)
+    assert len(alone.steps) == 1
+    assert {step.to for step in calls(together)} == {DENIED.call.to, ALLOWED.call.to}
+
+
 def test_the_example_before_is_told_when_there_was_one() -> None:
     before = Example((SECOND,))
     longest = [
@@ -83,6 +90,6 @@ def test_the_example_before_is_told_when_there_was_one() -> None:
 
 
 def test_without_a_call_every_stage_is_told() -> None:
-    (story,) = stories(BASE, EXAMPLE, Wrong("lost", "ztunnel ended"), None)
+    (story,) = stories(BASE, EXAMPLE, [Wrong("lost", "ztunnel ended")], None)
     assert len(calls(story)) == len(FIRST.calls) + len(SECOND.calls)
     assert isinstance(story.mesh, Mesh)

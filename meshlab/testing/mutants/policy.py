@@ -66,6 +66,15 @@ class _Anded(_Misreading):
         return replace(policy, rules=(all_clauses,) if policy.rules else ())
 
 
+class _Ored(_Misreading):
+    def read(self, policy: rbac.Policy) -> rbac.Policy:
+        return replace(policy, rules=tuple(self._one_clause(rule) for rule in policy.rules))
+
+    def _one_clause(self, rule: rbac.Rule) -> rbac.Rule:
+        matches = tuple(match for clause in rule for match in clause)
+        return (matches,) if matches else rule
+
+
 class _Anywhere(rbac.Pattern):
     def matches(self, text: str) -> bool:
         return self.text in text if self.kind == "suffix" else super().matches(text)
@@ -141,6 +150,7 @@ class _NoPortLevels(_Misreading):
 
 
 rules_of_a_policy_are_anded = _judging_with(_Anded)
+parts_of_a_rule_are_ored = _judging_with(_Ored)
 suffix_matches_anywhere = _judging_with(_SuffixAnywhere)
 ignores_not_fields = _judging_with(_NotFieldsIgnored)
 cidr_mask_off_by_one = _judging_with(_WideMasks)

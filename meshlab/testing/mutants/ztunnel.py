@@ -78,6 +78,20 @@ def falls_back_to_plaintext(config: Mapping[str, Any], fds: Mapping[str, int]) -
     run(config, fds, Parts(outbound=_FallingBack))
 
 
+# --- calls-services-in-clear -----------------------------------------------------------------------------------------
+
+
+class _PodsOnly(Outbound):
+    async def connect_tunnel(self, way: Route, peer: Target, own: Workload, record: Record) -> Half:
+        if way.service is not None:
+            return await self.connect_plain(way.target)
+        return await super().connect_tunnel(way, peer, own, record)
+
+
+def calls_services_in_clear(config: Mapping[str, Any], fds: Mapping[str, int]) -> None:
+    run(config, fds, Parts(outbound=_PodsOnly))
+
+
 # --- clear-on-15008 --------------------------------------------------------------------------------------------------
 
 
