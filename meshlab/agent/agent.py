@@ -129,13 +129,17 @@ class Agent:
             match request["op"]:
                 case "enrol":
                     self._enrol(request, fds)
+                case "give_up":
+                    for enrolment in list(self._enrolments):
+                        self._give_up(enrolment, request["why"])
+                    self._channel.send({"id": request["id"]})
                 case "remove":
                     self._remove(request["uids"])
                     self._channel.send({"id": request["id"], "removed": request["uids"]})
                 case "rules":
                     self._channel.send({"id": request["id"], "text": self.read_rules(self._pods[request["uid"]])})
                 case other:
-                    raise ValueError(f"no operation {other!r}; there are enrol, remove, rules")
+                    raise ValueError(f"no operation {other!r}; there are enrol, give_up, remove, rules")
         except ChannelClosedError:
             raise
         except (KernelRefusedError, OSError, ValueError, KeyError) as error:

@@ -13,6 +13,7 @@ import secrets
 import socket
 import time
 from dataclasses import dataclass
+from functools import partial
 
 from meshlab.errors import LabError, NotEnrolledError
 from meshlab.implementations import NodeSlot
@@ -23,7 +24,7 @@ from meshlab.lab.captures import Captures
 from meshlab.lab.configuration import Configuration
 from meshlab.lab.mounts import Mounts, binds
 from meshlab.lab.pod import capabilities_of
-from meshlab.lab.programs import WARM, Peer, Programs, describe_exit
+from meshlab.lab.programs import WARM, Peer, Programs
 from meshlab.lab.settings import Settings
 from meshlab.lab.site import Site
 from meshlab.model import Pod, Topology
@@ -91,7 +92,9 @@ def _build(site: Site, started: float) -> Built:
         _start_proxies(site)
     step("programs started")
     control_plane.wait_event("listening", site.topology.ready_timeout_s + 10)
-    configuration = Configuration(control_plane, site.topology.mesh, enrolled_keys(site), _nodes_with_proxy(site))
+    configuration = Configuration(
+        control_plane, site.topology.mesh, enrolled_keys(site), _nodes_with_proxy(site), site.programs
+    )
     timeout_s = site.settings.ready_timeout_s or site.topology.ready_timeout_s
     push = configuration.post(_identities(site), timeout_s)
     step("enrolling")
@@ -338,11 +341,17 @@ def _enrol(site: Site, timeout_s: float) -> None:
         posted[node] = agent.post("enrol", fds, pods=asked, timeout_s=timeout_s, no_proxy=no_proxy)
     by_uid = {pod.uid: pod.key for pod in _enrolled(site)}
     for node, number in posted.items():
-        answer, _ = site.agents[node].answer(number, timeout_s + 5)
+        answer, _ = site.agents[node].answer(number, timeout_s + 5, partial(_look_for_the_dead, site, node))
         site.pending.update({by_uid[uid]: why for uid, why in answer["pending"].items()})
     if site.pending and not site.settings.allow_pending:
         missing = "; ".join(f"{key}: {why}" for key, why in sorted(site.pending.items()))
         raise NotEnrolledError(f"pending (at most {timeout_s:g} s were given): {missing}{_last_words(site)}")
+
+
+def _look_for_the_dead(site: Site, node: str) -> None:
+    """Nobody starts a proxy again here, so the agent of one that is gone need not wait for it."""
+    if site.programs.has_ended(f"ztunnel@{node}"):
+        site.agents[node].post("give_up", why=f"the node proxy is gone: {site.programs.how_ended(f'ztunnel@{node}')}")
 
 
 def _as_agents_know(pod: Pod) -> dict[str, str]:
@@ -363,7 +372,7 @@ def _last_words(site: Site) -> str:
     for name, program in sorted(site.programs.by_name.items()):
         if name.startswith("ztunnel@"):
             if program.pid in site.sandbox.exits:
-                said.append(f"\n{name} ended: {describe_exit(site.sandbox.exits[program.pid])}")
+                said.append(f"\n{name} ended: {site.programs.how_ended(name)}")
             lines = site.programs.logs(name).splitlines()[-6:]
             said += [f"\n{name}: {line}" for line in lines]
     return "".join(said)

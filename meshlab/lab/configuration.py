@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from meshlab.errors import NotAcknowledgedError, RejectedError
-from meshlab.lab.programs import Peer
+from meshlab.lab.programs import Peer, Programs
 from meshlab.model import Mesh
 from meshlab.translate import resources
 
@@ -28,6 +28,7 @@ class Configuration:
     """Keys of the pods that speak HBONE."""
     nodes: tuple[str, ...]
     """Nodes whose proxy takes part in the barrier."""
+    programs: Programs
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def wire(self) -> dict[str, dict[str, str]]:
@@ -53,10 +54,10 @@ class Configuration:
         """Wait for a push to be in effect.
 
         Raises:
-            NotAcknowledgedError: proxy, type and version that were missing at the deadline.
+            NotAcknowledgedError: proxy, type and version that were missing at the deadline; or a proxy that is gone.
             RejectedError: a proxy's NACK, in its words.
         """
-        answer, _ = self.control_plane.answer(number, timeout_s + 5)
+        answer, _ = self.control_plane.answer(number, timeout_s + 5, self._look_for_the_dead)
         if "nack" in answer:
             nack = answer["nack"]
             raise RejectedError(f"ztunnel@{nack['node']} refused {nack['type_url']}: {nack['detail']}")
@@ -67,6 +68,11 @@ class Configuration:
             ]
             late += [f"no proxy asked for a certificate of {identity}" for identity in answer.get("certificates", ())]
             raise NotAcknowledgedError(f"not in effect within {timeout_s:g} s: {'; '.join(late)}")
+
+    def _look_for_the_dead(self) -> None:
+        for name in (f"ztunnel@{node}" for node in self.nodes):
+            if self.programs.has_ended(name):
+                raise NotAcknowledgedError(f"not in effect: {self.programs.why_gone(name)}")
 
     def change(self, mesh: Mesh, timeout_s: float) -> None:
         """Put ``mesh`` into effect, or leave everything as it was and raise as ``settle`` does."""

@@ -19,6 +19,8 @@ from meshlab.kernel.channel import Channel, ChannelClosedError, pair
 from meshlab.kernel.forkserver import ForkServer, Start
 from meshlab.kernel.sandbox import Mntns, Netns, Sandbox
 
+_LOOK_S = 0.1
+"""An answer that takes longer is waited for with an eye on what it depends on."""
 CLEAN_ENV = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "HOME": "/", "LANG": "C.UTF-8"}
 CLEAN_ENV["TERM"] = "dumb"
 WARM = (
@@ -53,8 +55,13 @@ class Peer:
                 raise LabLostError(self._why_gone()) from error
             return self._number
 
-    def answer(self, number: int, timeout_s: float) -> tuple[dict[str, Any], list[int]]:
+    def answer(
+        self, number: int, timeout_s: float, meanwhile: Callable[[], None] = lambda: None
+    ) -> tuple[dict[str, Any], list[int]]:
         """The answer to request ``number``.
+
+        Args:
+            meanwhile: looks, while no answer comes, for what would make waiting vain; it may raise.
 
         Raises:
             LabLostError: the program is gone.
@@ -63,7 +70,12 @@ class Peer:
         deadline = time.monotonic() + timeout_s
         with self._lock:
             while number not in self._answers:
-                self._take(max(0.0, deadline - time.monotonic()), timeout_s)
+                left = max(0.0, deadline - time.monotonic())
+                if self._took(min(left, _LOOK_S)):
+                    continue
+                if left <= _LOOK_S:
+                    raise self._late(timeout_s)
+                meanwhile()
             answer, fds = self._answers.pop(number)
         if "error" in answer:
             raise LabError(f"{self.name}: {answer['error']}")
@@ -98,16 +110,25 @@ class Peer:
         self._channel.close()
 
     def _take(self, remaining_s: float, timeout_s: float) -> None:
+        if not self._took(remaining_s):
+            raise self._late(timeout_s)
+
+    def _took(self, remaining_s: float) -> bool:
+        """Whether a message came in time."""
         try:
             message, fds = self._channel.receive(remaining_s)
         except ChannelClosedError as error:
             raise LabLostError(self._why_gone()) from error
-        except TimeoutError as error:
-            raise LabError(f"{self.name} did not answer within {timeout_s:g} s") from error
+        except TimeoutError:
+            return False
         if "event" in message:
             self.events.append(message)
         else:
             self._answers[message["id"]] = (message, fds)
+        return True
+
+    def _late(self, timeout_s: float) -> LabError:
+        return LabError(f"{self.name} did not answer within {timeout_s:g} s")
 
 
 @dataclass(slots=True)
@@ -235,6 +256,16 @@ class Programs:
         program = self.by_name[name]
         program.ended_by_us = True
         self.sandbox.kill(program.pid, number)
+
+    def has_ended(self, name: str) -> bool:
+        """Whether ``name`` was started and is gone."""
+        self.sandbox.poll()
+        program = self.by_name.get(name)
+        return program is not None and program.pid in self.sandbox.exits
+
+    def how_ended(self, name: str) -> str:
+        """``exit status 1``, ``killed by SIGKILL``."""
+        return describe_exit(self.sandbox.exits.get(self.by_name[name].pid))
 
     def why_gone(self, name: str) -> str:
         """One sentence on a program that does not answer any more, with the last lines it printed."""

@@ -35,6 +35,7 @@ from meshlab.fuzz.reporter import Reporter
 from meshlab.fuzz.run import Plan
 from meshlab.fuzz.tally import Tally
 from meshlab.lab import Lab
+from meshlab.lab.names import behind
 from meshlab.lab.sources import read
 from meshlab.model import CallStep, Mesh
 from meshlab.strategies import policies
@@ -303,7 +304,8 @@ def test_properties_hold_of_a_lab_whatever_its_policies(shared: Lab) -> None:
 
 
 def _in_the_mesh(lab: Lab, source: str, to: str) -> bool:
-    return all(lab.mesh.is_enrolled(lab.mesh.pod(key)) for key in (source, to.rpartition(":")[0]))
+    pods = [lab.mesh.pod(source), *(pod for pod, _ in behind(lab.mesh, to))]
+    return all(map(lab.mesh.is_enrolled, pods))
 
 
 @pytest.mark.parametrize(

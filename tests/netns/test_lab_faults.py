@@ -27,7 +27,7 @@ import doomed
 import pytest
 from leftovers import Belongings, children, command, host, pid_inside, state
 
-from meshlab.errors import LabLostError, NotEnrolledError
+from meshlab.errors import AuditError, LabLostError, NotAcknowledgedError, NotEnrolledError
 from meshlab.lab.steps import STEPS
 
 if TYPE_CHECKING:
@@ -216,14 +216,35 @@ def test_an_agent_that_dies_between_add_and_ack_is_named_and_nothing_is_left(lab
     _all_gone(watched)
 
 
-def test_a_proxy_that_ends_at_once_is_named_with_its_exit_and_nothing_is_left(lab_factory: LabFactory) -> None:
+def test_a_proxy_that_ends_at_once_is_not_waited_for_but_named_with_its_exit_and_nothing_is_left(
+    lab_factory: LabFactory,
+) -> None:
     watched: list[Belongings] = []
     with (
-        pytest.raises(NotEnrolledError, match=r"(?s)shop/client: .*ztunnel@node-2 ended: exit status 1"),
-        lab_factory(doomed.TOPOLOGY, ztunnel=_FALSE, ready_timeout_s=0.5, step=_look("enrolling", watched)),
+        pytest.raises(NotEnrolledError, match=r"shop/client: the node proxy is gone: exit status 1"),
+        lab_factory(doomed.TOPOLOGY, ztunnel=_FALSE, step=_look("enrolling", watched)),
     ):
         pass
     _all_gone(watched)
+
+
+NOBODY = """
+apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata: {name: nobody, namespace: shop}
+spec: {}
+"""
+
+
+def test_a_change_does_not_wait_for_a_proxy_that_died(lab_factory: LabFactory) -> None:
+    def kill_and_change() -> None:
+        with lab_factory(doomed.TOPOLOGY) as lab:
+            lab.sandbox.kill(lab.site.programs.by_name["ztunnel@node-1"].pid)
+            with pytest.raises(NotAcknowledgedError, match="not in effect: ztunnel@node-1 is gone: killed by SIGKILL"):
+                lab.apply(NOBODY)
+
+    with pytest.raises(AuditError, match="ztunnel@node-1 ended: killed by SIGKILL"):
+        kill_and_change()
 
 
 _FALSE = next(path for path in ("/bin/false", "/usr/bin/false") if os.path.exists(path))

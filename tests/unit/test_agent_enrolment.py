@@ -229,6 +229,13 @@ def test_without_a_proxy_everything_is_pending_at_the_deadline(bench: Bench) -> 
     assert bench.answer() == {"id": number, "enrolled": [], "pending": {"uid-client": why}}
 
 
+def test_what_the_lab_gives_up_is_pending_at_once_with_its_reason(bench: Bench) -> None:
+    enrol = bench.enrol("client", timeout_s=3600)
+    bench.ask("give_up", why="the node proxy is gone: exit status 1")
+    why = "the node proxy is gone: exit status 1"
+    assert bench.answer() == {"id": enrol, "enrolled": [], "pending": {"uid-client": why}}
+
+
 def test_a_proxy_that_does_not_answer_leaves_its_pod_pending_at_the_deadline(bench: Bench) -> None:
     synced(bench)
     number = bench.enrol("client", timeout_s=0.01)
@@ -315,7 +322,7 @@ def test_an_unknown_request_is_answered_with_an_error_that_lists_what_there_is(b
     number = bench.ask("enroll")
     assert bench.answer() == {
         "id": number,
-        "error": "ValueError: no operation 'enroll'; there are enrol, remove, rules",
+        "error": "ValueError: no operation 'enroll'; there are enrol, give_up, remove, rules",
     }
 
 
