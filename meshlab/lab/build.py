@@ -20,7 +20,7 @@ from meshlab.implementations import NodeSlot
 from meshlab.kernel.forkserver import ForkServer
 from meshlab.kernel.netlink import RouteSocket
 from meshlab.kernel.sandbox import Sandbox
-from meshlab.lab.captures import Captures
+from meshlab.lab.captures import Captures, open_rings
 from meshlab.lab.configuration import Configuration
 from meshlab.lab.mounts import Mounts, binds
 from meshlab.lab.pod import capabilities_of
@@ -85,7 +85,7 @@ def _build(site: Site, started: float) -> Built:
         control_plane = start_control_plane(site)
         _start_agents(site)
         _start_echoes(site)
-    captures = Captures.start(site, recorder, site.settings.part("analyzer"))
+    opening = open_rings(site, recorder)
     _build_pods(site)
     step("pods built")
     with site.programs.at_once():
@@ -100,6 +100,7 @@ def _build(site: Site, started: float) -> Built:
     step("enrolling")
     _enrol(site, timeout_s)
     step("enrolled")
+    captures = Captures.start(site, recorder, opening, site.settings.part("analyzer"))
     _open_links(site)
     step("links open")
     _start_pod_programs(site)

@@ -1,4 +1,4 @@
-"""The captures of one lab: a ring in every node's netns, from before the first pod, and beacons on its links.
+"""The captures of one lab: a ring in every node's netns, from before the first pod's link is up, and beacons on links.
 
 ``catch_up`` follows what was recorded; a window keeps what comes between its ends. What neither needs is freed.
 """
@@ -28,6 +28,26 @@ _FLUSH_S = 2.0
 """How long the last beacons may take from the wire to us, before they count as not seen."""
 
 
+@dataclass(frozen=True, slots=True)
+class Opening:
+    """Rings that the recorder was asked for: one takes it 16 ms, most of which the kernel waits."""
+
+    rings: Mapping[str, int]
+    """Node -> number of the request."""
+    capture: int
+
+
+def open_rings(site: Site, recorder: Peer) -> Opening:
+    """Ask for a ring in every node's netns, without waiting."""
+    nodes = [node.name for node in site.topology.nodes]
+    sockets = site.open_sockets([(node_netns(node), socket.AF_PACKET, socket.SOCK_RAW, 0) for node in nodes])
+    rings = {}
+    for node, sock in zip(nodes, sockets, strict=True):
+        with sock:
+            rings[node] = recorder.post("ring", [sock.fileno()], node=node)
+    return Opening(rings, recorder.post("capture"))
+
+
 @dataclass(slots=True)
 class Captures:
     """See the module. Thread-safe: one window at a time."""
@@ -49,16 +69,10 @@ class Captures:
     _lock: threading.RLock = field(default_factory=threading.RLock)
 
     @classmethod
-    def start(cls, site: Site, recorder: Peer, analyzer: str) -> Captures:
-        """Put a ring into every node's netns."""
-        nodes = [node.name for node in site.topology.nodes]
-        sockets = site.open_sockets([(node_netns(node), socket.AF_PACKET, socket.SOCK_RAW, 0) for node in nodes])
-        posted = [recorder.post("ring", [sock.fileno()], node=node) for node, sock in zip(nodes, sockets, strict=True)]
-        asked = recorder.post("capture")
-        rings = {node: int(recorder.answer(number, 10)[0]["index"]) for node, number in zip(nodes, posted, strict=True)}
-        for sock in sockets:
-            sock.close()
-        _, fds = recorder.answer(asked, 10)
+    def start(cls, site: Site, recorder: Peer, opening: Opening, analyzer: str) -> Captures:
+        """When the rings stand, which have been opening since ``open_rings``."""
+        rings = {node: int(recorder.answer(number, 10)[0]["index"]) for node, number in opening.rings.items()}
+        _, fds = recorder.answer(opening.capture, 10)
         prefix = canary_prefix(secrets.token_bytes(16))
         follower = named(analyzer)(prefix)  # type: ignore[operator]
         return cls(site, recorder, follower, rings, fds[0], prefix, beacon_prefix(secrets.token_bytes(16)))
