@@ -73,6 +73,12 @@ _TOPOLOGY = click.argument("topology")
 _ZTUNNEL = click.option("--ztunnel", metavar="NAME|[NAME=]PATH", help="Node proxy to use: see `meshlab impls`.")
 _MUTANT = click.option("--mutant", metavar="NAME", help="Break one part on purpose, to see that it is noticed.")
 _VARIANT = click.option("--variant", metavar="NAME", help="Use an unusual, but right, part.")
+_ARTIFACTS = click.option(
+    "--artifacts",
+    metavar="DIR",
+    type=click.Path(path_type=Path),
+    help="Keep captures and logs in DIR, also if nothing was wrong.",
+)
 _READY_TIMEOUT = click.option(
     "--ready-timeout",
     "ready_timeout_s",
@@ -96,7 +102,7 @@ def main() -> None:
 @_ZTUNNEL
 @_MUTANT
 @_VARIANT
-@click.option("--artifacts", metavar="DIR", type=click.Path(path_type=Path), help="Keep captures and logs in DIR.")
+@_ARTIFACTS
 @click.option(
     "--record", metavar="DIR", type=click.Path(path_type=Path), help="Write each proxy's conversation to DIR."
 )
@@ -258,9 +264,10 @@ def fuzz(topology: str, as_json: bool, **options: Any) -> None:
 @_VARIANT
 @click.option("--runs", metavar="N", type=click.IntRange(min=1), default=20, show_default=True, help="Play it N times.")
 @click.option("--allow-commands", is_flag=True, help="Print the commands of FILE, and run them.")
+@_ARTIFACTS
 @_READY_TIMEOUT
 @_AS_JSON
-def replay(file: str, runs: int, allow_commands: bool, as_json: bool, **settings: Any) -> None:
+def replay(file: str, runs: int, allow_commands: bool, artifacts: Path | None, as_json: bool, **settings: Any) -> None:
     """Play the steps and expectations of FILE, any topology, and say whether they hold.
 
     \b
@@ -270,7 +277,7 @@ def replay(file: str, runs: int, allow_commands: bool, as_json: bool, **settings
     from meshlab.fuzz.command import play_file
     from meshlab.fuzz.show import print_played
 
-    played = play_file(file, runs, allow_commands, lambda text: click.echo(text, err=True), **settings)
+    played = play_file(file, runs, allow_commands, artifacts, lambda text: click.echo(text, err=True), **settings)
     if as_json:
         click.echo(json.dumps(played.to_json(), indent=2))
     else:

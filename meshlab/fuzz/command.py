@@ -81,7 +81,9 @@ def plan_of(
     )
 
 
-def play_file(name: str, runs: int, allow_commands: bool, say: Callable[[str], None], **settings: Any) -> Played:
+def play_file(
+    name: str, runs: int, allow_commands: bool, artifacts: Path | None, say: Callable[[str], None], **settings: Any
+) -> Played:
     """Play a file, unless it would run commands that nobody allowed; these are said first in any case.
 
     Raises:
@@ -99,7 +101,7 @@ def play_file(name: str, runs: int, allow_commands: bool, say: Callable[[str], N
     if not steps_of(source.topology):
         why = f"{name} expects nothing: it has neither spec.steps nor spec.expect"
         return Played(Word.CANNOT_RUN, reasons=(why,))
-    return replay(source, runs, **settings)
+    return replay(source, runs, artifacts, **settings)
 
 
 def _refuse_unknown(settings: dict[str, Any]) -> None:

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from pathlib import Path
 from typing import Any
 
 from meshlab.errors import HostNotReadyError, KernelRefusedError, LabError, ProofFailedError, RejectedError
@@ -20,6 +21,7 @@ from meshlab.fuzz.properties import Wrong, in_clear
 from meshlab.lab import Lab
 from meshlab.lab.attempt import Request
 from meshlab.lab.capture import Capture
+from meshlab.lab.evidence import save_somewhere
 from meshlab.lab.names import behind
 from meshlab.lab.sources import Source
 from meshlab.model import FAMILIES, Call, CallStep, Expectation, Mesh, Outcome, PolicyStep, Step, Topology, Verdict
@@ -53,6 +55,8 @@ class Played:
     reasons: tuple[str, ...] = ()
     """What was wrong in the first run in which anything was, or why nothing could be run."""
     implementations: tuple[str, ...] = ()
+    artifacts: str | None = None
+    """The folder with what the first run saw in which anything was wrong."""
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -62,6 +66,7 @@ class Played:
             "failed": self.failed,
             "reasons": list(self.reasons),
             "implementations": list(self.implementations),
+            "artifacts": self.artifacts,
         }
 
 
@@ -74,27 +79,44 @@ def _row(row: Expectation) -> CallStep:
     return CallStep(source=row.source, to=row.to, expect=row.verdict, family=row.family)
 
 
-def replay(source: Source, runs: int = RUNS, **settings: Any) -> Played:
+def replay(source: Source, runs: int = RUNS, artifacts: Path | None = None, **settings: Any) -> Played:
     """Play the file ``runs`` times in one lab; a lab that is lost fails its run, and another goes on.
+
+    Args:
+        artifacts: where to save captures, logs and rules, also if nothing was wrong; else only where something was.
 
     Raises:
         UsageError: a setting names nothing.
+        LabError: ``artifacts`` cannot be written.
     """
+    kept: Path | None = None
+    found: list[tuple[list[Wrong], str]] = []
     with Bench(source, **{"allow_pending": False, **settings}) as bench:
         try:
             names = tuple(sorted(set(bench.lab.implementations.values())))
         except (HostNotReadyError, KernelRefusedError, LabError) as error:
             return Played(Word.CANNOT_RUN, reasons=(str(error),))
-        found = [run_once(bench, source.topology) for _ in range(runs)]
+        for _ in range(runs):
+            found.append(run_once(bench, source.topology))
+            if found[-1][0] and bench.open and kept is None:
+                kept = save_somewhere(bench.open, artifacts, source.topology.name)
+        if bench.open and kept is None and artifacts is not None:
+            kept = save_somewhere(bench.open, artifacts, source.topology.name)
         late = bench.drop()
+    return replace(_played(found, late), implementations=names, artifacts=str(kept) if kept else None)
+
+
+def _played(found: Sequence[tuple[list[Wrong], str]], late: str) -> Played:
+    """What runs came to, and what was wrong with the lab when it closed."""
+    runs = len(found)
     wrong = [one for one, _ in found if one]
     doubts = [doubt for one, doubt in found if doubt and not one]
     if late and not wrong:
-        return Played(Word.FAILED, runs, runs, (f"when the lab closed: {late}",), names)
+        return Played(Word.FAILED, runs, runs, (f"when the lab closed: {late}",))
     if not wrong and doubts:
-        return Played(Word.CANNOT_RUN, runs, 0, (f"it could not be told: {doubts[0]}",), names)
+        return Played(Word.CANNOT_RUN, runs, 0, (f"it could not be told: {doubts[0]}",))
     word = Word.FIXED if not wrong else Word.FAILED if len(wrong) == runs else Word.FLAKY
-    return Played(word, runs, len(wrong), tuple(one.text for one in wrong[0]) if wrong else (), names)
+    return Played(word, runs, len(wrong), tuple(one.text for one in wrong[0]) if wrong else ())
 
 
 def run_once(bench: Bench, topology: Topology) -> tuple[list[Wrong], str]:

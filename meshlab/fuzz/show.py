@@ -76,3 +76,5 @@ def print_played(played: Played, console: Console) -> None:
     for reason in played.reasons:
         for line in reason.splitlines():
             console.print(f"  {line}", soft_wrap=True)
+    if played.artifacts:
+        console.print(f"captures, logs, rules and configuration: {played.artifacts}", soft_wrap=True)

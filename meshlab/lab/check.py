@@ -6,10 +6,8 @@ each proof says what it rests on. Pods that stay pending are opened all the same
 
 from __future__ import annotations
 
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from ipaddress import ip_address
 from pathlib import Path
@@ -17,7 +15,7 @@ from pathlib import Path
 from meshlab.errors import AuditError, LabError, LabLostError
 from meshlab.lab.attempt import Request
 from meshlab.lab.capture import Capture
-from meshlab.lab.evidence import save, write_conversation
+from meshlab.lab.evidence import save_somewhere, write_conversation
 from meshlab.lab.lab import Lab, open_lab
 from meshlab.lab.matrix import BULK_BYTES, Control, PlannedCell, cells, control_for, judge
 from meshlab.lab.sources import Source
@@ -25,7 +23,6 @@ from meshlab.model import Call, Outcome, Pod, Topology
 from meshlab.model.report import CheckReport, Proof, Result
 
 _CALL_TIMEOUT_S = 10.0
-_ARTIFACTS = Path("meshlab-artifacts")
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +100,7 @@ def run(
             if keep is not None:
                 keep(replace(checked, report=report))
             elif artifacts is not None or report.result is not Result.HELD:
-                report = replace(report, artifacts=str(_save(lab, artifacts, topology.name)))
+                report = replace(report, artifacts=str(save_somewhere(lab, artifacts, topology.name)))
             closing = time.monotonic()
     except AuditError as error:
         audit = [line for line in str(error).splitlines() if line]
@@ -247,14 +244,3 @@ def complaints(lab: Lab) -> list[str]:
     except (AuditError, LabLostError) as error:
         return str(error).splitlines()
     return []
-
-
-def _save(lab: Lab, wanted: Path | None, name: str) -> Path:
-    """Into ``wanted``, else into a folder of the working folder's, else where there is room for temporary files."""
-    stamp = time.strftime("%Y%m%d-%H%M%S")
-    folder = wanted or _ARTIFACTS / f"{name}-{stamp}-{time.monotonic_ns() % 10**6:06}"
-    with suppress(OSError):
-        return save(lab, folder)
-    if wanted is not None:
-        raise LabError(f"artifacts cannot be saved in {wanted}")
-    return save(lab, Path(tempfile.mkdtemp(prefix=f"meshlab-{name}-")))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import tempfile
+import time
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +15,8 @@ from meshlab.topology import dump
 
 if TYPE_CHECKING:
     from meshlab.lab.lab import Lab
+
+_ARTIFACTS = Path("meshlab-artifacts")
 
 
 def save(lab: Lab, folder: Path) -> Path:
@@ -39,6 +43,21 @@ def save(lab: Lab, folder: Path) -> Path:
         status, _ = lab.site.programs.by_name["control-plane"].peer.ask("status")  # type: ignore[union-attr]
         (folder / "control-plane.json").write_text(json.dumps(status, indent=2), encoding="utf-8")
     return folder
+
+
+def save_somewhere(lab: Lab, wanted: Path | None, name: str) -> Path:
+    """Save into ``wanted``, else into a folder of the working folder's, else where there is room for temporary files.
+
+    Raises:
+        LabError: ``wanted`` cannot be written.
+    """
+    stamp = time.strftime("%Y%m%d-%H%M%S")
+    folder = wanted or _ARTIFACTS / f"{name}-{stamp}-{time.monotonic_ns() % 10**6:06}"
+    with suppress(OSError):
+        return save(lab, folder)
+    if wanted is not None:
+        raise LabError(f"artifacts cannot be saved in {wanted}")
+    return save(lab, Path(tempfile.mkdtemp(prefix=f"meshlab-{name}-")))
 
 
 def write_conversation(lab: Lab, folder: Path) -> None:

@@ -252,12 +252,16 @@ def test_a_file_written_by_hand_is_played_with_its_rows_and_steps() -> None:
     assert (right.exit_code, right.output) == (0, "FIXED: 0 of 3 runs failed on reference\n")
     told = json.loads(wrong.stdout)
     assert (wrong.exit_code, told["result"], told["failed"]) == (1, "FAILED", 3)
+    assert "shop/client -> shop/server:8080" in Path(told["artifacts"], "calls.txt").read_text()
+    assert Path(told["artifacts"], "capture.pcapng").stat().st_size > 1000
     assert "should be refused: ok; the policies allow it (no policy applies)" in told["reasons"][0]
 
 
 def test_a_shipped_topology_holds() -> None:
-    result = _run("replay", "quickstart", "--runs", "2")
+    result = _run("replay", "quickstart", "--runs", "2", "--artifacts", "kept")
     assert result.exit_code == 0, result.output
+    assert result.output.splitlines()[-1] == "captures, logs, rules and configuration: kept"
+    assert Path("kept", "capture.pcapng").exists()
 
 
 def test_without_a_proxy_a_file_cannot_run() -> None:
