@@ -22,6 +22,7 @@ from meshlab.lab import Lab
 from meshlab.lab.attempt import Request
 from meshlab.lab.capture import Capture
 from meshlab.lab.identities import read_records
+from meshlab.lab.names import behind
 from meshlab.model import Call, Family, Mesh, Outcome, Pod
 from meshlab.model.report import Result
 
@@ -62,14 +63,17 @@ def verdict_equals_oracle(lab: Lab, most: int = 48) -> list[Call]:
 
 
 def nothing_in_clear(capture: Capture, calls: Sequence[Call]) -> None:
-    """No byte of the calls between enrolled pods in clear on any link.
+    """Of those ``calls`` that are between enrolled pods no byte was in clear on any link.
 
     Raises:
         ProofFailedError: there was one.
-        CannotTellError: it could not have been seen.
+        CannotTellError: it could not have been seen, or none of the calls is between enrolled pods.
     """
     __tracebackhide__ = True
-    wrong, doubt = in_clear(capture, calls)
+    tunnelled = [call for call in calls if is_tunnelled(capture.mesh, call)]
+    if not tunnelled:
+        raise CannotTellError(f"none of {len(calls)} calls is between enrolled pods")
+    wrong, doubt = in_clear(capture, tunnelled)
     _hold(wrong)
     if doubt:
         raise CannotTellError(doubt)
@@ -174,6 +178,13 @@ def in_clear(capture: Capture, calls: Sequence[Call]) -> tuple[list[Wrong], str]
         wrong = [_in_clear(calls[0], f"{everywhere[0].id}: {everywhere[0].reason}")]
     doubts = [proof.reason for _, proof in proofs if proof.result is Result.CANNOT_TELL]
     return wrong, doubts[0] if doubts else ""
+
+
+def is_tunnelled(mesh: Mesh, call: Call) -> bool:
+    """Whether both ends are in the mesh, and the call leaves its pod."""
+    ends = [pod for pod, _ in behind(mesh, call.to)]
+    leaves = all(pod.key != call.source for pod in ends)
+    return leaves and all(mesh.is_enrolled(pod) for pod in (mesh.pod(call.source), *ends))
 
 
 def _in_clear(call: Call, text: str) -> Wrong:

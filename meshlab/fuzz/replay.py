@@ -17,12 +17,11 @@ from typing import Any
 
 from meshlab.errors import HostNotReadyError, KernelRefusedError, LabError, ProofFailedError, RejectedError
 from meshlab.fuzz.bench import Bench
-from meshlab.fuzz.properties import Wrong, in_clear
+from meshlab.fuzz.properties import Wrong, in_clear, is_tunnelled
 from meshlab.lab import Lab
 from meshlab.lab.attempt import Request
 from meshlab.lab.capture import Capture
 from meshlab.lab.evidence import save_somewhere
-from meshlab.lab.names import behind
 from meshlab.lab.sources import Source
 from meshlab.model import FAMILIES, Call, CallStep, Expectation, Mesh, Outcome, PolicyStep, Step, Topology, Verdict
 from meshlab.model.report import SCHEMA_VERSION, Grade, Result
@@ -164,7 +163,7 @@ def play(lab: Lab, topology: Topology, *, prove: bool = True) -> tuple[list[Wron
                 made += [(step, call) for call in calls]
     if capture is None:
         return wrong, ""
-    tunnelled = [call for _, call in made if _is_tunnelled(lab.mesh, call)]
+    tunnelled = [call for _, call in made if is_tunnelled(lab.mesh, call)]
     leaked, doubt = in_clear(capture, tunnelled)
     answered = [
         call for call in tunnelled if call.outcome is Outcome.OK and not leaked
@@ -250,10 +249,3 @@ def said(mesh: Mesh, call: Call) -> str:
     service = next(service for service in mesh.services if service.key == name)
     of_service = decide_service(mesh, source, service, int(port), call.family)
     return f"the policies {of_service.expected} it ({of_service.rule})"
-
-
-def _is_tunnelled(mesh: Mesh, call: Call) -> bool:
-    """Whether both ends are in the mesh, and the call leaves its pod."""
-    ends = [pod for pod, _ in behind(mesh, call.to)]
-    leaves = all(pod.key != call.source for pod in ends)
-    return leaves and all(mesh.is_enrolled(pod) for pod in (mesh.pod(call.source), *ends))

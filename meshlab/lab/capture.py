@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from meshlab.errors import CannotTellError, ProofFailedError, UsageError
 from meshlab.lab.identities import AccessLogs, Sighting
 from meshlab.lab.names import behind
-from meshlab.model import Call, SpiffeId
+from meshlab.model import Call, Mesh, SpiffeId
 from meshlab.model.report import Grade, Proof, Result
 from meshlab.proofs import verdicts
 from meshlab.proofs.links import FABRIC, Wiring
@@ -55,6 +55,11 @@ class Capture:
         self.close()
         assert self._window is not None
         return self._window
+
+    @property
+    def mesh(self) -> Mesh:
+        """Whose traffic is captured, with the policies now in effect."""
+        return self._lab.mesh
 
     @property
     def wiring(self) -> Wiring:

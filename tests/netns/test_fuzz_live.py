@@ -22,7 +22,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_state_machine_as_test
 
 from meshlab.cli import main
-from meshlab.errors import ProofFailedError
+from meshlab.errors import CannotTellError, ProofFailedError
 from meshlab.fuzz.bench import Bench, with_outsider
 from meshlab.fuzz.campaign import Campaign, Limits
 from meshlab.fuzz.properties import (
@@ -35,7 +35,6 @@ from meshlab.fuzz.reporter import Reporter
 from meshlab.fuzz.run import Plan
 from meshlab.fuzz.tally import Tally
 from meshlab.lab import Lab
-from meshlab.lab.names import behind
 from meshlab.lab.sources import read
 from meshlab.model import CallStep, Mesh
 from meshlab.strategies import policies
@@ -300,16 +299,17 @@ def test_properties_hold_of_a_lab_whatever_its_policies(shared: Lab) -> None:
         with shared.capture() as capture:
             calls = never_the_old_policy(shared, mesh)
             calls += verdict_equals_oracle(shared, most=8)
-        enrolled = [call for call in calls if _in_the_mesh(shared, call.source, call.to)]
-        nothing_in_clear(capture, enrolled)
+        nothing_in_clear(capture, calls)
 
     any_policies()
     assert identity_is_owned(shared) > 0
 
 
-def _in_the_mesh(lab: Lab, source: str, to: str) -> bool:
-    pods = [lab.mesh.pod(source), *(pod for pod, _ in behind(lab.mesh, to))]
-    return all(map(lab.mesh.is_enrolled, pods))
+def test_that_nothing_is_in_clear_cannot_be_told_of_calls_out_of_the_mesh(shared: Lab) -> None:
+    with shared.capture() as capture:
+        call = shared.pod("shop/client").tcp(f"{shared.pod('plain/archive').pod.ipv4}:8080")
+    with pytest.raises(CannotTellError, match="none of 1 calls is between enrolled pods"):
+        nothing_in_clear(capture, [call])
 
 
 @pytest.mark.parametrize(
