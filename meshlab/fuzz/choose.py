@@ -51,6 +51,8 @@ class Candidate:
     service: Service | None = None
     """Whose address is dialled; ``None``: the destination's own."""
     service_port: int = 0
+    also: tuple[Candidate, ...] = ()
+    """The same call at the other pods of the service: the proxy takes any of them."""
 
     @property
     def address(self) -> Address:
@@ -89,20 +91,17 @@ def _to_pods(mesh: Mesh) -> Iterator[Candidate]:
 
 
 def _to_services(mesh: Mesh) -> Iterator[Candidate]:
-    """Only where one pod is behind the port: of several the proxy takes any, and their verdicts may differ."""
     for service in mesh.services:
         for port in service.ports:
             reached = behind(mesh, f"{service.key}:{port.port}")
-            if len(reached) != 1:
-                continue
-            destination, number = reached[0]
-            if number not in {own.number for own in destination.ports}:
+            listening = all(number in {own.number for own in pod.ports} for pod, number in reached)
+            if not reached or not listening or len({mesh.is_enrolled(pod) for pod, _ in reached}) > 1:
                 continue
             for source in filter(mesh.is_enrolled, mesh.pods):  # others have no kube-proxy here
                 for family in FAMILIES:
-                    if source.key != destination.key and service.address(family):
-                        direct = _candidate(mesh, source, destination, number, family)
-                        yield replace(direct, service=service, service_port=port.port)
+                    if service.address(family) and all(source.key != pod.key for pod, _ in reached):
+                        one, *others = (_candidate(mesh, source, pod, number, family) for pod, number in reached)
+                        yield replace(one, service=service, service_port=port.port, also=tuple(others))
 
 
 def _candidate(mesh: Mesh, source: Pod, destination: Pod, port: int, family: Family) -> Candidate:
@@ -133,7 +132,7 @@ def choose(
     """
     turn %= max(1, len(possible))
     ordered = [*possible[turn:], *possible[:turn]]
-    decided = [Chosen(call, decide(mesh, call.connection)) for call in ordered]
+    decided = [one for call in ordered if (one := _decided(mesh, call))]
     picked = _Picks(decided, most)
     picked.take(place for place, one in enumerate(decided) if not mesh.is_enrolled(one.call.source))
     if before is not None:
@@ -144,8 +143,17 @@ def choose(
     return picked.chosen()
 
 
+def _decided(mesh: Mesh, call: Candidate) -> Chosen | None:
+    """``None``: the pods that it may reach are of different minds."""
+    decision = decide(mesh, call.connection)
+    if any(decide(mesh, other.connection).verdict is not decision.verdict for other in call.also):
+        return None
+    return Chosen(call, decision)
+
+
 def _flips(before: Mesh, one: Chosen) -> bool:
-    return decide(before, one.call.connection).verdict is not one.decision.verdict
+    ways = (one.call, *one.call.also)
+    return all(decide(before, way.connection).verdict is not one.decision.verdict for way in ways)
 
 
 class _Picks:

@@ -13,8 +13,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
-from ipaddress import ip_address
 
 from meshlab.errors import CannotTellError, ProofFailedError
 from meshlab.fuzz.choose import Candidate, Chosen, candidates, choose
@@ -23,7 +21,7 @@ from meshlab.lab.attempt import Request
 from meshlab.lab.capture import Capture
 from meshlab.lab.identities import read_records
 from meshlab.lab.names import behind
-from meshlab.model import Call, Family, Mesh, Outcome, Pod
+from meshlab.model import Call, Mesh, Outcome, Pod
 from meshlab.model.report import Result
 
 _TIMEOUT_S = 5.0
@@ -114,23 +112,17 @@ def make(lab: Lab, chosen: Sequence[Chosen]) -> list[Call]:
     return lab.calls([_request(one.call, lab.is_echo(one.call.to)) for one in chosen])
 
 
-@lru_cache(maxsize=4096)
-def _request_of(source: str, to: str, family: Family, address: str, port: int, echo: bool, peer: str) -> Request:
+def _request(call: Candidate, echo: bool) -> Request:
+    ways = (call, *call.also)
     return Request(
-        source=source,
-        to=to,
-        family=family,
-        address=ip_address(address),
-        port=port,
+        source=call.source.key,
+        to=call.to,
+        family=call.family,
+        address=call.address,
+        port=call.dialled_port,
         timeout_s=_TIMEOUT_S,
         echo=echo,
-        expect_peer=frozenset({peer}) if echo else frozenset(),
-    )
-
-
-def _request(call: Candidate, echo: bool) -> Request:
-    return _request_of(
-        call.source.key, call.to, call.family, str(call.address), call.dialled_port, echo, call.destination.key
+        expect_peer=frozenset(way.destination.key for way in ways) if echo else frozenset(),
     )
 
 

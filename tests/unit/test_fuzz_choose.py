@@ -87,8 +87,24 @@ def test_a_call_to_a_service_is_judged_at_the_pod_behind_it() -> None:
     assert all(call.source.key != "shop/server" for call in calls)
 
 
-def test_a_service_with_two_pods_behind_it_is_not_called() -> None:
-    twin = replace(MESH.pod("shop/server"), name="twin")
+def test_a_service_with_two_pods_is_called_where_they_are_of_one_mind() -> None:
+    twin = replace(MESH.pod("shop/server"), name="twin", labels={"app": "server", "twin": "yes"})
+    twins = replace(MESH, pods=(*MESH.pods, twin))
+    calls = [call for call in candidates(twins) if call.service]
+    assert {(call.destination.key, *(other.destination.key for other in call.also)) for call in calls} == {
+        ("shop/server", "shop/twin")
+    }
+    nobody = AuthorizationPolicy(
+        name="only", namespace="shop", selector={"twin": "yes"}, action=Action.DENY, rules=(Rule(),)
+    )
+    everywhere = replace(nobody, selector=None)
+    for policy, called in ((nobody, False), (everywhere, True)):
+        chosen = choose(replace(twins, authorization_policies=(policy,)), candidates(twins), most=200)
+        assert any(one.call.service for one in chosen) is called
+
+
+def test_a_service_with_a_pod_out_of_the_mesh_is_not_called() -> None:
+    twin = replace(MESH.pod("shop/server"), name="twin", labels={"app": "server", "istio.io/dataplane-mode": "none"})
     assert not any(call.service for call in candidates(replace(MESH, pods=(*MESH.pods, twin))))
 
 
