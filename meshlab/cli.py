@@ -238,7 +238,8 @@ def fuzz(topology: str, as_json: bool, **options: Any) -> None:
 
     \b
     A failure is made small and written as NAME.meshlab.yaml: `meshlab replay` plays it.
-    Ends 0 if nothing was wrong, 1 if something was, 4 if only at times, 130 after Ctrl-C.
+    Ends 0 if nothing was wrong, 1 if something was, 3 if it could not go on, 4 if only at
+    times or if it cannot be told, 130 after Ctrl-C.
     """
     from meshlab.fuzz.command import plan_of
     from meshlab.fuzz.run import fuzz as run
@@ -252,6 +253,8 @@ def fuzz(topology: str, as_json: bool, **options: Any) -> None:
         click.echo(json.dumps(ended.tally.to_json(), indent=2))
     else:
         print_tally(ended.tally, _console())
+    for error in ended.errors:
+        click.echo(f"not finished: {error}", err=True)
     if ended.interrupted:
         click.echo("interrupted", err=True)
     sys.exit(ended.exit_code)

@@ -78,9 +78,8 @@ def _go(lab: Lab) -> _Gone:
     for step in steps_of(lab.topology):
         if isinstance(step, CallStep):
             for cell in _cells(lab, step):
-                asked = [replace(request, kind=step.kind) for request in requests(lab, cell)]
                 gone.planned.append(cell)
-                gone.calls.append(tuple(lab.calls(asked)))
+                gone.calls.append(tuple(lab.calls(list(requests(lab, cell, step.kind)))))
         else:
             try:
                 lab.replace(after(lab.mesh, step))

@@ -26,9 +26,14 @@ _BLANKS = re.compile(r"[ \t]+$", re.MULTILINE)
 
 def written(topology: Topology, comments: Sequence[str]) -> str:
     """``topology`` in canonical form under its comments, which may have several lines each."""
-    lines = [line for comment in comments for line in comment.splitlines()]
+    lines = [_printable(line) for comment in comments for line in comment.splitlines()]
     head = "".join(f"# {line}".rstrip() + "\n" for line in lines)
     return formatted(f"{head}{dump(topology)}", "<bug file>")
+
+
+def _printable(line: str) -> str:
+    """YAML takes no control character, also not in a comment; a proxy's last words may be coloured."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line)
 
 
 def name_of(topology: Topology, kind: str) -> str:

@@ -15,6 +15,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from unittest import SkipTest
 
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import seed as with_seed
@@ -57,6 +58,10 @@ class _FoundError(Exception):
     """Tells Hypothesis that an example failed, so that it keeps it in the corpus."""
 
 
+class _OverError(BaseException):
+    """Leaves Hypothesis at once: what it has not tried yet it must not take for mended, and forget."""
+
+
 @dataclass(slots=True)
 class Campaign:
     """See the module."""
@@ -72,7 +77,8 @@ class Campaign:
     """Asked before each example. Nothing interrupts one in its middle."""
     tally: Tally = field(default_factory=Tally)
     _alike: Counter[tuple[str, str]] = field(default_factory=Counter)
-    _failed: list[Example] = field(default_factory=list)
+    gone: str = ""
+    """Why no lab can be opened any more, if so: that ends the campaign."""
     _before: Example | None = None
     _until: float = float("inf")
     _began: float = 0.0
@@ -90,9 +96,11 @@ class Campaign:
         possible = candidates(mesh)
         self._began = time.monotonic()
         self._try(of_policies(mesh, possible, self.limits.most_calls))
-        drawn, chunk = examples(mesh, possible, self.limits.most_calls), 0
+        drawn = examples(mesh, possible, self.limits.most_calls)
+        self._chunk(drawn, 0, Phase.reuse)
+        chunk = 0
         while not self._over:
-            self._chunk(drawn, chunk)
+            self._chunk(drawn, chunk, Phase.generate)
             chunk += 1
         return self.tally
 
@@ -100,53 +108,56 @@ class Campaign:
     def _over(self) -> bool:
         enough = self.limits.examples is not None and self.tally.examples >= self.limits.examples
         found = len(self.tally.failures) >= self.limits.failures
-        return enough or found or time.monotonic() >= self._until or self.stop()
+        return enough or found or bool(self.gone) or time.monotonic() >= self._until or self.stop()
 
-    def _chunk(self, drawn: st.SearchStrategy[Example], chunk: int) -> None:
+    def _chunk(self, drawn: st.SearchStrategy[Example], chunk: int, phase: Phase) -> None:
         left = _CHUNK if self.limits.examples is None else self.limits.examples - self.tally.examples
         found: list[Example] = []
 
         @settings(
             max_examples=max(1, min(_CHUNK, left)),
-            phases=[Phase.reuse, Phase.generate] if chunk == 0 else [Phase.generate],
+            phases=[phase],
             database=self._database(),
             deadline=None,
             suppress_health_check=list(HealthCheck),
-            report_multiple_bugs=False,
+            report_multiple_bugs=phase is Phase.reuse,  # else what comes after the first that fails is not tried
             print_blob=False,
         )
         @with_seed(self.seed * 1_000_003 + chunk)  # beneath the settings: above them it would take the database away
         @given(drawn)
         def policies_get_the_oracles_verdicts(example: Example) -> None:
-            known = example in self._failed
-            if example in found or (not known and self._try(example)):
-                found.append(example)  # Hypothesis asks again before it believes
-                raise _FoundError
+            if example not in found:  # Hypothesis asks again before it believes
+                if self._over:
+                    raise _OverError
+                wrong, new = self._try(example)
+                if not new and not (wrong and phase is Phase.reuse):
+                    return
+                found.append(example)
+            raise _FoundError
 
-        with suppress(_FoundError, HypothesisException):
+        with suppress(_FoundError, _OverError, HypothesisException, SkipTest):  # skipped: an empty corpus
             policies_get_the_oracles_verdicts()
 
     def _database(self) -> ExampleDatabase | None:
-        return DirectoryBasedExampleDatabase(self.corpus) if self.corpus else None
+        """One for each topology: another one makes other examples of the same bytes."""
+        return DirectoryBasedExampleDatabase(self.corpus / self.bench.source.topology.name) if self.corpus else None
 
     # --- one example -------------------------------------------------------------------------------------------------
 
-    def _try(self, example: Example) -> bool:
-        """Whether ``example`` failed in a way that was not known; nothing is done once a limit is reached."""
-        if self._over:
-            return False
+    def _try(self, example: Example) -> tuple[bool, bool]:
+        """Whether ``example`` failed, and in a way that was not known."""
         wrong = self._play(example)
         self.tally.examples += 1
         for stage in example.stages:
             self.tally.count(stage.mesh, stage.calls)
         self.tally.seconds = time.monotonic() - self._began - self._aside_s
-        found = bool(wrong) and self._reported(example, wrong)
+        new = bool(wrong) and self._reported(example, wrong)
         self._before = example
         self.progress(self.tally)
-        return found
+        return bool(wrong), new
 
     def _play(self, example: Example) -> list[Wrong]:
-        lab = self.bench.lab
+        lab, wrong = self.bench.lab, list[Wrong]()
         try:
             wrong, doubt = play(lab, example)
             if doubt and not wrong:
@@ -160,7 +171,8 @@ class Campaign:
         except RejectedError as error:
             return [Wrong("rejected", str(error))]
         except LabError as error:
-            return [Wrong("lost", _why(lab, error))]
+            lost = Wrong("lost", _why(lab, error))
+            return [replace(wrong[0], kind=lost.kind, text=lost.text) if wrong else lost]
         return wrong
 
     def _reported(self, example: Example, wrong: list[Wrong]) -> bool:
@@ -171,16 +183,21 @@ class Campaign:
         if self._alike[alike] < _ALIKE:
             failure = self.report(example, wrong, self._before)
         if wrong[0].kind == "lost":
-            self.bench.drop()
-            _ = self.bench.lab
-        if failure is None:
-            self.tally.repeated += 1
-        else:
+            self._open_another()
+        if failure is not None:
             self._alike[alike] += 1
-            self._failed.append(example)
             self.tally.failures.append(failure)
+        elif not self.stop():
+            self.tally.repeated += 1
         self._aside_s += time.monotonic() - started
         return failure is not None
+
+    def _open_another(self) -> None:
+        self.bench.drop()
+        try:
+            _ = self.bench.lab
+        except LabError as error:
+            self.gone = f"no other lab could be opened: {error}"
 
 
 def _why(lab: Lab, error: LabError) -> str:

@@ -64,6 +64,11 @@ class Candidate:
         return self.service_port if self.service else self.port
 
     @property
+    def ways(self) -> tuple[Candidate, ...]:
+        """One for each pod that may answer."""
+        return (self, *self.also)
+
+    @property
     def to(self) -> str:
         return f"{(self.service or self.destination).key}:{self.dialled_port}"
 
@@ -77,7 +82,10 @@ class Chosen:
 
 
 def candidates(mesh: Mesh) -> tuple[Candidate, ...]:
-    """Every call of ``mesh`` from pod to pod, and from pods of the mesh to services, in the order of the file."""
+    """Every call of ``mesh`` from pod to pod, and from its enrolled pods to services, in the order of the file.
+
+    Not to a service of which a pod calls itself, does not listen, or is out of the mesh where another is in it.
+    """
     return (*_to_pods(mesh), *_to_services(mesh))
 
 
@@ -152,8 +160,7 @@ def _decided(mesh: Mesh, call: Candidate) -> Chosen | None:
 
 
 def _flips(before: Mesh, one: Chosen) -> bool:
-    ways = (one.call, *one.call.also)
-    return all(decide(before, way.connection).verdict is not one.decision.verdict for way in ways)
+    return all(decide(before, way.connection).verdict is not one.decision.verdict for way in one.call.ways)
 
 
 class _Picks:

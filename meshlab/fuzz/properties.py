@@ -12,7 +12,7 @@ The functions whose names say what they give (``wrong_verdicts`` ...) are the sa
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from meshlab.errors import CannotTellError, ProofFailedError
 from meshlab.fuzz.choose import Candidate, Chosen, candidates, choose
@@ -109,12 +109,12 @@ def never_the_old_policy(lab: Lab, policies: Mesh, most: int = 48) -> list[Call]
 
 def make(lab: Lab, chosen: Sequence[Chosen]) -> list[Call]:
     """Make the calls, all at once."""
-    return lab.calls([_request(one.call, lab.is_echo(one.call.to)) for one in chosen])
+    return lab.calls([_request(lab, one.call) for one in chosen])
 
 
-def _request(call: Candidate, echo: bool) -> Request:
-    ways = (call, *call.also)
-    return Request(
+def _request(lab: Lab, call: Candidate) -> Request:
+    echo = lab.is_echo(call.to)
+    request = Request(
         source=call.source.key,
         to=call.to,
         family=call.family,
@@ -122,8 +122,9 @@ def _request(call: Candidate, echo: bool) -> Request:
         port=call.dialled_port,
         timeout_s=_TIMEOUT_S,
         echo=echo,
-        expect_peer=frozenset(way.destination.key for way in ways) if echo else frozenset(),
+        expect_peer=frozenset(way.destination.key for way in call.ways) if echo else frozenset(),
     )
+    return replace(request, kind="tcp", mode="server-first") if lab.speaks_first(call.to) else request
 
 
 def wrong_verdicts(lab: Lab, chosen: Sequence[Chosen], made: Sequence[Call]) -> list[Wrong]:
@@ -133,30 +134,36 @@ def wrong_verdicts(lab: Lab, chosen: Sequence[Chosen], made: Sequence[Call]) -> 
     return [
         Wrong(
             kind="verdict",
-            text=f"{call.source} -> {call.to} over IPv{call.family}: {fault}; the policies"
+            text=f"{call.source} -> {call.to} over IPv{call.family}: {told}; the policies"
             f" {one.decision.verdict} it ({one.decision.rule})",
             source=call.source,
             to=call.to,
             family=call.family,
-            seen=fault,
+            seen=told,
             number=call.number,
         )
         for one, call in zip(chosen, made, strict=True)
-        if (fault := _fault(one, call, arrived.get(call.number, False)))
+        if (told := fault(lab.mesh, call, allowed=one.decision.allowed, arrived=arrived.get(call.number, False)))
     ]
 
 
-def _fault(one: Chosen, call: Call, arrived: bool) -> str:
-    if one.decision.allowed:
+def fault(mesh: Mesh, call: Call, *, allowed: bool, arrived: bool) -> str:
+    """How ``call`` did not end as it should have; empty where it did.
+
+    Args:
+        arrived: whether its bytes were seen at a server.
+    """
+    detail = f"{call.outcome}{f' ({call.error})' if call.error else ''}"
+    if allowed:
         if call.outcome is not Outcome.OK:
-            return f"{call.outcome}{f' ({call.error})' if call.error else ''}"
-        address = one.call.source.address(call.family)
-        if call.peer is not None and call.peer.address != address:
+            return detail
+        address = mesh.pod(call.source).address(call.family)
+        if call.peer is not None and call.peer.address != address and is_sent_out(mesh, call):
             return f"the server saw the client at {call.peer.address}, not {address}"
         return ""
     if call.outcome not in Outcome.REFUSED:
-        return str(call.outcome)
-    return f"{call.outcome}, and its bytes arrived" if arrived else ""
+        return detail
+    return f"{detail}, and its bytes arrived" if arrived else ""
 
 
 def in_clear(capture: Capture, calls: Sequence[Call]) -> tuple[list[Wrong], str]:
@@ -172,11 +179,15 @@ def in_clear(capture: Capture, calls: Sequence[Call]) -> tuple[list[Wrong], str]
     return wrong, doubts[0] if doubts else ""
 
 
+def is_sent_out(mesh: Mesh, call: Call) -> bool:
+    """Whether the call leaves its pod."""
+    return all(pod.key != call.source for pod, _ in behind(mesh, call.to))
+
+
 def is_tunnelled(mesh: Mesh, call: Call) -> bool:
-    """Whether both ends are in the mesh, and the call leaves its pod."""
-    ends = [pod for pod, _ in behind(mesh, call.to)]
-    leaves = all(pod.key != call.source for pod in ends)
-    return leaves and all(mesh.is_enrolled(pod) for pod in (mesh.pod(call.source), *ends))
+    """Whether the call leaves its pod, and both ends are in the mesh."""
+    ends = [mesh.pod(call.source), *(pod for pod, _ in behind(mesh, call.to))]
+    return is_sent_out(mesh, call) and all(map(mesh.is_enrolled, ends))
 
 
 def _in_clear(call: Call, text: str) -> Wrong:

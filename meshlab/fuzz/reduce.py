@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 from meshlab.fuzz.replay import after
 from meshlab.lab.names import behind
 from meshlab.model import (
+    FAMILIES,
     Address,
     AuthorizationPolicy,
     CallStep,
@@ -38,7 +39,7 @@ T = TypeVar("T")
 def expecting(topology: Topology) -> Topology:
     """``topology`` whose calls expect what the policies in effect at their time say.
 
-    A call to a service whose pods are of different minds expects what it did.
+    A call whose verdict hangs on the family or on the pod behind a service expects what it did.
     """
     mesh, steps = topology.mesh, list[Step]()
     for step in topology.steps:
@@ -54,8 +55,9 @@ def expecting(topology: Topology) -> Topology:
 def _connections(mesh: Mesh, step: CallStep) -> Iterator[Connection]:
     """What the call may come to at the pods that it may reach."""
     source = mesh.pod(step.source)
-    for pod, number in behind(mesh, step.to):
-        yield connection(mesh, source, pod, number, step.family or 4)
+    for family in (step.family,) if step.family else FAMILIES:
+        for pod, number in behind(mesh, step.to):
+            yield connection(mesh, source, pod, number, family)
 
 
 def smaller(topology: Topology) -> Iterator[Topology]:
@@ -171,6 +173,30 @@ def _with(entries: Sequence[T], place: int, entry: Any) -> tuple[T, ...]:
 
 
 # --- pods ------------------------------------------------------------------------------------------------------------
+
+
+def fewer_pods(topology: Topology) -> Iterator[Topology]:
+    """Only the pods that a step names; or those and one more, which may make the same calls after them.
+
+    Each is judged anew: in another place a pod has another address, and a block may have another pod in it.
+    """
+    return map(expecting, _fewer_pods(topology))
+
+
+def _fewer_pods(topology: Topology) -> Iterator[Topology]:
+    named = called(topology)
+    if len(named) == len(topology.mesh.pods) and not topology.mesh.services:
+        return
+    yield without_services(with_pods(topology, named))
+    if topology.mesh.services:
+        yield with_pods(topology, named)
+    others = [pod for pod in topology.mesh.pods if pod.key not in named]
+    for other in others:
+        yield with_pods(topology, {*named, other.key})
+    steps = [step for step in topology.steps if isinstance(step, CallStep)]
+    for other in filter(topology.mesh.is_enrolled, others):
+        more = tuple(replace(step, source=other.key) for step in steps)
+        yield with_pods(replace(topology, steps=(*topology.steps, *more)), {*named, other.key})
 
 
 def with_pods(topology: Topology, keys: Collection[str]) -> Topology:

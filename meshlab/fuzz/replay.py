@@ -15,13 +15,21 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from meshlab.errors import HostNotReadyError, KernelRefusedError, LabError, ProofFailedError, RejectedError
+from meshlab.errors import (
+    CannotTellError,
+    HostNotReadyError,
+    KernelRefusedError,
+    LabError,
+    ProofFailedError,
+    RejectedError,
+)
 from meshlab.fuzz.bench import Bench
-from meshlab.fuzz.properties import Wrong, in_clear, is_tunnelled
+from meshlab.fuzz.properties import Wrong, fault, in_clear, is_tunnelled
 from meshlab.lab import Lab
 from meshlab.lab.attempt import Request
 from meshlab.lab.capture import Capture
 from meshlab.lab.evidence import save_somewhere
+from meshlab.lab.names import behind
 from meshlab.lab.sources import Source
 from meshlab.model import FAMILIES, Call, CallStep, Expectation, Mesh, Outcome, PolicyStep, Step, Topology, Verdict
 from meshlab.model.report import SCHEMA_VERSION, Grade, Result
@@ -55,7 +63,7 @@ class Played:
     """What was wrong in the first run in which anything was, or why nothing could be run."""
     implementations: tuple[str, ...] = ()
     artifacts: str | None = None
-    """The folder with what the first run saw in which anything was wrong."""
+    """The folder with what a run saw: the first in which anything was wrong and whose lab was still there, or any."""
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -134,12 +142,15 @@ def steps_hold(lab: Lab, runs: int = 1) -> None:
 
     Raises:
         ProofFailedError: something was not as it says.
+        CannotTellError: whether it was could not be seen.
     """
     __tracebackhide__ = True
     for run in range(1, runs + 1):
-        wrong, _ = play(lab, lab.topology)
+        wrong, doubt = play(lab, lab.topology)
         if wrong:
             raise ProofFailedError("\n".join([f"in run {run} of {runs}:", *(one.text for one in wrong)]))
+        if doubt:
+            raise CannotTellError(f"in run {run} of {runs}: {doubt}")
 
 
 def play(lab: Lab, topology: Topology, *, prove: bool = True) -> tuple[list[Wrong], str]:
@@ -208,36 +219,30 @@ def _requests(lab: Lab, step: CallStep) -> Iterator[Request]:
     for family in (step.family,) if step.family else FAMILIES:
         if "/" not in name and not any(s.address(family) for s in lab.mesh.services if s.key == name):
             continue
-        if step.kind == "http":
-            yield pod.plan_http(f"http://{step.to}/", family=family)
+        if step.kind == "http" and not lab.speaks_first(step.to):
+            request = pod.plan_http(f"http://{step.to}/", family=family)
         else:
-            yield pod.plan_tcp(step.to, family=family)
+            request = pod.plan_tcp(step.to, family=family)
+        answering = (other.key for other, _ in behind(lab.mesh, step.to))
+        yield replace(request, expect_peer=frozenset(answering if request.echo else ()))
 
 
 def _wrong(lab: Lab, step: CallStep, calls: Sequence[Call]) -> list[Wrong]:
-    arrived = lab.received(calls) if step.expect is Verdict.DENY and lab.is_echo(step.to) else {}
+    allowed = step.expect is Verdict.ALLOW
+    arrived = lab.received(calls) if not allowed and lab.is_echo(step.to) else {}
     return [
         Wrong(
             kind="verdict",
             text=f"{call.source} -> {call.to} over IPv{call.family} should be"
-            f" {'answered' if step.expect is Verdict.ALLOW else 'refused'}: {fault}; {said(lab.mesh, call)}",
+            f" {'answered' if allowed else 'refused'}: {told}; {said(lab.mesh, call)}",
             source=call.source,
             to=call.to,
             family=call.family,
-            seen=fault,
+            seen=told,
         )
         for call in calls
-        if (fault := _fault(step, call, arrived.get(call.number, False)))
+        if (told := fault(lab.mesh, call, allowed=allowed, arrived=arrived.get(call.number, False)))
     ]
-
-
-def _fault(step: CallStep, call: Call, arrived: bool) -> str:
-    detail = f"{call.outcome}{f' ({call.error})' if call.error else ''}"
-    if step.expect is Verdict.ALLOW:
-        return "" if call.outcome is Outcome.OK else detail
-    if call.outcome not in Outcome.REFUSED:
-        return detail
-    return f"{detail}, and its bytes arrived" if arrived else ""
 
 
 def said(mesh: Mesh, call: Call) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from multiprocessing.connection import Connection, wait
@@ -18,7 +18,7 @@ from meshlab.errors import HostNotReadyError, KernelRefusedError, LabError, Mesh
 from meshlab.fuzz.bench import Bench, with_outsider
 from meshlab.fuzz.campaign import Campaign, Limits
 from meshlab.fuzz.reporter import Reporter
-from meshlab.fuzz.tally import Failure, Tally
+from meshlab.fuzz.tally import Tally
 from meshlab.kernel.forkserver import ForkServer
 from meshlab.lab.sources import Source
 
@@ -26,6 +26,10 @@ _PROGRESS_S = 0.25
 _LOOK_S = 0.5
 _PATIENCE_S = 30.0
 """How long workers may take to end."""
+_UNFINISHED = 3
+"""Exit code: nothing was wrong, as far as it went."""
+_ENDED = "ended"
+"""A worker's last word."""
 _STOP = "stop"
 _ENOUGH = "enough"
 """Stop; and what is being made small is not wanted any more."""
@@ -55,10 +59,14 @@ class Ended:
 
     tally: Tally
     interrupted: bool = False
+    errors: Sequence[str] = ()
+    """Of workers that could not go on."""
 
     @property
     def exit_code(self) -> int:
-        return 130 if self.interrupted else self.tally.exit_code
+        if self.interrupted:
+            return 130
+        return self.tally.exit_code or (_UNFINISHED if self.errors else 0)
 
 
 def fuzz(plan: Plan, progress: Progress) -> Ended:
@@ -68,9 +76,15 @@ def fuzz(plan: Plan, progress: Progress) -> Ended:
         MeshlabError: no lab can be opened.
     """
     plan = replace(plan, source=replace(plan.source, topology=with_outsider(plan.source.topology)))
+    errors: list[MeshlabError] = []
     with _Interrupts() as interrupts:
-        tally = _alone(plan, progress, interrupts) if plan.workers == 1 else _together(plan, progress, interrupts)
-    return Ended(tally, interrupts.came)
+        if plan.workers == 1:
+            tally = _alone(plan, progress, interrupts)
+        else:
+            tally, errors = _together(plan, progress, interrupts)
+    if errors and not tally.examples:
+        raise errors[0]
+    return Ended(tally, interrupts.came, [str(error) for error in errors])
 
 
 class _Interrupts:
@@ -115,8 +129,9 @@ def _alone(
             stop=stop,
         )
         tally = campaign.run()
-        last = bench.drop()
-        if last and not tally.failures:
+        if campaign.gone:
+            tally.failures.append(reporter.unplayed(campaign.gone))
+        if last := bench.drop():
             tally.failures.append(reporter.unplayed(f"when the lab closed: {last}"))
     progress(tally)
     return tally
@@ -137,13 +152,13 @@ def _seldom(progress: Progress) -> Progress:
 # --- several ---------------------------------------------------------------------------------------------------------
 
 
-def _together(plan: Plan, progress: Progress, stop: Callable[[], bool]) -> Tally:
+def _together(plan: Plan, progress: Progress, stop: Callable[[], bool]) -> tuple[Tally, list[MeshlabError]]:
     """A process for each. They are told to stop by a word in their pipe, or by its end."""
     workers = dict(_started(plan, number) for number in range(plan.workers))
     latest: dict[Connection, Tally] = {}
     errors: list[MeshlabError] = []
     tell, told = _seldom(progress), False
-    waiting = set(workers)
+    waiting, ended = set(workers), set[Connection]()
     while waiting:
         enough = len(_sum(latest.values()).failures) >= plan.limits.failures
         if (stop() or enough) and not told:
@@ -162,15 +177,16 @@ def _together(plan: Plan, progress: Progress, stop: Callable[[], bool]) -> Tally
                 latest[ready] = said
                 tell(_sum(latest.values()))
             else:
-                errors.append(said)
-    for process in workers.values():
+                ended.add(ready)
+                errors += [said] if isinstance(said, MeshlabError) else []
+    for pipe, process in workers.items():
         process.join(_PATIENCE_S)
         process.kill()
-    if errors:
-        raise errors[0]
+        if pipe not in ended:
+            errors.append(LabError(f"{process.name} ended without a word, exit status {process.exitcode}"))
     total = _sum(latest.values())
     progress(total)
-    return total
+    return total, errors
 
 
 def _started(plan: Plan, number: int) -> tuple[Connection, SpawnProcess]:
@@ -191,8 +207,8 @@ def _sum(tallies: Any) -> Tally:
     total = Tally()
     for tally in tallies:
         total.add(tally)
-    known: dict[str, Failure] = {failure.file: failure for failure in total.failures}
-    total.failures = list(known.values())
+    surest = sorted(total.failures, key=lambda failure: failure.result == "failed")  # of one file the last stays
+    total.failures = list({failure.file: failure for failure in surest}.values())
     return total
 
 
@@ -229,6 +245,7 @@ def _work(pipe: Connection, plan: Plan) -> None:
     try:
         told = _Told(pipe)
         _alone(plan, pipe.send, told, told.enough)
+        pipe.send(_ENDED)
     except (HostNotReadyError, KernelRefusedError) as error:
         pipe.send(HostNotReadyError(str(error)))
     except MeshlabError as error:

@@ -13,20 +13,21 @@ is a change of policies and one call, a few milliseconds, and what comes out are
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 
 from meshlab.errors import LabError
 from meshlab.fuzz.bench import Bench
 from meshlab.fuzz.example import Example
 from meshlab.fuzz.properties import Wrong
-from meshlab.fuzz.reduce import called, expecting, reduced, with_pods, without_services
+from meshlab.fuzz.reduce import fewer_pods, reduced
 from meshlab.fuzz.replay import RUNS, play, run_once
 from meshlab.fuzz.stories import stories
-from meshlab.model import CallStep, Topology
+from meshlab.model import Topology
 
 _LABS = 2
 """Fresh labs on which what is written has failed."""
+_CONFIRMING_S = 15.0
 _SEEN_AGAIN = 3
 """A failure is first played so often; if it came every time, it counts as one that always comes."""
 
@@ -61,13 +62,13 @@ def shrunk(
     if fitting.kind == "lost":
         seconds /= 4  # each try may cost a lab
     shrinking = _Shrinking(bench, fitting.kind, time.monotonic() + seconds, stop)
-    story = bench.source.topology
     alike = [fitting, *(one for one in wrong if one.kind == fitting.kind and one is not fitting)]
+    story = bench.source.topology
     for story in stories(bench.source.topology, example, alike, before):
         small = shrinking.small(story)
-        if small is not None and (found := _confirmed(bench, small, fitting)).failed:
+        if small is not None and (found := shrinking.confirmed(small, fitting)).failed:
             return found
-    return _confirmed(bench, story, fitting)
+    return shrinking.confirmed(story, fitting)
 
 
 @dataclass(slots=True)
@@ -102,12 +103,12 @@ class _Shrinking:
         first = [self._once(own, topology) for _ in range(_SEEN_AGAIN)]
         if all(first) or (self.kind == "lost" and not any(first)):
             return float(all(first))
-        more = [self._once(own, topology) for _ in range(RUNS - _SEEN_AGAIN)]
-        return (sum(first) + sum(more)) / RUNS
+        more = [self._once(own, topology) for _ in range(RUNS - _SEEN_AGAIN) if self._in_time]
+        return (sum(first) + sum(more)) / (len(first) + len(more))
 
     def _with_few_pods(self, topology: Topology) -> Topology:
         """With as few pods as fail on every lab of their own."""
-        for fewer in _small_worlds(topology):
+        for fewer in fewer_pods(topology):
             if self._fails_always(fewer):
                 return fewer
         return topology
@@ -125,6 +126,19 @@ class _Shrinking:
         with self.bench.on(topology) as fresh:
             return self._fails_on(fresh, topology)
 
+    def confirmed(self, topology: Topology, wrong: Wrong) -> Shrunk:
+        """As ``meshlab replay`` would play it, on more labs than one; fewer times where that takes too long."""
+        runs: list[list[Wrong]] = []
+        until = time.monotonic() + _CONFIRMING_S
+        for _ in range(_LABS):
+            with self.bench.on(topology) as fresh:
+                for _ in range(RUNS // _LABS):
+                    if runs and (time.monotonic() > until or self.stop()):
+                        break
+                    runs.append(run_once(fresh, topology)[0])
+        failed = [one for one in runs if one]
+        return Shrunk(topology, failed[0][0] if failed else wrong, len(runs), len(failed))
+
     @property
     def _in_time(self) -> bool:
         return time.monotonic() < self.until and not self.stop()
@@ -138,30 +152,3 @@ class _Shrinking:
             bench.drop()
             return False
         return any(one.kind == self.kind for one in run_once(bench, topology)[0])
-
-
-def _small_worlds(topology: Topology) -> Iterator[Topology]:
-    """Only pods that a step names; or those and one more, which may make the same calls after them."""
-    named = called(topology)
-    if len(named) == len(topology.mesh.pods) and not topology.mesh.services:
-        return
-    yield without_services(with_pods(topology, named))
-    if topology.mesh.services:
-        yield with_pods(topology, named)
-    others = [pod for pod in topology.mesh.pods if pod.key not in named]
-    for other in others:
-        yield with_pods(topology, {*named, other.key})
-    steps = [step for step in topology.steps if isinstance(step, CallStep)]
-    for other in filter(topology.mesh.is_enrolled, others):
-        more = tuple(replace(step, source=other.key) for step in steps)
-        yield expecting(with_pods(replace(topology, steps=(*topology.steps, *more)), {*named, other.key}))
-
-
-def _confirmed(bench: Bench, topology: Topology, wrong: Wrong) -> Shrunk:
-    """As ``meshlab replay`` would play it, on more labs than one."""
-    runs: list[list[Wrong]] = []
-    for _ in range(_LABS):
-        with bench.on(topology) as fresh:
-            runs += [run_once(fresh, topology)[0] for _ in range(RUNS // _LABS)]
-    failed = [one for one in runs if one]
-    return Shrunk(topology, failed[0][0] if failed else wrong, len(runs), len(failed))

@@ -26,13 +26,14 @@ def stories(base: Topology, example: Example, wrong: Sequence[Wrong], before: Ex
         wrong: what was wrong with the example, and is of one kind.
         before: the example that was played before this one.
     """
-    place = wrong[0].stage
+    place = _place(example, wrong[0])
     stage = example.stages[place]
-    failing = [one for one in stage.calls if _is_of(wrong[0], one)]
+    failing = _named(stage, wrong[0])
     earlier = [*(before.stages if before else ()), *example.stages[:place]]
     for one in failing:
         yield _told(base, [(stage, [one])])
-        together = [one for one in stage.calls if any(each.stage == place and _is_of(each, one) for each in wrong)]
+        here = [each for each in wrong if _place(example, each) == place]
+        together = [other for other in stage.calls if any(other in _named(stage, each) for each in here)]
         if len(together) > 1:
             yield _told(base, [(stage, together)])
         turned = Stage(_turning(stage.mesh, one), ())
@@ -45,9 +46,17 @@ def stories(base: Topology, example: Example, wrong: Sequence[Wrong], before: Ex
     yield _told(base, [(each, each.calls) for each in example.stages])
 
 
-def _is_of(wrong: Wrong, one: Chosen) -> bool:
-    call = one.call
-    return (call.source.key, call.to, call.family) == (wrong.source, wrong.to, wrong.family)
+def _place(example: Example, wrong: Wrong) -> int:
+    """Of the stage in which it was wrong; where that is not known, of the first with such a call."""
+    places = [wrong.stage, *range(len(example.stages))]
+    return next((place for place in places if _named(example.stages[place], wrong)), wrong.stage)
+
+
+def _named(stage: Stage, wrong: Wrong) -> list[Chosen]:
+    """The call that ``wrong`` names; calls to services behind which is the pod that it names, if there is none."""
+    alike = [one for one in stage.calls if (one.call.source.key, one.call.family) == (wrong.source, wrong.family)]
+    reached = [one for one in alike if wrong.to in {f"{way.destination.key}:{way.port}" for way in one.call.ways}]
+    return [one for one in alike if one.call.to == wrong.to] or reached
 
 
 def _turning(mesh: Mesh, one: Chosen) -> Mesh:

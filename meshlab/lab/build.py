@@ -12,8 +12,8 @@ import os
 import secrets
 import socket
 import time
+from contextlib import ExitStack
 from dataclasses import dataclass
-from functools import partial
 
 from meshlab.errors import LabError, NotEnrolledError
 from meshlab.implementations import NodeSlot
@@ -101,18 +101,16 @@ def _build(site: Site, started: float) -> Built:
     _enrol(site, timeout_s)
     step("enrolled")
     captures = Captures.start(site, recorder, opening, site.settings.part("analyzer"))
-    _open_links(site)
-    step("links open")
-    _start_pod_programs(site)
-    built = time.monotonic()
-    try:
-        configuration.settle(push, timeout_s)
-    except LabError as error:
-        if not site.settings.allow_pending or not site.pending:
-            raise
-        site.pending.update({key: f"{why}; {error}" for key, why in site.pending.items()})
-    _wait_for_ports(site, timeout_s)
-    step("ready")
+    with ExitStack() as undo:
+        undo.callback(captures.close)
+        _open_links(site)
+        step("links open")
+        _start_pod_programs(site)
+        built = time.monotonic()
+        _settle(site, configuration, push, timeout_s)
+        _wait_for_ports(site, timeout_s)
+        step("ready")
+        undo.pop_all()
     ready = time.monotonic()
     timings = {"build": (built - started) * 1000, "ready": (ready - started) * 1000}
     return Built(site, captures, configuration, {name: round(value, 1) for name, value in timings.items()})
@@ -342,17 +340,27 @@ def _enrol(site: Site, timeout_s: float) -> None:
         posted[node] = agent.post("enrol", fds, pods=asked, timeout_s=timeout_s, no_proxy=no_proxy)
     by_uid = {pod.uid: pod.key for pod in _enrolled(site)}
     for node, number in posted.items():
-        answer, _ = site.agents[node].answer(number, timeout_s + 5, partial(_look_for_the_dead, site, node))
+        answer, _ = site.agents[node].answer(number, timeout_s + 5, _GiveUp(site, node))
         site.pending.update({by_uid[uid]: why for uid, why in answer["pending"].items()})
     if site.pending and not site.settings.allow_pending:
         missing = "; ".join(f"{key}: {why}" for key, why in sorted(site.pending.items()))
         raise NotEnrolledError(f"pending (at most {timeout_s:g} s were given): {missing}{_last_words(site)}")
 
 
-def _look_for_the_dead(site: Site, node: str) -> None:
-    """Nobody starts a proxy again here, so the agent of one that is gone need not wait for it."""
-    if site.programs.has_ended(f"ztunnel@{node}"):
-        site.agents[node].post("give_up", why=f"the node proxy is gone: {site.programs.how_ended(f'ztunnel@{node}')}")
+@dataclass(slots=True)
+class _GiveUp:
+    """Tells the agent of a node, once, that its proxy is gone: nobody starts it again here."""
+
+    site: Site
+    node: str
+    told: bool = False
+
+    def __call__(self) -> None:
+        proxy = f"ztunnel@{self.node}"
+        if not self.told and self.site.programs.has_ended(proxy):
+            self.told = True
+            how = self.site.programs.how_ended(proxy)
+            self.site.agents[self.node].post("give_up", why=f"the node proxy is gone: {how}")
 
 
 def _as_agents_know(pod: Pod) -> dict[str, str]:
@@ -364,6 +372,16 @@ def _as_agents_know(pod: Pod) -> dict[str, str]:
         "ipv4": str(pod.ipv4),
         "ipv6": str(pod.ipv6),
     }
+
+
+def _settle(site: Site, configuration: Configuration, push: int, timeout_s: float) -> None:
+    """Wait for the first push; where pods may stay pending, what it waited for in vain is told of them."""
+    try:
+        configuration.settle(push, timeout_s)
+    except LabError as error:
+        if not site.settings.allow_pending or not site.pending:
+            raise
+        site.pending.update({key: f"{why}; {error}" for key, why in site.pending.items()})
 
 
 def _last_words(site: Site) -> str:

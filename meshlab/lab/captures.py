@@ -11,6 +11,7 @@ import socket
 import threading
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -41,10 +42,11 @@ def open_rings(site: Site, recorder: Peer) -> Opening:
     """Ask for a ring in every node's netns, without waiting."""
     nodes = [node.name for node in site.topology.nodes]
     sockets = site.open_sockets([(node_netns(node), socket.AF_PACKET, socket.SOCK_RAW, 0) for node in nodes])
-    rings = {}
-    for node, sock in zip(nodes, sockets, strict=True):
-        with sock:
-            rings[node] = recorder.post("ring", [sock.fileno()], node=node)
+    with ExitStack() as stack:
+        rings = {
+            node: recorder.post("ring", [stack.enter_context(sock).fileno()], node=node)
+            for node, sock in zip(nodes, sockets, strict=True)
+        }
     return Opening(rings, recorder.post("capture"))
 
 

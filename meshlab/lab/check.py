@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from ipaddress import ip_address
 from pathlib import Path
+from typing import Literal
 
 from meshlab.errors import AuditError, LabError, LabLostError
 from meshlab.lab.attempt import Request
@@ -152,8 +153,8 @@ def _keeper(where: dict[tuple[str, int, int], Call], key: tuple[str, int, int]) 
     return lambda call: where.__setitem__(key, call)
 
 
-def requests(lab: Lab, cell: PlannedCell) -> Iterator[Request]:
-    """The calls that a cell is made of."""
+def requests(lab: Lab, cell: PlannedCell, kind: Literal["http", "tcp"] = "http") -> Iterator[Request]:
+    """The calls that a cell is made of; of ``kind``, where the port does not speak first."""
     to = f"{cell.to}:{cell.port}"
     request = Request(
         source=cell.source.key,
@@ -161,6 +162,7 @@ def requests(lab: Lab, cell: PlannedCell) -> Iterator[Request]:
         family=cell.family,
         address=cell.address,
         port=cell.port,
+        kind=kind,
         path="/meshlab",
         timeout_s=_CALL_TIMEOUT_S,
         echo=lab.is_echo(to),

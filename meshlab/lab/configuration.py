@@ -75,13 +75,20 @@ class Configuration:
                 raise NotAcknowledgedError(f"not in effect: {self.programs.why_gone(name)}")
 
     def change(self, mesh: Mesh, timeout_s: float) -> None:
-        """Put ``mesh`` into effect, or leave everything as it was and raise as ``settle`` does."""
+        """Put ``mesh`` into effect, or go back to what was and raise as ``settle`` does.
+
+        Where a proxy did not acknowledge, others may have: they are told to go back, and are not waited for.
+        """
         with self._lock:
             before, self.mesh = self.mesh, mesh
             try:
                 self.settle(self.post((), timeout_s), timeout_s)
-            except (RejectedError, NotAcknowledgedError):
+            except RejectedError:
+                self.mesh = before  # the control plane has gone back by itself
+                raise
+            except NotAcknowledgedError:
                 self.mesh = before
+                self.post((), timeout_s)
                 raise
 
 

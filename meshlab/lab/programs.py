@@ -108,6 +108,10 @@ class Peer:
 
     def close(self) -> None:
         self._channel.close()
+        for _, fds in self._answers.values():  # that nobody came for
+            for fd in fds:
+                os.close(fd)
+        self._answers.clear()
 
     def _take(self, remaining_s: float, timeout_s: float) -> None:
         if not self._took(remaining_s):

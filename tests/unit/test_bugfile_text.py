@@ -17,10 +17,10 @@ from meshlab.fuzz import command
 from meshlab.fuzz.bugfile import formatted, name_of, written
 from meshlab.fuzz.command import seconds_of
 from meshlab.fuzz.replay import Played, Word
-from meshlab.lab.sources import Source, shipped
+from meshlab.lab.sources import Source, read, shipped
 from meshlab.model import Topology
 from meshlab.strategies import topologies
-from meshlab.topology import load
+from meshlab.topology import dump, load
 
 BUG = """\
 # shop/batch -> shop/server:8080 should be refused
@@ -60,7 +60,7 @@ def played(monkeypatch: pytest.MonkeyPatch) -> list[Source]:
     """What would have been run."""
     ran: list[Source] = []
 
-    def instead(source: Source, runs: int, **_: Any) -> Played:
+    def instead(source: Source, runs: int, artifacts: Path | None, **_: Any) -> Played:
         ran.append(source)
         return Played(Word.FIXED, runs, 0)
 
@@ -69,6 +69,12 @@ def played(monkeypatch: pytest.MonkeyPatch) -> list[Source]:
 
 
 # -- canonical form
+
+
+def test_what_a_proxy_said_last_may_be_coloured() -> None:
+    text = written(read("quickstart").topology, ["ztunnel ended: \x1b[31mpanicked\x1b[0m at \x00\x7f'src/main.rs'"])
+    assert load(text, "coloured.yaml") == load(dump(read("quickstart").topology), "plain.yaml")
+    assert "# ztunnel ended: \\x1b[31mpanicked\\x1b[0m at \\x00\\x7f'src/main.rs'" in text
 
 
 @pytest.mark.parametrize("path", shipped().values(), ids=lambda path: path.stem)

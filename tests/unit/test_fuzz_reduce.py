@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from ipaddress import ip_address, ip_network
+from ipaddress import IPv4Address, ip_address, ip_network
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from meshlab.fuzz.reduce import called, expecting, moved_block, reduced, smaller, with_pods, without_services
+from meshlab.fuzz.reduce import (
+    called,
+    expecting,
+    fewer_pods,
+    moved_block,
+    reduced,
+    smaller,
+    with_pods,
+    without_services,
+)
 from meshlab.lab.sources import read
 from meshlab.model import (
     Action,
@@ -102,6 +111,37 @@ def test_only_the_pods_asked_for_are_left_and_their_addresses_follow_their_place
     beside = with_pods(start, {"shop/client", "shop/store"})
     assert beside.mesh.services == ()
     assert [node.name for node in beside.nodes] == ["node-1"]
+
+
+def test_with_fewer_pods_a_call_expects_what_the_policies_say_of_its_new_address() -> None:
+    """A block that was near to the store moves with it, and onto the address that the caller then has."""
+    call = replace(CALL, source="shop/batch", to="shop/store:5432")
+    alone = with_pods(told(BASE, call), {call.source, "shop/store"}).mesh
+    here, there = int(alone.pod(call.source).ipv4), int(alone.pod("shop/store").ipv4)
+    block = IPv4Address(int(BASE.mesh.pod("shop/store").ipv4) ^ here ^ there)
+    policy = AuthorizationPolicy(
+        name="p", namespace="shop", action=Action.DENY, rules=(Rule(sources=(Source(ip_blocks=(f"{block}/32",)),)),)
+    )
+    start = told(
+        replace(BASE, mesh=replace(BASE.mesh, authorization_policies=(policy,), peer_authentications=())), call
+    )
+    fewer = next(fewer_pods(start))
+    (before,), (after,) = start.steps, fewer.steps
+    assert isinstance(before, CallStep)
+    assert isinstance(after, CallStep)
+    assert (before.expect, after.expect) == (Verdict.ALLOW, Verdict.DENY)
+
+
+def test_of_a_call_over_both_families_that_differ_the_expectation_is_left_as_it_was() -> None:
+    deny = AuthorizationPolicy(
+        name="p", namespace="shop", action=Action.DENY, rules=(Rule(sources=(Source(ip_blocks=("::/0",)),)),)
+    )
+    start = replace(BASE, mesh=replace(BASE.mesh, authorization_policies=(deny,)))
+    either, four, six = told(start, *(replace(CALL, family=family) for family in (None, 4, 6))).steps
+    assert [step.expect for step in (either, four, six) if isinstance(step, CallStep)] == ["allow", "allow", "deny"]
+    denied = told(start, replace(CALL, family=None, expect=Verdict.DENY)).steps[0]
+    assert isinstance(denied, CallStep)
+    assert denied.expect is Verdict.DENY
 
 
 BY_NAME = replace(CALL, to="server.shop:80")

@@ -81,6 +81,19 @@ def test_calls_that_failed_together_are_told_together() -> None:
     assert {step.to for step in calls(together)} == {DENIED.call.to, ALLOWED.call.to}
 
 
+def test_a_fault_whose_stage_is_not_known_is_told_of_the_stage_with_its_call() -> None:
+    only = next(one for one in SECOND.calls if one.call.to == "shop/server:8080" and one.call.hbone)
+    example = Example((replace(FIRST, calls=()), replace(SECOND, calls=(only,))))
+    assert told(example, only)[0].mesh.authorization_policies == ()
+
+
+def test_a_proxy_that_names_the_pod_means_also_the_service_before_it() -> None:
+    by_name = next(one for one in SECOND.calls if one.call.service)
+    wrong = Wrong("identity", "text", by_name.call.source.key, "shop/server:8080", by_name.call.family)
+    alone, *_ = stories(BASE, Example((replace(SECOND, calls=(by_name,)),)), [wrong], None)
+    assert [step.to for step in calls(alone)] == ["server.shop:80"]
+
+
 def test_the_example_before_is_told_when_there_was_one() -> None:
     before = Example((SECOND,))
     longest = [
