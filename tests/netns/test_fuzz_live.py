@@ -31,6 +31,7 @@ from meshlab.fuzz.properties import (
     nothing_in_clear,
     verdict_equals_oracle,
 )
+from meshlab.fuzz.replay import steps_hold
 from meshlab.fuzz.reporter import Reporter
 from meshlab.fuzz.run import Plan
 from meshlab.fuzz.tally import Tally
@@ -143,6 +144,33 @@ def test_a_failure_is_kept_in_the_corpus_and_tried_first_the_next_time() -> None
     _, second = _fuzz(*mutant, "--seed", "99", "--for", "60s")
     assert second["failures"]
     assert second["examples"] <= 3
+
+
+def test_what_was_not_tried_is_not_forgotten() -> None:
+    corpus = ("--corpus", "kept")
+    _fuzz("--mutant", "ignores-ipv6-cidrs", "--failures", "1", *corpus, "--seed", "3", "--for", "60s")
+    kept = {path: path.read_bytes() for path in Path("kept").rglob("*") if path.is_file()}
+    _fuzz(*corpus, "--examples", "1")  # the topology itself, and that was it
+    assert {path: path.read_bytes() for path in Path("kept").rglob("*") if path.is_file()} == kept
+    _fuzz(*corpus, "--examples", "9")
+    assert not any(path.is_file() for path in Path("kept").rglob("*")), "it does not fail any more"
+
+
+def test_a_port_that_speaks_first_is_listened_to() -> None:
+    text = dump(read("two-nodes").topology).replace(
+        "ports: [8080]", "ports: [{containerPort: 8080, mode: server-first}]"
+    )
+    assert "server-first" in text
+    steps = """  steps:
+    - {call: {from: shop/client, to: "shop/server:8080", family: 4}, expect: allow}
+"""
+    Path("first.yaml").write_text(text.replace("  expect:", steps + "  expect:"))
+    fuzzed = _run("fuzz", "first.yaml", "--workers", "1", "--examples", "5", "--seed", "1", "--json")
+    assert json.loads(fuzzed.stdout)["failures"] == []
+    played = _run("replay", "first.yaml", "--runs", "2")
+    assert played.exit_code == 0, played.output
+    bundled = _run("bundle", "first.yaml", "--output", "first")
+    assert bundled.exit_code == 0, bundled.output
 
 
 def test_a_lab_that_dies_ends_its_example_with_evidence_and_a_fresh_one_goes_on(tmp_path: Path) -> None:
@@ -281,6 +309,14 @@ def test_a_test_made_from_a_file_fails_as_the_file_does() -> None:
     assert broken.returncode == 0, "an ALLOW without rules is no DENY"
     assert leaking.returncode == 1
     assert "in clear" in leaking.stdout
+
+
+def test_a_test_made_from_a_file_cannot_tell_where_the_capture_sees_nothing(lab_factory: LabFactory) -> None:
+    with (
+        lab_factory(STALE.replace("VERDICT", "allow"), mutant="capture-loses-packets") as lab,
+        pytest.raises(CannotTellError, match="in run 1 of 1: "),
+    ):
+        steps_hold(lab)
 
 
 # -- for tests of one's own

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pty
 import random
@@ -226,6 +227,30 @@ def test_a_proxy_that_ends_at_once_is_not_waited_for_but_named_with_its_exit_and
     ):
         pass
     _all_gone(watched)
+
+
+@pytest.mark.parametrize("step", ["pods built", "enrolled", "links open", "ready"])
+def test_a_lab_that_is_not_finished_leaves_no_recording_open(lab_factory: LabFactory, step: str) -> None:
+    class StopHereError(Exception):
+        pass
+
+    def stop(name: str) -> None:
+        if name == step:
+            raise StopHereError
+
+    before = _recordings()
+    with pytest.raises(StopHereError), lab_factory(doomed.TOPOLOGY, step=stop):
+        pass
+    assert _recordings() == before
+
+
+def _recordings() -> int:
+    """How many memfds of recorders this process has open."""
+    names = []
+    for fd in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(FileNotFoundError):
+            names.append(os.readlink(f"/proc/self/fd/{fd}"))
+    return sum("memfd:recording" in name for name in names)
 
 
 NOBODY = """
