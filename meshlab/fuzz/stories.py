@@ -1,9 +1,12 @@
-"""What may have led to a failing call, as topologies with steps; the shortest first. Pure.
+"""What may have led to a failing call, as topologies with steps. Pure.
 
-the policies, the call                          the verdict itself is wrong
-policies that turn it, the call, then those     a verdict outlives its policies, or comes before them
-the policies, other calls first                 a verdict is taken for that of another call
-all of the stage before, all of this one        anything else
+    the policies, the call                          the verdict itself is wrong
+    the policies, all calls that failed             one call's fault was seen at another, too
+    policies that turn it, the call, then those     a verdict outlives its policies, or comes before them
+    the policies, other calls first                 a verdict is taken for that of another call
+    all of the stage before, all of this one        anything else
+
+The shortest come first.
 """
 
 from __future__ import annotations
