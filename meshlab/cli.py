@@ -125,11 +125,16 @@ def check(
     run here, 4 if it cannot be told, 5 if there is nothing to run.
     """
     from meshlab.lab.check import run
+    from meshlab.lab.evidence import writable
     from meshlab.lab.sources import read
 
     source = read(topology)
     if source.unrunnable:
         raise TopologyError(source.unrunnable)
+    for folder in filter(None, (artifacts, record)):
+        writable(folder)
+    if source.topology.steps:
+        click.echo(f"its steps are not played here: meshlab replay {topology}", err=True)
 
     with _Progress() as progress:
         report = run(
@@ -216,7 +221,14 @@ def bundle(
 @click.option("--for", "duration", metavar="TIME", help="Go on for so long: 90, 30s, 10m, 2h. [default: 60s]")
 @click.option("--examples", metavar="N", type=click.IntRange(min=1), help="Stop after N examples instead.")
 @click.option("--seed", metavar="S", type=click.IntRange(min=0), help="The same seed gives the same examples.")
-@click.option("--failures", metavar="N", default=10, show_default=True, help="Stop at so many different failures.")
+@click.option(
+    "--failures",
+    metavar="N",
+    type=click.IntRange(min=1),
+    default=10,
+    show_default=True,
+    help="Stop at so many different failures.",
+)
 @click.option(
     "--workers", metavar="N", type=click.IntRange(min=1), help="Processes, a lab each. [default: one a CPU, at most 8]"
 )
@@ -242,10 +254,11 @@ def fuzz(topology: str, as_json: bool, **options: Any) -> None:
     times or if it cannot be told, 130 after Ctrl-C.
     """
     from meshlab.fuzz.command import plan_of
+
+    plan = plan_of(topology, **options)  # says so where the extra is not installed
     from meshlab.fuzz.run import fuzz as run
     from meshlab.fuzz.show import Progress, print_tally
 
-    plan = plan_of(topology, **options)
     click.echo(f"seed {plan.seed}, {plan.workers} worker{'s' if plan.workers > 1 else ''}", err=True)
     with Progress() as progress:
         ended = run(plan, progress)
@@ -275,11 +288,14 @@ def replay(file: str, runs: int, allow_commands: bool, artifacts: Path | None, a
 
     \b
     FIXED (0): they do, every time.  FAILED (1): never.  FLAKY (4): at times, with the rate.
-    CANNOT-RUN (3): no lab can run it here, or it has commands of its own.
+    CANNOT-RUN (3): no lab can run it here, it has commands of its own, or it cannot be told.
     """
     from meshlab.fuzz.command import play_file
     from meshlab.fuzz.show import print_played
+    from meshlab.lab.evidence import writable
 
+    if artifacts is not None:
+        writable(artifacts)
     played = play_file(file, runs, allow_commands, artifacts, lambda text: click.echo(text, err=True), **settings)
     if as_json:
         click.echo(json.dumps(played.to_json(), indent=2))

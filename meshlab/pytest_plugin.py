@@ -74,11 +74,11 @@ def pytest_configure(config: pytest.Config) -> None:
     try:
         for text in _ztunnels(config):
             _name(text)
-        for option in ("mutant", "variant"):
-            for text in asked(config, option)[0]:
-                from meshlab.testing.registry import find
+        mutant, variant = (next(iter(asked(config, option)[0]), None) for option in ("mutant", "variant"))
+        if mutant or variant:
+            from meshlab.testing.registry import accept
 
-                find(text)
+            accept(mutant, variant)
     except UsageError as error:
         raise pytest.UsageError(str(error)) from None
 

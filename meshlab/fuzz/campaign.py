@@ -181,7 +181,10 @@ class Campaign:
         alike = (wrong[0].kind, wrong[0].seen.partition(" ")[0])
         failure = None
         if self._alike[alike] < _ALIKE:
+            self.tally.doing = f"making a failure small: {wrong[0].text}"
+            self.progress(self.tally)
             failure = self.report(example, wrong, self._before)
+            self.tally.doing = ""
         if wrong[0].kind == "lost":
             self._open_another()
         if failure is not None:

@@ -15,8 +15,9 @@ from meshlab.fuzz.files import hazards, opened
 from meshlab.fuzz.replay import Played, Word, replay, steps_of
 from meshlab.fuzz.repro import pytest_file
 from meshlab.implementations import resolve
+from meshlab.lab.evidence import writable
 from meshlab.lab.sources import find
-from meshlab.testing.registry import find as find_mutant
+from meshlab.testing.registry import accept
 
 if TYPE_CHECKING:
     from meshlab.fuzz.run import Plan
@@ -67,6 +68,8 @@ def plan_of(
     _refuse_unknown(settings)
     if not any(pod.ports for pod in source.topology.mesh.pods) or len(source.topology.mesh.pods) < 2:
         raise UsageError(f"nobody can be called in '{source.topology.name}': a pod declares no port, or is alone")
+    for folder in (artifacts, corpus or CORPUS):
+        writable(folder)
     seconds = None if duration is None and examples is not None else _DEFAULT_S
     return Plan(
         source=source,
@@ -107,9 +110,7 @@ def play_file(
 def _refuse_unknown(settings: dict[str, Any]) -> None:
     if settings.get("ztunnel"):
         resolve(settings["ztunnel"])
-    for option in ("mutant", "variant"):
-        if settings.get(option):
-            find_mutant(settings[option])
+    accept(settings.get("mutant"), settings.get("variant"))
 
 
 def format_file(path: Path, *, write: bool) -> bool:
@@ -118,7 +119,9 @@ def format_file(path: Path, *, write: bool) -> bool:
     Raises:
         TopologyError: the file is no topology, or cannot be read.
     """
-    opened_path = opened(str(path)).path or path
+    if not path.exists():
+        raise UsageError(f"there is no file '{path}'")
+    opened_path = (opened(str(path)).path or path).resolve()  # a link stays one
     text = opened_path.read_text(encoding="utf-8")
     canonical = formatted(text, str(path))
     if canonical == text:

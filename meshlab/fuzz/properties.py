@@ -134,8 +134,7 @@ def wrong_verdicts(lab: Lab, chosen: Sequence[Chosen], made: Sequence[Call]) -> 
     return [
         Wrong(
             kind="verdict",
-            text=f"{call.source} -> {call.to} over IPv{call.family}: {told}; the policies"
-            f" {one.decision.verdict} it ({one.decision.rule})",
+            text=f"{named(call)}: {told}; the policies {one.decision.verdict} it ({one.decision.rule})",
             source=call.source,
             to=call.to,
             family=call.family,
@@ -171,12 +170,19 @@ def in_clear(capture: Capture, calls: Sequence[Call]) -> tuple[list[Wrong], str]
     if not calls:
         return [], ""
     proofs = [(call, proof) for call, proof in zip(calls, capture.encrypted(calls), strict=True)]
-    wrong = [_in_clear(call, f"{call!r}: {proof.reason}") for call, proof in proofs if proof.result is Result.FAILED]
+    wrong = [
+        _in_clear(call, f"{named(call)}: {proof.reason}") for call, proof in proofs if proof.result is Result.FAILED
+    ]
     everywhere = [proof for proof in capture.nothing_in_clear(calls) if proof.result is Result.FAILED]
     if everywhere and not wrong:
         wrong = [_in_clear(calls[0], f"{everywhere[0].id}: {everywhere[0].reason}")]
     doubts = [proof.reason for _, proof in proofs if proof.result is Result.CANNOT_TELL]
     return wrong, doubts[0] if doubts else ""
+
+
+def named(call: Call) -> str:
+    """Who called whom, for a sentence."""
+    return f"{call.source} -> {call.to} over IPv{call.family}"
 
 
 def is_sent_out(mesh: Mesh, call: Call) -> bool:

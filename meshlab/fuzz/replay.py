@@ -24,7 +24,7 @@ from meshlab.errors import (
     RejectedError,
 )
 from meshlab.fuzz.bench import Bench
-from meshlab.fuzz.properties import Wrong, fault, in_clear, is_tunnelled
+from meshlab.fuzz.properties import Wrong, fault, in_clear, is_tunnelled, named
 from meshlab.lab import Lab
 from meshlab.lab.attempt import Request
 from meshlab.lab.capture import Capture
@@ -189,7 +189,7 @@ def _mistaken(mesh: Mesh, capture: Capture, calls: Sequence[Call]) -> Iterator[W
         for who in dict.fromkeys(pod.identity(mesh.trust_domain) for pod in ends):
             proof = capture.identity(call, who, at_least=Grade.CLAIM)
             if proof.result is Result.FAILED:
-                yield Wrong("identity", f"{call!r}: {proof.reason}", call.source, call.to, call.family)
+                yield Wrong("identity", f"{named(call)}: {proof.reason}", call.source, call.to, call.family)
 
 
 def after(mesh: Mesh, step: PolicyStep) -> Mesh:
@@ -233,8 +233,7 @@ def _wrong(lab: Lab, step: CallStep, calls: Sequence[Call]) -> list[Wrong]:
     return [
         Wrong(
             kind="verdict",
-            text=f"{call.source} -> {call.to} over IPv{call.family} should be"
-            f" {'answered' if allowed else 'refused'}: {told}; {said(lab.mesh, call)}",
+            text=f"{named(call)} should be {'answered' if allowed else 'refused'}: {told}; {said(lab.mesh, call)}",
             source=call.source,
             to=call.to,
             family=call.family,
@@ -253,4 +252,6 @@ def said(mesh: Mesh, call: Call) -> str:
         return f"the policies {decision.verdict} it ({decision.rule})"
     service = next(service for service in mesh.services if service.key == name)
     of_service = decide_service(mesh, source, service, int(port), call.family)
+    if of_service.expected == "mixed":
+        return f"the policies allow it at some pods only ({of_service.rule})"
     return f"the policies {of_service.expected} it ({of_service.rule})"

@@ -142,7 +142,7 @@ def _seldom(progress: Progress) -> Progress:
 
     def tell(tally: Tally) -> None:
         nonlocal last
-        if time.monotonic() - last > _PROGRESS_S:
+        if tally.doing or time.monotonic() - last > _PROGRESS_S:
             last = time.monotonic()
             progress(tally)
 

@@ -53,6 +53,7 @@ def lines(tally: Tally) -> list[str]:
         *found,
         *repeated,
         *doubts,
+        *([tally.doing] if tally.doing else []),
     ]
 
 

@@ -69,6 +69,8 @@ class Tally:
     unproven: int = 0
     """Examples of which a capture could not tell whether something was in clear."""
     failures: list[Failure] = field(default_factory=list)
+    doing: str = ""
+    """What is done instead of calling."""
 
     def count(self, mesh: Mesh, calls: Sequence[Chosen]) -> None:
         """Add the calls of one set of policies."""
@@ -92,6 +94,7 @@ class Tally:
         self.repeated += other.repeated
         self.unproven += other.unproven
         self.failures += other.failures
+        self.doing = self.doing or other.doing
 
     @property
     def verdicts_per_s(self) -> float:

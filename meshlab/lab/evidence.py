@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from meshlab.errors import LabError
+from meshlab.errors import LabError, UsageError
 from meshlab.topology import dump
 
 if TYPE_CHECKING:
@@ -43,6 +43,25 @@ def save(lab: Lab, folder: Path) -> Path:
         status, _ = lab.site.programs.by_name["control-plane"].peer.ask("status")  # type: ignore[union-attr]
         (folder / "control-plane.json").write_text(json.dumps(status, indent=2), encoding="utf-8")
     return folder
+
+
+def writable(folder: Path) -> None:
+    """See that ``folder`` can be made and written, before anything is found that belongs there. Nothing stays.
+
+    Raises:
+        UsageError: it cannot be.
+    """
+    missing = [place for place in (folder, *folder.parents) if not place.exists()]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise UsageError(f"'{folder}' is no folder that can be written: {error.strerror}") from None
+    finally:
+        for place in missing:
+            with suppress(OSError):
+                place.rmdir()
 
 
 def save_somewhere(lab: Lab, wanted: Path | None, name: str) -> Path:

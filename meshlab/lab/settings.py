@@ -9,7 +9,7 @@ from meshlab.errors import UsageError
 from meshlab.implementations import Choice, Reference, resolve
 from meshlab.lab.steps import Step, no_step
 from meshlab.model import Topology
-from meshlab.testing.registry import find
+from meshlab.testing.registry import accept, find
 
 ENTRIES: Mapping[str, str] = {
     "agent": "meshlab.agent.main:main",
@@ -44,6 +44,10 @@ class Settings:
     step: Step = no_step
     entries: Mapping[str, str] = field(default_factory=dict)
     """Parts played by something else than ``ENTRIES`` say: for tests of the lab itself."""
+
+    def __post_init__(self) -> None:
+        """Raises ``UsageError``: mutant and variant are none, or cannot be had together."""
+        accept(self.mutant, self.variant)
 
     def part(self, name: str) -> str:
         """What plays a part, mutant included."""

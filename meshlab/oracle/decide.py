@@ -57,7 +57,7 @@ def _authorize(policies: list[AuthorizationPolicy], connection: Connection) -> D
     if allowing:
         return Decision(Verdict.DENY, f"no ALLOW policy matches: {_names(allowing)}")
     if denying:
-        return Decision(Verdict.ALLOW, f"no DENY policy matches, and there is no ALLOW policy: {_names(denying)}")
+        return Decision(Verdict.ALLOW, f"no DENY policy matches ({_names(denying)}), and there is no ALLOW policy")
     return Decision(Verdict.ALLOW, "no policy applies")
 
 

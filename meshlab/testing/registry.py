@@ -6,6 +6,7 @@ Each is a subclass of the part it is made of, in ``mutants/`` or ``variants.py``
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Literal
@@ -110,9 +111,30 @@ def find(name: str) -> Mutant:
     Raises:
         UsageError: there is none; the message lists them.
     """
-    known = {**MUTANTS, **VARIANTS}
+    return _of({**MUTANTS, **VARIANTS}, "mutant or variant", name)
+
+
+def accept(mutant: str | None, variant: str | None) -> None:
+    """See that these can be asked for together.
+
+    Raises:
+        UsageError: one is none, or the other's kind, or both would be played by one program.
+    """
+    broken = _of(MUTANTS, "mutant", mutant, "--variant", VARIANTS) if mutant else None
+    odd = _of(VARIANTS, "variant", variant, "--mutant", MUTANTS) if variant else None
+    if broken and odd and broken.part == odd.part:
+        raise UsageError(
+            f"'{mutant}' and '{variant}' are both a {odd.part}: one program cannot be two; say one of them"
+        )
+
+
+def _of(
+    known: Mapping[str, Mutant], kind: str, name: str, other: str = "", others: Mapping[str, Mutant] | None = None
+) -> Mutant:
     if name in known:
         return known[name]
+    if others and name in others:
+        raise UsageError(f"'{name}' is no {kind}: say {other} {name}")
     close = get_close_matches(name, known, n=1)
     hint = f" Did you mean '{close[0]}'?" if close else ""
-    raise UsageError(f"no mutant or variant '{name}' ({', '.join(known)}).{hint}")
+    raise UsageError(f"no {kind} '{name}' ({', '.join(known)}).{hint}")

@@ -269,3 +269,38 @@ def test_impls_for_people_names_each_as_well() -> None:
     text = _run("impls").output
     for name in ("reference", "none", *MUTANTS, *VARIANTS):
         assert name in text
+
+
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [
+        (["check", "quickstart", "--mutant", "ignores-deny", "--variant", "no-pooling"], "are both a ztunnel"),
+        (["check", "quickstart", "--mutant", "no-pooling"], "'no-pooling' is no mutant: say --variant no-pooling"),
+        (["replay", "quickstart", "--variant", "ignores-deny"], "'ignores-deny' is no variant: say --mutant ignores"),
+        (["fuzz", "quickstart", "--mutant", "ignores-deny", "--variant", "no-pooling"], "are both a ztunnel"),
+        (["check", "quickstart", "--artifacts", "/dev/null"], "'/dev/null' is no folder that can be written"),
+        (["check", "quickstart", "--record", "/dev/null/x"], "'/dev/null/x' is no folder that can be written"),
+        (["replay", "quickstart", "--artifacts", "/dev/null"], "'/dev/null' is no folder that can be written"),
+        (["fuzz", "quickstart", "--artifacts", "/dev/null"], "'/dev/null' is no folder that can be written"),
+        (["fuzz", "quickstart", "--corpus", "/dev/null"], "'/dev/null' is no folder that can be written"),
+        (["bundle", "quickstart", "--output", "/dev/null/x"], "'/dev/null/x' is no folder that can be written"),
+        (["fuzz", "quickstart", "--failures", "0"], "0 is not in the range"),
+        (["fmt", "quickstart"], "there is no file 'quickstart'"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_what_cannot_be_is_refused_before_anything_is_done(
+    command: list[str], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    result = CliRunner().invoke(main, command)
+    assert (result.exit_code, said in result.output) == (2, True), result.output
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_fuzzing_without_its_extra_says_which(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in sys.modules if name.split(".")[0] == "hypothesis" or "meshlab.fuzz" in name]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "hypothesis", None)
+    result = CliRunner().invoke(main, ["fuzz", "quickstart"])
+    assert (result.exit_code, "pip install 'meshlab[fuzz]'" in result.output) == (2, True), result.output

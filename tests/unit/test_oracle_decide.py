@@ -83,7 +83,7 @@ NOBODY = from_(Source(namespaces=("nowhere",)))
         ((), "no policy applies"),
         (
             (deny(to(Operation(ports=("9090",))), name="deny-9090"),),
-            "no DENY policy matches, and there is no ALLOW policy: shop/deny-9090",
+            "no DENY policy matches (shop/deny-9090), and there is no ALLOW policy",
         ),
         ((allow(NOBODY, EVERYTHING),), "AuthorizationPolicy shop/policy allows: rule 2 (everything)"),
         (

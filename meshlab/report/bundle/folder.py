@@ -15,6 +15,7 @@ from meshlab import __version__
 from meshlab.errors import UsageError
 from meshlab.lab import check
 from meshlab.lab.check import Checked
+from meshlab.lab.evidence import writable
 from meshlab.lab.sources import Source
 from meshlab.model.report import CheckReport, Result
 from meshlab.proofs import pcapng
@@ -55,9 +56,13 @@ def make(source: Source, folder: Path, run: Callable[..., CheckReport] = check.r
         options: those of ``run``.
 
     Raises:
-        UsageError: ``folder`` is something else's.
+        UsageError: ``folder``, or the archive beside it, is something else's, or cannot be written.
     """
     _refuse_what_is_no_bundle(folder)
+    if not folder.exists():
+        if _archive(folder).exists():
+            raise UsageError(f"'{_archive(folder)}' is there already, without its folder: say another --output")
+        writable(folder)
     name, text = _file(source)
 
     def keep(checked: Checked) -> None:
@@ -150,8 +155,12 @@ def _write_json(path: Path, value: Mapping[str, Any]) -> None:
     path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
 
 
+def _archive(folder: Path) -> Path:
+    return folder.with_name(f"{folder.name}.zip")
+
+
 def _zipped(folder: Path) -> Path:
-    archive = folder.with_name(f"{folder.name}.zip")
+    archive = _archive(folder)
     with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as target:
         for path in sorted(folder.rglob("*")):
             if path.is_file():
