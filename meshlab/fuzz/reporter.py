@@ -69,6 +69,7 @@ class Reporter:
             small.wrong.text,
             played + (f" --mutant {mutant}" if mutant else ""),
             f"Found by `meshlab fuzz`, seed {self.plan.seed}{f', with the mutant {mutant}' if mutant else ''}.",
+            *(["There was no time to make it smaller."] if small.cut_short else []),
             *self._versions(),
             *([f"What the lab left: {evidence}"] if evidence else []),
         ]

@@ -40,6 +40,8 @@ class Shrunk:
     wrong: Wrong
     runs: int
     failed: int
+    cut_short: bool
+    """Whether there was no time to make it as small as can be."""
 
     @property
     def result(self) -> str:
@@ -128,6 +130,7 @@ class _Shrinking:
 
     def confirmed(self, topology: Topology, wrong: Wrong) -> Shrunk:
         """As ``meshlab replay`` would play it, on more labs than one; fewer times where that takes too long."""
+        cut_short = not self._in_time
         runs: list[list[Wrong]] = []
         until = time.monotonic() + _CONFIRMING_S
         for _ in range(_LABS):
@@ -137,7 +140,7 @@ class _Shrinking:
                         break
                     runs.append(run_once(fresh, topology)[0])
         failed = [one for one in runs if one]
-        return Shrunk(topology, failed[0][0] if failed else wrong, len(runs), len(failed))
+        return Shrunk(topology, failed[0][0] if failed else wrong, len(runs), len(failed), cut_short)
 
     @property
     def _in_time(self) -> bool:
