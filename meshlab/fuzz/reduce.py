@@ -79,12 +79,12 @@ def smaller(topology: Topology) -> Iterator[Topology]:
 
 
 def _fewer(entries: tuple[T, ...]) -> Iterator[tuple[T, ...]]:
-    """Without a half, a quarter ... of them, down to one."""
+    """Without all of them, without a half, a quarter ... down to one."""
     size = len(entries)
-    while size > 1:
-        size = (size + 1) // 2
+    while size:
         for start in range(0, len(entries), size):
             yield (*entries[:start], *entries[start + size :])
+        size //= 2
 
 
 Holder = TypeVar("Holder", Mesh, PolicyStep)
@@ -92,13 +92,6 @@ Holder = TypeVar("Holder", Mesh, PolicyStep)
 
 def _less_policies(holder: Holder) -> Iterator[Holder]:
     rules, modes = holder.authorization_policies, holder.peer_authentications
-    if rules and modes:
-        yield replace(holder, authorization_policies=())
-        yield replace(holder, peer_authentications=())
-    if len(rules) == 1:
-        yield replace(holder, authorization_policies=())
-    if len(modes) == 1:
-        yield replace(holder, peer_authentications=())
     for fewer in _fewer(rules):
         yield replace(holder, authorization_policies=fewer)
     for fewer_modes in _fewer(modes):
