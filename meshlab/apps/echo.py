@@ -6,8 +6,10 @@ by descriptor, already inside their pods.
 
     config   {"pods": [{"pod": "shop/server", "port": 8080, "listener": 0, "mode": "echo" | "server-first"}]}
     fds      control, listener-0, listener-1, ...
-    asked    {"id", "op": "received", "canaries": [...]} -> {"id", "received": [...], "forgotten": 0}
-             {"id", "op": "counts"} -> {"id", "counts": [{"pod", "port", "client", "connections", "bytes"}]}
+    asked    {"id", "op": "received", "canaries": [...], "since_ns"} ->
+                 {"id", "received": [...], "connections": [[...], ...], "forgotten_until_ns"}
+             ``received`` are those of the canaries that any listener received, and ``connections`` the rows
+             (``received.Connection``) of those that were open, or got a byte, at ``since_ns`` or later.
 """
 
 from __future__ import annotations
@@ -17,8 +19,10 @@ import hashlib
 import resource
 import signal
 import socket
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from http import HTTPStatus
 from ipaddress import IPv6Address, ip_address
 from typing import Any
@@ -32,6 +36,8 @@ from meshlab.model import Address, Peer
 
 _BACKLOG = 512
 _PHRASES = {status.value: status.phrase for status in HTTPStatus}
+_ROUNDS = 4
+"""Rounds of the loop after which all that a socket held when somebody asked has been read: accept, connect, read."""
 _KEPT_BYTES = 64 << 20
 """The largest body, or half-closed stream, that is kept until its end."""
 
@@ -61,8 +67,7 @@ class EchoConnection(asyncio.Protocol):
         self._transport = transport
         host, port = transport.get_extra_info("peername")[:2]
         self._client, self._client_port = _unmapped(host), port
-        self._key = (self._listener.pod, self._listener.port, str(self._client))
-        self._record.connections_from[self._key] += 1
+        self._connection = self._record.opened(self._listener.pod, self._listener.port, str(self._client), port)
         self._living.add(self)
         if self._listener.server_first:
             self._greet()
@@ -75,7 +80,7 @@ class EchoConnection(asyncio.Protocol):
         self._transport.abort()
 
     def data_received(self, data: bytes) -> None:
-        self._record.bytes_from[self._key] += len(data)
+        self._record.took(self._connection, len(data))
         self._scanner.feed(data)
         self._take(data)
 
@@ -115,7 +120,10 @@ class EchoConnection(asyncio.Protocol):
             self._transport.abort()
 
     def _greet(self) -> None:
-        self._transport.write(language.greeting(self._listener.pod, self._client, self._client_port))
+        self._transport.write(self._greeting())
+
+    def _greeting(self) -> bytes:
+        return language.greeting(self._listener.pod, self._listener.port, self._client, self._client_port)
 
     def _http(self, data: bytes) -> None:
         """Answer each request that is whole."""
@@ -154,7 +162,13 @@ class EchoConnection(asyncio.Protocol):
     def _answer(self, head: Head, body: bytes) -> None:
         method, path, version = head.start
         answer = Answer(
-            peer=Peer(pod=self._listener.pod, address=self._client, port=self._client_port, headers=head.headers),
+            peer=Peer(
+                pod=self._listener.pod,
+                server_port=self._listener.port,
+                address=self._client,
+                port=self._client_port,
+                headers=head.headers,
+            ),
             method=method,
             path=path,
             body_bytes=len(body),
@@ -191,7 +205,7 @@ class Echo:
     connection = EchoConnection
 
     def __init__(self, config: Mapping[str, Any], fds: Mapping[str, int]) -> None:
-        self.record = Received()
+        self.record = Received(partial(time.clock_gettime_ns, time.CLOCK_REALTIME))
         self._config = config
         self._fds = fds
         self._channel = Channel.from_fd(fds["control"])
@@ -228,6 +242,17 @@ class Echo:
     def _on_message(self) -> None:
         try:
             request, _ = self._channel.receive()
+        except ChannelClosedError:
+            self.stop()
+        else:
+            self._answer(request, _ROUNDS)
+
+    def _answer(self, request: Mapping[str, Any], rounds: int) -> None:
+        """Answer when what has already arrived is counted."""
+        if rounds:
+            asyncio.get_running_loop().call_soon(self._answer, request, rounds - 1)
+            return
+        try:
             self._channel.send({"id": request["id"], **self._reply(request)})
         except ChannelClosedError:
             self.stop()
@@ -235,11 +260,13 @@ class Echo:
     def _reply(self, request: Mapping[str, Any]) -> dict[str, Any]:
         match request.get("op"):
             case "received":
-                return {"received": self.record.among(request["canaries"]), "forgotten": self.record.forgotten}
-            case "counts":
-                return {"counts": self.record.counts()}
+                return {
+                    "received": self.record.among(request["canaries"]),
+                    "connections": [connection.row() for connection in self.record.since(request["since_ns"])],
+                    "forgotten_until_ns": self.record.forgotten_until_ns,
+                }
             case unknown:
-                return {"error": f"the echo has no operation {unknown!r}: received, counts"}
+                return {"error": f"the echo has no operation {unknown!r}: received"}
 
 
 def main(config: Mapping[str, Any], fds: Mapping[str, int]) -> None:

@@ -10,7 +10,7 @@ TCP    a first line asks for a greeting, which says who answered, before everyth
            MESHLAB echo mlc-...-7.        at once
            MESHLAB half-close mlc-...-7.  only when the client has closed its side
        Bytes that begin otherwise come back as they came. A listener in mode ``server-first`` greets before it reads.
-           MESHLAB shop/server 10.0.0.1 40404
+           MESHLAB shop/server 8080 10.0.0.1 40404
 """
 
 from __future__ import annotations
@@ -44,18 +44,19 @@ def opening(mode: bytes, canary: bytes) -> bytes:
     return b"MESHLAB %s %s\n" % (mode, canary)
 
 
-def greeting(pod: str, client: Address, port: int) -> bytes:
-    """The first line of a TCP answer."""
-    return f"MESHLAB {pod} {client} {port}\n".encode()
+def greeting(pod: str, server_port: int, client: Address, port: int) -> bytes:
+    """The first line of a TCP answer: who answers, at which of its ports, and the client as the server sees it."""
+    return f"MESHLAB {pod} {server_port} {client} {port}\n".encode()
 
 
 def read_greeting(line: bytes) -> Peer | None:
     """Who answered; ``None`` where ``line`` (without its end) is no greeting."""
     try:
-        word, pod, client, port = line.decode().split(" ")
-        return Peer(pod=pod, address=ip_address(client), port=int(port)) if word == "MESHLAB" else None
+        word, pod, server_port, client, port = line.decode().split(" ")
+        peer = Peer(pod=pod, server_port=int(server_port), address=ip_address(client), port=int(port))
     except ValueError:
         return None
+    return peer if word == "MESHLAB" else None
 
 
 def may_greet(data: bytes) -> bool:
@@ -95,6 +96,7 @@ class Answer:
         return json.dumps(
             {
                 "pod": self.peer.pod,
+                "port": self.peer.server_port,
                 "peer": {"address": str(self.peer.address), "port": self.peer.port},
                 "method": self.method,
                 "path": self.path,
@@ -117,6 +119,7 @@ class Answer:
             document: dict[str, Any] = json.loads(text)
             peer = Peer(
                 pod=document["pod"],
+                server_port=document["port"],
                 address=ip_address(document["peer"]["address"]),
                 port=document["peer"]["port"],
                 headers=document["headers"],

@@ -1,15 +1,17 @@
-"""What an echo remembers of the bytes it received: how many from whom, and which canaries were in them.
+"""What an echo remembers of the bytes it received: which connections, how many bytes on each, and which canaries.
 
-This is the server's side of "no byte arrived": a canary that is not here was in nothing that any listener received. The
-record is bounded and says how much it has forgotten.
+This is the server's side of "no byte arrived". Each connection is kept with its client, its port, its times and its
+bytes, so that a call that got only its first byte through is seen; canaries show whose bytes they were. The record is
+bounded. It says until when it has forgotten, so that an absence before that moment proves nothing.
 """
 
 from __future__ import annotations
 
 import re
-from collections import Counter
-from collections.abc import Iterable
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from itertools import takewhile
 
 _CANARY = re.compile(rb"mlc-[0-9a-f]{32}-[0-9]{1,18}\.")
 _MARK = b"mlc-"
@@ -17,36 +19,72 @@ _LONGEST = 4 + 32 + 1 + 18 + 1
 
 
 @dataclass(slots=True)
+class Connection:
+    """One connection that a listener accepted."""
+
+    pod: str
+    port: int
+    client: str
+    """The client's address as the server's socket saw it."""
+    client_port: int
+    opened_ns: int
+    """When it was accepted, by CLOCK_REALTIME."""
+    last_ns: int
+    """When its last byte arrived; ``opened_ns`` where none did."""
+    bytes: int = 0
+
+    def row(self) -> list[str | int]:
+        """The fields in their order, as they travel."""
+        return [self.pod, self.port, self.client, self.client_port, self.opened_ns, self.last_ns, self.bytes]
+
+
+@dataclass(slots=True)
 class Received:
     """The record of one echo."""
 
+    clock: Callable[[], int]
+    """CLOCK_REALTIME in nanoseconds."""
     most: int = 100_000
-    """How many canaries are kept; the oldest goes first."""
-    forgotten: int = 0
-    """How many canaries had to go: an absence says nothing about those."""
-    bytes_from: Counter[tuple[str, int, str]] = field(default_factory=Counter)
-    """(pod, port, client's address) -> bytes received."""
-    connections_from: Counter[tuple[str, int, str]] = field(default_factory=Counter)
-    _canaries: dict[bytes, None] = field(default_factory=dict)
+    """How many connections, and how many canaries, are kept; the oldest goes first."""
+    forgotten_until_ns: int = 0
+    """Of what was received until this moment, some is forgotten: 0 where nothing is."""
+    _connections: OrderedDict[int, Connection] = field(default_factory=OrderedDict)
+    """By identity, the one with the latest byte last."""
+    _canaries: OrderedDict[bytes, int] = field(default_factory=OrderedDict)
+
+    def opened(self, pod: str, port: int, client: str, client_port: int) -> Connection:
+        """Begin to count a connection."""
+        now = self.clock()
+        connection = Connection(pod, port, client, client_port, now, now)
+        self._connections[id(connection)] = connection
+        if len(self._connections) > self.most:
+            self._forget(self._connections.popitem(last=False)[1].last_ns)
+        return connection
+
+    def took(self, connection: Connection, size: int) -> None:
+        """Count ``size`` bytes that arrived on ``connection`` now."""
+        connection.bytes += size
+        connection.last_ns = self.clock()
+        self._connections[id(connection)] = connection
+        self._connections.move_to_end(id(connection))
 
     def add(self, canary: bytes) -> None:
         """Remember ``canary`` as the latest."""
-        self._canaries.pop(canary, None)
-        self._canaries[canary] = None
+        self._canaries[canary] = self.clock()
+        self._canaries.move_to_end(canary)
         if len(self._canaries) > self.most:
-            del self._canaries[next(iter(self._canaries))]
-            self.forgotten += 1
+            self._forget(self._canaries.popitem(last=False)[1])
 
     def among(self, canaries: Iterable[str]) -> list[str]:
-        """Those of ``canaries`` that were received."""
+        """Return those of ``canaries`` that were received."""
         return [canary for canary in canaries if canary.encode() in self._canaries]
 
-    def counts(self) -> list[dict[str, str | int]]:
-        """Bytes and connections by pod, port and client."""
-        return [
-            {"pod": key[0], "port": key[1], "client": key[2], "connections": number, "bytes": self.bytes_from[key]}
-            for key, number in sorted(self.connections_from.items())
-        ]
+    def since(self, ns: int) -> Iterator[Connection]:
+        """The connections that were open, or got a byte, at ``ns`` or later."""
+        return takewhile(lambda connection: connection.last_ns >= ns, reversed(self._connections.values()))
+
+    def _forget(self, ns: int) -> None:
+        self.forgotten_until_ns = max(self.forgotten_until_ns, ns)
 
 
 @dataclass(slots=True)

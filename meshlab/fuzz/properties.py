@@ -17,6 +17,7 @@ from dataclasses import dataclass, replace
 from meshlab.errors import CannotTellError, ProofFailedError
 from meshlab.fuzz.choose import Candidate, Chosen, candidates, choose
 from meshlab.lab import Lab
+from meshlab.lab.arrivals import arrived
 from meshlab.lab.attempt import Request
 from meshlab.lab.capture import Capture
 from meshlab.lab.identities import read_records
@@ -130,7 +131,7 @@ def _request(lab: Lab, call: Candidate) -> Request:
 def wrong_verdicts(lab: Lab, chosen: Sequence[Chosen], made: Sequence[Call]) -> list[Wrong]:
     """The calls that did not end as the oracle decides, or whose bytes arrived although they were denied."""
     denied = [call for one, call in zip(chosen, made, strict=True) if not one.decision.allowed]
-    arrived = lab.received(denied) if denied else {}
+    arrivals = arrived(lab, denied, made)
     return [
         Wrong(
             kind="verdict",
@@ -142,15 +143,15 @@ def wrong_verdicts(lab: Lab, chosen: Sequence[Chosen], made: Sequence[Call]) -> 
             number=call.number,
         )
         for one, call in zip(chosen, made, strict=True)
-        if (told := fault(lab.mesh, call, allowed=one.decision.allowed, arrived=arrived.get(call.number, False)))
+        if (told := fault(lab.mesh, call, allowed=one.decision.allowed, arrived=arrivals.get(call.number, "")))
     ]
 
 
-def fault(mesh: Mesh, call: Call, *, allowed: bool, arrived: bool) -> str:
+def fault(mesh: Mesh, call: Call, *, allowed: bool, arrived: str) -> str:
     """How ``call`` did not end as it should have; empty where it did.
 
     Args:
-        arrived: whether its bytes were seen at a server.
+        arrived: what of it reached a server, in words (``lab.arrivals.arrived``); empty where nothing did.
     """
     detail = f"{call.outcome}{f' ({call.error})' if call.error else ''}"
     if allowed:
@@ -162,7 +163,7 @@ def fault(mesh: Mesh, call: Call, *, allowed: bool, arrived: bool) -> str:
         return ""
     if call.outcome not in Outcome.REFUSED:
         return detail
-    return f"{detail}, and its bytes arrived" if arrived else ""
+    return f"{detail}, and {arrived}" if arrived else ""
 
 
 def in_clear(capture: Capture, calls: Sequence[Call]) -> tuple[list[Wrong], str]:

@@ -26,6 +26,7 @@ from meshlab.errors import (
 from meshlab.fuzz.bench import Bench
 from meshlab.fuzz.properties import Wrong, fault, in_clear, is_tunnelled, named
 from meshlab.lab import Lab
+from meshlab.lab.arrivals import arrived
 from meshlab.lab.attempt import Request
 from meshlab.lab.capture import Capture
 from meshlab.lab.evidence import save_somewhere
@@ -229,7 +230,7 @@ def _requests(lab: Lab, step: CallStep) -> Iterator[Request]:
 
 def _wrong(lab: Lab, step: CallStep, calls: Sequence[Call]) -> list[Wrong]:
     allowed = step.expect is Verdict.ALLOW
-    arrived = lab.received(calls) if not allowed and lab.is_echo(step.to) else {}
+    arrivals = {} if allowed else arrived(lab, calls, calls)
     return [
         Wrong(
             kind="verdict",
@@ -240,7 +241,7 @@ def _wrong(lab: Lab, step: CallStep, calls: Sequence[Call]) -> list[Wrong]:
             seen=told,
         )
         for call in calls
-        if (told := fault(lab.mesh, call, allowed=allowed, arrived=arrived.get(call.number, False)))
+        if (told := fault(lab.mesh, call, allowed=allowed, arrived=arrivals.get(call.number, "")))
     ]
 
 

@@ -9,6 +9,7 @@ own. One thread; whatever it waits for is an event.
         --{"op": "release", "before"}-------------> {}
         --{"op": "log", "name"} + a pipe's read end> {}
         --{"op": "logs", "names"?}----------------> {"logs": {name: {"text", "bytes", "lost", "alarms"}}}
+        --{"op": "log_since", "places": {name: n}}> {"logs": {name: {"text", "lost", "next"}}}
         <-{"event": "backlog", "position"}--------- half of the bound is in use: follow, then release
 """
 
@@ -56,6 +57,7 @@ class Recorder:
             "release": self._op_release,
             "log": self._op_log,
             "logs": self._op_logs,
+            "log_since": self._op_log_since,
         }
 
     def run(self) -> None:
@@ -120,6 +122,13 @@ class Recorder:
         for name in names:
             self.logs[name].drain()
         self.channel.send({"id": request["id"], "logs": {name: self.logs[name].report() for name in names}})
+
+    def _op_log_since(self, request: dict[str, Any], _: list[int]) -> None:
+        read = {}
+        for name, place in request["places"].items():
+            self.logs[name].drain()
+            read[name] = self.logs[name].since(place)
+        self.channel.send({"id": request["id"], "logs": read})
 
     def _listen(self, log: Log) -> None:
         if not log.read():

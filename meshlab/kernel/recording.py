@@ -17,6 +17,9 @@ _PAGE = 4096
 _READ_BYTES = 64 << 10
 _HEAD_BYTES = 64 << 10
 _TAIL_BYTES = 192 << 10
+"""With the head, what a report of a log shows."""
+_KEPT_BYTES = 4 << 20
+"""What is kept for those who read a log as it grows."""
 _ALARMS = (b"panicked at", b"Traceback (most recent call last)")
 _MOST_ALARMS = 20
 
@@ -59,7 +62,7 @@ class Recording:
 
 
 class Log:
-    """The output of one program: its head and its tail, and every line that looks like the end of it."""
+    """The output of one program: its head, its last 4 MiB, and every line that looks like the end of it."""
 
     def __init__(self, fd: int) -> None:
         os.set_blocking(fd, False)
@@ -94,9 +97,10 @@ class Log:
 
     def report(self) -> dict[str, object]:
         """Text, how many bytes came in all, how many of them are left out, and the alarms."""
-        lost = self.total_bytes - len(self._head) - self._tail_bytes
+        tail = self._last(min(_TAIL_BYTES, self.total_bytes - len(self._head)))
+        lost = self.total_bytes - len(self._head) - len(tail)
         between = f"\n... {lost} bytes left out ...\n".encode() if lost else b""
-        text = bytes(self._head) + between + b"".join(self._tail)
+        text = bytes(self._head) + between + tail
         return {
             "text": text.decode(errors="replace"),
             "bytes": self.total_bytes,
@@ -104,15 +108,34 @@ class Log:
             "alarms": list(self.alarms),
         }
 
+    def since(self, place: int) -> dict[str, object]:
+        """The whole lines from byte ``place`` on, how much of them is not kept any more, and where to go on."""
+        wanted = max(0, self.total_bytes - place)
+        data = self._last(wanted)
+        whole = data.rfind(b"\n") + 1
+        return {
+            "text": data[:whole].decode(errors="replace"),
+            "lost": wanted - len(data),
+            "next": self.total_bytes - (len(data) - whole),
+        }
+
+    def _last(self, size: int) -> bytes:
+        """The last ``size`` bytes, or as many as are kept."""
+        pieces: list[bytes] = []
+        for piece in reversed(self._tail):
+            if size <= 0:
+                break
+            pieces.append(piece[-size:])
+            size -= len(piece)
+        return b"".join(reversed(pieces))
+
     def _keep(self, data: bytes) -> None:
         self.total_bytes += len(data)
         self._watch(data)
-        room = _HEAD_BYTES - len(self._head)
-        self._head += data[:room]
-        if rest := data[room:]:
-            self._tail.append(rest)
-            self._tail_bytes += len(rest)
-        while self._tail and self._tail_bytes - len(self._tail[0]) >= _TAIL_BYTES:
+        self._head += data[: _HEAD_BYTES - len(self._head)]
+        self._tail.append(data)
+        self._tail_bytes += len(data)
+        while self._tail_bytes - len(self._tail[0]) >= _KEPT_BYTES:
             self._tail_bytes -= len(self._tail.popleft())
 
     def _watch(self, data: bytes) -> None:

@@ -11,25 +11,28 @@ The conclusions are drawn by ``proofs``; here is gathered what they need.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from meshlab.errors import CannotTellError, ProofFailedError, UsageError
-from meshlab.lab.identities import AccessLogs, Sighting
+from meshlab.lab.identities import AccessLogs
 from meshlab.lab.names import behind
-from meshlab.model import Call, Mesh, SpiffeId
+from meshlab.model import Call, Family, Mesh, SpiffeId, Verdict
 from meshlab.model.report import Grade, Proof, Result
+from meshlab.oracle import connection, decide
 from meshlab.proofs import verdicts
-from meshlab.proofs.links import FABRIC, Wiring
+from meshlab.proofs.arrivals import Arrivals
+from meshlab.proofs.cohorts import Cohort, cohorts
+from meshlab.proofs.denial import Twin, denied
+from meshlab.proofs.identities import BEST_FIRST, ENDS, End, identity
+from meshlab.proofs.links import Wiring
 from meshlab.proofs.route import Target
 from meshlab.proofs.window import Window
 
 if TYPE_CHECKING:
     from meshlab.lab.lab import Lab
-
-_ORDER = (Grade.PEER, Grade.KEYS, Grade.CLAIM)
-"""Grades of identities, best first."""
 
 
 class Capture:
@@ -39,11 +42,24 @@ class Capture:
         self._lab = lab
         self._window: Window | None = None
         self._logs = AccessLogs(lab)
+        self._opened_ns = 0
+        self._calls: dict[int, Call] = {}
+        """Those that were made within the window, by number."""
+        self._cohorts: Mapping[int, Cohort] | None = None
+        self._arrivals: Arrivals | None = None
         self.proofs: list[Proof] = []
         """Every proof that was asked for, in order."""
 
     def open(self) -> None:
         self._lab.captures.open_window()
+        self._logs.begin()
+        self._opened_ns = time.clock_gettime_ns(time.CLOCK_REALTIME)
+
+    def saw(self, calls: Sequence[Call]) -> None:
+        """Take note of calls that were made in the window."""
+        self._calls.update((call.number, call) for call in calls)
+        self._cohorts = self._arrivals = None
+        self._logs.follow()
 
     def close(self) -> None:
         if self._window is None:
@@ -68,20 +84,21 @@ class Capture:
     # --- proofs ------------------------------------------------------------------------------------------------------
 
     def prove_encrypted(self, *calls: Call) -> list[Proof]:
-        """No byte of these calls in clear on any link, and their packets, TLS records on 15008, between the two pods.
+        """No byte of these calls in plaintext on any link, and their packets, TLS on 15008, between the two pods.
 
         Raises:
-            ProofFailedError: something was in clear.
+            ProofFailedError: something was in plaintext.
             CannotTellError: it could not have been seen.
+            UsageError: no call was given.
         """
         __tracebackhide__ = True
         return self._hold(self.encrypted(calls))
 
     def prove_denied(self, call: Call, twin: Call | None = None) -> Proof:
-        """No byte of ``call`` at the server; ``twin``, allowed to the same place, shows that one could have arrived.
+        """Nothing of ``call`` reached a server; ``twin``, allowed to the same place, shows that it could have.
 
         Raises:
-            ProofFailedError: bytes arrived, or it was answered.
+            ProofFailedError: a connection or bytes arrived, or it was answered.
             CannotTellError: nothing shows that they could have.
         """
         __tracebackhide__ = True
@@ -92,63 +109,98 @@ class Capture:
         __tracebackhide__ = True
         return self._hold([self.path(call)])[0]
 
-    def prove_identity(self, call: Call, who: SpiffeId, at_least: Grade = Grade.PEER) -> Proof:
+    def prove_identity(self, call: Call, who: SpiffeId, at_least: Grade = Grade.PEER, of: End | None = None) -> Proof:
         """One end of the call showed ``who`` to the other: the caller's identity, or that of the pod it called.
 
+        Args:
+            of: ``client`` or ``server``, where only that end is meant.
+
         Raises:
-            ProofFailedError: another identity was seen.
+            ProofFailedError: another identity was seen, or the leg carried no certificate.
             CannotTellError: nobody saw one at this grade; the message says how it could be had.
         """
         __tracebackhide__ = True
-        return self._hold([self.identity(call, who, at_least)])[0]
+        return self._hold([self.identity(call, who, at_least, of)])[0]
 
     def encrypted(self, calls: Iterable[Call]) -> list[Proof]:
-        """As ``prove_encrypted``, as values."""
+        """As ``prove_encrypted``, as values.
+
+        Raises:
+            UsageError: no call was given.
+        """
+        asked = _some(calls, "encrypted")
         window, wiring = self.window, self.wiring
-        return [verdicts.encrypted(window, wiring, call, self.targets(call)) for call in calls]
+        return [verdicts.encrypted(window, wiring, call, self.targets(call), self._cohort(call)) for call in asked]
 
     def denied(self, call: Call, twin: Call | None = None, instead: str = "") -> Proof:
-        """As ``prove_denied``, as a value; ``instead`` names the control where there can be no twin."""
-        calls = [call] if twin is None else [call, twin]
-        received = self._received(calls)
-        return verdicts.denied(self.window, self.wiring, call, self.targets(call), received, twin=twin, instead=instead)
+        """As ``prove_denied``, as a value; ``instead`` names the control where there can be no twin.
+
+        Of a Service only the endpoints are looked at that the policies in effect deny to the caller, if there are some:
+        at the others its bytes may arrive.
+        """
+        return denied(
+            self.window,
+            self.wiring,
+            call,
+            self._denying(call),
+            self._counted(call),
+            twin=Twin(twin, self.targets(twin)) if twin else None,
+            instead=instead,
+            calls=list(self._calls.values()),
+        )
 
     def path(self, call: Call) -> Proof:
         """As ``prove_path``, as a value."""
-        return verdicts.path(self.window, self.wiring, call, self.targets(call))
+        return verdicts.path(self.window, self.wiring, call, self.targets(call), self._cohort(call))
 
-    def identity(self, call: Call, who: SpiffeId, at_least: Grade = Grade.PEER) -> Proof:
-        """As ``prove_identity``, as a value."""
-        found = _best(self._logs.sightings(call, self.targets(call)), who)
-        packets = verdicts.tunnel_packets(self.window, self.wiring, call, self.targets(call))
-        return verdicts.identity(
+    def identity(self, call: Call, who: SpiffeId, at_least: Grade = Grade.PEER, of: End | None = None) -> Proof:
+        """As ``prove_identity``, as a value.
+
+        Raises:
+            UsageError: ``of`` is no end of a call.
+        """
+        if of is not None and of not in ENDS:
+            raise UsageError(f"of={of!r} is no end of a call ({', '.join(ENDS)})")
+        window, targets = self.window, self.targets(call)
+        return identity(
+            window,
+            self.wiring,
             call,
+            targets,
             who,
-            found.identity if found else None,
-            found.grade if found else Grade.CLAIM,
-            packets=packets,
-            control=found.control if found else "",
+            self._logs.sightings(call, targets),
+            self._logs.expected(call, targets),
+            of=of,
             at_least=at_least,
-            how="put a reference ztunnel at one end: nodes: [node-1, {name: node-2, ztunnel: reference}]",
+            how=self._logs.how(),
         )
 
     def best_identity(self, call: Call) -> Proof:
         """The identity of the call's end that was seen at the best grade; of the caller's, where both are alike."""
-        seen = self._logs.sightings(call, self.targets(call))
-        mesh = self._lab.mesh
-        caller = mesh.pod(call.source).identity(mesh.trust_domain)
-        about = sorted(seen, key=lambda sighting: (_ORDER.index(sighting.grade), sighting.about != caller))
-        return self.identity(call, about[0].about if about else caller, at_least=Grade.CLAIM)
+        targets = self.targets(call)
+        seen = sorted(self._logs.sightings(call, targets), key=lambda one: (BEST_FIRST.index(one.grade), one.end))
+        end = seen[0].end if seen else "client"
+        who = sorted(self._logs.expected(call, targets)[end], key=str)
+        return self.identity(call, who[0], at_least=Grade.CLAIM, of=end)
 
     def nothing_in_clear(self, calls: Sequence[Call]) -> list[Proof]:
-        """Of each node's fabric link and family: between enrolled pods nothing but TCP 15008, carrying TLS."""
+        """Between enrolled pods nothing but TCP 15008, carrying TLS: a proof for each link and family.
+
+        The links are those that ``calls``, which are between enrolled pods, should have crossed, and those on which
+        anything speaks against it.
+
+        Raises:
+            UsageError: no call was given.
+        """
+        asked = _some(calls, "nothing in plaintext")
         window, wiring = self.window, self.wiring
-        links = sorted(link for link in wiring.links.values() if link.name == FABRIC)
-        families = sorted({call.family for call in calls})
+        by_family: dict[Family, list[Call]] = {}
+        for call in asked:
+            by_family.setdefault(call.family, []).append(call)
         return [
-            verdicts.nothing_in_clear(window, wiring, link, family, [c for c in calls if c.family == family])
-            for link in links
-            for family in families
+            verdicts.nothing_in_clear(window, wiring, link, family, some)
+            for family, some in sorted(by_family.items())
+            for link in verdicts.links_to_prove(window, wiring, family, [(call, self.targets(call)) for call in some])
         ]
 
     # --- looking -----------------------------------------------------------------------------------------------------
@@ -184,11 +236,36 @@ class Capture:
         """The pods that a call may have reached."""
         return [Target(pod.key, port) for pod, port in behind(self._lab.mesh, call.to)]
 
-    def _received(self, calls: Sequence[Call]) -> Mapping[int, int] | None:
-        if not all(self._lab.is_echo(call.to) for call in calls):
-            return None
-        bytes_of = {call.number: len(call.canary) for call in calls}
-        return {number: bytes_of[number] if got else 0 for number, got in self._lab.received(calls).items()}
+    def _denying(self, call: Call) -> list[Target]:
+        """Of the targets of ``call``, those that the policies in effect deny to its caller; all, where none does."""
+        mesh, targets = self._lab.mesh, self.targets(call)
+        source = mesh.pod(call.source)
+        denying = [
+            target
+            for target in targets
+            if decide(mesh, connection(mesh, source, mesh.pod(target.pod), target.port, call.family)).verdict
+            is Verdict.DENY
+        ]
+        return denying or targets
+
+    def _counted(self, call: Call) -> Arrivals:
+        """What the servers have counted since the window opened."""
+        if self._arrivals is None or call.number not in self._calls:
+            self._arrivals = self._lab.arrivals([*self._calls.values(), call], self._opened_ns)
+        return self._arrivals
+
+    def _cohort(self, call: Call) -> Cohort | None:
+        if self._cohorts is None:
+            reached = ((one, self._reached(one)) for one in self._calls.values())
+            self._cohorts = cohorts((one, pod) for one, pod in reached if pod)
+        return self._cohorts.get(call.number)
+
+    def _reached(self, call: Call) -> str:
+        """The pod that a call reached or tried; empty where it may be one of several."""
+        if call.peer is not None:
+            return call.peer.pod
+        targets = self.targets(call)
+        return targets[0].pod if len(targets) == 1 else ""
 
     def _hold(self, proofs: list[Proof]) -> list[Proof]:
         __tracebackhide__ = True  # pytest points at the line of the test
@@ -202,8 +279,8 @@ class Capture:
         return proofs
 
 
-def _best(seen: Sequence[Sighting], who: SpiffeId) -> Sighting | None:
-    """A sighting that contradicts ``who`` beats all; else the best grade of those that are about the same end."""
-    about = [sighting for sighting in seen if sighting.about == who]
-    wrong = [sighting for sighting in about if sighting.identity != str(who)]
-    return min(wrong or about, key=lambda sighting: _ORDER.index(sighting.grade), default=None)
+def _some(calls: Iterable[Call], what: str) -> list[Call]:
+    asked = list(calls)
+    if not asked:
+        raise UsageError(f"{what}: of no call nothing can be proven; give at least one")
+    return asked

@@ -6,6 +6,7 @@ each proof says what it rests on. Pods that stay pending are opened all the same
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -18,7 +19,16 @@ from meshlab.lab.attempt import Request
 from meshlab.lab.capture import Capture
 from meshlab.lab.evidence import save_somewhere, write_conversation
 from meshlab.lab.lab import Lab, open_lab
-from meshlab.lab.matrix import BULK_BYTES, Control, PlannedCell, cells, control_for, judge
+from meshlab.lab.matrix import (
+    BULK_BYTES,
+    Control,
+    PlannedCell,
+    calls_to_reach_all,
+    cells,
+    control_for,
+    judge,
+    missed_by_chance,
+)
 from meshlab.lab.sources import Source
 from meshlab.model import Call, Outcome, Pod, Topology
 from meshlab.model.report import CheckReport, Proof, Result
@@ -126,10 +136,22 @@ def _check(lab: Lab, planned: Sequence[PlannedCell], say: Callable[[str], None])
         implementations=lab.implementations,
         cells=tuple(judge(cell, made.of_cell[cell.name]) for cell in planned),
         proofs=proofs,
+        notes=tuple(_notes(planned)),
         audit=tuple(f"{key} is still pending: {why}" for key, why in sorted(lab.pending.items())),
         timings_ms={**lab.timings_ms, "calls": round((called - started) * 1000, 1)},
     )
     return Checked(lab, capture, report, tuple(tuple(made.of_cell[cell.name]) for cell in planned))
+
+
+def _notes(planned: Sequence[PlannedCell]) -> Iterator[str]:
+    """What a reader should know of a check that held."""
+    if not any(cell.denying for cell in planned):
+        yield "no cell is denied: nothing here shows that this mesh can refuse a call"
+    for endpoints in sorted({len(cell.endpoints) for cell in planned if cell.balanced}):
+        yield (
+            f"each of {endpoints} endpoints of a Service has to answer one of {calls_to_reach_all(endpoints)} fresh"
+            f" connections; a random choice leaves one out with a probability of {missed_by_chance(endpoints):.1e}"
+        )
 
 
 # --- calls -----------------------------------------------------------------------------------------------------------
@@ -172,15 +194,16 @@ def requests(lab: Lab, cell: PlannedCell, kind: Literal["http", "tcp"] = "http")
         request = replace(request, kind="tcp", mode="server-first")
     yield from [request] * cell.calls
     if cell.bulk and request.echo and request.kind == "http":
-        yield replace(request, kind="http", mode="echo-body", method="POST", body=bytes(BULK_BYTES))
+        yield replace(request, kind="http", mode="echo-body", method="POST", body=os.urandom(BULK_BYTES))
 
 
 def _loopbacks(planned: Sequence[PlannedCell]) -> set[tuple[str, int, int]]:
-    """Where a denied cell has no twin, the server calls itself."""
+    """Where a denied cell has no twin, the servers call themselves."""
     return {
-        (cell.destination.key, cell.port, cell.family)
+        (target.pod, target.port, cell.family)
         for cell in planned
-        if cell.oracle == "deny" and isinstance(cell.destination, Pod) and control_for(cell, planned).twin is None
+        if cell.denying and not cell.hairpin and control_for(cell, planned).twin is None
+        for target in cell.denying
     }
 
 
@@ -206,8 +229,8 @@ def _proofs(capture: Capture, planned: Sequence[PlannedCell], made: _Made) -> It
     for cell in hbone:
         yield from capture.encrypted(made.of_cell[cell.name])
     for cell in planned:
-        if cell.oracle == "deny" and isinstance(cell.destination, Pod):
-            yield _denied(capture, cell, planned, made)
+        if cell.denying and not cell.hairpin:
+            yield from _denied(capture, cell, planned, made)
         elif cell.oracle == "allow" and not cell.hbone and not cell.hairpin:
             yield capture.path(made.first(cell))
     for cell in hbone:
@@ -217,20 +240,27 @@ def _proofs(capture: Capture, planned: Sequence[PlannedCell], made: _Made) -> It
         yield from capture.nothing_in_clear([call for cell in hbone for call in made.of_cell[cell.name]])
 
 
-def _denied(capture: Capture, cell: PlannedCell, planned: Sequence[PlannedCell], made: _Made) -> Proof:
+def _denied(capture: Capture, cell: PlannedCell, planned: Sequence[PlannedCell], made: _Made) -> Iterator[Proof]:
+    """Of a Service whose endpoints disagree one refused call is looked at. If none was refused, the cell says so."""
+    calls = made.of_cell[cell.name]
+    refused = [call for call in calls if call.outcome in Outcome.REFUSED]
+    if cell.oracle == "mixed" and not refused:
+        return
+    call = (refused or calls)[0]
     control = control_for(cell, planned)
-    call = made.first(cell)
     if control.twin is not None:
-        return capture.denied(call, made.first(control.twin))
-    return capture.denied(call, instead=_instead(cell, control, made.loopback, made))
+        yield capture.denied(call, made.first(control.twin))
+    else:
+        yield capture.denied(call, instead=_instead(cell, control, made.loopback, made))
 
 
 def _instead(cell: PlannedCell, control: Control, loopback: Mapping[tuple[str, int, int], Call], made: _Made) -> str:
     """The control where a port is denied to everyone, named; empty where it did not come off."""
-    own = loopback.get((cell.destination.key, cell.port, cell.family))
-    if own is None or own.outcome is not Outcome.OK:
+    own = [loopback.get((target.pod, target.port, cell.family)) for target in sorted(cell.denying, key=str)]
+    answered = [call for call in own if call is not None and call.outcome is Outcome.OK]
+    if len(answered) < len(own):
         return ""
-    text = f"the server's own loopback call {own.number} was answered"
+    text = f"the server's own loopback call {answered[0].number} was answered"
     if control.elsewhere is not None and made.first(control.elsewhere).outcome is Outcome.OK:
         text += f", and call {made.first(control.elsewhere).number} to port {control.elsewhere.port}"
     return text

@@ -1,7 +1,11 @@
-"""Who saw whose certificate: read from the node proxies' access logs, with the grade that gives.
+"""Who saw whose certificate: read from the node proxies' access logs as they grow, with the grade that gives.
 
-An inbound record says what client certificate the destination's proxy verified, an outbound one what server certificate
-the source's proxy did. Where that proxy is ours the grade is ``peer``, else ``claim``.
+An inbound record says what client certificate the destination's proxy verified, an outbound one what server
+certificate the source's proxy did. Where that proxy is the reference as it stands the grade is ``peer``, else
+``claim``: a mutant is made of the reference, and nobody vouches for what it writes.
+
+The recorder keeps the last 4 MiB of a log. The records of a window are fetched between its batches of calls, so that no
+window is too long for them.
 """
 
 from __future__ import annotations
@@ -16,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from meshlab.implementations import Reference
 from meshlab.model import Call, SpiffeId
 from meshlab.model.report import Grade
+from meshlab.proofs.identities import End, Sighting
 from meshlab.proofs.route import Target
 
 if TYPE_CHECKING:
@@ -29,37 +34,63 @@ _CLAIM_CONTROL = "{who} logs the identity of each connection"
 Record = Mapping[str, Any]
 
 
-@dataclass(frozen=True, slots=True)
-class Sighting:
-    """One end of a call, as the other end's proxy saw it."""
-
-    about: SpiffeId
-    """Who should have been there."""
-    identity: str
-    """Who was."""
-    grade: Grade
-    control: str
-
-
 @dataclass(slots=True)
 class AccessLogs:
-    """The access logs of a lab's node proxies, read when they are needed and again when a line is missing."""
+    """The access logs of a lab's node proxies from ``begin`` on."""
 
     lab: Lab
-    _records: dict[tuple[str, str], list[Record]] = field(default_factory=dict)
-    """Node and direction -> its records of opened connections."""
+    lost_bytes: int = 0
+    """How much was printed and gone before it could be fetched."""
+    _places: dict[str, int] = field(default_factory=dict)
+    """Program -> up to where its log was fetched."""
+    _unread: dict[str, list[str]] = field(default_factory=dict)
+    """Program -> the text that was fetched and not yet read."""
+    _records: dict[tuple[str, str, str], list[Record]] = field(default_factory=dict)
+    """Program, direction and authority -> its records of opened connections."""
+
+    def begin(self) -> None:
+        """Read from here on."""
+        self._places = dict.fromkeys(_proxies(self.lab), _END)
+        self._fetch()
+        self._unread.clear()
+        self.lost_bytes = 0
+
+    def follow(self) -> None:
+        """Fetch what was printed since the last time."""
+        self._fetch()
 
     def sightings(self, call: Call, targets: Sequence[Target]) -> list[Sighting]:
         """What the proxies at both ends say of the identities of ``call``; waits for lines that may still come."""
-        deadline_ns = call.ended_ns + _PATIENCE_S * 10**9
+        deadline_ns = call.ended_ns + int(_PATIENCE_S * 1e9)
         after = -1
         while True:
             found = list(self._look(call, targets))
             if found or time.clock_gettime_ns(time.CLOCK_REALTIME) > deadline_ns:
                 return found
-            self._records.clear()
             answer, _ = self.lab.captures.recorder.ask("position", after=after, timeout_s=0.02)
             after = answer["position"]
+            self._fetch()
+
+    def how(self) -> str:
+        """How an identity could be had, or be had at a better grade, as half a sentence."""
+        if self.lost_bytes:
+            return (
+                f"{self.lost_bytes} bytes of the access logs were gone before they were read: make fewer calls at once"
+            )
+        if not any(self._records.values()):
+            return "no node proxy has logged a connection: it has to log 'connection opened' (scope access) as JSON"
+        if all(choice.proxy == Reference() for choice in self.lab.site.choices.values()):
+            return "both ends are reference ztunnels, and neither logged this call"
+        return "put a reference ztunnel at one end: nodes: [node-1, {name: node-2, ztunnel: reference}]"
+
+    def expected(self, call: Call, targets: Sequence[Target]) -> dict[End, frozenset[SpiffeId]]:
+        """The identities that each end of ``call`` should have."""
+        mesh = self.lab.mesh
+        servers = [target.pod for target in targets if call.peer is None or target.pod == call.peer.pod]
+        return {
+            "client": frozenset({mesh.pod(call.source).identity(mesh.trust_domain)}),
+            "server": frozenset(mesh.pod(key).identity(mesh.trust_domain) for key in servers),
+        }
 
     def _look(self, call: Call, targets: Sequence[Target]) -> Iterator[Sighting]:
         mesh = self.lab.mesh
@@ -71,33 +102,44 @@ class AccessLogs:
             destination = mesh.pod(target.pod)
             address = destination.address(call.family)
             hbone = f"{address}:{target.port}" if call.family == 4 else f"[{address}]:{target.port}"
-            for record in self._of(destination.node, "inbound"):
-                if _matches(record, call, caller, hbone) and "src.identity" in record:
-                    expected = source.identity(mesh.trust_domain)
-                    yield Sighting(expected, record["src.identity"], *self._grade(destination.node))
-            for record in self._of(source.node, "outbound"):
-                own = _matches(record, call, caller, hbone) and _port(record) == call.source_port
+            for record in self._of(destination.node, "inbound", hbone):
+                if _matches(record, call, caller) and "src.identity" in record:
+                    yield Sighting("client", str(record["src.identity"]), *self._grade(destination.node))
+            for record in self._of(source.node, "outbound", hbone):
+                own = _matches(record, call, caller) and _port(record) == call.source_port
                 if own and "dst.identity" in record:
-                    expected = destination.identity(mesh.trust_domain)
-                    yield Sighting(expected, record["dst.identity"], *self._grade(source.node))
+                    yield Sighting("server", str(record["dst.identity"]), *self._grade(source.node))
 
     def _grade(self, node: str) -> tuple[Grade, str]:
         choice = self.lab.site.choices[node]
         who = f"ztunnel@{node} ({choice.name})"
-        if isinstance(choice.proxy, Reference):
+        if choice.proxy == Reference():
             return Grade.PEER, _PEER_CONTROL.format(who=who)
         return Grade.CLAIM, _CLAIM_CONTROL.format(who=who)
 
-    def _of(self, node: str, direction: str) -> Sequence[Record]:
-        if (node, direction) not in self._records:
-            self._records[node, "inbound"], self._records[node, "outbound"] = [], []
-            for record in _opened(self.lab, f"ztunnel@{node}"):
-                self._records.setdefault((node, str(record.get("direction"))), []).append(record)
-        return self._records[node, direction]
+    def _of(self, node: str, direction: str, hbone: str) -> Sequence[Record]:
+        program = f"ztunnel@{node}"
+        for record in read_records("".join(self._unread.pop(program, []))):
+            key = (program, str(record.get("direction")), str(record.get("dst.hbone_addr")))
+            self._records.setdefault(key, []).append(record)
+        return self._records.get((program, direction, hbone), ())
+
+    def _fetch(self) -> None:
+        if not self._places:
+            return
+        answer, _ = self.lab.captures.recorder.ask("log_since", places=self._places)
+        for program, log in answer["logs"].items():
+            self._places[program] = log["next"]
+            self._unread.setdefault(program, []).append(log["text"])
+            self.lost_bytes += log["lost"]
 
 
-def _opened(lab: Lab, program: str) -> Iterator[Record]:
-    yield from read_records(lab.logs(program) if program in lab.site.programs.by_name else "")
+_END = 1 << 62
+"""A place behind the end of every log."""
+
+
+def _proxies(lab: Lab) -> list[str]:
+    return [name for name in lab.site.programs.by_name if name.startswith("ztunnel@")]
 
 
 def read_records(text: str) -> Iterator[Record]:
@@ -110,8 +152,8 @@ def read_records(text: str) -> Iterator[Record]:
                 continue  # the line on which the recorder cut the middle out
 
 
-def _matches(record: Record, call: Call, caller: str, hbone: str) -> bool:
-    return record.get("dst.hbone_addr") == hbone and _host(record) == caller and _in_time(record, call)
+def _matches(record: Record, call: Call, caller: str) -> bool:
+    return _host(record) == caller and _in_time(record, call)
 
 
 def _host(record: Record) -> str:

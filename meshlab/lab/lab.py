@@ -19,6 +19,7 @@ from typing import Any
 from meshlab.errors import AuditError, LabError, RejectedError, TopologyError, UsageError
 from meshlab.kernel.sandbox import Netns, Sandbox
 from meshlab.lab import recent
+from meshlab.lab.arrivals import count
 from meshlab.lab.attempt import Request
 from meshlab.lab.audit import findings
 from meshlab.lab.build import build, start_control_plane
@@ -32,6 +33,7 @@ from meshlab.lab.traffic import TrafficLoop, perform_all
 from meshlab.model import Call, Mesh, Topology
 from meshlab.pki import MeshCA
 from meshlab.plan.network import pod_netns
+from meshlab.proofs.arrivals import Arrivals
 from meshlab.topology import load_manifests, without
 
 _LOOP = TrafficLoop()
@@ -55,6 +57,8 @@ class Lab:
         self.last_capture: Capture | None = None
         """The window that was closed last: what ``save`` writes."""
         self._recent: deque[tuple[Mesh, Call]] = deque(maxlen=_REMEMBERED)
+        self._watching: list[Capture] = []
+        """The windows that are open."""
         self._lock = threading.Lock()
 
     def __repr__(self) -> str:
@@ -153,16 +157,18 @@ class Lab:
         mesh = self.mesh
         made = _LOOP.run(perform_all(work), longest + 30)
         self._recent.extend((mesh, call) for call in made)
+        for capture in list(self._watching):
+            capture.saw(made)
         return made
 
-    def received(self, calls: Sequence[Call]) -> dict[int, bool]:
-        """Call number -> whether its canary reached any built-in echo: the servers' side of "no byte arrived"."""
-        canaries = {call.canary.decode(): call.number for call in calls}
-        found: set[str] = set()
-        for echo in self.site.echoes.values():
-            answer, _ = echo.ask("received", canaries=list(canaries))
-            found |= set(answer["received"])
-        return {number: canary in found for canary, number in canaries.items()}
+    def arrivals(self, calls: Sequence[Call], since_ns: int) -> Arrivals:
+        """What the servers counted from ``since_ns`` on: connections and bytes by client and port, with times.
+
+        Args:
+            calls: those whose canaries are looked for.
+            since_ns: a moment of CLOCK_REALTIME.
+        """
+        return count(self.site, self.mesh, calls, since_ns)
 
     # --- captures ----------------------------------------------------------------------------------------------------
 
@@ -174,9 +180,11 @@ class Lab:
         """
         capture = Capture(self)
         capture.open()
+        self._watching.append(capture)
         try:
             yield capture
         finally:
+            self._watching.remove(capture)
             capture.close()
             self.last_capture = capture
 

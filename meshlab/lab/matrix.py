@@ -8,6 +8,7 @@ leaves the pod, and so no packet of it can serve as a control (``hairpin``).
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -30,9 +31,14 @@ from meshlab.model import (
 )
 from meshlab.model.report import Cell, Passage, Result
 from meshlab.oracle import connection, decide, decide_service
+from meshlab.proofs.route import Target
 
 CALLS_IF_MIXED = 20
-BULK_BYTES = 256 * 1024
+LEAST_CALLS_IF_BALANCED = 40
+MISSED_BY_CHANCE = 1e-6
+"""How likely a random choice may at most leave out an endpoint, so that a right proxy fails."""
+BULK_BYTES = (1 << 20) + 17
+"""More than a mebibyte, and no multiple of any buffer's size."""
 _BYTES_CAME_BACK = Outcome.CLOSED_LATE | Outcome.HTTP_STATUS | Outcome.WRONG_BACKEND | Outcome.CORRUPTED
 
 
@@ -51,10 +57,14 @@ class PlannedCell:
     rule: str
     endpoints: Mapping[str, Verdict]
     """Pods that may answer -> what the oracle says of the connection to each; one for a pod's own address."""
+    ports: Mapping[str, int]
+    """Pods that may answer -> the port of theirs."""
     hbone: bool
     """Whether every path of the cell has a node proxy at both ends."""
     bulk: bool = False
     """Whether the cell also carries ``BULK_BYTES`` each way."""
+    balanced: bool = False
+    """Whether the cell is called so often that each of its endpoints must answer."""
 
     @property
     def to(self) -> str:
@@ -67,11 +77,23 @@ class PlannedCell:
     @property
     def calls(self) -> int:
         """How often it is called: more than once where the answer depends on which endpoint is picked."""
+        if self.balanced:
+            return calls_to_reach_all(len(self.endpoints))
         return CALLS_IF_MIXED if self.oracle == "mixed" else 1
 
     @property
     def hairpin(self) -> bool:
         return self.source.key in self.endpoints
+
+    @property
+    def targets(self) -> frozenset[Target]:
+        """Where the cell's calls may arrive."""
+        return frozenset(Target(pod, port) for pod, port in self.ports.items())
+
+    @property
+    def denying(self) -> frozenset[Target]:
+        """Those of them that deny the caller."""
+        return frozenset(target for target in self.targets if self.endpoints[target.pod] is Verdict.DENY)
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,14 +101,17 @@ class Control:
     """What shows that a denied cell's bytes could have arrived."""
 
     twin: PlannedCell | None
-    """The same destination, port and family, allowed to another pod; ``None``: denied to everyone, so the server's own
-    loopback call stands for it."""
+    """An allowed cell of another pod that can only arrive where the denied one could have. ``None``: it is denied to
+    everyone, so the server's own loopback call stands for it."""
     elsewhere: PlannedCell | None = None
     """Beside the loopback call: an allowed cell on another port of the same destination."""
 
 
 def cells(topology: Topology) -> list[PlannedCell]:
-    """Every cell of the matrix, in the order of the file; one allowed pair of each family is ``bulk``.
+    """Every cell of the matrix, in the order of the file.
+
+    One allowed pair of each family is ``bulk``. Of each Service port with several endpoints, which nothing prefers to
+    one another, one allowed caller on each node is ``balanced`` in each family.
 
     Raises:
         UsageError: a row of ``spec.expect`` names no cell, so nothing would ever contradict it.
@@ -96,8 +121,26 @@ def cells(topology: Topology) -> list[PlannedCell]:
     for row in topology.expect:
         if not any(_names(row, cell) for cell in planned):
             raise UsageError(_names_nothing(row, mesh))
-    chosen = {id(cell) for family in FAMILIES if (cell := _carries_bulk(planned, family))}
-    return [replace(cell, bulk=True) if id(cell) in chosen else cell for cell in planned]
+    bulk = {id(cell) for family in FAMILIES if (cell := _carries_bulk(planned, family))}
+    balanced = _balanced(planned)
+    return [replace(cell, bulk=id(cell) in bulk, balanced=id(cell) in balanced) for cell in planned]
+
+
+def calls_to_reach_all(endpoints: int) -> int:
+    """How many calls leave out one of so many endpoints, chosen at random, less often than ``MISSED_BY_CHANCE``.
+
+    One of k endpoints is left out of n calls with probability (1 - 1/k)^n; one or another of them with at most k times
+    that. For two endpoints and 40 calls this is 2 * 0.5^40 = 1.8e-12.
+    """
+    if endpoints < 2:
+        return 1
+    enough = math.log(MISSED_BY_CHANCE / endpoints) / math.log(1 - 1 / endpoints)
+    return max(LEAST_CALLS_IF_BALANCED, math.ceil(enough))
+
+
+def missed_by_chance(endpoints: int) -> float:
+    """The probability that a random choice fails a ``balanced`` cell of so many endpoints."""
+    return endpoints * (1 - 1 / endpoints) ** calls_to_reach_all(endpoints)
 
 
 def cell_of(mesh: Mesh, source: str, to: str, family: Family) -> PlannedCell | None:
@@ -112,12 +155,13 @@ def control_for(denied: PlannedCell, planned: Sequence[PlannedCell]) -> Control:
     allowed = [
         cell
         for cell in planned
-        if cell.oracle == "allow" and cell.to == denied.to and cell.family == denied.family and not cell.hairpin
+        if cell.oracle == "allow" and cell.family == denied.family and not cell.hairpin and cell.source != denied.source
     ]
-    twins = [cell for cell in allowed if cell.port == denied.port]
+    twins = [cell for cell in allowed if cell.targets and cell.targets <= denied.denying]
     if twins:
         return Control(min(twins, key=lambda twin: _unlike(twin, denied)))
-    return Control(None, min(allowed, key=lambda cell: _unlike(cell, denied), default=None))
+    elsewhere = [cell for cell in allowed if cell.to == denied.to]
+    return Control(None, min(elsewhere, key=lambda cell: _unlike(cell, denied), default=None))
 
 
 def judge(planned: PlannedCell, calls: Sequence[Call]) -> Cell:
@@ -161,6 +205,7 @@ def _pod_cell(mesh: Mesh, source: Pod, destination: Pod, port: int, family: Fami
         oracle=decision.verdict.value,
         rule=decision.rule,
         endpoints={destination.key: decision.verdict},
+        ports={destination.key: port},
         hbone=mesh.is_enrolled(source) and mesh.is_enrolled(destination),
     )
 
@@ -179,10 +224,12 @@ def _service_cell(
     mesh: Mesh, source: Pod, service: Service, port: ServicePort, family: Family, address: Address
 ) -> PlannedCell:
     decision = decide_service(mesh, source, service, port.port, family)
+    behind = {
+        pod.key: (pod, number) for pod in mesh.endpoints(service) if (number := target_port(port, pod)) is not None
+    }
     endpoints = {
-        pod.key: decide(mesh, connection(mesh, source, pod, number, family)).verdict
-        for pod in mesh.endpoints(service)
-        if (number := target_port(port, pod)) is not None
+        key: decide(mesh, connection(mesh, source, pod, number, family)).verdict
+        for key, (pod, number) in behind.items()
     }
     return PlannedCell(
         source=source,
@@ -194,7 +241,8 @@ def _service_cell(
         oracle=decision.expected,
         rule=decision.rule,
         endpoints=endpoints,
-        hbone=all(mesh.is_enrolled(mesh.pod(key)) for key in endpoints),
+        ports={key: number for key, (_, number) in behind.items()},
+        hbone=bool(endpoints) and all(mesh.is_enrolled(mesh.pod(key)) for key in endpoints),
     )
 
 
@@ -232,13 +280,22 @@ def _carries_bulk(planned: Sequence[PlannedCell], family: Family) -> PlannedCell
     return min(pairs, key=lambda cell: (not cell.hbone, not _crosses_nodes(cell)), default=None)
 
 
+def _balanced(planned: Sequence[PlannedCell]) -> set[int]:
+    """Of each Service port and family, the first allowed cell from each node, where several endpoints may answer."""
+    first: dict[tuple[str, int, int, str], PlannedCell] = {}
+    for cell in planned:
+        if isinstance(cell.destination, Service) and cell.oracle == "allow" and len(cell.endpoints) > 1:
+            first.setdefault((cell.to, cell.port, cell.family, cell.source.node), cell)
+    return {id(cell) for cell in first.values()}
+
+
 def _crosses_nodes(cell: PlannedCell) -> bool:
     return isinstance(cell.destination, Pod) and cell.destination.node != cell.source.node
 
 
-def _unlike(twin: PlannedCell, denied: PlannedCell) -> tuple[bool, bool]:
-    """Less is more alike: the same way of travelling first, then the same node."""
-    return (twin.hbone != denied.hbone, twin.source.node != denied.source.node)
+def _unlike(twin: PlannedCell, denied: PlannedCell) -> tuple[bool, bool, bool]:
+    """Less is more alike: the same address first, then the same way of travelling, then the same node."""
+    return (twin.to != denied.to, twin.hbone != denied.hbone, twin.source.node != denied.source.node)
 
 
 def _seen(calls: Sequence[Call]) -> Passage:
@@ -272,6 +329,8 @@ def _result(planned: PlannedCell, seen: Passage, calls: Sequence[Call]) -> tuple
     for call in calls:
         if complaint := _wrong_answer(planned, call):
             return Result.FAILED, complaint
+    if planned.balanced and seen == "allow" and (left_out := _left_out(planned, calls)):
+        return Result.FAILED, left_out
     if seen == planned.expected:
         return Result.HELD, ""
     return _surprise(planned, seen, calls)
@@ -286,7 +345,26 @@ def _wrong_answer(planned: PlannedCell, call: Call) -> str:
         return f"a call was answered by {call.peer.pod}, which is not behind {planned.to}:{planned.port}"
     if verdict is Verdict.DENY:
         return f"a call that is denied was answered by {call.peer.pod}"
+    port = planned.ports[call.peer.pod]
+    if call.peer.server_port != port:
+        return f"a call arrived at port {call.peer.server_port} of {call.peer.pod}, not at {port}"
+    address = planned.source.address(planned.family)
+    if call.peer.address != address:
+        return f"the server saw the client at {call.peer.address}, not at {address}"
     return ""
+
+
+def _left_out(planned: PlannedCell, calls: Sequence[Call]) -> str:
+    """The endpoint that none of many calls reached, as a sentence; empty where each answered."""
+    answered = {call.peer.pod for call in calls if call.peer is not None}
+    missing = sorted(planned.endpoints.keys() - answered)
+    if not answered or not missing:
+        return ""
+    chance = missed_by_chance(len(planned.endpoints))
+    return (
+        f"none of {len(calls)} fresh connections reached {missing[0]}, and nothing prefers another endpoint"
+        f" (a random choice leaves one out with a probability of {chance:.1e})"
+    )
 
 
 def _surprise(planned: PlannedCell, seen: Passage, calls: Sequence[Call]) -> tuple[Result, str]:

@@ -49,6 +49,8 @@ class Peer:
 
     pod: str
     """The pod that answered, ``namespace/name``."""
+    server_port: int
+    """The port of that pod at which the connection arrived."""
     address: Address
     """The client as the server's socket saw it."""
     port: int

@@ -145,6 +145,8 @@ class CheckReport:
     proofs: tuple[Proof, ...] = ()
     audit: tuple[str, ...] = ()
     """What was not as it should be besides cells and proofs: exits, panics, NACKs, pods that stayed pending."""
+    notes: tuple[str, ...] = ()
+    """What a reader should know of what was and was not tested; they change no result."""
     artifacts: str | None = None
     """Folder with captures, logs, rules and configuration, where they were saved."""
     timings_ms: Mapping[str, float] = field(default_factory=dict)
@@ -175,6 +177,7 @@ class CheckReport:
             "cells": [cell.to_json() for cell in self.cells],
             "proofs": [proof.to_json() for proof in self.proofs],
             "audit": list(self.audit),
+            "notes": list(self.notes),
             "artifacts": self.artifacts,
             "timings_ms": dict(self.timings_ms),
         }

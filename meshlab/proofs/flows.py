@@ -26,14 +26,16 @@ class Flow:
     payload_bytes: int
     times: tuple[int, ...]
     """Of its packets, in ns."""
-    data_times: tuple[int, ...]
-    """Of those that carried something."""
+    data: tuple[tuple[int, int], ...]
+    """Time and bytes of each that carried something."""
     from_birth: bool
     """Its first byte was seen; else nobody knows where its TLS records begin."""
     hole: bool
     """Bytes are missing between others that were seen."""
     not_tls: str
     """On 15008: why its bytes are not TLS records; empty where they are."""
+    no_certificate: str = ""
+    """On 15008: why its client cannot have shown a certificate; empty where it may have."""
 
     @property
     def is_hbone(self) -> bool:

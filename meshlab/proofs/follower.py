@@ -100,6 +100,7 @@ class Follower:
         stream.times.append(packet.time_ns)
         if head.end > head.payload:
             stream.data_times.append(packet.time_ns)
+            stream.data_sizes.append(head.end - head.payload)
             stream.payload_bytes += head.end - head.payload
         if head.protocol == TCP:
             stream.segment(head, buffer[head.payload : head.end], self.order, keep=self._open)
@@ -133,6 +134,8 @@ def _heard(marks: list[Place]) -> frozenset[tuple[int, int, int, bool]]:
 
 def _flow(key: Key, stream: Stream, wiring: Wiring) -> Flow:
     ring, ifindex, outgoing, protocol, source, destination, source_port, destination_port = key
+    # Processors may stamp packets in one order and queue them in another.
+    data = sorted(zip(stream.data_times, stream.data_sizes, strict=True))
     return Flow(
         link=wiring.link(ring, ifindex),
         outgoing=outgoing,
@@ -142,9 +145,10 @@ def _flow(key: Key, stream: Stream, wiring: Wiring) -> Flow:
         source_port=source_port,
         destination_port=destination_port,
         payload_bytes=stream.payload_bytes,
-        times=tuple(sorted(stream.times)),  # processors may stamp in one order and queue in another
-        data_times=tuple(sorted(stream.data_times)),
+        times=tuple(sorted(stream.times)),
+        data=tuple(data),
         from_birth=stream.born or not stream.payload_bytes,
         hole=bool(stream.pending),
         not_tls=stream.tls.fault if stream.tls else "",
+        no_certificate=stream.tls.no_certificate if stream.tls else "",
     )

@@ -6,7 +6,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from meshlab.model import Call
-from meshlab.proofs.flows import Finding, Flow
+from meshlab.proofs.cohorts import Cohort
+from meshlab.proofs.flows import Flow
 from meshlab.proofs.links import Link, Site, Wiring
 from meshlab.proofs.streams import HBONE_PORT
 from meshlab.proofs.traffic import NEVER, Times, Traffic
@@ -66,6 +67,15 @@ def carried(window: Window, route: Route, call: Call) -> dict[Link, tuple[int, i
     }
 
 
+def tunnelled_bytes(window: Window, route: Route, link: Link, cohort: Cohort) -> tuple[int, int]:
+    """Bytes of payload that the wire's port carried on ``link`` in the cohort's time, there and back."""
+    span = (cohort.started_ns, cohort.ended_ns)
+    return (
+        sum(times.bytes(*span) for times in _there(window, link, route, route.wire_port)),
+        sum(times.bytes(*span) for times in _back(window, link, route, route.wire_port)),
+    )
+
+
 def passed(window: Window, route: Route, call: Call) -> int:
     """All packets of it, also those without payload, in its time, on the wire's port, on the caller's own link."""
     times = (
@@ -95,6 +105,11 @@ def unfollowed(window: Window, route: Route) -> Flow | None:
     return next((some.unfollowed for some in _both(window, route) if some.unfollowed), None)
 
 
+def no_certificate(window: Window, route: Route) -> Flow | None:
+    """A flow on 15008 between the two pods whose client cannot have shown a certificate."""
+    return next((some.no_certificate for some in _both(window, route) if some.no_certificate), None)
+
+
 def _both(window: Window, route: Route) -> Iterator[Traffic]:
     for link in route.links:
         yield from window.between(link, route.source, route.destination)
@@ -107,9 +122,3 @@ def _there(window: Window, link: Link, route: Route, port: int) -> Iterator[Time
 
 def _back(window: Window, link: Link, route: Route, port: int) -> Iterator[Times]:
     return (some.from_port.get(port, NEVER) for some in window.between(link, route.destination, route.source))
-
-
-def unread(window: Window, route: Route) -> Finding | None:
-    """A canary between the two pods whose number was cut off, so that nobody knows whose it is."""
-    ends = route.source.addresses | route.destination.addresses
-    return next((f for f in window.by_call.get(None, ()) if {f.source, f.destination} <= ends), None)

@@ -22,12 +22,12 @@ class Stream:
     __slots__ = (
         "born",
         "chunks",
+        "data_sizes",
         "data_times",
         "ended",
         "epoch",
         "isn",
         "next_seq",
-        "packets",
         "payload_bytes",
         "pending",
         "times",
@@ -51,11 +51,12 @@ class Stream:
     def begin(self, epoch: int) -> None:
         """Forget the counts of the window before."""
         self.epoch = epoch
-        self.packets = 0
         self.payload_bytes = 0
         self.times: list[int] = []
         self.data_times: list[int] = []
         """Of the packets that carried something."""
+        self.data_sizes: list[int] = []
+        """How much each of them carried, in bytes."""
         self.chunks: list[bytes] = []
         """What came in order in this window."""
 

@@ -3,7 +3,13 @@
     first record: a handshake that opens with the expected hello --> any record --> any record ...
     anything else, at any byte --> ``fault`` says what, and stays
 
-Source: RFC 8446 5.1 (record layer), 4 (handshake types).
+A client's certificate is encrypted, but its size shows. In TLS 1.3 the first encrypted record of a client is its
+Certificate message, alone or with what follows it, unless it was asked for none or resumes an earlier session by a
+pre-shared key. A Certificate message without a certificate, even together with Finished, is 77 bytes; one with the
+smallest X.509 certificate that can hold a SPIFFE ID has more than 250. So a first encrypted record that is shorter than
+128 bytes holds no certificate: ``no_certificate`` says so.
+
+Source: RFC 8446 5.1 (record layer), 4 (handshake types), 4.2.11 (pre_shared_key), 4.4.2 (Certificate).
 """
 
 from __future__ import annotations
@@ -12,6 +18,10 @@ CLIENT_HELLO = 1
 SERVER_HELLO = 2
 
 _HANDSHAKE = 22
+_APPLICATION_DATA = 23
+"""Also the type of every encrypted record of TLS 1.3."""
+_SMALLEST_CERTIFICATE = 128
+_PRE_SHARED_KEY = 41
 _TYPES = frozenset({20, 21, 22, 23})
 _VERSIONS = frozenset({b"\x03\x01", b"\x03\x03"})
 _LONGEST = 16384 + 256
@@ -22,16 +32,21 @@ _NAMES = {CLIENT_HELLO: "ClientHello", SERVER_HELLO: "ServerHello"}
 class TlsRecords:
     """Follows the record boundaries of one direction."""
 
-    __slots__ = ("_first", "_head", "_left", "_opens_with", "fault", "records")
+    __slots__ = ("_first", "_head", "_hello", "_left", "_opens_with", "_watched", "fault", "no_certificate", "records")
 
     def __init__(self, opens_with: int) -> None:
         self._opens_with = opens_with
         self._first = True
         self._head = b""
         self._left = 0
+        self._hello = bytearray()
+        """The client's plaintext handshake, while its first encrypted record is awaited."""
+        self._watched = opens_with == CLIENT_HELLO
         self.records = 0
         self.fault = ""
         """Empty as long as all bytes were TLS records."""
+        self.no_certificate = ""
+        """Of a client: why it cannot have shown a certificate; empty where it may have."""
 
     def feed(self, data: bytes) -> None:
         """Take the next bytes of the stream."""
@@ -39,6 +54,8 @@ class TlsRecords:
         while at < size and not self.fault:
             if self._left:
                 step = min(self._left, size - at)
+                if self._watched:
+                    self._hello += data[at : at + step]
                 self._left -= step
             else:
                 step = self._header(data, at)
@@ -60,6 +77,39 @@ class TlsRecords:
             self.fault = f"after {self.records} TLS records come bytes that are none ({head.hex(' ')})"
         elif self._first and (head[0] != _HANDSHAKE or head[5] != self._opens_with):
             self.fault = f"it does not open with a {_NAMES[self._opens_with]} ({head.hex(' ')})"
+        elif self._watched:
+            self._watch(head, length)
         self._left = length - self._first
         self._first = False
         self.records += 1
+
+    def _watch(self, head: bytes, length: int) -> None:
+        """Take note of the client's first records, up to the one that should hold its certificate."""
+        if head[0] == _APPLICATION_DATA:
+            self._watched = False
+            if length < _SMALLEST_CERTIFICATE and not _resumes(bytes(self._hello)):
+                self.no_certificate = (
+                    f"the client's first encrypted record has {length} bytes, too few to hold a certificate"
+                )
+            self._hello.clear()
+        elif head[0] == _HANDSHAKE and not self._first and self.records > 1:
+            self._watched = False  # a handshake that goes on in plaintext records is TLS 1.2's
+        self._hello += head[_HEADER_BYTES:]
+
+
+def _resumes(hello: bytes) -> bool:
+    """Whether a ClientHello offers a pre-shared key, or cannot be read: then no certificate need follow."""
+    try:
+        at = 4 + 2 + 32  # handshake header, legacy_version, random
+        at += 1 + hello[at]
+        at += 2 + int.from_bytes(hello[at : at + 2])
+        at += 1 + hello[at]
+        end = min(len(hello), at + 2 + int.from_bytes(hello[at : at + 2]))
+        at += 2
+        while at + 4 <= end:
+            if int.from_bytes(hello[at : at + 2]) == _PRE_SHARED_KEY:
+                return True
+            at += 4 + int.from_bytes(hello[at + 2 : at + 4])
+    except IndexError:
+        return True
+    return False

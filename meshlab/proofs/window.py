@@ -47,6 +47,14 @@ class Window:
         return {number: tuple(of) for number, of in found.items()}
 
     @cached_property
+    def by_link(self) -> Mapping[Link, tuple[Flow, ...]]:
+        """The flows of each link."""
+        flows: dict[Link, list[Flow]] = {}
+        for flow in self.flows:
+            flows.setdefault(flow.link, []).append(flow)
+        return {link: tuple(of) for link, of in flows.items()}
+
+    @cached_property
     def by_ends(self) -> Mapping[tuple[Link, bytes, bytes], Traffic]:
         """The flows on a link from one address to another."""
         flows: dict[tuple[Link, bytes, bytes], list[Flow]] = {}

@@ -28,6 +28,8 @@ def print_report(report: CheckReport, console: Console) -> None:
         _print_cells(report.cells, console)
     if report.proofs:
         _print_proofs(report.proofs, console)
+    for note in report.notes:
+        console.print(Text.assemble(("note: ", "bold"), note), soft_wrap=True)
     console.print(summary(report), soft_wrap=True)
 
 

@@ -44,6 +44,14 @@ def _catalogue(name: str, breaks: str) -> Mutant:
     return Mutant(name, breaks, "ztunnel", f"meshlab.testing.mutants.catalogue:{name.replace('-', '_')}")
 
 
+def _cheat(name: str, breaks: str) -> Mutant:
+    return Mutant(name, breaks, "ztunnel", f"meshlab.testing.mutants.cheats:{name.replace('-', '_')}")
+
+
+def _variant(name: str, does: str) -> Mutant:
+    return Mutant(name, does, "ztunnel", f"meshlab.testing.variants:{name.replace('-', '_')}")
+
+
 MUTANTS = _named(
     _ztunnel("leaks-plaintext", "sends what it tunnels in clear to the application's port as well"),
     _ztunnel("falls-back-to-plaintext", "calls in clear when a tunnel is refused"),
@@ -79,6 +87,13 @@ MUTANTS = _named(
     _catalogue(
         "one-tunnel-for-all-pods", "sends calls of all pods of a node through the tunnel that one of them opened"
     ),
+    _cheat("leaks-first-bytes", "lets the first 20 bytes of a denied call reach the app before it refuses it"),
+    _cheat("denies-after-a-byte", "lets one byte of a denied call reach the app before it refuses it"),
+    _cheat("withholds-answers-only", "lets a denied call reach the app, and keeps the answer back"),
+    _cheat("denies-late-at-the-vip", "lets a denied call reach the app where a service's address was dialled"),
+    _cheat("shows-no-certificate", "shows no client certificate, and takes a client for whose address it has"),
+    _cheat("loses-the-source-address", "reaches the app from the app's own address"),
+    _cheat("always-the-first-endpoint", "sends every call to a service to the same endpoint"),
     Mutant(
         "agent-writes-no-rules",
         "enrols pods without redirecting their traffic",
@@ -100,8 +115,13 @@ MUTANTS = _named(
 )
 
 VARIANTS = _named(
-    Mutant("rst-on-deny", "ends a refused call with RST", "ztunnel", "meshlab.testing.variants:rst_on_deny"),
-    Mutant("no-pooling", "opens one tunnel for each call", "ztunnel", "meshlab.testing.variants:no_pooling"),
+    _variant("rst-on-deny", "ends a refused call with RST"),
+    _variant("no-pooling", "opens one tunnel for each call"),
+    _variant("refuses-late", "closes a refused call 300 ms later"),
+    _variant("resumes-tls", "resumes TLS sessions by ticket, with a tunnel for each call"),
+    _variant("round-robin-endpoints", "takes the endpoints of a service in turn"),
+    _variant("chooses-the-source-port", "reaches apps from ports of its own choice at the client's address"),
+    _variant("passes-small-pieces", "passes on what it carries in pieces of 1000 bytes"),
 )
 
 

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
+import itertools
 import socket
+import ssl
 import struct
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from ipaddress import IPv4Address, IPv6Address
+from typing import Any, ClassVar
 
+from meshlab.protocols.hbone import Target
+from meshlab.ztunnel import sockets
 from meshlab.ztunnel.inbound import Inbound
 from meshlab.ztunnel.main import Parts, run
 from meshlab.ztunnel.outbound import Outbound
 from meshlab.ztunnel.pool import ClientTunnel, Key, Pool
 from meshlab.ztunnel.splice import Half
+from meshlab.ztunnel.state import Workload
+from meshlab.ztunnel.tls import Tls, one_of
 
 
 def _reset(half: Half) -> None:
@@ -48,3 +56,113 @@ class _UnpooledOutbound(Outbound):
 
 def no_pooling(config: Mapping[str, Any], fds: Mapping[str, int]) -> None:
     run(config, fds, Parts(outbound=_UnpooledOutbound))
+
+
+# --- refuses-late ----------------------------------------------------------------------------------------------------
+
+_LATE_S = 0.3
+
+
+class _LateOutbound(Outbound):
+    def refuse(self, app: Half) -> None:
+        asyncio.get_running_loop().call_later(_LATE_S, app.close)
+
+
+class _LateInbound(Inbound):
+    def refuse(self, client: Half) -> None:
+        asyncio.get_running_loop().call_later(_LATE_S, client.close)
+
+
+def refuses_late(config: Mapping[str, Any], fds: Mapping[str, int]) -> None:
+    run(config, fds, Parts(inbound=_LateInbound, outbound=_LateOutbound))
+
+
+# --- resumes-tls -----------------------------------------------------------------------------------------------------
+
+
+class _Resuming(Tls):
+    """A client that offers the session of an earlier connection to the same peer: no certificate is shown again."""
+
+    sessions: ClassVar[dict[Key, ssl.SSLSession]] = {}
+    key: Key
+
+    def start(self) -> None:
+        if (known := self.sessions.get(self.key)) is not None:
+            self._object.session = known
+        super().start()
+
+    def _read(self) -> bytes:
+        data = super()._read()
+        if self._object.session is not None and self._object.session.has_ticket:
+            self.sessions[self.key] = self._object.session
+        return data
+
+
+class _ResumingOutbound(_UnpooledOutbound):
+    async def secure(self, key: Key) -> Tls:
+        credentials = await self.shared.certificates.get(key.identity)
+        tls = _Resuming(credentials.client_context, server_side=False, check_peer=one_of(key.peers))
+        tls.key = key
+        return tls
+
+
+class _TicketInbound(Inbound):
+    async def secure(self, own: Workload, source: Target) -> Tls:
+        tls = await super().secure(own, source)
+        tls._object.context.num_tickets = 2
+        return tls
+
+
+def resumes_tls(config: Mapping[str, Any], fds: Mapping[str, int]) -> None:
+    run(config, fds, Parts(inbound=_TicketInbound, outbound=_ResumingOutbound))
+
+
+# --- round-robin-endpoints -------------------------------------------------------------------------------------------
+
+
+class _InTurn(Outbound):
+    turns: ClassVar[itertools.count[int]] = itertools.count()
+
+    def choose(self, endpoints: Sequence[Workload]) -> Workload:
+        return sorted(endpoints, key=lambda endpoint: endpoint.uid)[next(self.turns) % len(endpoints)]
+
+
+def round_robin_endpoints(config: Mapping[str, Any], fds: Mapping[str, int]) -> None:
+    run(config, fds, Parts(outbound=_InTurn))
+
+
+# --- chooses-the-source-port -----------------------------------------------------------------------------------------
+
+
+class _OwnPorts(Inbound):
+    """Reaches apps from their client's address and a port of its own choice."""
+
+    ports: ClassVar[itertools.count[int]] = itertools.count(20_000)
+
+    async def connect_app(self, target: Target, source: IPv4Address | IPv6Address) -> Half:
+        sock = await sockets.connect_from(self.netns, target, source, next(self.ports))
+        _, app = await asyncio.get_running_loop().create_connection(Half, sock=sock)
+        return app
+
+
+def chooses_the_source_port(config: Mapping[str, Any], fds: Mapping[str, int]) -> None:
+    run(config, fds, Parts(inbound=_OwnPorts))
+
+
+# --- passes-small-pieces ---------------------------------------------------------------------------------------------
+
+
+class _Pieces(Half):
+    """Passes on no more than 1000 bytes at a time."""
+
+    def data_received(self, data: bytes) -> None:
+        for at in range(0, len(data), 1000):
+            super().data_received(data[at : at + 1000])
+
+
+class _PiecesOutbound(Outbound):
+    half_class = _Pieces
+
+
+def passes_small_pieces(config: Mapping[str, Any], fds: Mapping[str, int]) -> None:
+    run(config, fds, Parts(outbound=_PiecesOutbound))

@@ -44,7 +44,9 @@ def listen_in(netns: int, port: int) -> socket.socket:
     return sock
 
 
-async def connect_from(netns: int, target: Target, source: IPv4Address | IPv6Address | None = None) -> socket.socket:
+async def connect_from(
+    netns: int, target: Target, source: IPv4Address | IPv6Address | None = None, source_port: int = 0
+) -> socket.socket:
     """Connect from a pod, as ``source`` where given: the rules in the pod bring the replies back to us.
 
     Raises:
@@ -55,21 +57,21 @@ async def connect_from(netns: int, target: Target, source: IPv4Address | IPv6Add
         sock.setblocking(False)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, MARK)
         if source is not None and source != target.address:
-            _bind_foreign(sock, source)
+            _bind_foreign(sock, source, source_port)
         sock.connect_ex((str(target.address), target.port))  # within a machine done at once, so that nothing waits
         async with asyncio.timeout(CONNECT_TIMEOUT_S):
             await asyncio.get_running_loop().sock_connect(sock, (str(target.address), target.port))
     return sock
 
 
-def _bind_foreign(sock: socket.socket, source: IPv4Address | IPv6Address) -> None:
-    """Take an address that is not the pod's; the port is chosen at connect, for the whole four-tuple."""
+def _bind_foreign(sock: socket.socket, source: IPv4Address | IPv6Address, port: int) -> None:
+    """Take an address that is not the pod's; port 0 is chosen at connect, for the whole four-tuple."""
     if source.version == 4:
         sock.setsockopt(socket.IPPROTO_IP, _IP_TRANSPARENT, 1)
     else:
         sock.setsockopt(socket.IPPROTO_IPV6, _IPV6_TRANSPARENT, 1)
     sock.setsockopt(socket.IPPROTO_IP, _IP_BIND_ADDRESS_NO_PORT, 1)
-    sock.bind((str(source), 0))
+    sock.bind((str(source), port))
 
 
 def original_destination(sock: Any) -> Target:

@@ -20,15 +20,17 @@ import json
 import ssl
 import struct
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from ipaddress import ip_address
 from pathlib import Path
+from typing import Any
 
 import trustme
 
 from meshlab.model import Call, Outcome, Peer
 from meshlab.proofs import beacon, pcapng
+from meshlab.proofs.arrivals import Arrival, Arrivals
 from meshlab.proofs.canary import canary, canary_prefix
 from meshlab.proofs.follower import Follower
 from meshlab.proofs.links import Link, Site, Wiring
@@ -60,7 +62,6 @@ ADDRESSES = {
 }
 SERVER_8080 = [Target("shop/server", 8080)]
 PLAIN_9090 = [Target("shop/plain", 9090)]
-RECEIVED = {1: 100, 3: 100}
 
 
 def wiring() -> Wiring:
@@ -379,8 +380,30 @@ def call(script: Script, number: int) -> Call:
         outcome=outcome,
         started_ns=script.times[number][0],
         ended_ns=script.times[number][1],
-        peer=Peer(pod=to, address=source_ip, port=40000) if outcome in Outcome.OK else None,
+        peer=Peer(pod=to, server_port=port, address=source_ip, port=40000) if outcome in Outcome.OK else None,
     )
+
+
+def arrivals(script: Script, sizes: Mapping[int, int], **changes: Any) -> Arrivals:
+    """What the servers would have counted: of each call in ``sizes`` one connection, with so many bytes."""
+    calls = {number: call(script, number) for number in sizes}
+    counted = Arrivals(
+        since_ns=T0,
+        connections=tuple(
+            Arrival(
+                pod=one.to.rpartition(":")[0],
+                port=one.port,
+                client=one.source_ip,
+                client_port=40000 + number,
+                opened_ns=one.started_ns + 1,
+                last_ns=one.started_ns + 2,
+                bytes=sizes[number],
+            )
+            for number, one in calls.items()
+        ),
+        echoes=frozenset({*SERVER_8080, *PLAIN_9090}),
+    )
+    return replace(counted, **changes)
 
 
 def as_pcapng(name: str) -> bytes:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import string
 from ipaddress import ip_address
-from itertools import pairwise
+from itertools import count, pairwise
 
 import pytest
 from hypothesis import given
@@ -49,12 +49,14 @@ def test_a_kind_once_known_stays(data: bytes, cut: int) -> None:
 
 @pytest.mark.parametrize("address", ["10.0.0.1", "fd00::1"])
 def test_a_greeting_reads_as_it_was_written(address: str) -> None:
-    line = language.greeting("shop/server", ip_address(address), 4242)
-    assert language.read_greeting(line[:-1]) == Peer(pod="shop/server", address=ip_address(address), port=4242)
+    line = language.greeting("shop/server", 8080, ip_address(address), 4242)
+    assert language.read_greeting(line[:-1]) == Peer(
+        pod="shop/server", server_port=8080, address=ip_address(address), port=4242
+    )
 
 
 @pytest.mark.parametrize(
-    "line", [b"", b"MESHLAB a b c", b"HELLO shop/a 10.0.0.1 1", b"MESHLAB shop/a 10.0.0.1", b"\xff"]
+    "line", [b"", b"MESHLAB a b c", b"HELLO shop/a 10.0.0.1 1", b"MESHLAB shop/a 8080 10.0.0.1", b"\xff"]
 )
 def test_another_line_is_no_greeting(line: bytes) -> None:
     assert language.read_greeting(line) is None
@@ -66,7 +68,7 @@ texts = st.text(string.ascii_letters + string.digits + "/-\u00e9", max_size=10)
 @given(texts, texts, st.dictionaries(texts, texts, max_size=3), st.integers(0, 1 << 40))
 def test_an_answer_reads_as_it_was_written(pod: str, path: str, headers: dict[str, str], size: int) -> None:
     answer = Answer(
-        peer=Peer(pod=pod, address=ip_address("fd00::1"), port=1, headers=headers),
+        peer=Peer(pod=pod, server_port=80, address=ip_address("fd00::1"), port=1, headers=headers),
         method="GET",
         path=path,
         body_bytes=size,
@@ -135,7 +137,7 @@ def test_what_is_no_response_is_malformed(wire: bytes) -> None:
 
 @given(st.lists(st.integers(0, 200), max_size=6))
 def test_a_canary_is_found_however_the_stream_is_cut(cuts: list[int]) -> None:
-    record = Received()
+    record = Received(count().__next__)
     scanner = CanaryScanner(record)
     stream = b"x" * 80 + CANARY + b"y" * 80
     places = [0, *sorted(cuts), len(stream)]
@@ -145,13 +147,23 @@ def test_a_canary_is_found_however_the_stream_is_cut(cuts: list[int]) -> None:
 
 
 def test_the_number_of_a_canary_ends_at_its_dot() -> None:
-    record = Received()
+    record = Received(count().__next__)
     CanaryScanner(record).feed(CANARY[:-1] + b"1.")
     assert record.among([CANARY.decode()]) == []
 
 
 def test_a_full_record_forgets_the_oldest_and_says_so() -> None:
-    record = Received(most=2)
+    record = Received(count(1).__next__, most=2)
     for canary in (b"a", b"b", b"a", b"c"):
         record.add(canary)
-    assert (record.among(["a", "b", "c"]), record.forgotten) == (["a", "c"], 1)
+    assert (record.among(["a", "b", "c"]), record.forgotten_until_ns) == (["a", "c"], 2)
+
+
+def test_connections_are_forgotten_in_the_order_of_their_last_bytes() -> None:
+    record = Received(count(1).__next__, most=2)
+    old, new = (record.opened("shop/a", 80, "10.0.0.1", port) for port in (1, 2))
+    record.took(old, 5)
+    third = record.opened("shop/a", 80, "10.0.0.1", 3)
+    assert list(record.since(0)) == [third, old]
+    assert list(record.since(4)) == [third]
+    assert (old.bytes, record.forgotten_until_ns) == (5, new.last_ns)

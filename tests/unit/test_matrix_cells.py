@@ -222,6 +222,14 @@ def test_a_call_that_stays_in_its_pod_is_no_twin() -> None:
     assert control_for(_cell(planned, "shop/client->server.shop:80/4"), planned).twin is None
 
 
+def test_a_twin_can_only_arrive_where_the_denied_call_could_have() -> None:
+    planned = cells(_topology(CLIENT, INTRUDER, SERVER, policies=(_only("client"),), services=(SERVICE,)))
+    denied = _cell(planned, "shop/intruder->server.shop:80/4")
+    twin = control_for(denied, planned).twin
+    assert twin is _cell(planned, "shop/client->server.shop:80/4")
+    assert twin.targets == denied.denying == denied.targets
+
+
 def test_a_port_denied_to_everyone_is_controlled_by_another_port_of_the_pod() -> None:
     deny = AuthorizationPolicy(
         name="no-8080", namespace="shop", action=Action.DENY, rules=(Rule(operations=(Operation(ports=("8080",)),)),)
@@ -237,7 +245,7 @@ def test_each_cell_is_found_by_its_call_and_what_is_no_cell_is_not() -> None:
     topology = _topology(CLIENT, INTRUDER, SERVER, OUTSIDER, services=(replace(SERVICE, ipv6=None),))
     for cell in cells(topology):
         found = cell_of(topology.mesh, cell.source.key, f"{cell.to}:{cell.port}", cell.family)
-        assert found == replace(cell, bulk=False)
+        assert found == replace(cell, bulk=False, balanced=False)
     assert cell_of(topology.mesh, "shop/client", "server.shop:80", 4) is not None
     assert cell_of(topology.mesh, "shop/client", "server.shop:80", 6) is None
     assert cell_of(topology.mesh, "shop/client", "shop/server:1", 4) is None

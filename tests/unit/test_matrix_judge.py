@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from ipaddress import IPv4Address
+from ipaddress import ip_address
+from typing import Any
 
 import pytest
 
-from meshlab.lab.matrix import PlannedCell, judge
+from meshlab.lab.matrix import MISSED_BY_CHANCE, PlannedCell, calls_to_reach_all, judge, missed_by_chance
 from meshlab.model import Call, Outcome, Peer, Pod, Verdict
 from meshlab.model.addresses import pod4, pod6
 from meshlab.model.report import Result
@@ -24,10 +25,24 @@ ALLOWED = PlannedCell(
     oracle="allow",
     rule="no policy applies",
     endpoints={"shop/server": Verdict.ALLOW},
+    ports={"shop/server": 8080},
     hbone=True,
 )
 DENIED = replace(ALLOWED, expected="deny", oracle="deny", endpoints={"shop/server": Verdict.DENY})
-MIXED = replace(ALLOWED, expected="mixed", oracle="mixed", endpoints={"shop/a": Verdict.ALLOW, "shop/b": Verdict.DENY})
+MIXED = replace(
+    ALLOWED,
+    expected="mixed",
+    oracle="mixed",
+    endpoints={"shop/a": Verdict.ALLOW, "shop/b": Verdict.DENY},
+    ports={"shop/a": 8080, "shop/b": 8080},
+)
+BALANCED = replace(
+    MIXED,
+    expected="allow",
+    oracle="allow",
+    balanced=True,
+    endpoints=dict.fromkeys(MIXED.endpoints, Verdict.ALLOW),
+)
 
 
 def _call(outcome: Outcome, by: str | None = None, error: str = "") -> Call:
@@ -45,7 +60,7 @@ def _call(outcome: Outcome, by: str | None = None, error: str = "") -> Call:
         started_ns=1,
         ended_ns=2,
         body=b"hello",
-        peer=Peer(pod=by, address=IPv4Address("10.0.0.1"), port=40000) if by else None,
+        peer=Peer(pod=by, server_port=8080, address=CLIENT.ipv4, port=40000) if by else None,
         error=error,
     )
 
@@ -143,3 +158,33 @@ def test_one_answer_among_refusals_fails_a_denied_cell() -> None:
 
 def test_a_cell_that_was_never_called_could_not_run() -> None:
     assert judge(DENIED, []).result is Result.CANNOT_RUN
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"address": ip_address("10.64.0.9")}, "the server saw the client at 10.64.0.9, not at "),
+        ({"server_port": 9090}, "a call arrived at port 9090 of shop/server, not at 8080"),
+    ],
+)
+def test_an_answer_is_not_enough_where_the_server_saw_another_client_or_port(change: dict[str, Any], says: str) -> None:
+    assert OK.peer is not None
+    cell = judge(ALLOWED, [replace(OK, peer=replace(OK.peer, **change))])
+    assert (cell.seen, cell.result, says in cell.reason) == ("allow", Result.FAILED, True)
+
+
+def test_a_balanced_cell_holds_only_where_each_endpoint_has_answered() -> None:
+    one, other = (_call(Outcome.OK, by=pod) for pod in BALANCED.endpoints)
+    assert judge(BALANCED, [one] * 39 + [other]).result is Result.HELD
+    cell = judge(BALANCED, [one] * 40)
+    assert (cell.result, cell.reason) == (
+        Result.FAILED,
+        "none of 40 fresh connections reached shop/b, and nothing prefers another endpoint"
+        " (a random choice leaves one out with a probability of 1.8e-12)",
+    )
+
+
+@pytest.mark.parametrize("endpoints", [2, 3, 5, 10, 50])
+def test_a_random_choice_fails_a_balanced_cell_less_than_once_in_a_million(endpoints: int) -> None:
+    assert missed_by_chance(endpoints) <= MISSED_BY_CHANCE
+    assert calls_to_reach_all(endpoints) >= 40

@@ -215,16 +215,18 @@ def test_a_number_that_a_packet_cuts_off_is_read_from_the_stream() -> None:
     assert {(finding.number, finding.reassembled) for finding in whole.findings} == {(1234, True)}
 
 
-def test_a_canary_of_unknown_number_between_two_pods_makes_their_proofs_uncertain() -> None:
+def test_a_canary_of_unknown_number_fails_its_link_and_makes_every_calls_proof_uncertain() -> None:
     clean = scenes.play(scenes.SCENES["clean"])
     buffer = scenes.as_pcapng("clean")
     window = scenes.window_of(buffer)
     one = scenes.call(clean, 1)
     odd = scenes.window_of(scenes.as_pcapng("leak-raw")).findings[0]
-    client, server = (scenes.wiring().sites[pod] for pod in ("shop/client", "shop/server"))
-    unread = replace(odd, number=None, source=min(client.addresses), destination=min(server.addresses))
-    proof = verdicts.encrypted(replace(window, findings=(unread,)), scenes.wiring(), one, scenes.SERVER_8080)
-    assert (proof.result, "its number was cut off" in proof.reason) == (Result.CANNOT_TELL, True)
+    proxy = ip_address("10.200.0.1").packed
+    found = replace(window, findings=(replace(odd, number=None, source=proxy, destination=proxy),))
+    proof = verdicts.encrypted(found, scenes.wiring(), one, scenes.SERVER_8080)
+    assert (proof.result, "its number cannot be read" in proof.reason) == (Result.CANNOT_TELL, True)
+    assert odd.link in verdicts.links_to_prove(found, scenes.wiring(), 4, [])
+    assert verdicts.nothing_in_clear(found, scenes.wiring(), odd.link, 4, [one]).result is Result.FAILED
 
 
 def test_a_window_beyond_its_bound_says_its_size() -> None:

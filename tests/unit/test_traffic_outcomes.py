@@ -302,7 +302,7 @@ HALF_ANSWERS = {
     "http body": ("http", b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n{"),
     "http chunks": ("http", b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n"),
     "tcp greeting": ("tcp", b"MESHLAB shop/ech"),
-    "tcp echo": ("tcp", b"MESHLAB shop/echo 127.0.0.1 1\nMESHLAB echo mlc-"),
+    "tcp echo": ("tcp", b"MESHLAB shop/echo 80 127.0.0.1 1\nMESHLAB echo mlc-"),
 }
 
 
@@ -334,7 +334,7 @@ WRONG_ANSWERS = {
     "no chunks": ("http", b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n", Outcome.CORRUPTED),
     "tls instead of http": ("http", b"\x15\x03\x03\x00\x02\x02\x28", Outcome.TLS_ALERT),
     "no greeting": ("tcp", b"220 mail\r\n", Outcome.CORRUPTED),
-    "other bytes": ("tcp", b"MESHLAB shop/echo 127.0.0.1 1\nMESHLAB ECHO", Outcome.CORRUPTED),
+    "other bytes": ("tcp", b"MESHLAB shop/echo 80 127.0.0.1 1\nMESHLAB ECHO", Outcome.CORRUPTED),
     "tls instead of a greeting": ("tcp", b"\x15\x03\x03\x00\x02\x02\x28", Outcome.TLS_ALERT),
 }
 
@@ -350,7 +350,7 @@ def test_bytes_that_nobody_sent_are_corruption(traffic: TrafficLoop, name: str) 
 def test_more_bytes_than_were_sent_are_corruption(traffic: TrafficLoop) -> None:
     def script(connection: socket.socket) -> None:
         data = connection.recv(65536)
-        connection.sendall(b"MESHLAB shop/echo 127.0.0.1 1\n" + data + b"more")
+        connection.sendall(b"MESHLAB shop/echo 80 127.0.0.1 1\n" + data + b"more")
 
     with _server(script) as port:
         assert _call(traffic, _request(port, kind="tcp")).outcome is Outcome.CORRUPTED

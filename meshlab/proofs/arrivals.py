@@ -1,0 +1,138 @@
+"""What the servers' side counted: the other half of "no byte arrived", which no capture of a link can show.
+
+An echo keeps each connection that it accepted (client, times, bytes) and every canary in them. Of a program of a pod's
+own, the kernel counts the packets by client and port, behind all redirection. ``unexplained`` gives what reached a
+denied call's targets and is no other call's.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+
+from meshlab.model import Address, Call, Outcome
+from meshlab.proofs.links import Wiring
+from meshlab.proofs.route import Target
+
+_LATE_NS = 10**9
+"""A connection from an address that is no pod's is held against the calls of the second before it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Arrival:
+    """One connection that a server accepted, or, where only the kernel counts, packets from one client to one port."""
+
+    pod: str
+    port: int
+    client: Address
+    client_port: int
+    """0 where the kernel counted."""
+    opened_ns: int
+    last_ns: int
+    bytes: int
+
+    def __str__(self) -> str:
+        what = f"a connection from {self.client} with {self.bytes} bytes" if self.client_port else f"{self.bytes} bytes"
+        return f"{what} reached {self.pod}:{self.port}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arrivals:
+    """What was counted from ``since_ns`` on."""
+
+    since_ns: int
+    connections: tuple[Arrival, ...] = ()
+    canaries: frozenset[int] = frozenset()
+    """Numbers of the calls whose whole canary some echo received."""
+    forgotten_until_ns: int = 0
+    """The echoes' record is bounded: of what came until this moment, some is forgotten."""
+    echoes: frozenset[Target] = frozenset()
+    """Where a built-in echo listens, and counts."""
+    kernel: Mapping[tuple[Target, Address], int] = field(default_factory=dict)
+    """Packets since ``since_ns``, where a program of the pod's own listens and the kernel counts."""
+
+    def uncounted(self, targets: Iterable[Target]) -> list[Target]:
+        """The targets at which nobody counts."""
+        by_kernel = {target for target, _ in self.kernel}
+        return [target for target in targets if target not in self.echoes and target not in by_kernel]
+
+    def of(self, target: Target) -> Sequence[Arrival]:
+        """What reached ``target``."""
+        return self._by_target.get(target, ())
+
+    @cached_property
+    def _by_target(self) -> dict[Target, list[Arrival]]:
+        found: dict[Target, list[Arrival]] = defaultdict(list)
+        for arrival in self.connections:
+            found[Target(arrival.pod, arrival.port)].append(arrival)
+        return found
+
+
+def unexplained(
+    arrivals: Arrivals, wiring: Wiring, call: Call, targets: Iterable[Target], calls: Sequence[Call]
+) -> list[Arrival]:
+    """Return what reached ``targets`` from the client of ``call`` since it began, or from an address that is no pod's.
+
+    Args:
+        calls: the other calls of the window. Each that was answered explains one connection of its client in its time.
+    """
+    own = wiring.sites[call.source].addresses
+    pods = frozenset(address for site in wiring.sites.values() for address in site.addresses)
+    found = []
+    for target in targets:
+        seen = [one for one in arrivals.of(target) if one.last_ns >= call.started_ns]
+        mine = [one for one in seen if one.client.packed in own and one.client.version == call.family]
+        found += _without(mine, _answered(calls, call, target)) if mine else []
+        found += [one for one in seen if _is_a_stranger(one, pods) and one.opened_ns <= call.ended_ns + _LATE_NS]
+    return found
+
+
+def reached(arrivals: Arrivals, wiring: Wiring, call: Call, targets: Iterable[Target]) -> bool:
+    """Whether bytes of ``call`` were counted at one of ``targets``."""
+    own = wiring.sites[call.source].addresses
+    within = (
+        one.client.packed in own and one.bytes and call.started_ns <= one.opened_ns <= call.ended_ns
+        for target in targets
+        for one in arrivals.of(target)
+    )
+    return any(within) or bool(kernel_packets(arrivals, wiring, call, targets))
+
+
+def kernel_packets(arrivals: Arrivals, wiring: Wiring, call: Call, targets: Iterable[Target]) -> int:
+    """Packets that passed from the client of ``call`` to programs of pods' own, in the whole window."""
+    own = wiring.sites[call.source].addresses
+    wanted = set(targets)
+    return sum(
+        count
+        for (target, client), count in arrivals.kernel.items()
+        if target in wanted and client.packed in own and client.version == call.family
+    )
+
+
+def _answered(calls: Sequence[Call], call: Call, target: Target) -> list[Call]:
+    """The other calls of the same client that ``target`` answered."""
+    return [
+        other
+        for other in calls
+        if (other.source, other.family) == (call.source, call.family)
+        and other.number != call.number
+        and other.outcome in Outcome.OK
+        and other.peer is not None
+        and (other.peer.pod, other.peer.server_port) == (target.pod, target.port)
+    ]
+
+
+def _without(mine: list[Arrival], answered: list[Call]) -> list[Arrival]:
+    """Those that no answered call explains; each explains one."""
+    left = sorted(mine, key=lambda one: one.opened_ns)
+    for other in sorted(answered, key=lambda other: other.ended_ns):
+        explained = next((one for one in left if other.started_ns <= one.opened_ns <= other.ended_ns), None)
+        if explained is not None:
+            left.remove(explained)
+    return left
+
+
+def _is_a_stranger(arrival: Arrival, pods: frozenset[bytes]) -> bool:
+    return not arrival.client.is_loopback and arrival.client.packed not in pods

@@ -1,0 +1,79 @@
+"""Which calls of one pair of pods were under way together, and how much they carried.
+
+All calls of a pair share a tunnel, whose records nobody can tell apart. So the tunnel's packets are not taken for one
+call's own: calls that overlap in time form a cohort, and the tunnel must have carried what all of them sent and got.
+
+    call 1   |-----|                 cohort 1: calls 1 and 2
+    call 2      |------|
+    call 3                  |---|    cohort 2: call 3
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from meshlab.model import Call, Outcome
+
+_FRAME_BYTES = 9
+"""RFC 9113 4.1: the header of the smallest HTTP/2 frame. Each call asks by one and is answered by one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cohort:
+    """Calls of one pair of pods that overlap in time, directly or by others between them."""
+
+    started_ns: int
+    ended_ns: int
+    calls: int
+    there_bytes: int
+    """At least so many bytes went from the client's pod to the server's."""
+    back_bytes: int
+    """At least so many came back."""
+
+    def joined(self, other: Cohort) -> Cohort:
+        """Both as one."""
+        return Cohort(
+            min(self.started_ns, other.started_ns),
+            max(self.ended_ns, other.ended_ns),
+            self.calls + other.calls,
+            self.there_bytes + other.there_bytes,
+            self.back_bytes + other.back_bytes,
+        )
+
+
+def alone(call: Call) -> Cohort:
+    """The cohort of one call. A call that was refused has sent nothing for sure but its question."""
+    answered = call.outcome in Outcome.OK
+    return Cohort(
+        call.started_ns,
+        call.ended_ns,
+        1,
+        _FRAME_BYTES + (call.sent_bytes if answered else 0),
+        _FRAME_BYTES + (len(call.body) if answered else 0),
+    )
+
+
+def cohorts(calls: Iterable[tuple[Call, str]]) -> Mapping[int, Cohort]:
+    """By the number of each call, its cohort among ``calls``, each of which comes with the pod that it reached."""
+    pairs: dict[tuple[str, str, int], list[Call]] = defaultdict(list)
+    for call, reached in calls:
+        pairs[call.source, reached, call.family].append(call)
+    found: dict[int, Cohort] = {}
+    for of_pair in pairs.values():
+        found.update(_of_pair(sorted(of_pair, key=lambda call: call.started_ns)))
+    return found
+
+
+def _of_pair(calls: list[Call]) -> dict[int, Cohort]:
+    """Sweep the calls of one pair in the order of their beginnings."""
+    groups: list[tuple[Cohort, list[int]]] = []
+    for call in calls:
+        if groups and call.started_ns <= groups[-1][0].ended_ns:
+            cohort, members = groups.pop()
+            members.append(call.number)
+            groups.append((cohort.joined(alone(call)), members))
+        else:
+            groups.append((alone(call), [call.number]))
+    return {number: cohort for cohort, members in groups for number in members}

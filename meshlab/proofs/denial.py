@@ -1,0 +1,109 @@
+"""Denied: nothing of a call reached a server, by the servers' own count, and a twin shows that it could have."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from meshlab.model import Call, Outcome
+from meshlab.model.report import Grade, Proof
+from meshlab.proofs.arrivals import Arrivals, kernel_packets, reached, unexplained
+from meshlab.proofs.draft import Draft
+from meshlab.proofs.links import Wiring
+from meshlab.proofs.route import Target, passed, routes
+from meshlab.proofs.window import Window
+
+
+@dataclass(frozen=True, slots=True)
+class Twin:
+    """A call that was allowed where another was denied."""
+
+    call: Call
+    targets: Sequence[Target]
+    """Where it may have arrived."""
+
+
+def denied(
+    window: Window,
+    wiring: Wiring,
+    call: Call,
+    targets: Sequence[Target],
+    arrivals: Arrivals,
+    *,
+    twin: Twin | None = None,
+    instead: str = "",
+    calls: Sequence[Call] = (),
+) -> Proof:
+    """Nothing of the call reached a server, where a twin's bytes did, which shows that they could have.
+
+    Judged by what the servers counted, connections as well as bytes: a call that has sent nothing must not even have
+    been connected.
+
+    Args:
+        targets: where the call may have arrived; of a Service whose endpoints disagree, those that deny it.
+        arrivals: what the servers counted since before the call.
+        twin: a call of another pod to the same place, which was allowed.
+        instead: where everybody is denied, the control that stands for the twin, as a phrase.
+        calls: the calls of the window, whose connections are not taken for this call's.
+    """
+    shown = f"call {twin.call.number} of {twin.call.source} was allowed" if twin else instead
+    control = f"{shown}; {window.control}" if shown and window.control else ""
+    draft = Draft.of("denied", call, Grade.WIRE, control, 1)
+    if call.outcome in Outcome.OK:
+        return draft.failed("it was answered")
+    if opposite := _arrived(wiring, call, targets, arrivals, calls):
+        return draft.failed(f"{opposite} (the caller saw: {call.outcome})")
+    if doubt := _uncounted(call, targets, arrivals):
+        return draft.cannot_tell(doubt)
+    if call.outcome not in Outcome.REFUSED:
+        return draft.cannot_tell(f"it ended in {call.outcome}, which is no refusal")
+    if twin and (problem := _twin_problem(call, targets, twin, arrivals, wiring)):
+        return draft.cannot_tell(problem)
+    if window.blind:
+        return draft.cannot_tell(window.blind)
+    packets = sum(passed(window, way, call) for way in routes(wiring, call, targets))
+    if not packets:
+        return draft.cannot_tell("no packet of it was seen: nothing says that it was refused where it was sent to")
+    return draft.held(packets, f"{call.outcome}, no connection and 0 bytes at the server")
+
+
+def _arrived(wiring: Wiring, call: Call, targets: Sequence[Target], arrivals: Arrivals, calls: Sequence[Call]) -> str:
+    """What of the call reached a server, or seems to have; empty where nothing did."""
+    found = unexplained(arrivals, wiring, call, targets, calls)
+    if found:
+        return f"{found[0]}" + (f", and {len(found) - 1} more" if len(found) > 1 else "")
+    if call.number in arrivals.canaries:
+        return "its canary reached a server"
+    packets = kernel_packets(arrivals, wiring, call, targets)
+    if packets and not any(_same_way(call, other) and other.outcome in Outcome.OK for other in calls):
+        return f"{packets} packets from its client reached the program there, by the kernel's count"
+    return ""
+
+
+def _uncounted(call: Call, targets: Sequence[Target], arrivals: Arrivals) -> str:
+    """Why nobody can say what the servers received of the call; empty where they can."""
+    if not targets:
+        return f"no pod stands behind {call.to}, so nothing could have arrived"
+    if silent := arrivals.uncounted(targets):
+        return f"nothing counts what {silent[0].pod}:{silent[0].port} receives: it runs a program of its own"
+    if call.started_ns < arrivals.since_ns:
+        return "it was made before the window, since which is counted"
+    if call.started_ns <= arrivals.forgotten_until_ns:
+        return "the echo has forgotten connections of that time: prove in a window of fewer calls"
+    return ""
+
+
+def _same_way(call: Call, other: Call) -> bool:
+    return (call.source, call.to, call.family) == (other.source, other.to, other.family) and call != other
+
+
+def _twin_problem(call: Call, targets: Sequence[Target], twin: Twin, arrivals: Arrivals, wiring: Wiring) -> str:
+    other = twin.call
+    name = f"call {other.number} of {other.source}"
+    if not set(targets) & set(twin.targets) or other.family != call.family or other.source == call.source:
+        return f"call {other.number} ({other.source} -> {other.to} ipv{other.family}) is no twin of it"
+    if other.outcome not in Outcome.OK:
+        return f"its twin, {name}, ended in {other.outcome}: then no refusal says anything"
+    if not reached(arrivals, wiring, other, twin.targets):
+        return f"the bytes of its twin, {name}, were not seen at the server either"
+    return ""
