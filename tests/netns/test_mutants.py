@@ -25,12 +25,21 @@ KILLED_BY = {
     "ignores-deny": {"cells", "denied"},
     "one-certificate-for-all": {"identity"},
     "agent-writes-no-rules": {"cells", "encrypted", "nothing-in-clear"},
+    "leaks-first-bytes": {"denied"},
+    "denies-after-a-byte": {"denied"},
+    "withholds-answers-only": {"denied"},
+    "denies-late-at-the-vip": {"denied"},
+    "shows-no-certificate": {"identity"},
+    "loses-the-source-address": {"cells"},
+    "always-the-first-endpoint": {"cells"},
 }
 """Mutant -> checks that must each notice it; others may as well."""
+ON_POLICIES = {"denies-late-at-the-vip", "always-the-first-endpoint", "round-robin-endpoints"}
+"""What shows only where a Service denies somebody, and has endpoints on two nodes."""
 
 
 def run(*, mutant: str | None = None, variant: str | None = None) -> CheckReport:
-    source = read("quickstart")
+    source = read("policies" if {mutant, variant} & ON_POLICIES else "quickstart")
     return check.run(source.topology, source_path=source.path, mutant=mutant, variant=variant)
 
 
