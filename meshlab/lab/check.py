@@ -9,9 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from ipaddress import ip_address
 from pathlib import Path
-from typing import Literal
 
 from meshlab.errors import AuditError, LabError, LabLostError
 from meshlab.lab.attempt import Request
@@ -19,11 +17,14 @@ from meshlab.lab.capture import Capture
 from meshlab.lab.evidence import save_somewhere, write_conversation
 from meshlab.lab.lab import Lab, open_lab
 from meshlab.lab.matrix import BULK_BYTES, Control, PlannedCell, cells, control_for, judge
+from meshlab.lab.names import Target
+from meshlab.lab.requests import Kind, ask
 from meshlab.lab.sources import Source
-from meshlab.model import Call, Outcome, Pod, Topology
+from meshlab.model import Call, Family, Outcome, Pod, Topology
 from meshlab.model.report import CheckReport, Proof, Result
 
 _CALL_TIMEOUT_S = 10.0
+"""More than usual: all calls of a check are made at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +78,7 @@ def run(
         LabError: the lab was lost while it was built or called.
     """
     say = progress or (lambda _: None)
-    planned = cells(topology)
+    cells(topology)  # a row of spec.expect that names no cell is refused before anything is built
     say(f"building {len(topology.nodes)} nodes and {len(topology.mesh.pods)} pods")
     settings = {
         "ztunnel": ztunnel,
@@ -93,7 +94,7 @@ def run(
     report = None
     try:
         with open_lab(Source(topology, source_path), **settings) as lab:
-            checked = _check(lab, planned, say)
+            checked = _check(lab, cells(topology, lab.not_listening), say)
             if record is not None:
                 write_conversation(lab, record)
             say("tearing down")
@@ -153,49 +154,31 @@ def _keeper(where: dict[tuple[str, int, int], Call], key: tuple[str, int, int]) 
     return lambda call: where.__setitem__(key, call)
 
 
-def requests(lab: Lab, cell: PlannedCell, kind: Literal["http", "tcp"] = "http") -> Iterator[Request]:
+def requests(lab: Lab, cell: PlannedCell, kind: Kind = "http") -> Iterator[Request]:
     """The calls that a cell is made of; of ``kind``, where the port does not speak first."""
-    to = f"{cell.to}:{cell.port}"
-    request = Request(
-        source=cell.source.key,
-        to=to,
-        family=cell.family,
-        address=cell.address,
-        port=cell.port,
-        kind=kind,
-        path="/meshlab",
-        timeout_s=_CALL_TIMEOUT_S,
-        echo=lab.is_echo(to),
-        expect_peer=frozenset(cell.endpoints) if lab.is_echo(to) else frozenset(),
-    )
-    if lab.speaks_first(to):
-        request = replace(request, kind="tcp", mode="server-first")
+    target = Target(f"{cell.to}:{cell.port}", cell.address, cell.port, cell.family)
+    request = ask(lab.mesh, cell.source.key, target, kind, timeout_s=_CALL_TIMEOUT_S)
     yield from [request] * cell.calls
     if cell.bulk and request.echo and request.kind == "http":
         yield replace(request, kind="http", mode="echo-body", method="POST", body=bytes(BULK_BYTES))
 
 
-def _loopbacks(planned: Sequence[PlannedCell]) -> set[tuple[str, int, int]]:
+def _loopbacks(planned: Sequence[PlannedCell]) -> set[tuple[str, int, Family]]:
     """Where a denied cell has no twin, the server calls itself."""
     return {
         (cell.destination.key, cell.port, cell.family)
         for cell in planned
-        if cell.oracle == "deny" and isinstance(cell.destination, Pod) and control_for(cell, planned).twin is None
+        if cell.listening
+        and cell.oracle == "deny"
+        and isinstance(cell.destination, Pod)
+        and control_for(cell, planned).twin is None
     }
 
 
-def _loopback(lab: Lab, pod: Pod, port: int, family: int) -> Request:
-    to = f"{pod.key}:{port}"
-    request = Request(
-        source=pod.key,
-        to=to,
-        family=4 if family == 4 else 6,
-        address=ip_address("127.0.0.1" if family == 4 else "::1"),
-        port=port,
-        timeout_s=_CALL_TIMEOUT_S,
-        echo=lab.is_echo(to),
-    )
-    return replace(request, kind="tcp", mode="server-first") if lab.speaks_first(to) else request
+def _loopback(lab: Lab, pod: Pod, port: int, family: Family) -> Request:
+    """From the pod to its own address, which is never captured; a program need not listen on 127.0.0.1."""
+    own = Target(f"{pod.key}:{port}", pod.address(family), port, family)
+    return ask(lab.mesh, pod.key, own, timeout_s=_CALL_TIMEOUT_S)
 
 
 # --- proofs ----------------------------------------------------------------------------------------------------------
@@ -206,12 +189,14 @@ def _proofs(capture: Capture, planned: Sequence[PlannedCell], made: _Made) -> It
     for cell in hbone:
         yield from capture.encrypted(made.of_cell[cell.name])
     for cell in planned:
+        if not cell.listening:
+            continue
         if cell.oracle == "deny" and isinstance(cell.destination, Pod):
             yield _denied(capture, cell, planned, made)
         elif cell.oracle == "allow" and not cell.hbone and not cell.hairpin:
             yield capture.path(made.first(cell))
     for cell in hbone:
-        if cell.oracle == "allow":
+        if cell.oracle == "allow" and cell.listening:
             yield capture.best_identity(made.first(cell))
     if hbone:
         yield from capture.nothing_in_clear([call for cell in hbone for call in made.of_cell[cell.name]])

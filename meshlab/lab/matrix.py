@@ -9,10 +9,11 @@ leaves the pod, and so no packet of it can serve as a control (``hairpin``).
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 
 from meshlab.errors import UsageError
+from meshlab.lab.names import behind
 from meshlab.model import (
     FAMILIES,
     Address,
@@ -33,6 +34,8 @@ from meshlab.oracle import connection, decide, decide_service
 
 CALLS_IF_MIXED = 20
 BULK_BYTES = 256 * 1024
+Places = Set[tuple[str, int, Family]]
+"""(pod, port, family)"""
 _BYTES_CAME_BACK = Outcome.CLOSED_LATE | Outcome.HTTP_STATUS | Outcome.WRONG_BACKEND | Outcome.CORRUPTED
 
 
@@ -53,6 +56,8 @@ class PlannedCell:
     """Pods that may answer -> what the oracle says of the connection to each; one for a pod's own address."""
     hbone: bool
     """Whether every path of the cell has a node proxy at both ends."""
+    listening: bool = True
+    """Whether somebody listens there, in every pod that may answer. If not, any mesh may refuse the call."""
     bulk: bool = False
     """Whether the cell also carries ``BULK_BYTES`` each way."""
 
@@ -85,14 +90,17 @@ class Control:
     """Beside the loopback call: an allowed cell on another port of the same destination."""
 
 
-def cells(topology: Topology) -> list[PlannedCell]:
+def cells(topology: Topology, not_listening: Places = frozenset()) -> list[PlannedCell]:
     """Every cell of the matrix, in the order of the file; one allowed pair of each family is ``bulk``.
+
+    Args:
+        not_listening: where nobody listens, as a running lab knows it (``lab.not_listening``).
 
     Raises:
         UsageError: a row of ``spec.expect`` names no cell, so nothing would ever contradict it.
     """
     mesh = topology.mesh
-    planned = [_expect(cell, topology.expect) for cell in (*_pod_cells(mesh), *_service_cells(mesh))]
+    planned = [_expect(cell, topology.expect) for cell in _all_cells(mesh, not_listening)]
     for row in topology.expect:
         if not any(_names(row, cell) for cell in planned):
             raise UsageError(_names_nothing(row, mesh))
@@ -100,10 +108,12 @@ def cells(topology: Topology) -> list[PlannedCell]:
     return [replace(cell, bulk=True) if id(cell) in chosen else cell for cell in planned]
 
 
-def cell_of(mesh: Mesh, source: str, to: str, family: Family) -> PlannedCell | None:
+def cell_of(
+    mesh: Mesh, source: str, to: str, family: Family, not_listening: Places = frozenset()
+) -> PlannedCell | None:
     """The cell of one call, such as a step's; ``None`` where there is none, as of a Service without that family."""
     wanted = (source, to, family)
-    possible = (*_pod_cells(mesh), *_service_cells(mesh))
+    possible = _all_cells(mesh, not_listening)
     return next((cell for cell in possible if (cell.source.key, f"{cell.to}:{cell.port}", cell.family) == wanted), None)
 
 
@@ -112,7 +122,8 @@ def control_for(denied: PlannedCell, planned: Sequence[PlannedCell]) -> Control:
     allowed = [
         cell
         for cell in planned
-        if cell.oracle == "allow" and cell.to == denied.to and cell.family == denied.family and not cell.hairpin
+        if cell.oracle == "allow" and cell.to == denied.to and cell.family == denied.family
+        if cell.listening and not cell.hairpin
     ]
     twins = [cell for cell in allowed if cell.port == denied.port]
     if twins:
@@ -137,6 +148,18 @@ def judge(planned: PlannedCell, calls: Sequence[Call]) -> Cell:
         result=result,
         reason=reason,
     )
+
+
+def _all_cells(mesh: Mesh, not_listening: Places) -> Iterator[PlannedCell]:
+    for cell in (*_pod_cells(mesh), *_service_cells(mesh)):
+        reached = behind(mesh, f"{cell.to}:{cell.port}")
+        silent = [pod.key for pod, port in reached if (pod.key, port, cell.family) in not_listening]
+        yield _told_of(cell, silent) if silent else cell
+
+
+def _told_of(cell: PlannedCell, silent: Sequence[str]) -> PlannedCell:
+    where = f"nobody listens there over IPv{cell.family} (in {', '.join(silent)})"
+    return replace(cell, listening=False, rule=f"{cell.rule}; but {where}, so that a refusal says nothing of the mesh")
 
 
 def _pod_cells(mesh: Mesh) -> Iterator[PlannedCell]:
@@ -194,7 +217,7 @@ def _service_cell(
         oracle=decision.expected,
         rule=decision.rule,
         endpoints=endpoints,
-        hbone=all(mesh.is_enrolled(mesh.pod(key)) for key in endpoints),
+        hbone=bool(endpoints) and all(mesh.is_enrolled(mesh.pod(key)) for key in endpoints),
     )
 
 
@@ -228,6 +251,7 @@ def _carries_bulk(planned: Sequence[PlannedCell], family: Family) -> PlannedCell
         cell
         for cell in planned
         if cell.family == family and cell.expected == cell.oracle == "allow" and isinstance(cell.destination, Pod)
+        if cell.listening
     ]
     return min(pairs, key=lambda cell: (not cell.hbone, not _crosses_nodes(cell)), default=None)
 
@@ -249,7 +273,7 @@ def _seen(calls: Sequence[Call]) -> Passage:
 
 
 def _end(call: Call) -> Passage:
-    if call.outcome is Outcome.OK:
+    if call.answered:
         return "allow"
     return "deny" if call.outcome in Outcome.REFUSED else "unclear"
 
@@ -272,8 +296,8 @@ def _result(planned: PlannedCell, seen: Passage, calls: Sequence[Call]) -> tuple
     for call in calls:
         if complaint := _wrong_answer(planned, call):
             return Result.FAILED, complaint
-    if seen == planned.expected:
-        return Result.HELD, ""
+    if seen == planned.expected or (_need_not_answer(planned) and seen != "unclear"):
+        return Result.HELD, _in_its_own_words(calls)
     return _surprise(planned, seen, calls)
 
 
@@ -289,6 +313,20 @@ def _wrong_answer(planned: PlannedCell, call: Call) -> str:
     return ""
 
 
+def _need_not_answer(planned: PlannedCell) -> bool:
+    return not planned.listening and planned.expected != "deny"
+
+
+def _in_its_own_words(calls: Sequence[Call]) -> str:
+    """What a program of a pod's own has answered, where that is not simply the answer that was asked for."""
+    others = [call for call in calls if call.answered and call.outcome is not Outcome.OK]
+    return f"the pod's own program answered ({_detail(others[0])})" if others else ""
+
+
+def _detail(call: Call) -> str:
+    return f"{call.outcome}{f', {call.error}' if call.error else ''}"
+
+
 def _surprise(planned: PlannedCell, seen: Passage, calls: Sequence[Call]) -> tuple[Result, str]:
     """``seen`` is not what was expected, and row and oracle agree."""
     if seen == "unclear":
@@ -297,14 +335,15 @@ def _surprise(planned: PlannedCell, seen: Passage, calls: Sequence[Call]) -> tup
         side = "was answered, by endpoints that allow it" if seen == "allow" else "was refused"
         return Result.CANNOT_TELL, f"each of {len(calls)} calls {side}, so the others may never have been picked"
     if planned.expected == "deny":
-        return Result.FAILED, "a call that is denied was answered"
+        answer = next(call for call in calls if call.answered)
+        return Result.FAILED, f"a call that is denied was answered ({_detail(answer)})"
     refused = next(call for call in calls if _end(call) == "deny")
     return Result.FAILED, f"a call that is allowed was refused{f' ({refused.error})' if refused.error else ''}"
 
 
 def _unclear(planned: PlannedCell, calls: Sequence[Call]) -> tuple[Result, str]:
     call = next(call for call in calls if _end(call) == "unclear")
-    detail = f"{call.outcome}{f', {call.error}' if call.error else ''}"
+    detail = _detail(call)
     if call.outcome in _BYTES_CAME_BACK:
         return Result.FAILED, f"bytes came back, though not the ones asked for ({detail})"
     if planned.expected == "allow":
