@@ -20,6 +20,7 @@ from meshlab.implementations import NodeSlot
 from meshlab.kernel.forkserver import ForkServer
 from meshlab.kernel.netlink import RouteSocket
 from meshlab.kernel.sandbox import Sandbox
+from meshlab.lab import arrivals
 from meshlab.lab.captures import Captures, open_rings
 from meshlab.lab.configuration import Configuration
 from meshlab.lab.mounts import Mounts, binds
@@ -88,6 +89,7 @@ def _build(site: Site, started: float) -> Built:
         _start_echoes(site)
     opening = open_rings(site, recorder)
     _build_pods(site)
+    arrivals.watch(site)
     step("pods built")
     with site.programs.at_once():
         _start_proxies(site)

@@ -16,8 +16,8 @@ from meshlab.lab.attempt import Request
 from meshlab.lab.capture import Capture
 from meshlab.lab.evidence import save_somewhere, write_conversation
 from meshlab.lab.lab import Lab, open_lab
-from meshlab.lab.matrix import BULK_BYTES, Control, PlannedCell, cells, control_for, judge
-from meshlab.lab.names import Target
+from meshlab.lab.matrix import BULK_BYTES, Arrived, Control, PlannedCell, cells, control_for, judge
+from meshlab.lab.names import Target, behind
 from meshlab.lab.requests import Kind, ask
 from meshlab.lab.sources import Source
 from meshlab.model import Call, Family, Outcome, Pod, Topology
@@ -125,7 +125,7 @@ def _check(lab: Lab, planned: Sequence[PlannedCell], say: Callable[[str], None])
     report = CheckReport(
         topology=lab.topology.name,
         implementations=lab.implementations,
-        cells=tuple(judge(cell, made.of_cell[cell.name]) for cell in planned),
+        cells=tuple(judge(cell, made.of_cell[cell.name], _arrived(lab, cell, planned, made)) for cell in planned),
         proofs=proofs,
         audit=tuple(f"{key} is still pending: {why}" for key, why in sorted(lab.pending.items())),
         timings_ms={**lab.timings_ms, "calls": round((called - started) * 1000, 1)},
@@ -142,7 +142,7 @@ def _call_all(lab: Lab, planned: Sequence[PlannedCell]) -> _Made:
     for cell in planned:
         keep = made.of_cell.setdefault(cell.name, []).append
         wanted += [(keep, request) for request in requests(lab, cell)]
-    for pod, port, family in sorted(_loopbacks(planned)):
+    for pod, port, family in sorted(_loopbacks(planned) | _programs(lab, planned)):
         request = _loopback(lab, lab.mesh.pod(pod), port, family)
         wanted.append((_keeper(made.loopback, (pod, port, family)), request))
     for (keep, _), call in zip(wanted, lab.calls([request for _, request in wanted]), strict=True):
@@ -173,6 +173,36 @@ def _loopbacks(planned: Sequence[PlannedCell]) -> set[tuple[str, int, Family]]:
         and isinstance(cell.destination, Pod)
         and control_for(cell, planned).twin is None
     }
+
+
+def _programs(lab: Lab, planned: Sequence[PlannedCell]) -> set[tuple[str, int, Family]]:
+    """Where a program of a pod's own listens: it calls itself, which shows whether it answers at all."""
+    return {
+        (pod.key, port, cell.family)
+        for cell in planned
+        for pod, port in _places(lab, cell)
+        if cell.listening and pod.program is not None
+    }
+
+
+def _arrived(lab: Lab, cell: PlannedCell, planned: Sequence[PlannedCell], made: _Made) -> Arrived | None:
+    """Which connections reached programs that answer nobody, not even their own pod.
+
+    ``None`` where somebody does answer: then bytes are asked for, and this says nothing.
+    """
+    places = _places(lab, cell)
+    own = [made.loopback.get((pod.key, port, cell.family)) for pod, port in places if pod.program is not None]
+    if not own or len(own) < len(places) or any(call is None or call.answered for call in own):
+        return None
+    caller = cell.source.address(cell.family)
+    counted = sum(lab.arrived(pod.key).get((caller, port), 0) for pod, port in places)
+    alike = [other for other in planned if (other.source, other.family) == (cell.source, cell.family)]
+    due = sum(other.calls for other in alike if all(place in places for place in _places(lab, other) or [None]))
+    return Arrived(counted - sum(pod.key == cell.source.key for pod, _ in places), due)
+
+
+def _places(lab: Lab, cell: PlannedCell) -> list[tuple[Pod, int]]:
+    return behind(lab.mesh, f"{cell.to}:{cell.port}")
 
 
 def _loopback(lab: Lab, pod: Pod, port: int, family: Family) -> Request:

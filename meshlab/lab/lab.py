@@ -18,7 +18,7 @@ from typing import Any
 
 from meshlab.errors import AuditError, LabError, RejectedError, TopologyError, UsageError
 from meshlab.kernel.sandbox import Netns, Sandbox
-from meshlab.lab import recent, requests
+from meshlab.lab import arrivals, recent, requests
 from meshlab.lab.attempt import Request
 from meshlab.lab.audit import findings
 from meshlab.lab.build import build, start_control_plane
@@ -28,7 +28,7 @@ from meshlab.lab.pod import PodHandle
 from meshlab.lab.settings import Settings
 from meshlab.lab.sources import Source, read
 from meshlab.lab.traffic import TrafficLoop, perform_all
-from meshlab.model import Call, Family, Mesh, Topology
+from meshlab.model import Address, Call, Family, Mesh, Topology
 from meshlab.pki import MeshCA
 from meshlab.plan.network import pod_netns
 from meshlab.topology import load_manifests, without
@@ -166,6 +166,14 @@ class Lab:
             answer, _ = echo.ask("received", canaries=list(canaries))
             found |= set(answer["received"])
         return {number: canary in found for canary, number in canaries.items()}
+
+    def arrived(self, pod: str) -> dict[tuple[Address, int], int]:
+        """(client's address, port) -> connections to a pod's own program since the lab was built, as the kernel counts.
+
+        Nothing for a pod of the built-in echo, which counts for itself. A connection counts when its SYN is about to
+        reach the pod's TCP, also one that its node proxy makes inside the pod; 0 is then that no byte can have come.
+        """
+        return arrivals.arrived(self.site, self.pod(pod).pod)
 
     # --- captures ----------------------------------------------------------------------------------------------------
 

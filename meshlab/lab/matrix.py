@@ -80,6 +80,16 @@ class PlannedCell:
 
 
 @dataclass(frozen=True, slots=True)
+class Arrived:
+    """Connections of a cell's caller to the pods that may answer it, of all cells that lead to no others."""
+
+    counted: int
+    """By the kernel, in those pods."""
+    due: int
+    """Made by the caller."""
+
+
+@dataclass(frozen=True, slots=True)
 class Control:
     """What shows that a denied cell's bytes could have arrived."""
 
@@ -131,10 +141,16 @@ def control_for(denied: PlannedCell, planned: Sequence[PlannedCell]) -> Control:
     return Control(None, min(allowed, key=lambda cell: _unlike(cell, denied), default=None))
 
 
-def judge(planned: PlannedCell, calls: Sequence[Call]) -> Cell:
-    """What the calls of a cell come to; the reason is a sentence wherever it did not hold."""
+def judge(planned: PlannedCell, calls: Sequence[Call], arrived: Arrived | None = None) -> Cell:
+    """What the calls of a cell come to; the reason is a sentence wherever it did not hold.
+
+    Args:
+        arrived: where only programs listen that answer nobody: what the kernel counted there instead.
+    """
     seen = _seen(calls)
     result, reason = _result(planned, seen, calls)
+    if arrived is not None and result is not Result.HELD and planned.expected == planned.oracle:
+        result, reason = _unanswered(planned, result, reason, arrived)
     return Cell(
         source=planned.source.key,
         to=planned.to,
@@ -311,6 +327,17 @@ def _wrong_answer(planned: PlannedCell, call: Call) -> str:
     if verdict is Verdict.DENY:
         return f"a call that is denied was answered by {call.peer.pod}"
     return ""
+
+
+def _unanswered(planned: PlannedCell, result: Result, reason: str, arrived: Arrived) -> tuple[Result, str]:
+    """What is known of a call to a program that answers nobody: whether the kernel counted its connection there."""
+    counted = (
+        f"the program answers nobody, not even its own pod, and {arrived.counted} connections of {planned.source.key} "
+        f"reached it ({arrived.due} were made)"
+    )
+    if planned.expected == "allow" and arrived.counted >= arrived.due:
+        return Result.HELD, counted
+    return result, f"{reason}; {counted}"
 
 
 def _need_not_answer(planned: PlannedCell) -> bool:
