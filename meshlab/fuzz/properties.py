@@ -181,8 +181,9 @@ def is_sent_out(mesh: Mesh, call: Call) -> bool:
 
 def is_tunnelled(mesh: Mesh, call: Call) -> bool:
     """Whether the call leaves its pod, and both ends are in the mesh."""
-    ends = [mesh.pod(call.source), *(pod for pod, _ in behind(mesh, call.to))]
-    return is_sent_out(mesh, call) and all(map(mesh.is_enrolled, ends))
+    reached = [pod for pod, _ in behind(mesh, call.to)]
+    ends = [mesh.pod(call.source), *reached]
+    return bool(reached) and is_sent_out(mesh, call) and all(map(mesh.is_enrolled, ends))
 
 
 def _in_clear(call: Call, text: str) -> Wrong:

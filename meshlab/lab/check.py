@@ -197,8 +197,12 @@ def _arrived(lab: Lab, cell: PlannedCell, planned: Sequence[PlannedCell], made: 
     caller = cell.source.address(cell.family)
     counted = sum(lab.arrived(pod.key).get((caller, port), 0) for pod, port in places)
     alike = [other for other in planned if (other.source, other.family) == (cell.source, cell.family)]
-    due = sum(other.calls for other in alike if all(place in places for place in _places(lab, other) or [None]))
-    return Arrived(counted - sum(pod.key == cell.source.key for pod, _ in places), due)
+    due = sum(other.calls for other in alike if _leads_only_to(places, _places(lab, other)))
+    return Arrived(counted - int(cell.hairpin), due)
+
+
+def _leads_only_to(places: Sequence[tuple[Pod, int]], reached: Sequence[tuple[Pod, int]]) -> bool:
+    return bool(reached) and all(place in places for place in reached)
 
 
 def _places(lab: Lab, cell: PlannedCell) -> list[tuple[Pod, int]]:
