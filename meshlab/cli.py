@@ -349,10 +349,11 @@ def validate(topology: str, verbose: bool, as_json: bool) -> None:
             _print_json({"valid": False, "issues": _issues(error.issues), "warnings": [], "inert": []})
         raise
     if as_json:
-        found = {"issues": [], "warnings": _issues(source.unrunnable), "inert": _issues(source.inert)}
+        warnings = _issues([*source.unrunnable, *source.warnings])
+        found = {"issues": [], "warnings": warnings, "inert": _issues(source.inert)}
         _print_json({"valid": True, **found, **_contents(source.topology)})
         return
-    for warning in source.unrunnable:
+    for warning in (*source.unrunnable, *source.warnings):
         click.echo(f"{warning} (warning)", err=True)
     for key in source.inert if verbose else ():
         click.echo(str(key))

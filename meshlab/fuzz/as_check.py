@@ -15,7 +15,7 @@ from meshlab.lab.capture import Capture
 from meshlab.lab.check import Checked, complaints, requests
 from meshlab.lab.matrix import PlannedCell, cell_of, judge
 from meshlab.lab.sources import Source
-from meshlab.model import FAMILIES, Call, CallStep, Outcome, Topology
+from meshlab.model import FAMILIES, Call, CallStep, Topology
 from meshlab.model.report import CheckReport, Proof
 
 
@@ -91,7 +91,7 @@ def _go(lab: Lab) -> _Gone:
 
 def _cells(lab: Lab, step: CallStep) -> Iterator[PlannedCell]:
     for family in (step.family,) if step.family else FAMILIES:
-        cell = cell_of(lab.mesh, step.source, step.to, family)
+        cell = cell_of(lab.mesh, step.source, step.to, family, lab.not_listening)
         if cell is not None:
             yield replace(cell, expected=step.expect.value)
 
@@ -105,6 +105,6 @@ def _proofs(capture: Capture, gone: _Gone) -> Iterator[Proof]:
         if cell.hbone and not cell.hairpin
     ]
     yield from capture.encrypted(hbone)
-    yield from (capture.best_identity(call) for call in hbone if call.outcome is Outcome.OK)
+    yield from (capture.best_identity(call) for call in hbone if call.answered)
     if hbone:
         yield from capture.nothing_in_clear(hbone)

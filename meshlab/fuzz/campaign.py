@@ -93,7 +93,7 @@ class Campaign:
         """
         self._until = time.monotonic() + (self.limits.seconds if self.limits.seconds is not None else float("inf"))
         mesh = self.bench.lab.topology.mesh
-        possible = candidates(mesh)
+        possible = candidates(mesh, self.bench.lab.not_listening)
         self._began = time.monotonic()
         self._try(of_policies(mesh, possible, self.limits.most_calls))
         drawn = examples(mesh, possible, self.limits.most_calls)

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
+from meshlab.lab.matrix import Places
 from meshlab.lab.names import behind
 from meshlab.model import (
     FAMILIES,
@@ -69,6 +70,10 @@ class Candidate:
         return (self, *self.also)
 
     @property
+    def place(self) -> tuple[str, int, Family]:
+        return self.destination.key, self.port, self.family
+
+    @property
     def to(self) -> str:
         return f"{(self.service or self.destination).key}:{self.dialled_port}"
 
@@ -81,12 +86,16 @@ class Chosen:
     decision: Decision
 
 
-def candidates(mesh: Mesh) -> tuple[Candidate, ...]:
+def candidates(mesh: Mesh, not_listening: Places = frozenset()) -> tuple[Candidate, ...]:
     """Every call of ``mesh`` from pod to pod, and from its enrolled pods to services, in the order of the file.
 
     Not to a service of which a pod calls itself, does not listen, or is out of the mesh where another is in it.
+
+    Args:
+        not_listening: where nobody listens (``lab.not_listening``): no call there could be answered.
     """
-    return (*_to_pods(mesh), *_to_services(mesh))
+    possible = (*_to_pods(mesh), *_to_services(mesh))
+    return tuple(call for call in possible if not_listening.isdisjoint(way.place for way in call.ways))
 
 
 def _to_pods(mesh: Mesh) -> Iterator[Candidate]:

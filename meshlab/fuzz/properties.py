@@ -12,7 +12,7 @@ The functions whose names say what they give (``wrong_verdicts`` ...) are the sa
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from meshlab.errors import CannotTellError, ProofFailedError
 from meshlab.fuzz.choose import Candidate, Chosen, candidates, choose
@@ -21,11 +21,11 @@ from meshlab.lab.arrivals import arrived
 from meshlab.lab.attempt import Request
 from meshlab.lab.capture import Capture
 from meshlab.lab.identities import read_records
-from meshlab.lab.names import behind
+from meshlab.lab.names import Target, behind
+from meshlab.lab.requests import ask
 from meshlab.model import Call, Mesh, Outcome, Pod
 from meshlab.model.report import Result
 
-_TIMEOUT_S = 5.0
 _RECORDS = 400
 """Lines of each proxy's log that are read, from its end: its log is kept in part only, and reading costs."""
 
@@ -55,7 +55,7 @@ def verdict_equals_oracle(lab: Lab, most: int = 48) -> list[Call]:
         ProofFailedError: some did not; each with its deciding rule.
     """
     __tracebackhide__ = True
-    chosen = choose(lab.mesh, candidates(lab.mesh), most=most)
+    chosen = choose(lab.mesh, candidates(lab.mesh, lab.not_listening), most=most)
     made = make(lab, chosen)
     _hold(wrong_verdicts(lab, chosen, made))
     return made
@@ -99,7 +99,7 @@ def never_the_old_policy(lab: Lab, policies: Mesh, most: int = 48) -> list[Call]
     __tracebackhide__ = True
     before = lab.mesh
     lab.replace(policies)
-    chosen = choose(lab.mesh, candidates(lab.mesh), most=most, before=before)
+    chosen = choose(lab.mesh, candidates(lab.mesh, lab.not_listening), most=most, before=before)
     made = make(lab, chosen)
     _hold(wrong_verdicts(lab, chosen, made))
     return made
@@ -114,18 +114,7 @@ def make(lab: Lab, chosen: Sequence[Chosen]) -> list[Call]:
 
 
 def _request(lab: Lab, call: Candidate) -> Request:
-    echo = lab.is_echo(call.to)
-    request = Request(
-        source=call.source.key,
-        to=call.to,
-        family=call.family,
-        address=call.address,
-        port=call.dialled_port,
-        timeout_s=_TIMEOUT_S,
-        echo=echo,
-        expect_peer=frozenset(way.destination.key for way in call.ways) if echo else frozenset(),
-    )
-    return replace(request, kind="tcp", mode="server-first") if lab.speaks_first(call.to) else request
+    return ask(lab.mesh, call.source.key, Target(call.to, call.address, call.dialled_port, call.family))
 
 
 def wrong_verdicts(lab: Lab, chosen: Sequence[Chosen], made: Sequence[Call]) -> list[Wrong]:
@@ -155,7 +144,7 @@ def fault(mesh: Mesh, call: Call, *, allowed: bool, arrived: str) -> str:
     """
     detail = f"{call.outcome}{f' ({call.error})' if call.error else ''}"
     if allowed:
-        if call.outcome is not Outcome.OK:
+        if not call.answered:
             return detail
         address = mesh.pod(call.source).address(call.family)
         if call.peer is not None and call.peer.address != address and is_sent_out(mesh, call):
@@ -193,8 +182,9 @@ def is_sent_out(mesh: Mesh, call: Call) -> bool:
 
 def is_tunnelled(mesh: Mesh, call: Call) -> bool:
     """Whether the call leaves its pod, and both ends are in the mesh."""
-    ends = [mesh.pod(call.source), *(pod for pod, _ in behind(mesh, call.to))]
-    return is_sent_out(mesh, call) and all(map(mesh.is_enrolled, ends))
+    reached = [pod for pod, _ in behind(mesh, call.to)]
+    ends = [mesh.pod(call.source), *reached]
+    return bool(reached) and is_sent_out(mesh, call) and all(map(mesh.is_enrolled, ends))
 
 
 def _in_clear(call: Call, text: str) -> Wrong:

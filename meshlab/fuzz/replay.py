@@ -30,9 +30,10 @@ from meshlab.lab.arrivals import arrived
 from meshlab.lab.attempt import Request
 from meshlab.lab.capture import Capture
 from meshlab.lab.evidence import save_somewhere
-from meshlab.lab.names import behind
+from meshlab.lab.names import behind, resolve
+from meshlab.lab.requests import ask
 from meshlab.lab.sources import Source
-from meshlab.model import FAMILIES, Call, CallStep, Expectation, Mesh, Outcome, PolicyStep, Step, Topology, Verdict
+from meshlab.model import FAMILIES, Call, CallStep, Expectation, Family, Mesh, PolicyStep, Step, Topology, Verdict
 from meshlab.model.report import SCHEMA_VERSION, Grade, Result
 from meshlab.oracle import connection, decide, decide_service
 
@@ -161,6 +162,7 @@ def play(lab: Lab, topology: Topology, *, prove: bool = True) -> tuple[list[Wron
         prove: also that nothing was in clear and that identities are the pods' own; else verdicts only.
     """
     wrong: list[Wrong] = []
+    doubt = ""
     made: list[tuple[CallStep, Call]] = []
     with ExitStack() as stack:
         capture = stack.enter_context(lab.capture()) if prove else None
@@ -172,15 +174,15 @@ def play(lab: Lab, topology: Topology, *, prove: bool = True) -> tuple[list[Wron
             else:
                 calls = lab.calls(list(_requests(lab, step)))
                 wrong += _wrong(lab, step, calls)
+                if not calls:
+                    doubt = f"nobody can be called at {step.to}: it has no address of that family, or nobody listens"
                 made += [(step, call) for call in calls]
     if capture is None:
-        return wrong, ""
+        return wrong, doubt
     tunnelled = [call for _, call in made if is_tunnelled(lab.mesh, call)]
-    leaked, doubt = in_clear(capture, tunnelled)
-    answered = [
-        call for call in tunnelled if call.outcome is Outcome.OK and not leaked
-    ]  # in clear nobody has shown one
-    return [*leaked, *wrong, *_mistaken(lab.mesh, capture, answered)], doubt
+    leaked, unseen = in_clear(capture, tunnelled)
+    answered = [call for call in tunnelled if call.answered and not leaked]  # in clear nobody has shown one
+    return [*leaked, *wrong, *_mistaken(lab.mesh, capture, answered)], doubt or unseen
 
 
 def _mistaken(mesh: Mesh, capture: Capture, calls: Sequence[Call]) -> Iterator[Wrong]:
@@ -215,17 +217,21 @@ def _merged(old: tuple[Any, ...], new: tuple[Any, ...]) -> tuple[Any, ...]:
     return (*kept, *changed.values())
 
 
-def _requests(lab: Lab, step: CallStep) -> Iterator[Request]:
-    pod, name = lab.pod(step.source), step.to.rpartition(":")[0]
+def _families(lab: Lab, step: CallStep) -> Iterator[Family]:
+    """Those in which ``step`` can be judged: its target has an address, and somebody listens there."""
+    name = step.to.rpartition(":")[0]
     for family in (step.family,) if step.family else FAMILIES:
-        if "/" not in name and not any(s.address(family) for s in lab.mesh.services if s.key == name):
-            continue
-        if step.kind == "http" and not lab.speaks_first(step.to):
-            request = pod.plan_http(f"http://{step.to}/", family=family)
-        else:
-            request = pod.plan_tcp(step.to, family=family)
-        answering = (other.key for other, _ in behind(lab.mesh, step.to))
-        yield replace(request, expect_peer=frozenset(answering if request.echo else ()))
+        addressed = "/" in name or any(s.address(family) for s in lab.mesh.services if s.key == name)
+        places = {(pod.key, port, family) for pod, port in behind(lab.mesh, step.to)}
+        if addressed and places.isdisjoint(lab.not_listening):
+            yield family
+
+
+def _requests(lab: Lab, step: CallStep) -> Iterator[Request]:
+    pod, (name, _, port) = lab.mesh.pod(step.source), step.to.rpartition(":")
+    for family in _families(lab, step):
+        target = resolve(lab.mesh, pod, name, int(port), family)
+        yield ask(lab.mesh, pod.key, target, step.kind)
 
 
 def _wrong(lab: Lab, step: CallStep, calls: Sequence[Call]) -> list[Wrong]:

@@ -25,62 +25,38 @@ from meshlab.kernel.netlink import (
     NLM_F_REQUEST,
     Message,
     NetlinkSocket,
-    attribute,
     attributes,
     framed,
     string,
 )
 from meshlab.kernel.nft_decode import decode, table_of, text_of
+from meshlab.kernel.nft_encode import compare, data, expression, load, meta, nested, u32
 from meshlab.plan import nft
 
 
-def _u32(kind: int, value: int) -> bytes:
-    return attribute(kind, struct.pack("!I", value % 2**32))
-
-
-def _data(kind: int, value: bytes) -> bytes:
-    return _nested(kind, attribute(1, value))  # NFTA_DATA_VALUE
-
-
-def _nested(kind: int, payload: bytes) -> bytes:
-    return attribute(0x8000 | kind, payload)
-
-
-def _expression(name: str, *parts: bytes) -> bytes:
-    return _nested(1, string(1, name) + _nested(2, b"".join(parts)))  # NFTA_LIST_ELEM{NFTA_EXPR_NAME, NFTA_EXPR_DATA}
-
-
-def _meta(key: int) -> bytes:
-    return _expression("meta", _u32(2, key), _u32(1, wire.REGISTER))  # NFTA_META_KEY, NFTA_META_DREG
-
-
-def _compare(value: bytes, *, equal: bool) -> bytes:
-    return _expression("cmp", _u32(1, wire.REGISTER), _u32(2, wire.EQ if equal else wire.NEQ), _data(3, value))
-
-
 def _load_ct_mark() -> bytes:
-    return _expression("ct", _u32(2, wire.CT_MARK), _u32(1, wire.REGISTER))  # NFTA_CT_KEY, NFTA_CT_DREG
+    return expression("ct", u32(2, wire.CT_MARK), u32(1, wire.REGISTER))  # NFTA_CT_KEY, NFTA_CT_DREG
 
 
 def _bitwise(mask: int, xor: int) -> bytes:
     """Register = (register & mask) ^ xor; marks are in the host's byte order."""
-    values = _data(4, struct.pack("=I", mask)) + _data(5, struct.pack("=I", xor))
-    return _expression("bitwise", _u32(1, wire.REGISTER), _u32(2, wire.REGISTER), _u32(3, 4), values)
+    values = data(4, struct.pack("=I", mask)) + data(5, struct.pack("=I", xor))
+    return expression("bitwise", u32(1, wire.REGISTER), u32(2, wire.REGISTER), u32(3, 4), values)
 
 
 def _verdict(code: int, chain: str = "") -> bytes:
-    verdict = _u32(1, code) + (string(2, chain) if chain else b"")  # NFTA_VERDICT_CODE, NFTA_VERDICT_CHAIN
-    return _expression("immediate", _u32(1, wire.VERDICT_REGISTER), _nested(2, _nested(2, verdict)))
+    verdict = u32(1, code) + (string(2, chain) if chain else b"")  # NFTA_VERDICT_CODE, NFTA_VERDICT_CHAIN
+    return expression("immediate", u32(1, wire.VERDICT_REGISTER), nested(2, nested(2, verdict)))
 
 
 def _load(field: nft.Field) -> bytes:
     if field is nft.Field.CT_MARK:
         return _load_ct_mark()
     if field in wire.META:
-        return _meta(wire.META[field])
+        return meta(wire.META[field])
     payload = wire.PAYLOAD[field]
-    where = _u32(1, wire.REGISTER) + _u32(2, payload.base) + _u32(3, payload.offset) + _u32(4, payload.size)
-    return _meta(payload.meta) + _compare(bytes([payload.protocol]), equal=True) + _expression("payload", where)
+    protocol = meta(payload.meta) + compare(bytes([payload.protocol]))
+    return protocol + load(payload.base, payload.offset, payload.size)
 
 
 def _value(match: nft.Match) -> bytes:
@@ -100,36 +76,36 @@ def _statement(statement: nft.Statement) -> bytes:
     match statement:
         case nft.Match(field, _, equal, mask):
             masked = b"" if mask is None else _bitwise(mask, 0)
-            return _load(field) + masked + _compare(_value(statement), equal=equal)
+            return _load(field) + masked + compare(_value(statement), equal=equal)
         case nft.Counter():
-            return _expression("counter")
+            return expression("counter")
         case nft.Accept():
             return _verdict(wire.ACCEPT)
         case nft.Jump(chain):
             return _verdict(wire.JUMP, chain)
         case nft.Redirect(port):
-            to = _expression("immediate", _u32(1, wire.REGISTER), _data(2, struct.pack("!H", port)))
-            ports = _u32(1, wire.REGISTER) + _u32(2, wire.REGISTER)  # NFTA_REDIR_REG_PROTO_MIN, _MAX
-            return to + _expression("redir", ports, _u32(3, wire.PORT_SPECIFIED))
+            to = expression("immediate", u32(1, wire.REGISTER), data(2, struct.pack("!H", port)))
+            ports = u32(1, wire.REGISTER) + u32(2, wire.REGISTER)  # NFTA_REDIR_REG_PROTO_MIN, _MAX
+            return to + expression("redir", ports, u32(3, wire.PORT_SPECIFIED))
         case nft.SetCtMark(mask, bits):
-            store = _expression("ct", _u32(2, wire.CT_MARK), _u32(4, wire.REGISTER))  # NFTA_CT_KEY, NFTA_CT_SREG
+            store = expression("ct", u32(2, wire.CT_MARK), u32(4, wire.REGISTER))  # NFTA_CT_KEY, NFTA_CT_SREG
             return _load_ct_mark() + _bitwise(mask & ~bits, bits) + store
         case nft.RestoreMark():
             # NFTA_META_KEY, NFTA_META_SREG
-            return _load_ct_mark() + _expression("meta", _u32(2, wire.META_MARK), _u32(3, wire.REGISTER))
+            return _load_ct_mark() + expression("meta", u32(2, wire.META_MARK), u32(3, wire.REGISTER))
 
 
 def _chain(table: str, chain: nft.Chain) -> Message:
     body = string(1, table) + string(3, chain.name)  # NFTA_CHAIN_TABLE, NFTA_CHAIN_NAME
     if chain.base is not None:
-        hook = _u32(1, wire.HOOKS[chain.base.hook]) + _u32(2, chain.base.priority)
+        hook = u32(1, wire.HOOKS[chain.base.hook]) + u32(2, chain.base.priority)
         # NFTA_CHAIN_HOOK, NFTA_CHAIN_POLICY, NFTA_CHAIN_TYPE
-        body += _nested(4, hook) + _u32(5, wire.ACCEPT) + string(7, chain.base.kind)
+        body += nested(4, hook) + u32(5, wire.ACCEPT) + string(7, chain.base.kind)
     return Message(wire.NEWCHAIN, NLM_F_REQUEST | NLM_F_CREATE, wire.HEAD + body)
 
 
 def _rule(table: str, chain: str, rule: nft.Rule) -> Message:
-    expressions = _nested(4, b"".join(map(_statement, rule)))
+    expressions = nested(4, b"".join(map(_statement, rule)))
     body = string(1, table) + string(2, chain) + expressions  # NFTA_RULE_TABLE, NFTA_RULE_CHAIN, NFTA_RULE_EXPRESSIONS
     return Message(wire.NEWRULE, NLM_F_REQUEST | NLM_F_CREATE | NLM_F_APPEND, wire.HEAD + body)
 

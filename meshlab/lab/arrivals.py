@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import socket
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from ipaddress import ip_address
 from typing import TYPE_CHECKING
 
-from meshlab.lab.names import behind
+from meshlab.kernel.arrivals import ArrivalsSocket
+from meshlab.kernel.nft_wire import NETLINK_NETFILTER
+from meshlab.lab.names import behind, ports_of
 from meshlab.lab.site import Site
-from meshlab.model import Call, Mesh
-from meshlab.proofs.arrivals import Arrival, Arrivals, unexplained
+from meshlab.model import Address, Call, Mesh, Pod
+from meshlab.plan.network import pod_netns
+from meshlab.proofs.arrivals import Arrival, Arrivals, Kernel, unexplained
 from meshlab.proofs.route import Target
 
 if TYPE_CHECKING:
@@ -38,23 +43,73 @@ def arrived(lab: Lab, denied: Sequence[Call], made: Sequence[Call]) -> dict[int,
     return found
 
 
-def count(site: Site, mesh: Mesh, calls: Sequence[Call], since_ns: int) -> Arrivals:
-    """What was counted from ``since_ns`` on; ``calls`` are those whose canaries are looked for."""
+def count(
+    site: Site, mesh: Mesh, calls: Sequence[Call], since_ns: int, before: Mapping[tuple[Target, Address], int]
+) -> Arrivals:
+    """What was counted from ``since_ns`` on.
+
+    Args:
+        calls: those whose canaries are looked for.
+        before: what the kernel had counted at that moment (``by_kernel``).
+    """
     canaries = {call.canary.decode(): call.number for call in calls}
     asked = {
         node: echo.post("received", canaries=list(canaries), since_ns=since_ns) for node, echo in site.echoes.items()
     }
     answers = [site.echoes[node].answer(number, _PATIENCE_S)[0] for node, number in asked.items()]
+    now = by_kernel(site, mesh)
     return Arrivals(
         since_ns=since_ns,
         connections=tuple(_arrival(*row) for answer in answers for row in answer["connections"]),
         canaries=frozenset(canaries[text] for answer in answers for text in answer["received"]),
         forgotten_until_ns=max((answer["forgotten_until_ns"] for answer in answers), default=0),
         echoes=frozenset(
-            Target(pod.key, port.number) for pod in mesh.pods if pod.program is None for port in pod.ports
+            Target(pod.key, port) for pod in mesh.pods if pod.program is None for port in ports_of(mesh, pod)
         ),
+        programs=frozenset(pod.key for pod in mesh.pods if pod.program is not None),
+        kernel={key: number - before.get(key, 0) for key, number in now.items()},
     )
 
 
 def _arrival(pod: str, port: int, client: str, client_port: int, opened_ns: int, last_ns: int, size: int) -> Arrival:
     return Arrival(pod, port, ip_address(client), client_port, opened_ns, last_ns, size)
+
+
+# --- programs of pods' own -------------------------------------------------------------------------------------------
+
+
+def watch(site: Site) -> None:
+    """Begin to count in every pod that runs a program of its own; before its link opens, so that none is missed."""
+    for pod in site.topology.mesh.pods:
+        if pod.program is not None:
+            with _opened(site, pod) as arrivals:
+                arrivals.watch()
+
+
+def by_kernel(site: Site, mesh: Mesh) -> Kernel:
+    """(pod and port, client's address) -> connections to programs of pods' own since the lab was built."""
+    return {
+        (Target(pod.key, port), client): number
+        for pod in mesh.pods
+        if pod.program is not None
+        for (client, port), number in connections_to(site, pod).items()
+    }
+
+
+def connections_to(site: Site, pod: Pod) -> dict[tuple[Address, int], int]:
+    """(client's address, port) -> connections since the lab was built; nothing for a pod of the built-in echo.
+
+    A connection is counted by its SYN, when that is about to reach the pod's TCP: from another pod, from the pod itself
+    (also the node proxy's, which it makes from the client's address), to an open port and to a closed one.
+    """
+    if pod.program is None:
+        return {}
+    with _opened(site, pod) as arrivals:
+        return arrivals.counts()
+
+
+@contextmanager
+def _opened(site: Site, pod: Pod) -> Iterator[ArrivalsSocket]:
+    netns = pod_netns(pod.key)
+    with site.open_socket(netns, socket.AF_NETLINK, socket.SOCK_RAW, NETLINK_NETFILTER) as sock:
+        yield ArrivalsSocket(sock, netns)

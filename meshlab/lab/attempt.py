@@ -6,7 +6,11 @@ first. So ``Outcome.OK`` says that the right bytes came back.
     connect -> CONNECT_REFUSED, UNREACHABLE
     RST or FIN before a byte -> RESET, CLOSED       after some bytes -> CLOSED_LATE
     bytes that nobody sent -> CORRUPTED, TLS_ALERT  of another pod -> WRONG_BACKEND
-    whole, but not 2xx -> HTTP_STATUS               (TIMEOUT is its caller's: the deadline)
+    whole, but not 2xx -> HTTP_STATUS               no HTTP, of a program of a pod's own -> NOT_HTTP
+                                                    (TIMEOUT is its caller's: the deadline)
+
+From the built-in echo every byte is known. Of another program any byte is an answer (``Call.answered``), and the
+connection is then ended as politely as a client can: a RST would make many programs print a traceback.
 
 The HTTP here is written by hand on purpose: a client library would retry, hide a reset, or end in an exception.
 """
@@ -14,6 +18,7 @@ The HTTP here is written by hand on purpose: a client library would retry, hide 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import hashlib
 import os
@@ -29,6 +34,8 @@ from meshlab.apps.language import Answer
 from meshlab.model import Address, Family, Outcome, Peer
 
 _READ_BYTES = 256 * 1024
+_LEAVE_S = 1.0
+"""How long a program of a pod's own may take to close a connection that has been answered."""
 _TLS_ALERT = b"\x15\x03"
 _OUTCOMES = {
     errno.ECONNREFUSED: Outcome.CONNECT_REFUSED,
@@ -63,7 +70,7 @@ class Request:
     """From the SYN to the last byte."""
     echo: bool = True
     """Whether the built-in echo is at the other end, so that every byte of the answer is known. Of another program a
-    whole 2xx, or any byte at all over TCP, is OK."""
+    whole 2xx, or any byte at all over TCP, is OK; any byte at all is an answer."""
     expect_peer: frozenset[str] = frozenset()
     """The pods that may answer; empty: any."""
 
@@ -99,7 +106,8 @@ class Attempt:
     body: bytes = b""
     peer: Peer | None = None
     _send_error: OSError | None = None
-    _got_byte: bool = False
+    received: int = 0
+    """Bytes."""
 
     async def run(self) -> End:
         """Make the call; whatever the network does is an ``End``."""
@@ -147,14 +155,24 @@ class Attempt:
             data = await asyncio.get_running_loop().sock_recv(self.sock, _READ_BYTES)
         except OSError as error:
             raise self._broken(error) from error
-        self._got_byte = self._got_byte or bool(data)
+        self.received += len(data)
         return data
+
+    async def take_leave(self) -> None:
+        """Close this side and read on until an own program that has answered closes its side, for a moment at most."""
+        if self.request.echo or not self.received:
+            return
+        with contextlib.suppress(OSError, TimeoutError, _EndedError):
+            self.sock.shutdown(socket.SHUT_WR)
+            async with asyncio.timeout(_LEAVE_S):
+                while await self.receive():
+                    pass
 
     def closed(self) -> _EndedError:
         """The answer ended too early. A reset that sending has met is not told again to a read."""
         if self._send_error is not None:
             return self._broken(self._send_error)
-        return _EndedError(Outcome.CLOSED_LATE if self._got_byte else Outcome.CLOSED)
+        return _EndedError(Outcome.CLOSED_LATE if self.received else Outcome.CLOSED)
 
     def finish(self) -> End:
         """Every byte is right; was it the right pod's?"""
@@ -165,7 +183,7 @@ class Attempt:
         return End(Outcome.WRONG_BACKEND, f"answered by {who}, not {' or '.join(sorted(allowed))}")
 
     def _broken(self, error: OSError) -> _EndedError:
-        late = Outcome.CLOSED_LATE if self._got_byte else None
+        late = Outcome.CLOSED_LATE if self.received else None
         return _EndedError(late or _OUTCOMES.get(error.errno or 0, Outcome.UNREACHABLE), _words(error))
 
     def _send_at_once(self, data: bytes) -> int:
@@ -237,11 +255,21 @@ class _Http:
                 if not data:
                     reader.end()
                     break
-                _feed(reader, data)
+                self._feed(data)
         finally:
             attempt.status = reader.status
             attempt.headers = reader.head.headers if reader.head else {}
             attempt.body = reader.body if reader.complete else reader.partial
+
+    def _feed(self, data: bytes) -> None:
+        first = not self._reader.started
+        try:
+            self._reader.feed(data)
+        except MalformedError as error:
+            raise _EndedError(self._no_http(data) if first else Outcome.CORRUPTED, str(error)) from error
+
+    def _no_http(self, data: bytes) -> Outcome:
+        return _corruption(data) if self._request.echo else Outcome.NOT_HTTP
 
     def _judge(self) -> End:
         """The whole answer is here. Is it the one that was asked for?"""
@@ -336,14 +364,6 @@ class _Tcp:
             raise attempt.closed()
         attempt.body = self._request.body
         return attempt.finish()
-
-
-def _feed(reader: ResponseReader, data: bytes) -> None:
-    first = not reader.started
-    try:
-        reader.feed(data)
-    except MalformedError as error:
-        raise _EndedError(_corruption(data) if first else Outcome.CORRUPTED, str(error)) from error
 
 
 def _corruption(first_bytes: bytes) -> Outcome:

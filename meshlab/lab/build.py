@@ -20,11 +20,13 @@ from meshlab.implementations import NodeSlot
 from meshlab.kernel.forkserver import ForkServer
 from meshlab.kernel.netlink import RouteSocket
 from meshlab.kernel.sandbox import Sandbox
+from meshlab.lab import arrivals
 from meshlab.lab.captures import Captures, open_rings
 from meshlab.lab.configuration import Configuration
 from meshlab.lab.mounts import Mounts, binds
 from meshlab.lab.pod import capabilities_of
 from meshlab.lab.programs import WARM, Peer, Programs
+from meshlab.lab.readiness import wait_for_programs
 from meshlab.lab.settings import Settings
 from meshlab.lab.site import Site
 from meshlab.model import Pod, Topology
@@ -87,6 +89,7 @@ def _build(site: Site, started: float) -> Built:
         _start_echoes(site)
     opening = open_rings(site, recorder)
     _build_pods(site)
+    arrivals.watch(site)
     step("pods built")
     with site.programs.at_once():
         _start_proxies(site)
@@ -108,7 +111,7 @@ def _build(site: Site, started: float) -> Built:
         _start_pod_programs(site)
         built = time.monotonic()
         _settle(site, configuration, push, timeout_s)
-        _wait_for_ports(site, timeout_s)
+        wait_for_programs(site, timeout_s)
         step("ready")
         undo.pop_all()
     ready = time.monotonic()
@@ -395,29 +398,3 @@ def _last_words(site: Site) -> str:
             lines = site.programs.logs(name).splitlines()[-6:]
             said += [f"\n{name}: {line}" for line in lines]
     return "".join(said)
-
-
-def _wait_for_ports(site: Site, timeout_s: float) -> None:
-    """Wait until every program of a pod's own listens on the ports that its pod declares."""
-    deadline = time.monotonic() + timeout_s
-    for pod in site.topology.mesh.pods:
-        for port in pod.ports if pod.program is not None else ():
-            while not _listens(site, pod, port.number):
-                if _has_ended(site, pod) or time.monotonic() > deadline:
-                    raise LabError(f"{pod.key} does not listen on {port.number}: {site.programs.why_gone(pod.key)}")
-
-
-def _has_ended(site: Site, pod: Pod) -> bool:
-    """Whether the pod's program is gone; it is given a moment to end or to get on."""
-    try:
-        site.sandbox.wait_exit(site.programs.by_name[pod.key].pid, 0.01)
-    except TimeoutError:
-        return False
-    return True
-
-
-def _listens(site: Site, pod: Pod, port: int) -> bool:
-    """A connect from the pod itself, to its loopback address: never captured."""
-    with site.open_socket(pod_netns(pod.key), socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP) as sock:
-        sock.settimeout(1.0)
-        return sock.connect_ex(("127.0.0.1", port)) == 0

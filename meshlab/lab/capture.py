@@ -17,13 +17,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from meshlab.errors import CannotTellError, ProofFailedError, UsageError
+from meshlab.lab.arrivals import by_kernel
 from meshlab.lab.identities import AccessLogs
 from meshlab.lab.names import behind
 from meshlab.model import Call, Family, Mesh, SpiffeId, Verdict
 from meshlab.model.report import Grade, Proof, Result
 from meshlab.oracle import connection, decide
 from meshlab.proofs import verdicts
-from meshlab.proofs.arrivals import Arrivals
+from meshlab.proofs.arrivals import Arrivals, Kernel
 from meshlab.proofs.cohorts import Cohort, cohorts
 from meshlab.proofs.denial import Twin, denied
 from meshlab.proofs.identities import BEST_FIRST, ENDS, End, identity
@@ -43,6 +44,8 @@ class Capture:
         self._window: Window | None = None
         self._logs = AccessLogs(lab)
         self._opened_ns = 0
+        self._before: Kernel = {}
+        """What the kernel had counted then at programs of pods' own."""
         self._calls: dict[int, Call] = {}
         """Those that were made within the window, by number."""
         self._cohorts: Mapping[int, Cohort] | None = None
@@ -53,6 +56,7 @@ class Capture:
     def open(self) -> None:
         self._lab.captures.open_window()
         self._logs.begin()
+        self._before = by_kernel(self._lab.site, self._lab.mesh)
         self._opened_ns = time.clock_gettime_ns(time.CLOCK_REALTIME)
 
     def saw(self, calls: Sequence[Call]) -> None:
@@ -251,7 +255,7 @@ class Capture:
     def _counted(self, call: Call) -> Arrivals:
         """What the servers have counted since the window opened."""
         if self._arrivals is None or call.number not in self._calls:
-            self._arrivals = self._lab.arrivals([*self._calls.values(), call], self._opened_ns)
+            self._arrivals = self._lab.arrivals([*self._calls.values(), call], self._opened_ns, self._before)
         return self._arrivals
 
     def _cohort(self, call: Call) -> Cohort | None:

@@ -10,9 +10,7 @@ import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from ipaddress import ip_address
 from pathlib import Path
-from typing import Literal
 
 from meshlab.errors import AuditError, LabError, LabLostError
 from meshlab.lab.attempt import Request
@@ -21,6 +19,7 @@ from meshlab.lab.evidence import save_somewhere, write_conversation
 from meshlab.lab.lab import Lab, open_lab
 from meshlab.lab.matrix import (
     BULK_BYTES,
+    Arrived,
     Control,
     PlannedCell,
     calls_to_reach_all,
@@ -29,11 +28,14 @@ from meshlab.lab.matrix import (
     judge,
     missed_by_chance,
 )
+from meshlab.lab.names import Target, behind
+from meshlab.lab.requests import Kind, ask
 from meshlab.lab.sources import Source
-from meshlab.model import Call, Outcome, Pod, Topology
+from meshlab.model import Call, Family, Outcome, Pod, Topology
 from meshlab.model.report import CheckReport, Proof, Result
 
 _CALL_TIMEOUT_S = 10.0
+"""More than usual: all calls of a check are made at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +89,7 @@ def run(
         LabError: the lab was lost while it was built or called.
     """
     say = progress or (lambda _: None)
-    planned = cells(topology)
+    cells(topology)  # a row of spec.expect that names no cell is refused before anything is built
     say(f"building {len(topology.nodes)} nodes and {len(topology.mesh.pods)} pods")
     settings = {
         "ztunnel": ztunnel,
@@ -103,7 +105,7 @@ def run(
     report = None
     try:
         with open_lab(Source(topology, source_path), **settings) as lab:
-            checked = _check(lab, planned, say)
+            checked = _check(lab, cells(topology, lab.not_listening), say)
             if record is not None:
                 write_conversation(lab, record)
             say("tearing down")
@@ -134,7 +136,7 @@ def _check(lab: Lab, planned: Sequence[PlannedCell], say: Callable[[str], None])
     report = CheckReport(
         topology=lab.topology.name,
         implementations=lab.implementations,
-        cells=tuple(judge(cell, made.of_cell[cell.name]) for cell in planned),
+        cells=tuple(judge(cell, made.of_cell[cell.name], _arrived(lab, cell, planned, made)) for cell in planned),
         proofs=proofs,
         notes=tuple(_notes(planned)),
         audit=tuple(f"{key} is still pending: {why}" for key, why in sorted(lab.pending.items())),
@@ -163,7 +165,7 @@ def _call_all(lab: Lab, planned: Sequence[PlannedCell]) -> _Made:
     for cell in planned:
         keep = made.of_cell.setdefault(cell.name, []).append
         wanted += [(keep, request) for request in requests(lab, cell)]
-    for pod, port, family in sorted(_loopbacks(planned)):
+    for pod, port, family in sorted(_loopbacks(planned) | _programs(lab, planned)):
         request = _loopback(lab, lab.mesh.pod(pod), port, family)
         wanted.append((_keeper(made.loopback, (pod, port, family)), request))
     for (keep, _), call in zip(wanted, lab.calls([request for _, request in wanted]), strict=True):
@@ -175,50 +177,63 @@ def _keeper(where: dict[tuple[str, int, int], Call], key: tuple[str, int, int]) 
     return lambda call: where.__setitem__(key, call)
 
 
-def requests(lab: Lab, cell: PlannedCell, kind: Literal["http", "tcp"] = "http") -> Iterator[Request]:
+def requests(lab: Lab, cell: PlannedCell, kind: Kind = "http") -> Iterator[Request]:
     """The calls that a cell is made of; of ``kind``, where the port does not speak first."""
-    to = f"{cell.to}:{cell.port}"
-    request = Request(
-        source=cell.source.key,
-        to=to,
-        family=cell.family,
-        address=cell.address,
-        port=cell.port,
-        kind=kind,
-        path="/meshlab",
-        timeout_s=_CALL_TIMEOUT_S,
-        echo=lab.is_echo(to),
-        expect_peer=frozenset(cell.endpoints) if lab.is_echo(to) else frozenset(),
-    )
-    if lab.speaks_first(to):
-        request = replace(request, kind="tcp", mode="server-first")
+    target = Target(f"{cell.to}:{cell.port}", cell.address, cell.port, cell.family)
+    request = ask(lab.mesh, cell.source.key, target, kind, timeout_s=_CALL_TIMEOUT_S)
     yield from [request] * cell.calls
     if cell.bulk and request.echo and request.kind == "http":
         yield replace(request, kind="http", mode="echo-body", method="POST", body=os.urandom(BULK_BYTES))
 
 
-def _loopbacks(planned: Sequence[PlannedCell]) -> set[tuple[str, int, int]]:
+def _loopbacks(planned: Sequence[PlannedCell]) -> set[tuple[str, int, Family]]:
     """Where a denied cell has no twin, the servers call themselves."""
     return {
         (target.pod, target.port, cell.family)
         for cell in planned
-        if cell.denying and not cell.hairpin and control_for(cell, planned).twin is None
+        if cell.listening and cell.denying and not cell.hairpin and control_for(cell, planned).twin is None
         for target in cell.denying
     }
 
 
-def _loopback(lab: Lab, pod: Pod, port: int, family: int) -> Request:
-    to = f"{pod.key}:{port}"
-    request = Request(
-        source=pod.key,
-        to=to,
-        family=4 if family == 4 else 6,
-        address=ip_address("127.0.0.1" if family == 4 else "::1"),
-        port=port,
-        timeout_s=_CALL_TIMEOUT_S,
-        echo=lab.is_echo(to),
-    )
-    return replace(request, kind="tcp", mode="server-first") if lab.speaks_first(to) else request
+def _programs(lab: Lab, planned: Sequence[PlannedCell]) -> set[tuple[str, int, Family]]:
+    """Where a program of a pod's own listens: it calls itself, which shows whether it answers at all."""
+    return {
+        (pod.key, port, cell.family)
+        for cell in planned
+        for pod, port in _places(lab, cell)
+        if cell.listening and pod.program is not None
+    }
+
+
+def _arrived(lab: Lab, cell: PlannedCell, planned: Sequence[PlannedCell], made: _Made) -> Arrived | None:
+    """Which connections reached programs that answer nobody, not even their own pod.
+
+    ``None`` where somebody does answer: then bytes are asked for, and this says nothing.
+    """
+    places = _places(lab, cell)
+    own = [made.loopback.get((pod.key, port, cell.family)) for pod, port in places if pod.program is not None]
+    if not own or len(own) < len(places) or any(call is None or call.answered for call in own):
+        return None
+    caller = cell.source.address(cell.family)
+    counted = sum(lab.connections_to(pod.key).get((caller, port), 0) for pod, port in places)
+    alike = [other for other in planned if (other.source, other.family) == (cell.source, cell.family)]
+    due = sum(other.calls for other in alike if _leads_only_to(places, _places(lab, other)))
+    return Arrived(counted - int(cell.hairpin), due)
+
+
+def _leads_only_to(places: Sequence[tuple[Pod, int]], reached: Sequence[tuple[Pod, int]]) -> bool:
+    return bool(reached) and all(place in places for place in reached)
+
+
+def _places(lab: Lab, cell: PlannedCell) -> list[tuple[Pod, int]]:
+    return behind(lab.mesh, f"{cell.to}:{cell.port}")
+
+
+def _loopback(lab: Lab, pod: Pod, port: int, family: Family) -> Request:
+    """From the pod to its own address, which is never captured; a program need not listen on 127.0.0.1."""
+    own = Target(f"{pod.key}:{port}", pod.address(family), port, family)
+    return ask(lab.mesh, pod.key, own, timeout_s=_CALL_TIMEOUT_S)
 
 
 # --- proofs ----------------------------------------------------------------------------------------------------------
@@ -229,12 +244,14 @@ def _proofs(capture: Capture, planned: Sequence[PlannedCell], made: _Made) -> It
     for cell in hbone:
         yield from capture.encrypted(made.of_cell[cell.name])
     for cell in planned:
+        if not cell.listening:
+            continue
         if cell.denying and not cell.hairpin:
             yield from _denied(capture, cell, planned, made)
         elif cell.oracle == "allow" and not cell.hbone and not cell.hairpin:
             yield capture.path(made.first(cell))
     for cell in hbone:
-        if cell.oracle == "allow":
+        if cell.oracle == "allow" and cell.listening:
             yield capture.best_identity(made.first(cell))
     if hbone:
         yield from capture.nothing_in_clear([call for cell in hbone for call in made.of_cell[cell.name]])
@@ -257,11 +274,11 @@ def _denied(capture: Capture, cell: PlannedCell, planned: Sequence[PlannedCell],
 def _instead(cell: PlannedCell, control: Control, loopback: Mapping[tuple[str, int, int], Call], made: _Made) -> str:
     """The control where a port is denied to everyone, named; empty where it did not come off."""
     own = [loopback.get((target.pod, target.port, cell.family)) for target in sorted(cell.denying, key=str)]
-    answered = [call for call in own if call is not None and call.outcome is Outcome.OK]
+    answered = [call for call in own if call is not None and call.answered]
     if len(answered) < len(own):
         return ""
     text = f"the server's own loopback call {answered[0].number} was answered"
-    if control.elsewhere is not None and made.first(control.elsewhere).outcome is Outcome.OK:
+    if control.elsewhere is not None and made.first(control.elsewhere).answered:
         text += f", and call {made.first(control.elsewhere).number} to port {control.elsewhere.port}"
     return text
 

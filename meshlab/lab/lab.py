@@ -18,22 +18,20 @@ from typing import Any
 
 from meshlab.errors import AuditError, LabError, RejectedError, TopologyError, UsageError
 from meshlab.kernel.sandbox import Netns, Sandbox
-from meshlab.lab import recent
-from meshlab.lab.arrivals import count
+from meshlab.lab import arrivals, recent, requests
 from meshlab.lab.attempt import Request
 from meshlab.lab.audit import findings
 from meshlab.lab.build import build, start_control_plane
 from meshlab.lab.capture import Capture
 from meshlab.lab.mounts import Mounts
-from meshlab.lab.names import behind
 from meshlab.lab.pod import PodHandle
 from meshlab.lab.settings import Settings
 from meshlab.lab.sources import Source, read
 from meshlab.lab.traffic import TrafficLoop, perform_all
-from meshlab.model import Call, Mesh, Topology
+from meshlab.model import Address, Call, Family, Mesh, Topology
 from meshlab.pki import MeshCA
 from meshlab.plan.network import pod_netns
-from meshlab.proofs.arrivals import Arrivals
+from meshlab.proofs.arrivals import Arrivals, Kernel
 from meshlab.topology import load_manifests, without
 
 _LOOP = TrafficLoop()
@@ -90,6 +88,11 @@ class Lab:
         return self.site.pending
 
     @property
+    def not_listening(self) -> frozenset[tuple[str, int, Family]]:
+        """(pod, port, family) where nobody listened when the lab was ready: a call there is refused by any mesh."""
+        return frozenset(self.site.not_listening)
+
+    @property
     def implementations(self) -> dict[str, str]:
         """Node -> name of its node proxy."""
         return {node: choice.name for node, choice in self.site.choices.items()}
@@ -115,13 +118,12 @@ class Lab:
         return tuple(self.pod(key) for key in keys or [pod.key for pod in self.mesh.pods])
 
     def is_echo(self, to: str) -> bool:
-        """Whether the built-in echo answers at ``namespace/pod:port`` or ``service.namespace:port``."""
-        return all(pod.program is None for pod, _ in behind(self.mesh, to))
+        """Whether only the built-in echo answers at ``namespace/pod:port`` or ``service.namespace:port``."""
+        return requests.is_echo(self.mesh, to)
 
     def speaks_first(self, to: str) -> bool:
         """Whether an echo greets there before it reads (``mode: server-first``)."""
-        reached = behind(self.mesh, to)
-        return any(port.server_first for pod, number in reached for port in pod.ports if port.number == number)
+        return requests.speaks_first(self.mesh, to)
 
     # --- calls -------------------------------------------------------------------------------------------------------
 
@@ -161,14 +163,23 @@ class Lab:
             capture.saw(made)
         return made
 
-    def arrivals(self, calls: Sequence[Call], since_ns: int) -> Arrivals:
+    def arrivals(self, calls: Sequence[Call], since_ns: int, before: Kernel | None = None) -> Arrivals:
         """What the servers counted from ``since_ns`` on: connections and bytes by client and port, with times.
 
         Args:
             calls: those whose canaries are looked for.
             since_ns: a moment of CLOCK_REALTIME.
+            before: what the kernel had counted then at programs of pods' own; nothing, if not given.
         """
-        return count(self.site, self.mesh, calls, since_ns)
+        return arrivals.count(self.site, self.mesh, calls, since_ns, before or {})
+
+    def connections_to(self, pod: str) -> dict[tuple[Address, int], int]:
+        """(client's address, port) -> connections to a pod's own program since the lab was built, as the kernel counts.
+
+        Nothing for a pod of the built-in echo, which counts for itself. A connection counts when its SYN is about to
+        reach the pod's TCP, also one that its node proxy makes inside the pod; 0 is then that no byte can have come.
+        """
+        return arrivals.connections_to(self.site, self.pod(pod).pod)
 
     # --- captures ----------------------------------------------------------------------------------------------------
 

@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 
 from meshlab.errors import UsageError
+from meshlab.lab.names import behind
 from meshlab.model import (
     FAMILIES,
     Address,
@@ -39,6 +40,8 @@ MISSED_BY_CHANCE = 1e-6
 """How likely a random choice may at most leave out an endpoint, so that a right proxy fails."""
 BULK_BYTES = (1 << 20) + 17
 """More than a mebibyte, and no multiple of any buffer's size."""
+Places = Set[tuple[str, int, Family]]
+"""(pod, port, family)"""
 _BYTES_CAME_BACK = Outcome.CLOSED_LATE | Outcome.HTTP_STATUS | Outcome.WRONG_BACKEND | Outcome.CORRUPTED
 
 
@@ -61,6 +64,8 @@ class PlannedCell:
     """Pods that may answer -> the port of theirs."""
     hbone: bool
     """Whether every path of the cell has a node proxy at both ends."""
+    listening: bool = True
+    """Whether somebody listens there, in every pod that may answer. If not, any mesh may refuse the call."""
     bulk: bool = False
     """Whether the cell also carries ``BULK_BYTES`` each way."""
     balanced: bool = False
@@ -97,6 +102,16 @@ class PlannedCell:
 
 
 @dataclass(frozen=True, slots=True)
+class Arrived:
+    """Connections of a cell's caller to the pods that may answer it, of all cells that lead to no others."""
+
+    counted: int
+    """By the kernel, in those pods."""
+    due: int
+    """Made by the caller."""
+
+
+@dataclass(frozen=True, slots=True)
 class Control:
     """What shows that a denied cell's bytes could have arrived."""
 
@@ -107,22 +122,25 @@ class Control:
     """Beside the loopback call: an allowed cell on another port of the same destination."""
 
 
-def cells(topology: Topology) -> list[PlannedCell]:
+def cells(topology: Topology, not_listening: Places = frozenset()) -> list[PlannedCell]:
     """Every cell of the matrix, in the order of the file.
 
     One allowed pair of each family is ``bulk``. Of each Service port with several endpoints, which nothing prefers to
     one another, one allowed caller on each node is ``balanced`` in each family.
 
+    Args:
+        not_listening: where nobody listens, as a running lab knows it (``lab.not_listening``).
+
     Raises:
         UsageError: a row of ``spec.expect`` names no cell, so nothing would ever contradict it.
     """
     mesh = topology.mesh
-    planned = [_expect(cell, topology.expect) for cell in (*_pod_cells(mesh), *_service_cells(mesh))]
+    planned = [_expect(cell, topology.expect) for cell in _all_cells(mesh, not_listening)]
     for row in topology.expect:
         if not any(_names(row, cell) for cell in planned):
             raise UsageError(_names_nothing(row, mesh))
     bulk = {id(cell) for family in FAMILIES if (cell := _carries_bulk(planned, family))}
-    balanced = _balanced(planned)
+    balanced = _balanced(mesh, planned)
     return [replace(cell, bulk=id(cell) in bulk, balanced=id(cell) in balanced) for cell in planned]
 
 
@@ -143,10 +161,12 @@ def missed_by_chance(endpoints: int) -> float:
     return endpoints * (1 - 1 / endpoints) ** calls_to_reach_all(endpoints)
 
 
-def cell_of(mesh: Mesh, source: str, to: str, family: Family) -> PlannedCell | None:
+def cell_of(
+    mesh: Mesh, source: str, to: str, family: Family, not_listening: Places = frozenset()
+) -> PlannedCell | None:
     """The cell of one call, such as a step's; ``None`` where there is none, as of a Service without that family."""
     wanted = (source, to, family)
-    possible = (*_pod_cells(mesh), *_service_cells(mesh))
+    possible = _all_cells(mesh, not_listening)
     return next((cell for cell in possible if (cell.source.key, f"{cell.to}:{cell.port}", cell.family) == wanted), None)
 
 
@@ -155,7 +175,8 @@ def control_for(denied: PlannedCell, planned: Sequence[PlannedCell]) -> Control:
     allowed = [
         cell
         for cell in planned
-        if cell.oracle == "allow" and cell.family == denied.family and not cell.hairpin and cell.source != denied.source
+        if cell.oracle == "allow" and cell.family == denied.family and cell.source != denied.source
+        if cell.listening and not cell.hairpin
     ]
     twins = [cell for cell in allowed if cell.targets and cell.targets <= denied.denying]
     if twins:
@@ -164,10 +185,16 @@ def control_for(denied: PlannedCell, planned: Sequence[PlannedCell]) -> Control:
     return Control(None, min(elsewhere, key=lambda cell: _unlike(cell, denied), default=None))
 
 
-def judge(planned: PlannedCell, calls: Sequence[Call]) -> Cell:
-    """What the calls of a cell come to; the reason is a sentence wherever it did not hold."""
+def judge(planned: PlannedCell, calls: Sequence[Call], arrived: Arrived | None = None) -> Cell:
+    """What the calls of a cell come to; the reason is a sentence wherever it did not hold.
+
+    Args:
+        arrived: where only programs listen that answer nobody: what the kernel counted there instead.
+    """
     seen = _seen(calls)
     result, reason = _result(planned, seen, calls)
+    if arrived is not None and result is not Result.HELD and planned.expected == planned.oracle:
+        result, reason = _unanswered(planned, result, reason, arrived)
     return Cell(
         source=planned.source.key,
         to=planned.to,
@@ -181,6 +208,18 @@ def judge(planned: PlannedCell, calls: Sequence[Call]) -> Cell:
         result=result,
         reason=reason,
     )
+
+
+def _all_cells(mesh: Mesh, not_listening: Places) -> Iterator[PlannedCell]:
+    for cell in (*_pod_cells(mesh), *_service_cells(mesh)):
+        reached = behind(mesh, f"{cell.to}:{cell.port}")
+        silent = [pod.key for pod, port in reached if (pod.key, port, cell.family) in not_listening]
+        yield _told_of(cell, silent) if silent else cell
+
+
+def _told_of(cell: PlannedCell, silent: Sequence[str]) -> PlannedCell:
+    where = f"nobody listens there over IPv{cell.family} (in {', '.join(silent)})"
+    return replace(cell, listening=False, rule=f"{cell.rule}; but {where}, so that a refusal says nothing of the mesh")
 
 
 def _pod_cells(mesh: Mesh) -> Iterator[PlannedCell]:
@@ -276,15 +315,17 @@ def _carries_bulk(planned: Sequence[PlannedCell], family: Family) -> PlannedCell
         cell
         for cell in planned
         if cell.family == family and cell.expected == cell.oracle == "allow" and isinstance(cell.destination, Pod)
+        if cell.listening
     ]
     return min(pairs, key=lambda cell: (not cell.hbone, not _crosses_nodes(cell)), default=None)
 
 
-def _balanced(planned: Sequence[PlannedCell]) -> set[int]:
-    """Of each Service port and family, the first allowed cell from each node, where several endpoints may answer."""
+def _balanced(mesh: Mesh, planned: Sequence[PlannedCell]) -> set[int]:
+    """Of each Service port and family, the first allowed cell from each node, where several echoes may answer."""
     first: dict[tuple[str, int, int, str], PlannedCell] = {}
     for cell in planned:
-        if isinstance(cell.destination, Service) and cell.oracle == "allow" and len(cell.endpoints) > 1:
+        echoes = all(mesh.pod(key).program is None for key in cell.endpoints)
+        if cell.oracle == "allow" and len(cell.endpoints) > 1 and echoes and cell.listening:
             first.setdefault((cell.to, cell.port, cell.family, cell.source.node), cell)
     return {id(cell) for cell in first.values()}
 
@@ -306,7 +347,7 @@ def _seen(calls: Sequence[Call]) -> Passage:
 
 
 def _end(call: Call) -> Passage:
-    if call.outcome is Outcome.OK:
+    if call.answered:
         return "allow"
     return "deny" if call.outcome in Outcome.REFUSED else "unclear"
 
@@ -331,8 +372,8 @@ def _result(planned: PlannedCell, seen: Passage, calls: Sequence[Call]) -> tuple
             return Result.FAILED, complaint
     if planned.balanced and seen == "allow" and (left_out := _left_out(planned, calls)):
         return Result.FAILED, left_out
-    if seen == planned.expected:
-        return Result.HELD, ""
+    if seen == planned.expected or (_need_not_answer(planned) and seen != "unclear"):
+        return Result.HELD, _in_its_own_words(calls)
     return _surprise(planned, seen, calls)
 
 
@@ -367,6 +408,31 @@ def _left_out(planned: PlannedCell, calls: Sequence[Call]) -> str:
     )
 
 
+def _unanswered(planned: PlannedCell, result: Result, reason: str, arrived: Arrived) -> tuple[Result, str]:
+    """What is known of a call to a program that answers nobody: whether the kernel counted its connection there."""
+    counted = (
+        f"the program answers nobody, not even its own pod, and {arrived.counted} connections of {planned.source.key} "
+        f"reached it ({arrived.due} were made)"
+    )
+    if planned.expected == "allow" and arrived.counted >= arrived.due:
+        return Result.HELD, counted
+    return result, f"{reason}; {counted}"
+
+
+def _need_not_answer(planned: PlannedCell) -> bool:
+    return not planned.listening and planned.expected != "deny"
+
+
+def _in_its_own_words(calls: Sequence[Call]) -> str:
+    """What a program of a pod's own has answered, where that is not simply the answer that was asked for."""
+    others = [call for call in calls if call.answered and call.outcome is not Outcome.OK]
+    return f"the pod's own program answered ({_detail(others[0])})" if others else ""
+
+
+def _detail(call: Call) -> str:
+    return f"{call.outcome}{f', {call.error}' if call.error else ''}"
+
+
 def _surprise(planned: PlannedCell, seen: Passage, calls: Sequence[Call]) -> tuple[Result, str]:
     """``seen`` is not what was expected, and row and oracle agree."""
     if seen == "unclear":
@@ -375,14 +441,15 @@ def _surprise(planned: PlannedCell, seen: Passage, calls: Sequence[Call]) -> tup
         side = "was answered, by endpoints that allow it" if seen == "allow" else "was refused"
         return Result.CANNOT_TELL, f"each of {len(calls)} calls {side}, so the others may never have been picked"
     if planned.expected == "deny":
-        return Result.FAILED, "a call that is denied was answered"
+        answer = next(call for call in calls if call.answered)
+        return Result.FAILED, f"a call that is denied was answered ({_detail(answer)})"
     refused = next(call for call in calls if _end(call) == "deny")
     return Result.FAILED, f"a call that is allowed was refused{f' ({refused.error})' if refused.error else ''}"
 
 
 def _unclear(planned: PlannedCell, calls: Sequence[Call]) -> tuple[Result, str]:
     call = next(call for call in calls if _end(call) == "unclear")
-    detail = f"{call.outcome}{f', {call.error}' if call.error else ''}"
+    detail = _detail(call)
     if call.outcome in _BYTES_CAME_BACK:
         return Result.FAILED, f"bytes came back, though not the ones asked for ({detail})"
     if planned.expected == "allow":

@@ -62,6 +62,14 @@ def behind(mesh: Mesh, to: str) -> list[tuple[Pod, int]]:
     ]
 
 
+def ports_of(mesh: Mesh, pod: Pod) -> list[int]:
+    """The ports of ``pod`` that somebody may call: those that it declares, and those that Services lead to."""
+    led_to = (
+        target_port(port, pod) for service in mesh.services if pod in mesh.endpoints(service) for port in service.ports
+    )
+    return sorted({port.number for port in pod.ports} | {port for port in led_to if port is not None})
+
+
 def _literal(mesh: Mesh, host: str, port: int) -> Target | None:
     try:
         address = ip_address(host.strip("[]"))

@@ -5,11 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from ipaddress import IPv4Address, IPv6Address
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from meshlab.errors import UsageError
 from meshlab.kernel.execute import Completed, run
+from meshlab.lab import requests
 from meshlab.lab.attempt import Request
 from meshlab.lab.names import resolve
 from meshlab.lab.programs import CLEAN_ENV
@@ -56,23 +57,14 @@ class PodHandle:
         headers: Mapping[str, str] | None = None,
         body: bytes = b"",
         family: Family | None = None,
-        timeout_s: float = 5.0,
+        timeout_s: float = requests.TIMEOUT_S,
     ) -> Request:
         """An HTTP call for ``lab.calls``; arguments as of ``http``."""
         host, port, path = _split(url)
-        target = resolve(self._lab.mesh, self.pod, host, port, family)
-        return Request(
-            source=self.name,
-            to=target.to,
-            family=target.family,
-            address=target.address,
-            port=port,
-            method=method,
-            path=path,
-            headers=dict(headers or {}),
-            body=body,
-            timeout_s=timeout_s,
-            echo=self._lab.is_echo(target.to),
+        mesh = self._lab.mesh
+        target = resolve(mesh, self.pod, host, port, family)
+        return requests.plan(
+            mesh, self.name, target, method=method, path=path, headers=headers, body=body, timeout_s=timeout_s
         )
 
     def plan_tcp(
@@ -82,26 +74,15 @@ class PodHandle:
         data: bytes = b"",
         half_close: bool = False,
         family: Family | None = None,
-        timeout_s: float = 5.0,
+        timeout_s: float = requests.TIMEOUT_S,
     ) -> Request:
         """A TCP call for ``lab.calls``; arguments as of ``tcp``."""
         host, colon, port = address.rpartition(":")
         if not colon or not port.isdigit():
             raise UsageError(f"'{address}' is not HOST:PORT")
-        target = resolve(self._lab.mesh, self.pod, host, int(port), family)
-        greeted: Literal["plain", "server-first"] = "server-first" if self._lab.speaks_first(target.to) else "plain"
-        return Request(
-            source=self.name,
-            to=target.to,
-            family=target.family,
-            address=target.address,
-            port=target.port,
-            kind="tcp",
-            mode="half-close" if half_close else greeted,
-            body=data,
-            timeout_s=timeout_s,
-            echo=self._lab.is_echo(target.to),
-        )
+        mesh = self._lab.mesh
+        target = resolve(mesh, self.pod, host, int(port), family)
+        return requests.plan(mesh, self.name, target, "tcp", body=data, half_close=half_close, timeout_s=timeout_s)
 
     def http(
         self,
@@ -111,7 +92,7 @@ class PodHandle:
         headers: Mapping[str, str] | None = None,
         body: bytes = b"",
         family: Family | None = None,
-        timeout_s: float = 5.0,
+        timeout_s: float = requests.TIMEOUT_S,
     ) -> Call:
         """Make an HTTP/1.1 call from this pod; how it ended is in ``Call.outcome``, never an exception.
 
@@ -132,7 +113,7 @@ class PodHandle:
         data: bytes = b"",
         half_close: bool = False,
         family: Family | None = None,
-        timeout_s: float = 5.0,
+        timeout_s: float = requests.TIMEOUT_S,
     ) -> Call:
         """Send ``data`` over TCP to ``HOST:PORT`` and read it back (the built-in echo gives it back as it came).
 

@@ -16,7 +16,7 @@ from meshlab.kernel.sandbox import Netns, Sandbox
 from meshlab.lab.mounts import Mounts
 from meshlab.lab.programs import Peer, Programs
 from meshlab.lab.settings import Settings
-from meshlab.model import Topology
+from meshlab.model import Family, Topology
 from meshlab.pki import MeshCA
 from meshlab.plan.changes import Batch, End
 from meshlab.plan.network import NetworkPlan
@@ -48,6 +48,8 @@ class Site:
     """Events of programs that have been replaced since."""
     pending: dict[str, str] = field(default_factory=dict)
     """Pods that belong in the mesh and are not -> why."""
+    not_listening: set[tuple[str, int, Family]] = field(default_factory=set)
+    """(pod, port, family) where nobody listened when the lab was ready, although the pod or a Service names it."""
     keylog: int = -1
     """A memfd to which node proxies add the secrets of their TLS sessions; -1: none was asked for."""
 

@@ -24,6 +24,8 @@ class Source:
     """Images without a program: the file is valid, and cannot run as it stands."""
     inert: tuple[Issue, ...] = ()
     """Keys that were read over, since they have no part in traffic."""
+    warnings: tuple[Issue, ...] = ()
+    """What of the file has no effect, and what the lab adds to it."""
 
 
 def shipped() -> dict[str, Path]:
@@ -73,4 +75,4 @@ def read(text_or_name: str, folder: Path | None = None) -> Source:
 
 def _source(text: str, name: str, path: Path | None) -> Source:
     reading = topology.read(text, name)
-    return Source(reading.topology, path, reading.unrunnable, reading.inert)
+    return Source(reading.topology, path, reading.unrunnable, reading.inert, reading.warnings)

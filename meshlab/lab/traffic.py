@@ -86,7 +86,13 @@ async def perform(sock: socket.socket, request: Request, canary: bytes, number: 
                 end = await attempt.run()
         except TimeoutError:
             end = End(Outcome.TIMEOUT, f"not over after {request.timeout_s:g} s")
-    ended_ns = time.clock_gettime_ns(time.CLOCK_REALTIME)
+        call = _call(attempt, end, number, started_ns)
+        await attempt.take_leave()
+    return call
+
+
+def _call(attempt: Attempt, end: End, number: int, started_ns: int) -> Call:
+    request = attempt.request
     source_ip, source_port = attempt.local or (_UNBOUND[request.family], 0)
     return Call(
         number=number,
@@ -97,14 +103,16 @@ async def perform(sock: socket.socket, request: Request, canary: bytes, number: 
         source_port=source_port,
         destination_ip=request.address,
         port=request.port,
-        canary=canary,
+        canary=attempt.canary,
         outcome=end.outcome,
         started_ns=started_ns,
-        ended_ns=ended_ns,
+        ended_ns=time.clock_gettime_ns(time.CLOCK_REALTIME),
         status=attempt.status,
         headers=attempt.headers,
         body=attempt.body,
         sent_bytes=attempt.sent,
+        received_bytes=attempt.received,
+        echo=request.echo,
         peer=attempt.peer,
         error=end.error,
     )

@@ -35,6 +35,8 @@ class Outcome(Flag):
     """Bytes came back that nobody sent."""
     UNREACHABLE = 1024
     """No route, or ICMP said so."""
+    NOT_HTTP = 2048
+    """Bytes in another protocol than HTTP, from a program of a pod's own: they may well be right in that protocol."""
 
     REFUSED = CONNECT_REFUSED | RESET | CLOSED
     """What a denied call may end in: at random, RST or FIN."""
@@ -87,10 +89,23 @@ class Call:
     body: bytes = b""
     """What came back."""
     sent_bytes: int = 0
+    received_bytes: int = 0
+    """All that came back, heads included."""
+    echo: bool = True
+    """Whether only the built-in echo may have answered, so that every byte of the answer was known before."""
     peer: Peer | None = None
     """Where the built-in echo answered."""
     error: str = ""
     """The operating system's words, where there are some."""
+
+    @property
+    def answered(self) -> bool:
+        """Whether the program at the other end answered. ``check``, ``fuzz`` and ``replay`` all mean this by it.
+
+        From the built-in echo only the right bytes are an answer. Another program answers with any byte, such as an
+        HTTP 404 or an error of its own protocol: no data plane here writes bytes of its own into a connection.
+        """
+        return self.outcome is Outcome.OK or (not self.echo and self.received_bytes > 0)
 
     def __repr__(self) -> str:
         """Short: this is what a failed assertion shows."""

@@ -51,11 +51,15 @@ class Mesh:
 
         Source: https://istio.io/latest/docs/ambient/usage/add-workloads/
         """
-        if pod.namespace in _NEVER_ENROLLED or "sidecar.istio.io/status" in pod.annotations:
+        return self.enrols(pod.namespace, pod.labels, pod.annotations)
+
+    def enrols(self, namespace: str, labels: Labels, annotations: Labels) -> bool:
+        """Whether a pod of these labels and annotations belongs into the mesh."""
+        if namespace in _NEVER_ENROLLED or "sidecar.istio.io/status" in annotations:
             return False
-        mode = pod.labels.get(DATAPLANE_MODE)
+        mode = labels.get(DATAPLANE_MODE)
         if mode is None:
-            mode = self.namespace_labels(pod.namespace).get(DATAPLANE_MODE)
+            mode = self.namespace_labels(namespace).get(DATAPLANE_MODE)
         return mode == "ambient"
 
     def endpoints(self, service: Service) -> tuple[Pod, ...]:

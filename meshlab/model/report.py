@@ -76,7 +76,7 @@ class Cell:
     """The rule by which the oracle decided."""
     result: Result
     reason: str = ""
-    """Why it did not hold; empty where it did."""
+    """Why it did not hold; where it held, what else was seen, or nothing."""
 
     def to_json(self) -> dict[str, Any]:
         return {

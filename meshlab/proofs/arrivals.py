@@ -1,7 +1,7 @@
 """What the servers' side counted: the other half of "no byte arrived", which no capture of a link can show.
 
-An echo keeps each connection that it accepted (client, times, bytes) and every canary in them. Of a program of a pod's
-own, the kernel counts the packets by client and port, behind all redirection. ``unexplained`` gives what reached a
+An echo keeps each connection that it accepted (client, times, bytes) and every canary in them. At a program of a pod's
+own the kernel counts connections by client and port, behind all redirection. ``unexplained`` gives what reached a
 denied call's targets and is no other call's.
 """
 
@@ -12,30 +12,30 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
-from meshlab.model import Address, Call, Outcome
+from meshlab.model import Address, Call
 from meshlab.proofs.links import Wiring
 from meshlab.proofs.route import Target
 
+Kernel = Mapping[tuple[Target, Address], int]
+"""(pod and port, client's address) -> connections."""
 _LATE_NS = 10**9
 """A connection from an address that is no pod's is held against the calls of the second before it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Arrival:
-    """One connection that a server accepted, or, where only the kernel counts, packets from one client to one port."""
+    """One connection that an echo accepted."""
 
     pod: str
     port: int
     client: Address
     client_port: int
-    """0 where the kernel counted."""
     opened_ns: int
     last_ns: int
     bytes: int
 
     def __str__(self) -> str:
-        what = f"a connection from {self.client} with {self.bytes} bytes" if self.client_port else f"{self.bytes} bytes"
-        return f"{what} reached {self.pod}:{self.port}"
+        return f"a connection from {self.client} with {self.bytes} bytes reached {self.pod}:{self.port}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,13 +50,14 @@ class Arrivals:
     """The echoes' record is bounded: of what came until this moment, some is forgotten."""
     echoes: frozenset[Target] = frozenset()
     """Where a built-in echo listens, and counts."""
-    kernel: Mapping[tuple[Target, Address], int] = field(default_factory=dict)
-    """Packets since ``since_ns``, where a program of the pod's own listens and the kernel counts."""
+    programs: frozenset[str] = frozenset()
+    """Pods that run programs of their own, where the kernel counts connections."""
+    kernel: Kernel = field(default_factory=dict)
+    """What it counted there."""
 
     def uncounted(self, targets: Iterable[Target]) -> list[Target]:
         """The targets at which nobody counts."""
-        by_kernel = {target for target, _ in self.kernel}
-        return [target for target in targets if target not in self.echoes and target not in by_kernel]
+        return [target for target in targets if target not in self.echoes and target.pod not in self.programs]
 
     def of(self, target: Target) -> Sequence[Arrival]:
         """What reached ``target``."""
@@ -97,11 +98,11 @@ def reached(arrivals: Arrivals, wiring: Wiring, call: Call, targets: Iterable[Ta
         for target in targets
         for one in arrivals.of(target)
     )
-    return any(within) or bool(kernel_packets(arrivals, wiring, call, targets))
+    return any(within) or bool(kernel_connections(arrivals, wiring, call, targets))
 
 
-def kernel_packets(arrivals: Arrivals, wiring: Wiring, call: Call, targets: Iterable[Target]) -> int:
-    """Packets that passed from the client of ``call`` to programs of pods' own, in the whole window."""
+def kernel_connections(arrivals: Arrivals, wiring: Wiring, call: Call, targets: Iterable[Target]) -> int:
+    """Connections from the client of ``call`` to programs of pods' own, in the whole window."""
     own = wiring.sites[call.source].addresses
     wanted = set(targets)
     return sum(
@@ -118,7 +119,7 @@ def _answered(calls: Sequence[Call], call: Call, target: Target) -> list[Call]:
         for other in calls
         if (other.source, other.family) == (call.source, call.family)
         and other.number != call.number
-        and other.outcome in Outcome.OK
+        and other.answered
         and other.peer is not None
         and (other.peer.pod, other.peer.server_port) == (target.pod, target.port)
     ]

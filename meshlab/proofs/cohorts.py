@@ -14,7 +14,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from meshlab.model import Call, Outcome
+from meshlab.model import Call
 
 _FRAME_BYTES = 9
 """RFC 9113 4.1: the header of the smallest HTTP/2 frame. Each call asks by one and is answered by one."""
@@ -45,7 +45,7 @@ class Cohort:
 
 def alone(call: Call) -> Cohort:
     """The cohort of one call. A call that was refused has sent nothing for sure but its question."""
-    answered = call.outcome in Outcome.OK
+    answered = call.answered
     return Cohort(
         call.started_ns,
         call.ended_ns,

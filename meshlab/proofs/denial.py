@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from meshlab.model import Call, Outcome
 from meshlab.model.report import Grade, Proof
-from meshlab.proofs.arrivals import Arrivals, kernel_packets, reached, unexplained
+from meshlab.proofs.arrivals import Arrivals, kernel_connections, reached, unexplained
 from meshlab.proofs.draft import Draft
 from meshlab.proofs.links import Wiring
 from meshlab.proofs.route import Target, passed, routes
@@ -49,7 +49,7 @@ def denied(
     shown = f"call {twin.call.number} of {twin.call.source} was allowed" if twin else instead
     control = f"{shown}; {window.control}" if shown and window.control else ""
     draft = Draft.of("denied", call, Grade.WIRE, control, 1)
-    if call.outcome in Outcome.OK:
+    if call.answered:
         return draft.failed("it was answered")
     if opposite := _arrived(wiring, call, targets, arrivals, calls):
         return draft.failed(f"{opposite} (the caller saw: {call.outcome})")
@@ -74,9 +74,9 @@ def _arrived(wiring: Wiring, call: Call, targets: Sequence[Target], arrivals: Ar
         return f"{found[0]}" + (f", and {len(found) - 1} more" if len(found) > 1 else "")
     if call.number in arrivals.canaries:
         return "its canary reached a server"
-    packets = kernel_packets(arrivals, wiring, call, targets)
-    if packets and not any(_same_way(call, other) and other.outcome in Outcome.OK for other in calls):
-        return f"{packets} packets from its client reached the program there, by the kernel's count"
+    connections = kernel_connections(arrivals, wiring, call, targets)
+    if connections and not any(_same_way(call, other) and other.answered for other in calls):
+        return f"{connections} connections from its client reached the program there, by the kernel's count"
     return ""
 
 
@@ -85,7 +85,7 @@ def _uncounted(call: Call, targets: Sequence[Target], arrivals: Arrivals) -> str
     if not targets:
         return f"no pod stands behind {call.to}, so nothing could have arrived"
     if silent := arrivals.uncounted(targets):
-        return f"nothing counts what {silent[0].pod}:{silent[0].port} receives: it runs a program of its own"
+        return f"nothing counts what {silent[0].pod}:{silent[0].port} receives"
     if call.started_ns < arrivals.since_ns:
         return "it was made before the window, since which is counted"
     if call.started_ns <= arrivals.forgotten_until_ns:
@@ -102,7 +102,7 @@ def _twin_problem(call: Call, targets: Sequence[Target], twin: Twin, arrivals: A
     name = f"call {other.number} of {other.source}"
     if not set(targets) & set(twin.targets) or other.family != call.family or other.source == call.source:
         return f"call {other.number} ({other.source} -> {other.to} ipv{other.family}) is no twin of it"
-    if other.outcome not in Outcome.OK:
+    if not other.answered:
         return f"its twin, {name}, ended in {other.outcome}: then no refusal says anything"
     if not reached(arrivals, wiring, other, twin.targets):
         return f"the bytes of its twin, {name}, were not seen at the server either"

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from meshlab.model import Call, Family, Outcome
+from meshlab.model import Call, Family
 from meshlab.model.report import Grade, Proof
 from meshlab.proofs.cohorts import Cohort, alone
 from meshlab.proofs.draft import Draft
@@ -150,7 +150,7 @@ def _not_followed(flow: Flow) -> str:
 def _on_the_way(draft: Draft, window: Window, call: Call, ways: Sequence[Route], cohort: Cohort | None) -> Proof:
     """Held where one route shows packets with payload on all its links: there and, if it was answered, back."""
     missing = "nobody said which pod it may have reached"
-    answered = call.outcome in Outcome.OK
+    answered = call.answered
     for way in ways:
         seen = carried(window, way, call)
         silent = [link for link, (there, back) in seen.items() if not there or (answered and not back)]

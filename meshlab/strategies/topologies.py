@@ -25,6 +25,7 @@ from meshlab.oracle import connection, decide
 from meshlab.strategies.choices import Choices, drawn
 from meshlab.strategies.near import near_identities
 from meshlab.strategies.policies import Drawing, draw_policies
+from meshlab.topology import with_target_ports
 
 NAMESPACES = ("shop", "shop-evil", "xshop", "bank")
 ACCOUNTS = ("web", "web-admin", "a", "default")
@@ -39,7 +40,7 @@ def topologies(max_pods: int = 5) -> st.SearchStrategy[Topology]:
         pods = tuple(_pod(choices, place, nodes) for place in range(choices.one_of(range(2, max_pods + 1))))
         outside = replace(pods[-1], labels={**pods[-1].labels, DATAPLANE_MODE: "none"})
         mesh = Mesh(namespaces=_namespaces(pods), pods=(*pods[:-1], outside))
-        mesh = replace(mesh, services=(_service(choices, mesh, 0),))
+        mesh, _ = with_target_ports(replace(mesh, services=(_service(choices, mesh, 0),)))
         return Topology(
             name="generated",
             nodes=tuple(Node(name=f"node-{number + 1}") for number in range(nodes)),

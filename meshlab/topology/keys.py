@@ -86,7 +86,7 @@ def _under(prefix: str, keys: Mapping[str, Key]) -> dict[str, Key]:
 
 _NOT_RUN = inert("the lab starts a pod once and does not probe or restart it")
 _NO_LIMITS = inert("the lab sets no limits")
-_NO_SCHEDULER = refused("the lab has no scheduler: say nodeName, or leave the pod to be spread by order")
+_NO_SCHEDULER = refused("the lab has no scheduler: say nodeName, or leave the pod to be spread")
 _USER = inert("programs run as the user who runs the lab, confined by its namespaces")
 _FILES = inert("the lab has no such volume: the path stays as the host has it")
 _BOOKKEEPING = inert("the API server's bookkeeping")
@@ -148,7 +148,7 @@ _LAB = {
     "spec.nodes[].name": honoured(shapes.LABEL, required=True),
     "spec.nodes[].ztunnel": honoured(why="a node proxy of this node's own, which no option overrides"),
     "spec.pods.*": honoured(None, names=shapes.POD),
-    "spec.pods.*.node": honoured(shapes.LABEL, why="spread by order where it is not given"),
+    "spec.pods.*.node": honoured(shapes.LABEL, why="where the fewest of its kind are, if it is not given"),
     "spec.pods.*.ports[]": honoured(shapes.PORT),
     "spec.pods.*.ports[].containerPort": honoured(shapes.PORT, required=True),
     "spec.pods.*.ports[].name": honoured(shapes.PORT_NAME),
@@ -242,7 +242,7 @@ _CONTAINER = {
 }
 
 _POD_SPEC = {
-    "nodeName": honoured(shapes.LABEL, why="spread by order where it is not given"),
+    "nodeName": honoured(shapes.LABEL, why="where the fewest of its kind are, if it is not given"),
     "serviceAccountName": honoured(shapes.ACCOUNT_NAME),
     "serviceAccount": honoured(shapes.ACCOUNT_NAME, why="the older name of serviceAccountName"),
     "containers": honoured(None, required=True),

@@ -23,7 +23,7 @@ from meshlab.model import (
     Service,
     Topology,
 )
-from meshlab.topology import images, policies, workloads
+from meshlab.topology import images, placement, policies, workloads
 from meshlab.topology.check import check, check_kind
 from meshlab.topology.expect import expectations
 from meshlab.topology.nodes import Map, Scalar, Sequence, read_documents
@@ -45,6 +45,8 @@ class Reading:
     """Images without a program: a warning of ``validate``, an error of ``check``."""
     inert: tuple[Issue, ...]
     """Keys that were read over, since they have no part in traffic."""
+    warnings: tuple[Issue, ...] = ()
+    """What of the file has no effect, and what the lab adds to it."""
 
 
 def load(text: str, source: str) -> Topology:
@@ -70,7 +72,7 @@ def read(text: str, source: str) -> Reading:
             file.add(kind, check(kind, document, notes))
     topology = file.topology()
     notes.raise_if_refused()
-    return Reading(topology, tuple(file.unrunnable()), tuple(sorted(notes.inert)))
+    return Reading(topology, tuple(file.unrunnable()), tuple(sorted(notes.inert)), tuple(sorted(notes.warnings)))
 
 
 def expanded(documents: list[Map], notes: Notes) -> Iterator[Map]:
@@ -96,6 +98,7 @@ class _File:
         self._mentioned: dict[str, Namespace] = {}
         self._drafts: list[workloads.Draft] = []
         self._services: list[tuple[Service, Place]] = []
+        self._service_names: dict[str, Place] = {}
         self._authorization_policies: list[AuthorizationPolicy] = []
         self._peer_authentications: list[PeerAuthentication] = []
         self._lines: dict[tuple[str, str], int] = {}
@@ -122,6 +125,7 @@ class _File:
             case "Service":
                 service = workloads.service(document, len(self._services), self._notes)
                 self._services.append((service, document.map("spec").at("clusterIP")))
+                self._service_names[service.key] = metadata.at("name")
             case "AuthorizationPolicy":
                 self._authorization_policies.append(policies.authorization_policy(document, self._notes))
             case "PeerAuthentication":
@@ -137,11 +141,12 @@ class _File:
         self._images = {pattern: workloads.program(entry) for pattern, entry in _maps(spec.map("images"))}
         mesh = Mesh(
             namespaces=(*self._declared.values(), *(self._mentioned[name] for name in self._only_mentioned())),
-            pods=workloads.place_pods(self._drafts, nodes, self._images, self._notes),
             services=tuple(service for service, _ in self._services),
             authorization_policies=tuple(self._authorization_policies),
             peer_authentications=tuple(self._peer_authentications),
         )
+        pods = placement.place_pods(self._drafts, nodes, mesh, self._images, self._notes)
+        mesh = self._with_target_ports(replace(mesh, pods=pods))
         self._refuse_shared_addresses(mesh)
         topology = Topology(
             name=lab.map("metadata").text("name", DEFAULT_NAME),
@@ -203,6 +208,22 @@ class _File:
         for item, node in zip(spec.items("nodes"), nodes, strict=True):
             self._refuse_second(f"node '{node.name}'", "", item.place)
         return tuple(nodes) or DEFAULT_NODES
+
+    def _with_target_ports(self, mesh: Mesh) -> Mesh:
+        """``mesh`` with what Services add to its pods; that is noted, and who has nobody behind it."""
+        mesh, added = placement.with_target_ports(mesh)
+        for service, pod, number in added:
+            self._notes.warn(
+                self._service_names[service.key],
+                f"Service '{service.key}' leads to port {number} of pod '{pod.key}', which does not declare it: the "
+                f"built-in echo listens there too",
+            )
+        for service in mesh.services:
+            if why := placement.nobody_behind(mesh, service):
+                self._notes.warn(
+                    self._service_names[service.key], f"nobody stands behind Service '{service.key}': {why}"
+                )
+        return mesh
 
     def _refuse_shared_addresses(self, mesh: Mesh) -> None:
         owners: dict[Address, str] = {

@@ -30,12 +30,16 @@ class Notes:
     source: str
     issues: list[Issue] = field(default_factory=list)
     inert: list[Issue] = field(default_factory=list)
+    warnings: list[Issue] = field(default_factory=list)
 
     def refuse(self, place: Place, message: str) -> None:
         self.issues.append(self.at(place, message))
 
     def ignore(self, place: Place, message: str) -> None:
         self.inert.append(self.at(place, message))
+
+    def warn(self, place: Place, message: str) -> None:
+        self.warnings.append(self.at(place, message))
 
     def at(self, place: Place, message: str) -> Issue:
         return Issue(self.source, place.line, place.column, message)

@@ -10,8 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from ipaddress import IPv4Address, IPv6Address, ip_address
 
-from meshlab.model import ContainerPort, Node, Pod, Program, Service, ServicePort, addresses
-from meshlab.topology import images as image_table
+from meshlab.model import ContainerPort, Program, Service, ServicePort, addresses
 from meshlab.topology.nodes import Map, Scalar
 from meshlab.topology.notes import START, Notes, Place, did_you_mean, listed
 
@@ -193,76 +192,6 @@ def _port_fault(port: ContainerPort, others: Sequence[ContainerPort]) -> str:
     if port.name and any(port.name == other.name for other in others):
         return f"two ports are named '{port.name}'"
     return ""
-
-
-def place_pods(
-    drafts: Sequence[Draft], nodes: Sequence[Node], images: Mapping[str, Program | None], notes: Notes
-) -> tuple[Pod, ...]:
-    """Every draft on its node, with its addresses and its program. ``drafts`` are in the order of the file."""
-    if len(drafts) > MAX_PODS:
-        notes.refuse(drafts[MAX_PODS].place, f"{len(drafts)} pods; a lab has at most {MAX_PODS}")
-        return ()
-    indices = {node.name: index for index, node in enumerate(nodes)}
-    return tuple(_placed(draft, place, indices, images, notes) for place, draft in enumerate(drafts))
-
-
-def _placed(
-    draft: Draft, place: int, indices: Mapping[str, int], images: Mapping[str, Program | None], notes: Notes
-) -> Pod:
-    names = list(indices)
-    node = draft.node or names[place % len(names)]
-    if node not in indices:
-        where = f"which is not under 'nodes:' ({', '.join(names)}).{did_you_mean(node, names)}"
-        notes.refuse(draft.node_place, f"pod '{draft.key}' is on node '{node}', {where}")
-        node = names[0]
-    pod = Pod(
-        name=draft.name,
-        namespace=draft.namespace,
-        node=node,
-        ipv4=addresses.pod4(indices[node], place),
-        ipv6=addresses.pod6(indices[node], place),
-        labels=draft.labels,
-        annotations=draft.annotations,
-        service_account=draft.service_account,
-        ports=draft.ports,
-        image=draft.image,
-        add_capabilities=draft.add_capabilities,
-        empty_dirs=draft.empty_dirs,
-        workload=draft.workload,
-    )
-    return replace(pod, program=_program(draft, pod, images))
-
-
-def _program(draft: Draft, pod: Pod, images: Mapping[str, Program | None]) -> Program | None:
-    """What the pod runs. Where the echo stands in for an image, the image's command has nothing to run."""
-    env = {**draft.env, **{name: _field(pod, path) for name, path in draft.env_fields.items()}}
-    if draft.run is not None:
-        return draft.run
-    if not draft.image:
-        argv = draft.command + draft.args
-        return Program(argv=argv, env=env, working_dir=draft.working_dir) if argv else None
-    _, entry = image_table.find(draft.image, images)
-    if entry is None:
-        return None
-    return Program(
-        argv=(draft.command or entry.argv) + draft.args,
-        env={**entry.env, **env},
-        working_dir=draft.working_dir or entry.working_dir,
-    )
-
-
-def _field(pod: Pod, path: str) -> str:
-    """Source: https://kubernetes.io/docs/concepts/workloads/pods/downward-api/"""
-    fields = {
-        "metadata.name": pod.name,
-        "metadata.namespace": pod.namespace,
-        "metadata.uid": pod.uid,
-        "spec.nodeName": pod.node,
-        "spec.serviceAccountName": pod.service_account,
-        "status.podIP": str(pod.ipv4),
-        "status.podIPs": f"{pod.ipv4},{pod.ipv6}",
-    }
-    return fields[path]
 
 
 def service(document: Map, place: int, notes: Notes) -> Service:

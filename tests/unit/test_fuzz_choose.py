@@ -118,3 +118,9 @@ def test_allowed_and_denied_are_both_common() -> None:
     share = sum(one.decision.allowed for one in chosen) / len(chosen)
     print(f"{share:.0%} of {len(chosen)} calls are allowed; {MOST} at most in one set")  # noqa: T201
     assert 0.3 <= share <= 0.7
+
+
+def test_nobody_is_called_where_nobody_listens() -> None:
+    deaf = frozenset((pod.key, port.number, 6) for pod in MESH.pods for port in pod.ports)
+    assert {call.family for call in candidates(MESH, deaf)} == {4}
+    assert len(candidates(MESH, deaf)) == len(POSSIBLE) / 2

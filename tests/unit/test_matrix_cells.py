@@ -249,3 +249,34 @@ def test_each_cell_is_found_by_its_call_and_what_is_no_cell_is_not() -> None:
     assert cell_of(topology.mesh, "shop/client", "server.shop:80", 4) is not None
     assert cell_of(topology.mesh, "shop/client", "server.shop:80", 6) is None
     assert cell_of(topology.mesh, "shop/client", "shop/server:1", 4) is None
+
+
+def test_a_service_without_endpoints_has_no_path_that_could_be_encrypted() -> None:
+    nobody = replace(SERVICE, selector={"app": "nobody"})
+    found = [cell for cell in cells(_topology(CLIENT, SERVER, services=(nobody,))) if cell.to == "server.shop"]
+    assert found
+    assert {(cell.expected, cell.hbone) for cell in found} == {("deny", False)}
+
+
+DEAF = frozenset({("shop/server", 8080, 6)})
+
+
+def test_a_cell_says_where_nobody_listens_and_keeps_what_the_policies_say() -> None:
+    found = {cell.name: cell for cell in cells(_topology(CLIENT, SERVER, services=(SERVICE,)), DEAF)}
+    quiet = found["shop/client->shop/server:8080/6"]
+    assert (quiet.expected, quiet.oracle) == ("allow", "allow")
+    assert "nobody listens there over IPv6 (in shop/server)" in quiet.rule
+    silent = {name for name, cell in found.items() if not cell.listening}
+    assert silent == {
+        "shop/client->shop/server:8080/6",
+        "shop/client->server.shop:80/6",
+        "shop/server->server.shop:80/6",
+    }
+
+
+def test_a_cell_to_nobody_is_no_twin_and_carries_no_bulk() -> None:
+    topology = _topology(CLIENT, INTRUDER, SERVER, policies=(_only("client"),))
+    planned = cells(topology, DEAF)
+    denied = next(cell for cell in planned if cell.name == "shop/intruder->shop/server:8080/6")
+    assert control_for(denied, planned).twin is None
+    assert all(cell.listening for cell in planned if cell.bulk)

@@ -8,7 +8,14 @@ from typing import Any
 
 import pytest
 
-from meshlab.lab.matrix import MISSED_BY_CHANCE, PlannedCell, calls_to_reach_all, judge, missed_by_chance
+from meshlab.lab.matrix import (
+    MISSED_BY_CHANCE,
+    Arrived,
+    PlannedCell,
+    calls_to_reach_all,
+    judge,
+    missed_by_chance,
+)
 from meshlab.model import Call, Outcome, Peer, Pod, Verdict
 from meshlab.model.addresses import pod4, pod6
 from meshlab.model.report import Result
@@ -188,3 +195,49 @@ def test_a_balanced_cell_holds_only_where_each_endpoint_has_answered() -> None:
 def test_a_random_choice_fails_a_balanced_cell_less_than_once_in_a_million(endpoints: int) -> None:
     assert missed_by_chance(endpoints) <= MISSED_BY_CHANCE
     assert calls_to_reach_all(endpoints) >= 40
+
+
+def _own(outcome: Outcome, error: str = "", received: int = 9) -> Call:
+    """A call to a program of a pod's own."""
+    return replace(_call(outcome, error=error), echo=False, received_bytes=received)
+
+
+@pytest.mark.parametrize("outcome", [Outcome.HTTP_STATUS, Outcome.NOT_HTTP, Outcome.CLOSED_LATE, Outcome.TIMEOUT])
+def test_any_byte_of_a_pods_own_program_is_an_answer_and_the_cell_says_which(outcome: Outcome) -> None:
+    cell = judge(ALLOWED, [_own(outcome, error="HTTP 404")])
+    assert (cell.seen, cell.result) == ("allow", Result.HELD)
+    assert cell.reason == f"the pod's own program answered ({outcome}, HTTP 404)"
+    assert judge(DENIED, [_own(outcome)]).result is Result.FAILED
+
+
+def test_a_program_of_a_pods_own_that_gave_no_byte_has_not_answered() -> None:
+    assert judge(ALLOWED, [_own(Outcome.CLOSED, received=0)]).result is Result.FAILED
+    assert judge(DENIED, [_own(Outcome.CLOSED, received=0)]).result is Result.HELD
+
+
+NOBODY = replace(ALLOWED, listening=False)
+
+
+def test_where_nobody_listens_a_refusal_is_not_held_against_the_mesh() -> None:
+    cell = judge(NOBODY, [_call(Outcome.RESET)])
+    assert (cell.expected, cell.seen, cell.result) == ("allow", "deny", Result.HELD)
+    assert judge(NOBODY, [OK]).result is Result.HELD, "it may have begun to listen since"
+    assert judge(NOBODY, [_call(Outcome.TIMEOUT)]).result is Result.FAILED, "a refusal is due, not silence"
+
+
+def test_where_nobody_listens_a_denied_call_still_gets_no_answer() -> None:
+    denied = replace(DENIED, listening=False)
+    assert judge(denied, [_call(Outcome.RESET)]).result is Result.HELD
+    assert judge(denied, [OK]).result is Result.FAILED
+
+
+SILENT = [_own(Outcome.CLOSED, received=0)]
+
+
+def test_a_program_that_answers_nobody_is_judged_by_the_connections_that_reached_it() -> None:
+    held = judge(ALLOWED, SILENT, Arrived(counted=2, due=2))
+    assert held.result is Result.HELD
+    assert "2 connections of shop/client reached it (2 were made)" in held.reason
+    lost = judge(ALLOWED, SILENT, Arrived(counted=1, due=2))
+    assert lost.result is Result.FAILED
+    assert "1 connections of shop/client reached it (2 were made)" in lost.reason

@@ -120,15 +120,15 @@ PROGRAM = Target("shop/server", 8080)
 
 
 @pytest.mark.parametrize(
-    ("packets", "result", "says"),
+    ("connections", "result", "says"),
     [
-        ({}, CANNOT_TELL, "nothing counts what shop/server:8080 receives: it runs a program of its own"),
+        ({}, CANNOT_TELL, "the bytes of its twin, call 1 of shop/client, were not seen"),
         ({"10.128.0.1": 5, INTRUDER: 0}, HELD, "no connection and 0 bytes"),
-        ({"10.128.0.1": 5, INTRUDER: 3}, FAILED, "3 packets from its client reached the program there"),
+        ({"10.128.0.1": 5, INTRUDER: 3}, FAILED, "3 connections from its client reached the program there"),
     ],
-    ids=["nobody-counts", "none-came", "some-came"],
+    ids=["none-at-all", "the-twins", "its-own"],
 )
-def test_at_a_program_of_a_pods_own_the_kernel_counts(packets: dict[str, int], result: Result, says: str) -> None:
-    kernel = {(PROGRAM, ip_address(address)): number for address, number in packets.items()}
-    proof = prove(Arrivals(since_ns=scenes.T0, kernel=kernel))
+def test_at_a_program_of_a_pods_own_the_kernel_counts(connections: dict[str, int], result: Result, says: str) -> None:
+    kernel = {(PROGRAM, ip_address(address)): number for address, number in connections.items()}
+    proof = prove(Arrivals(since_ns=scenes.T0, programs=frozenset({"shop/server"}), kernel=kernel))
     assert (proof.result, says in proof.reason) == (result, True)

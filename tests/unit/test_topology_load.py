@@ -125,8 +125,8 @@ def test_pods_are_addressed_by_their_place_in_the_file_whatever_their_kind() -> 
         "x.yaml",
     )
     assert [pod.name for pod in topology.mesh.pods] == ["first", "second", "third", "fourth"]
-    assert [pod.node for pod in topology.mesh.pods] == ["node-2", "node-2", "node-1", "node-2"]
-    nodes = [1, 1, 0, 1]
+    assert [pod.node for pod in topology.mesh.pods] == ["node-2", "node-1", "node-1", "node-2"]
+    nodes = [1, 0, 0, 1]
     assert [pod.ipv4 for pod in topology.mesh.pods] == [addresses.pod4(node, place) for place, node in enumerate(nodes)]
 
 

@@ -439,3 +439,51 @@ def test_a_loop_starts_again_after_it_was_closed() -> None:
         assert loop.run(which(), DEADLINE_S) == "meshlab-traffic"
     finally:
         loop.close()
+
+
+_OWN_WORDS = [
+    (b"HTTP/1.1 404 Not Found\r\nContent-Length: 2\r\n\r\nno", Outcome.HTTP_STATUS),
+    (b"-ERR unknown command 'GET'\r\n", Outcome.NOT_HTTP),
+    (b"J\0\0\0\n8.0.36\0", Outcome.NOT_HTTP),
+    (b"\x15\x03\x01\0\x02\x02\x46", Outcome.NOT_HTTP),
+    (b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\ncut", Outcome.CLOSED_LATE),
+]
+
+
+@pytest.mark.parametrize(("words", "outcome"), _OWN_WORDS, ids=["404", "redis", "mysql", "tls", "cut"])
+def test_whatever_a_program_of_a_pods_own_says_is_an_answer(
+    traffic: TrafficLoop, words: bytes, outcome: Outcome
+) -> None:
+    with _server(_answers(words)) as port:
+        call = _call(traffic, _request(port, echo=False))
+    assert (call.outcome, call.answered, call.received_bytes) == (outcome, True, len(words))
+
+
+@pytest.mark.parametrize("words", [words for words, _ in _OWN_WORDS], ids=["404", "redis", "mysql", "tls", "cut"])
+def test_the_same_words_are_no_answer_where_the_echo_should_answer(traffic: TrafficLoop, words: bytes) -> None:
+    with _server(_answers(words)) as port:
+        assert not _call(traffic, _request(port)).answered
+
+
+@pytest.mark.parametrize("script", [_reset, _answers(b"")], ids=["reset", "closed"])
+def test_a_program_that_says_nothing_has_not_answered(
+    traffic: TrafficLoop, script: Callable[[socket.socket], None]
+) -> None:
+    with _server(script) as port:
+        call = _call(traffic, _request(port, echo=False))
+    assert (call.answered, call.received_bytes) == (False, 0)
+    assert call.outcome in Outcome.REFUSED
+
+
+def test_a_program_that_has_answered_is_left_without_a_reset(traffic: TrafficLoop) -> None:
+    ends: list[bytes] = []
+
+    def greets_and_goes_on(connection: socket.socket) -> None:
+        connection.sendall(b"220 ready\r\n")
+        while data := connection.recv(65536):  # to the client's FIN; a RST would raise
+            connection.sendall(b"500 what?\r\n")
+        ends.append(data)
+
+    with _server(greets_and_goes_on) as port:
+        call = _call(traffic, _request(port, echo=False))
+    assert (call.answered, ends) == (True, [b""])
