@@ -12,6 +12,7 @@ stream that accepted both types at this version, and every named identity has a 
 
 A refused push is taken back at once: the last good one is served again, and the answer waits until every node has
 acknowledged that. ``behind`` says who had not done so at the deadline: such a node may still serve what was refused.
+(A control plane that has just started knows no good one: ``fallback`` is that.)
 With ``after_nack: leave`` the refused push stays where it is, as Istio leaves it, and nobody is waited for.
 Everything waits for events: an ACK, a NACK, a stream that comes or goes, a certificate, another push.
 """
@@ -287,12 +288,9 @@ class ControlPlane:
         return self._answer(push)
 
     def _begin(self, request: Mapping[str, Any]) -> _Push:
-        snapshot = Snapshot.of(
-            {
-                type_url: {name: base64.b64decode(body) for name, body in named.items()}
-                for type_url, named in request["resources"].items()
-            }
-        )
+        snapshot = _snapshot(request["resources"])
+        if "fallback" in request:
+            self.ads.accepted = _snapshot(request["fallback"])
         if self._push:
             self._push.superseded = True
         self._push = push = _Push(
@@ -370,6 +368,15 @@ class ControlPlane:
             self.stop()
         if not self._unsent:
             asyncio.get_running_loop().remove_writer(self.channel.fileno())
+
+
+def _snapshot(encoded: Mapping[str, Mapping[str, str]]) -> Snapshot:
+    return Snapshot.of(
+        {
+            type_url: {name: base64.b64decode(body) for name, body in named.items()}
+            for type_url, named in encoded.items()
+        }
+    )
 
 
 def _spoken(what: Nack | Lag) -> dict[str, str]:
