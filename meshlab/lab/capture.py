@@ -6,7 +6,8 @@
     capture.prove_encrypted(allowed)
     capture.prove_denied(denied, twin=allowed)
 
-The conclusions are drawn by ``proofs``; here is gathered what they need.
+Proofs, ``window``, ``packets`` and ``save`` may be asked for within the ``with`` too: they take what was captured until
+then, and capturing goes on. The conclusions are drawn by ``proofs``; here is gathered what they need.
 """
 
 from __future__ import annotations
@@ -43,6 +44,11 @@ class Capture:
         """Every proof that was asked for, in order."""
 
     def open(self) -> None:
+        """Begin.
+
+        Raises:
+            UsageError: a capture of this lab is open already.
+        """
         self._lab.captures.open_window()
 
     def close(self) -> None:
@@ -51,10 +57,8 @@ class Capture:
 
     @property
     def window(self) -> Window:
-        """What was seen. Asked for within the window, this is its end."""
-        self.close()
-        assert self._window is not None
-        return self._window
+        """What was seen; within the ``with``, what was seen until now: then it is gathered anew each time."""
+        return self._window or self._lab.captures.look()
 
     @property
     def mesh(self) -> Mesh:

@@ -2,6 +2,10 @@
 
     first record: a handshake that opens with the expected hello --> any record --> any record ...
     anything else, at any byte --> ``fault`` says what, and stays
+    resume(): bytes are missing --> nothing is read (``unread``) until some data begins with a record's header
+
+After ``resume`` eight records in a row must follow before anything else is a fault: until then the header may have been
+bytes that only look like one, and the search begins again.
 
 Source: RFC 8446 5.1 (record layer), 4 (handshake types).
 """
@@ -16,13 +20,15 @@ _TYPES = frozenset({20, 21, 22, 23})
 _VERSIONS = frozenset({b"\x03\x01", b"\x03\x03"})
 _LONGEST = 16384 + 256
 _HEADER_BYTES = 5
+_SURE_AFTER = 8
+"""Records in a row, each header of which is true by chance once in sixteen millions."""
 _NAMES = {CLIENT_HELLO: "ClientHello", SERVER_HELLO: "ServerHello"}
 
 
 class TlsRecords:
     """Follows the record boundaries of one direction."""
 
-    __slots__ = ("_first", "_head", "_left", "_opens_with", "fault", "records")
+    __slots__ = ("_first", "_head", "_left", "_opens_with", "_searching", "_unsure", "fault", "records", "unread")
 
     def __init__(self, opens_with: int) -> None:
         self._opens_with = opens_with
@@ -32,17 +38,30 @@ class TlsRecords:
         self.records = 0
         self.fault = ""
         """Empty as long as all bytes were TLS records."""
+        self.unread = False
+        """There were bytes of which nobody knows whether they are records. Whoever asks sets it back."""
+        self._searching = False
+        self._unsure = 0
+        """How many records must follow until the beginning that was found is one for sure."""
+
+    def resume(self) -> bool:
+        """Bytes are missing from here on. False where even the first record was not seen."""
+        self._searching, self._head, self._left = True, b"", 0
+        return not self._first
 
     def feed(self, data: bytes) -> None:
         """Take the next bytes of the stream."""
+        if self._searching and len(data) >= _HEADER_BYTES and _is_header(data[:_HEADER_BYTES]):
+            self._searching, self._unsure = False, _SURE_AFTER
         at, size = 0, len(data)
-        while at < size and not self.fault:
+        while at < size and not self.fault and not self._searching:
             if self._left:
                 step = min(self._left, size - at)
                 self._left -= step
             else:
                 step = self._header(data, at)
             at += step
+        self.unread = self.unread or self._searching
 
     def _header(self, data: bytes, at: int) -> int:
         """Take what is missing of a header (of the first record: one byte more, the handshake's type)."""
@@ -56,10 +75,18 @@ class TlsRecords:
 
     def _open(self, head: bytes) -> None:
         length = head[3] << 8 | head[4]
-        if head[0] not in _TYPES or head[1:3] not in _VERSIONS or not 0 < length <= _LONGEST:
+        if not _is_header(head) and self._unsure:
+            self._searching = True
+            return
+        self._unsure = max(0, self._unsure - 1)
+        if not _is_header(head):
             self.fault = f"after {self.records} TLS records come bytes that are none ({head.hex(' ')})"
         elif self._first and (head[0] != _HANDSHAKE or head[5] != self._opens_with):
             self.fault = f"it does not open with a {_NAMES[self._opens_with]} ({head.hex(' ')})"
         self._left = length - self._first
         self._first = False
         self.records += 1
+
+
+def _is_header(head: bytes) -> bool:
+    return head[0] in _TYPES and head[1:3] in _VERSIONS and 0 < head[3] << 8 | head[4] <= _LONGEST

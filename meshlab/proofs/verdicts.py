@@ -153,7 +153,7 @@ def nothing_in_clear(window: Window, wiring: Wiring, link: Link, family: Family,
     if window.blind:
         return draft.cannot_tell(window.blind)
     if traffic.unfollowed:
-        return draft.cannot_tell(_not_followed(traffic.unfollowed))
+        return draft.cannot_tell(_not_followed(window, traffic.unfollowed))
     packets = sum(len(flow.times) for flow in others)
     if not packets:
         return draft.cannot_tell("no packet between enrolled pods was seen there")
@@ -242,12 +242,18 @@ def _doubt(window: Window, ways: Iterable[Route]) -> str:
         if finding := unread(window, way):
             return f"{finding}: its number was cut off"
         if flow := unfollowed(window, way):
-            return _not_followed(flow)
+            return _not_followed(window, flow)
     return ""
 
 
-def _not_followed(flow: Flow) -> str:
-    return f"bytes of {flow} were not seen, so its TLS records cannot be followed"
+def _not_followed(window: Window, flow: Flow) -> str:
+    why = f"bytes of {flow} were not seen, so its TLS records cannot be followed"
+    if not window.lost_before_bytes:
+        return why
+    return (
+        f"{why} ({window.lost_before_bytes} bytes were lost before the window)."
+        " Make the call again in another window, or over a new connection"
+    )
 
 
 def _on_the_way(draft: _Draft, window: Window, call: Call, ways: Sequence[Route]) -> Proof:

@@ -78,7 +78,7 @@ def test_each_change_that_a_hanging_proxy_lets_fail_says_so_in_its_own_time_and_
     with hanging(lab, "ztunnel@node-1"):
         for name in ("a", "b"):
             started = time.monotonic()
-            with pytest.raises(NotAcknowledgedError, match="ztunnel@node-1: .*Authorization at version") as caught:
+            with pytest.raises(NotAcknowledgedError, match=r"ztunnel@node-1: .*Authorization at version") as caught:
                 lab.apply(DENY.format(name=name), timeout_s=0.5)
             assert time.monotonic() - started < 5
             assert "on its way" in "".join(caught.value.__notes__)
@@ -96,8 +96,8 @@ def test_a_change_that_is_interrupted_leaves_what_was_in_effect(lab: Lab) -> Non
     before, versions = lab.mesh, served(lab)
     old = signal.signal(signal.SIGALRM, interrupt)
     try:
+        signal.setitimer(signal.ITIMER_REAL, 0.3)
         with hanging(lab, "ztunnel@node-1"), pytest.raises(KeyboardInterrupt) as caught:
-            signal.setitimer(signal.ITIMER_REAL, 0.3)
             lab.apply(DENY.format(name="a"), timeout_s=30)
     finally:
         signal.signal(signal.SIGALRM, old)
