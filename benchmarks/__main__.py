@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 
-from benchmarks import calls, plugin, pods, start
+from benchmarks import calls, lifetime, plugin, pods, start
 from benchmarks.measure import Report
 
 BENCHMARKS: Mapping[str, Callable[..., Report]] = {
@@ -16,6 +16,7 @@ BENCHMARKS: Mapping[str, Callable[..., Report]] = {
     "start": start.run,
     "pods": pods.run,
     "calls": calls.run,
+    "lifetime": lifetime.run,
 }
 
 

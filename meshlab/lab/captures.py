@@ -1,8 +1,9 @@
 """The captures of one lab: a ring in every node's netns, from before the first pod's link is up, and beacons on links.
 
 A window keeps what comes between its ends. What is recorded outside windows is followed by a thread and freed, so that
-the lab may live as long as it likes: the thread looks at how much there is, which costs nothing, and begins at a
-quarter of the recorder's bound. It follows a gigabyte of bulk in about a second, or 100,000 packets.
+the lab may live as long as it likes. The thread begins at a quarter of the recorder's bound, and follows a gigabyte of
+bulk in about a second, or 100,000 packets. Before each batch of calls ``keep_up`` sees to it that the recorder has room,
+however busy the machine is.
 """
 
 from __future__ import annotations
@@ -175,11 +176,15 @@ class Captures:
 
     # --- outside windows ---------------------------------------------------------------------------------------------
 
-    def catch_up(self) -> None:
-        """Follow and free what was recorded, unless a window keeps it."""
-        with self._lock:
-            if self._beacons is None:
-                self._catch_up()
+    def keep_up(self) -> None:
+        """Follow and free what was recorded, if that is much and no window keeps it.
+
+        A file in memory says its size without the recorder, so asking costs nothing.
+        """
+        if not self._closing.is_set() and os.fstat(self.memfd).st_size - self._read > _FOLLOW_AT_BYTES:
+            with self._lock:
+                if self._beacons is None:
+                    self._catch_up()
 
     def _catch_up(self) -> None:
         answer = self._position()
@@ -199,15 +204,14 @@ class Captures:
             yield data[:whole]
 
     def _follow_along(self) -> None:
-        """The thread. A file in memory says its size without the recorder, whose channel others are waiting at."""
+        """The thread."""
         while not self._closing.wait(_LOOK_S):
-            if os.fstat(self.memfd).st_size - self._read > _FOLLOW_AT_BYTES:
-                try:
-                    self.catch_up()
-                except LabLostError:
-                    return  # the audit says why
-                except LabError:
-                    continue  # the recorder hangs; who opens a window hears of it
+            try:
+                self.keep_up()
+            except LabLostError:
+                return  # the audit says why
+            except LabError:
+                continue  # the recorder hangs; who opens a window hears of it
 
     def close(self) -> None:
         self._closing.set()

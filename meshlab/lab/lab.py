@@ -138,6 +138,7 @@ class Lab:
         with self._lock:
             first = self._next_call
             self._next_call += len(requests)
+        self.captures.keep_up()
         families = {4: socket.AF_INET, 6: socket.AF_INET6}
         sockets = self.site.open_sockets(
             [(pod_netns(r.source), families[r.family], socket.SOCK_STREAM, socket.IPPROTO_TCP) for r in requests]

@@ -33,7 +33,6 @@ class Stream:
         "epoch",
         "isn",
         "next_seq",
-        "packets",
         "payload_bytes",
         "pending",
         "skipped",
@@ -51,8 +50,8 @@ class Stream:
         """By sequence number: what came before what stands ahead of it."""
         self.waits = False
         """It waited already when the last epoch began."""
-        self.doubtful = False
-        """The capture has lost something since the last segment, maybe of this stream."""
+        self.doubtful = -1
+        """The epoch in which the capture lost something, maybe of this stream; -1: nothing since its last segment."""
         self.ended = 0
         """The epoch in which FIN or RST was seen; 0 while it lives. Late copies of segments still find it."""
         self.tls: TlsRecords | None = None
@@ -70,7 +69,6 @@ class Stream:
         if self.tls:
             self.tls.unread = False
         self.epoch = epoch
-        self.packets = 0
         self.payload_bytes = 0
         self.times: list[int] = []
         self.data_times: list[int] = []
@@ -87,11 +85,12 @@ class Stream:
         if self.pending:
             self.take_up()
         else:
-            self.doubtful = True
+            self.doubtful = self.epoch
 
     def take_up(self) -> None:
         """Go on with whatever comes next. Who has not seen the first TLS record yet cannot."""
-        self.skipped, self.waits, self.doubtful, self.next_seq = True, False, False, -1
+        self.skipped = self.doubtful in {-1, self.epoch}  # else what is missing is from before this window
+        self.waits, self.next_seq = False, -1
         self.pending.clear()
         if self.tls is None or not self.tls.resume():
             self.born = False
@@ -114,7 +113,7 @@ class Stream:
             return
         if self._is_out_of_reach(seq):
             self.take_up()
-        self.doubtful = False
+        self.doubtful = -1
         for data in order.take(self, seq, payload):
             if keep:
                 self.chunks.append(data)
@@ -126,7 +125,7 @@ class Stream:
         ahead = seq - self.next_seq & _MASK if self.next_seq >= 0 else 0
         if not 0 < ahead < _HALF:
             return False
-        return self.doubtful or ahead > _FARTHEST_AHEAD or len(self.pending) > _MOST_PENDING
+        return self.doubtful >= 0 or ahead > _FARTHEST_AHEAD or len(self.pending) > _MOST_PENDING
 
 
 class Order:
