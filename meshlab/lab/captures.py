@@ -2,8 +2,8 @@
 
 A window keeps what comes between its ends. What is recorded outside windows is followed by a thread and freed, so that
 the lab may live as long as it likes. The thread begins at a quarter of the recorder's bound, and follows a gigabyte of
-bulk in about a second, or 100,000 packets. Before each batch of calls ``keep_up`` sees to it that the recorder has room,
-however busy the machine is.
+bulk in about a second, or 100,000 packets. Before each batch of calls ``keep_up`` makes room in the recorder, however
+busy the machine is.
 """
 
 from __future__ import annotations
