@@ -168,7 +168,10 @@ class Captures:
 
         Returns the window's beacons, and by node how many packets were lost in it.
         """
-        assert self._beacons is not None, "no window is open"
+        if self._beacons is None:
+            raise UsageError(
+                "this capture is not open, and could not be ended: the lab was lost, or it was interrupted"
+            )
         last = self._send(closing(self._beacon_prefix, self._links(), self._next_beacon))
         self._beacons = self._beacons.joined(last)
         answer = self._flush(last)
@@ -290,11 +293,11 @@ class Captures:
 
 
 def _put(sender: socket.socket, frame: bytes, interface: str) -> None:
-    """On a link that is down nothing is seen, so its beacons are missing."""
+    """On a link that is down, or is no more, nothing is seen: its beacons are missing then."""
     try:
         sender.sendto(frame, (interface, 0))
     except OSError as error:
-        if error.errno != errno.ENETDOWN:
+        if error.errno not in {errno.ENETDOWN, errno.ENODEV, errno.ENXIO}:
             raise
 
 

@@ -62,8 +62,7 @@ class Configuration:
         """
         with self._alone:
             mesh = change(self.mesh)
-            self._put(self._wire(mesh), timeout_s)
-            self.mesh = mesh
+            self._put(mesh, self._wire(mesh), timeout_s)
 
     def add_raw(self, kind: str, name: str, body: bytes, timeout_s: float) -> None:
         """Serve one more resource as it is, until the next ``edit``; raises as ``edit`` does.
@@ -78,25 +77,26 @@ class Configuration:
                 choices = ", ".join(sorted(known.removeprefix(_TYPE_URLS) for known in wire))
                 raise UsageError(f"no type '{kind}' is served to a node proxy (there are {choices})")
             wire[type_url][name] = base64.b64encode(body).decode()
-            self._put(wire, timeout_s)
+            self._put(self.mesh, wire, timeout_s)
 
     def restart(self, start: Callable[[], Peer], mesh: Mesh | None, timeout_s: float) -> None:
         """Go on with the control plane that ``start`` gives, which knows nothing; raises as ``edit`` does."""
         with self._alone:
             self.control_plane = start()
             new = mesh or self.mesh
-            self._put(self._wire(new), timeout_s, fallback=self._served)
-            self.mesh = new
+            self._put(new, self._wire(new), timeout_s, fallback=self._served)
 
-    def _put(self, wire: Wire, timeout_s: float, **more: Any) -> None:
+    def _put(self, mesh: Mesh, wire: Wire, timeout_s: float, **more: Any) -> None:
+        before = self.mesh, self._served
         try:
             self.settle(self._post(wire, (), timeout_s, **more), timeout_s)
+            self.mesh, self._served = mesh, wire
         except RejectedError:
             raise  # the control plane has gone back by itself, or was asked to leave it
         except BaseException as failure:
+            self.mesh, self._served = before
             self._go_back(failure)
             raise
-        self._served = wire
 
     def _go_back(self, failure: BaseException) -> None:
         """Have the old configuration served again; this push ends the one that is still waiting."""

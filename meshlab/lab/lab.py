@@ -53,7 +53,7 @@ class Lab:
         self._prefix = self.captures.canary_prefix
         self._next_call = 1
         self.last_capture: Capture | None = None
-        """The window that was closed last: what ``save`` writes."""
+        """The one that was opened last: what ``save`` writes, also while it is open."""
         self._recent: deque[tuple[Mesh, Call]] = deque(maxlen=_REMEMBERED)
         self._lock = threading.Lock()
 
@@ -169,17 +169,20 @@ class Lab:
 
     @contextmanager
     def capture(self) -> Iterator[Capture]:
-        """A window over the captures of every node's links; prove within it or after it.
+        """A window over the captures of every node's links; prove within it or after it. One at a time.
 
         Beacons are put on each link at both ends, so that a proof can say what it would have seen.
+
+        Raises:
+            UsageError: a capture of this lab is open already.
         """
         capture = Capture(self)
         capture.open()
+        self.last_capture = capture
         try:
             yield capture
         finally:
             capture.close()
-            self.last_capture = capture
 
     # --- configuration -----------------------------------------------------------------------------------------------
 

@@ -115,6 +115,17 @@ def test_a_raw_resource_that_is_not_acknowledged_is_taken_back(lab: Lab) -> None
     assert served(lab) == versions
 
 
+def test_a_refusal_names_the_proxy_that_may_still_serve_what_was_refused(lab: Lab) -> None:
+    versions = served(lab)
+    with hanging(lab, "ztunnel@node-1"):
+        words = lab.push_raw(AUTHORIZATION, "shop/mangled", b"\xff\xff\xff", timeout_s=1)
+    assert "ztunnel@node-2 refused" in words
+    assert words.endswith("who has not acknowledged it: ztunnel@node-1")
+    assert served(lab) == versions
+    words = lab.push_raw(AUTHORIZATION, "shop/mangled", b"\xff\xff\xff")
+    assert words.endswith("All have gone back to the version before")
+
+
 def test_a_raw_resource_of_no_type_is_an_error_that_names_the_types(lab: Lab) -> None:
     with pytest.raises(UsageError, match=r"'no.such.Type'.* istio.security.Authorization, istio.workload.Address"):
         lab.push_raw("no.such.Type", "x", b"")
