@@ -169,9 +169,7 @@ class Captures:
         Returns the window's beacons, and by node how many packets were lost in it.
         """
         if self._beacons is None:
-            raise UsageError(
-                "this capture is not open, and could not be ended: the lab was lost, or it was interrupted"
-            )
+            raise LabError("this capture is open no more, and has no end: the lab was lost, or it was interrupted")
         last = self._send(closing(self._beacon_prefix, self._links(), self._next_beacon))
         self._beacons = self._beacons.joined(last)
         answer = self._flush(last)
