@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from meshlab.errors import NotAcknowledgedError, UsageError
+from meshlab.lab.settings import Settings
 
 if TYPE_CHECKING:
     from meshlab.lab import Lab
@@ -139,3 +140,8 @@ def test_a_control_plane_that_comes_back_in_vain_serves_what_was_before(lab_fact
         assert lab.mesh is before
         assert served(lab) == versions
         lab.apply(DENY.format(name="a"))
+
+
+def test_a_lab_that_shall_do_something_else_after_a_nack_is_told_what_there_is() -> None:
+    with pytest.raises(UsageError, match=r"no after_nack 'forget' .there are resend, leave."):
+        Settings(after_nack="forget")  # type: ignore[arg-type]
