@@ -90,7 +90,7 @@ class NotAcknowledgedError(LabError):
 
 
 class RejectedError(LabError):
-    """A data plane refused a configuration (NACK); the store went back to the last good one."""
+    """A data plane refused a configuration (NACK); the message says whether all have gone back to the one before."""
 
 
 class AuditError(LabError):

@@ -3,8 +3,18 @@
     node proxy --delta ADS, CreateCertificate (TLS, bearer token)--> ControlPlane <--control channel-- lab
 
 A push (``set``) replaces all that is served, and is answered once its barrier is reached: every named node has a live
-stream that accepted both types at this version, and every named identity has a certificate. A NACK takes the push back.
-Everything waits for events: an ACK, a NACK, a stream that comes or goes, a certificate.
+stream that accepted both types at this version, and every named identity has a certificate. Its answer is one of
+
+    {"acknowledged": {node: {type: version}}}                     in effect
+    {"timeout": [who lacks which type], "certificates": [...]}    not within ``timeout_s``; it is served all the same
+    {"superseded": true}                                          another push replaced it before it was in effect
+    {"nack": ..., "went_back": bool, "behind": [...]}             refused by a node
+
+A refused push is taken back at once: the last good one is served again, and the answer waits until every node has
+acknowledged that. ``behind`` says who had not done so at the deadline: such a node may still serve what was refused.
+(A control plane that has just started knows no good one: ``fallback`` is that.)
+With ``after_nack: leave`` the refused push stays where it is, as Istio leaves it, and nobody is waited for.
+Everything waits for events: an ACK, a NACK, a stream that comes or goes, a certificate, another push.
 """
 
 from __future__ import annotations
@@ -67,7 +77,12 @@ class _Push:
     """The one ``set`` that is under way."""
 
     snapshot: Snapshot
+    nodes: list[str]
+    identities: list[str]
+    goes_back: bool
+    """What a NACK does to it."""
     nack: Nack | None = None
+    superseded: bool = False
 
 
 class ControlPlane:
@@ -84,9 +99,8 @@ class ControlPlane:
         self._outboxes: dict[Stream, asyncio.Queue[Response]] = {}
         self._stream_numbers = itertools.count(1)
         self._push: _Push | None = None
-        self._taken_back: set[tuple[str, str]] = set()
+        self._refused_before: set[tuple[str, str]] = set()
         """Type and version of what was refused once: other nodes' NACKs of it are no news."""
-        self._pushing = asyncio.Lock()
         self._unsent: deque[dict[str, Any]] = deque()
         self._happened = asyncio.Event()
         self._stopped = asyncio.Event()
@@ -218,12 +232,20 @@ class ControlPlane:
 
     def _refused(self, nack: Nack) -> None:
         refused = (nack.type_url, nack.version)
-        if self._push and self._push.snapshot.version(nack.type_url) == nack.version:
-            self._push.nack = self._push.nack or nack
-            self._taken_back.add(refused)
-        elif refused not in self._taken_back:
+        push = self._push
+        if push and push.snapshot.version(nack.type_url) == nack.version:
+            self._refused_before.add(refused)
+            if push.nack is None:
+                push.nack = nack
+                self._go_back(push)
+        elif refused not in self._refused_before:
             self.unexpected.append(nack)
             self._tell({"event": "nack", **_spoken(nack)})
+
+    def _go_back(self, push: _Push) -> None:
+        if push.goes_back:
+            self.journal.rolled_back()
+            self._send_all(self.ads.roll_back())
 
     # --- towards the lab ---
 
@@ -253,39 +275,54 @@ class ControlPlane:
         self._tell({"id": request.get("id"), **answer})
 
     async def set(self, request: Mapping[str, Any]) -> dict[str, Any]:
-        """Replace what is served; wait for the barrier."""
-        snapshot = Snapshot.of(
-            {
-                type_url: {name: base64.b64decode(body) for name, body in named.items()}
-                for type_url, named in request["resources"].items()
-            }
-        )
-        nodes, identities = list(request.get("barrier", ())), list(request.get("certificates", ()))
-        async with self._pushing:
-            self._push = push = _Push(snapshot)
-            self.journal.pushed(request["resources"])
-            try:
-                async with asyncio.timeout(request.get("timeout_s", 5)):
-                    self._send_all(self.ads.publish(snapshot))
-                    self._configured.set()
-                    await self._until(lambda: push.nack is not None or not self._missing(nodes, identities))
-                    if push.nack:
-                        self.journal.rolled_back()
-                        self._send_all(self.ads.roll_back())
-                        await self._until(lambda: not self.ads.lagging(nodes))
-            except TimeoutError:
-                pass
-            finally:
+        """Replace what is served; wait for the barrier. A push that is still waiting has its answer now."""
+        push = self._begin(request)
+        try:
+            async with asyncio.timeout(request.get("timeout_s", 5)):
+                await self._until(lambda: push.superseded or self._is_over(push))
+        except TimeoutError:
+            pass
+        finally:
+            if self._push is push:
                 self._push = None
-            if push.nack:
-                return {"nack": _spoken(push.nack)}
-            lags, uncertified = self.ads.lagging(nodes), self._uncertified(identities)
-            if lags or uncertified:
-                return {"timeout": [_spoken(lag) for lag in lags], "certificates": uncertified}
-            self.ads.accept()
-            self.journal.accepted()
-            versions = {type_url: snapshot.version(type_url) for type_url in ZTUNNEL_TYPES}
-            return {"acknowledged": dict.fromkeys(nodes, versions)}
+        return self._answer(push)
+
+    def _begin(self, request: Mapping[str, Any]) -> _Push:
+        snapshot = _snapshot(request["resources"])
+        if "fallback" in request:
+            self.ads.accepted = _snapshot(request["fallback"])
+        if self._push:
+            self._push.superseded = True
+        self._push = push = _Push(
+            snapshot,
+            nodes=list(request.get("barrier", ())),
+            identities=list(request.get("certificates", ())),
+            goes_back=request.get("after_nack", "resend") == "resend",
+        )
+        self.journal.pushed(request["resources"])
+        self._send_all(self.ads.publish(snapshot))
+        self._configured.set()
+        self._wake()
+        return push
+
+    def _is_over(self, push: _Push) -> bool:
+        if push.nack:
+            return not (push.goes_back and self.ads.lagging(push.nodes))
+        return not (self.ads.lagging(push.nodes) or self._uncertified(push.identities))
+
+    def _answer(self, push: _Push) -> dict[str, Any]:
+        if push.nack:
+            behind = self.ads.lagging(push.nodes) if push.goes_back else []
+            return {"nack": _spoken(push.nack), "went_back": push.goes_back, "behind": [_spoken(lag) for lag in behind]}
+        if push.superseded:
+            return {"superseded": True}
+        if not self._is_over(push):
+            lags = [_spoken(lag) for lag in self.ads.lagging(push.nodes)]
+            return {"timeout": lags, "certificates": self._uncertified(push.identities)}
+        self.ads.accept()
+        self.journal.accepted()
+        versions = {type_url: push.snapshot.version(type_url) for type_url in ZTUNNEL_TYPES}
+        return {"acknowledged": dict.fromkeys(push.nodes, versions)}
 
     def status(self) -> dict[str, Any]:
         """What there is to see: streams, versions, identities, NACKs."""
@@ -302,9 +339,6 @@ class ControlPlane:
             raise ValueError(f"no CA mode {mode!r}; there are ok, refuse")
         self.authority.refuses = mode == "refuse"
         return {"mode": mode}
-
-    def _missing(self, nodes: list[str], identities: list[str]) -> bool:
-        return bool(self.ads.lagging(nodes) or self._uncertified(identities))
 
     def _uncertified(self, identities: list[str]) -> list[str]:
         return [identity for identity in identities if identity not in self.authority.issued]
@@ -334,6 +368,15 @@ class ControlPlane:
             self.stop()
         if not self._unsent:
             asyncio.get_running_loop().remove_writer(self.channel.fileno())
+
+
+def _snapshot(encoded: Mapping[str, Mapping[str, str]]) -> Snapshot:
+    return Snapshot.of(
+        {
+            type_url: {name: base64.b64decode(body) for name, body in named.items()}
+            for type_url, named in encoded.items()
+        }
+    )
 
 
 def _spoken(what: Nack | Lag) -> dict[str, str]:

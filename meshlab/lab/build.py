@@ -96,10 +96,15 @@ def _build(site: Site, started: float) -> Built:
     step("programs started")
     control_plane.wait_event("listening", site.topology.ready_timeout_s + 10)
     configuration = Configuration(
-        control_plane, site.topology.mesh, enrolled_keys(site), _nodes_with_proxy(site), site.programs
+        control_plane,
+        site.topology.mesh,
+        enrolled_keys(site),
+        _nodes_with_proxy(site),
+        site.programs,
+        site.settings.after_nack,
     )
     timeout_s = site.settings.ready_timeout_s or site.topology.ready_timeout_s
-    push = configuration.post(_identities(site), timeout_s)
+    push = configuration.begin(_identities(site), timeout_s)
     step("enrolling")
     _enrol(site, timeout_s)
     step("enrolled")

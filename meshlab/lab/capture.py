@@ -6,7 +6,8 @@
     capture.prove_encrypted(allowed)
     capture.prove_denied(denied, twin=allowed)
 
-The conclusions are drawn by ``proofs``; here is gathered what they need.
+Proofs, ``window``, ``packets`` and ``save`` may be asked for within the ``with`` too: they take what was captured until
+then, and capturing goes on. The conclusions are drawn by ``proofs``; here is gathered what they need.
 """
 
 from __future__ import annotations
@@ -54,6 +55,11 @@ class Capture:
         """Every proof that was asked for, in order."""
 
     def open(self) -> None:
+        """Begin.
+
+        Raises:
+            UsageError: a capture of this lab is open already.
+        """
         self._lab.captures.open_window()
         self._logs.begin()
         self._before = by_kernel(self._lab.site, self._lab.mesh)
@@ -71,10 +77,8 @@ class Capture:
 
     @property
     def window(self) -> Window:
-        """What was seen. Asked for within the window, this is its end."""
-        self.close()
-        assert self._window is not None
-        return self._window
+        """What was seen; within the ``with``, what was seen until now: then it is gathered anew each time."""
+        return self._window or self._lab.captures.look()
 
     @property
     def mesh(self) -> Mesh:
@@ -253,8 +257,8 @@ class Capture:
         return denying or targets
 
     def _counted(self, call: Call) -> Arrivals:
-        """What the servers have counted since the window opened."""
-        if self._arrivals is None or call.number not in self._calls:
+        """What the servers have counted since the window opened; while it is open, they are asked each time."""
+        if self._arrivals is None or self._window is None or call.number not in self._calls:
             self._arrivals = self._lab.arrivals([*self._calls.values(), call], self._opened_ns, self._before)
         return self._arrivals
 

@@ -1,32 +1,45 @@
 """The captures of one lab: a ring in every node's netns, from before the first pod's link is up, and beacons on links.
 
-``catch_up`` follows what was recorded; a window keeps what comes between its ends. What neither needs is freed.
+A window keeps what comes between its ends. What is recorded outside windows is followed by a thread and freed, so that
+the lab may live as long as it likes. The thread begins at a quarter of the recorder's bound, and follows a gigabyte of
+bulk in about a second, or 100,000 packets. Before each batch of calls ``keep_up`` makes room in the recorder, however
+busy the machine is.
 """
 
 from __future__ import annotations
 
+import errno
 import os
 import secrets
 import socket
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any
 
+from meshlab.errors import LabError, LabLostError, UsageError
 from meshlab.lab.programs import Peer
 from meshlab.lab.site import Site, named
+from meshlab.plan.network import CONTROL_PLANE, node_netns
 from meshlab.plan.network import FABRIC as FABRIC_NETNS
-from meshlab.plan.network import node_netns
 from meshlab.proofs.beacon import Beacons, beacon_prefix, closing, frames, opening
 from meshlab.proofs.canary import canary_prefix
 from meshlab.proofs.follower import Follower
 from meshlab.proofs.links import FABRIC, MGMT, PROXY, Link, LinkId, Wiring, site
+from meshlab.proofs.packets import RECORD
 from meshlab.proofs.window import Window
 
 _FLUSH_S = 2.0
 """How long the last beacons may take from the wire to us, before they count as not seen."""
+_LOOK_S = 0.05
+_FOLLOW_AT_BYTES = 64 << 20
+_STRETCH_BYTES = 8 << 20
+"""How much is read at once outside windows."""
+
+End = tuple[str, str]
+"""A netns by its key, and an interface in it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +65,7 @@ def open_rings(site: Site, recorder: Peer) -> Opening:
 
 @dataclass(slots=True)
 class Captures:
-    """See the module. Thread-safe: one window at a time."""
+    """See the module. Thread-safe; one window at a time."""
 
     site: Site
     recorder: Peer
@@ -64,11 +77,14 @@ class Captures:
     _beacon_prefix: bytes
     _read: int = 0
     _next_beacon: int = 1
-    _drops_at_open: Mapping[str, int] = field(default_factory=dict)
+    _drops: Mapping[str, int] = field(default_factory=dict)
+    """By node, as of the last look outside a window."""
     _beacons: Beacons | None = None
     _wiring: Wiring | None = None
     _senders: dict[str, socket.socket] = field(default_factory=dict)
     _lock: threading.RLock = field(default_factory=threading.RLock)
+    _closing: threading.Event = field(default_factory=threading.Event)
+    _thread: threading.Thread | None = None
 
     @classmethod
     def start(cls, site: Site, recorder: Peer, opening: Opening, analyzer: str) -> Captures:
@@ -77,7 +93,10 @@ class Captures:
         _, fds = recorder.answer(opening.capture, 10)
         prefix = canary_prefix(secrets.token_bytes(16))
         follower = named(analyzer)(prefix)  # type: ignore[operator]
-        return cls(site, recorder, follower, rings, fds[0], prefix, beacon_prefix(secrets.token_bytes(16)))
+        captures = cls(site, recorder, follower, rings, fds[0], prefix, beacon_prefix(secrets.token_bytes(16)))
+        captures._thread = threading.Thread(target=captures._follow_along, name="meshlab-captures", daemon=True)
+        captures._thread.start()
+        return captures
 
     def wiring(self) -> Wiring:
         """Which link is whose."""
@@ -91,7 +110,7 @@ class Captures:
         for name, node in network.nodes.items():
             for index, what in (
                 (node.fabric.index, FABRIC),
-                (node.management.index + 1, MGMT),
+                (node.mgmt.index, MGMT),
                 (node.proxy.index, PROXY),
             ):
                 links[self.rings[name], index] = Link(name, index, what)
@@ -104,48 +123,111 @@ class Captures:
             sites[pod.key] = site(pod, link, enrolled=enrolled)
         return Wiring(links, sites)
 
+    # --- windows -----------------------------------------------------------------------------------------------------
+
     def open_window(self) -> None:
-        """Begin to keep what is recorded, with beacons on every pod's link and every node's fabric link."""
+        """Begin to keep what is recorded, with beacons at both ends of every link.
+
+        Raises:
+            UsageError: a window of this lab is open.
+        """
         with self._lock:
-            answer = self._position()
-            self._follow(answer["position"])
+            if self._beacons is not None:
+                raise UsageError(
+                    "a capture of this lab is open already: use that one. It can be proven and looked at while it is"
+                    " open, and tells calls apart by their canaries and times"
+                )
+            self._catch_up()
             self.follower.open()
-            self._drops_at_open = answer["drops"]
-            self._beacons = self._send(opening(self._beacon_prefix, self._links(), self._next_beacon))
+            try:
+                self._beacons = self._send(opening(self._beacon_prefix, self._links(), self._next_beacon))
+            except BaseException:
+                self.follower.abandon()
+                raise
+
+    def look(self) -> Window:
+        """What the open window has seen until now; it stays open. The beacons of its end are put on the links."""
+        with self._lock:
+            return self.follower.look(self.wiring(), *self._bring_home())
 
     def close_window(self) -> Window:
         """Put the last beacons on the links, wait until they were recorded, and say what was seen."""
         with self._lock:
-            assert self._beacons is not None, "no window is open"
-            last = self._send(closing(self._beacon_prefix, self._links(), self._next_beacon))
-            answer = self._flush(last)
-            drops = {node: count - self._drops_at_open.get(node, 0) for node, count in answer["drops"].items()}
-            window = self.follower.close(self.wiring(), self._beacons.joined(last), drops)
-            self._beacons = None
+            try:
+                window = self.follower.close(self.wiring(), *self._bring_home())
+            except BaseException:
+                self.follower.abandon()
+                raise
+            finally:
+                self._beacons = None
             self._release()
             return window
 
-    def catch_up(self) -> None:
-        """Follow and free what was recorded, if the recorder has said that it is half full."""
-        with self._lock:
-            if any(event["event"] == "backlog" for event in self.recorder.drain()):
-                self.recorder.events.clear()
-                self._follow(self._position()["position"])
+    def _bring_home(self) -> tuple[Beacons, Mapping[str, int]]:
+        """Take in everything until now, with beacons behind it.
+
+        Returns the window's beacons, and by node how many packets were lost in it.
+        """
+        if self._beacons is None:
+            raise LabError("this capture is open no more, and has no end: the lab was lost, or it was interrupted")
+        last = self._send(closing(self._beacon_prefix, self._links(), self._next_beacon))
+        self._beacons = self._beacons.joined(last)
+        answer = self._flush(last)
+        return self._beacons, {node: count - self._drops.get(node, 0) for node, count in answer["drops"].items()}
+
+    # --- outside windows ---------------------------------------------------------------------------------------------
+
+    def keep_up(self) -> None:
+        """Follow and free what was recorded, if that is much and no window keeps it.
+
+        A file in memory says its size without the recorder, so asking costs nothing.
+        """
+        if not self._closing.is_set() and os.fstat(self.memfd).st_size - self._read > _FOLLOW_AT_BYTES:
+            with self._lock:
                 if self._beacons is None:
-                    self._release()
+                    self._catch_up()
+
+    def _catch_up(self) -> None:
+        answer = self._position()
+        for data in self._stretches(answer["position"]):
+            self.follower.feed(data)
+            self._release()
+        if any(count > self._drops.get(node, 0) for node, count in answer["drops"].items()):
+            self.follower.lost()
+        self._drops = answer["drops"]
+
+    def _stretches(self, position: int) -> Iterator[bytes]:
+        """What was recorded until ``position``, some whole records at a time."""
+        while self._read < position and not self._closing.is_set():
+            data = os.pread(self.memfd, min(position - self._read, _STRETCH_BYTES), self._read)
+            whole = _whole_records(data)
+            self._read += whole
+            yield data[:whole]
+
+    def _follow_along(self) -> None:
+        """The thread."""
+        while not self._closing.wait(_LOOK_S):
+            try:
+                self.keep_up()
+            except LabLostError:
+                return  # the audit says why
+            except LabError:
+                continue  # the recorder hangs; who opens a window hears of it
 
     def close(self) -> None:
+        self._closing.set()
+        if self._thread is not None:
+            self._thread.join()
         for sender in self._senders.values():
             sender.close()
         if self.memfd >= 0:
             os.close(self.memfd)
             self.memfd = -1
 
+    # --- beacons and positions ---------------------------------------------------------------------------------------
+
     def _links(self) -> list[LinkId]:
-        network = self.site.network
-        fabric = [(self.rings[name], node.fabric.index) for name, node in network.nodes.items()]
-        pods = self.site.topology.mesh.pods
-        return [*fabric, *((self.rings[pod.node], network.pods[pod.key].host_end.index) for pod in pods)]
+        return list(self._ends())
 
     def _position(self, after: int = -1, timeout_s: float = 0.0) -> dict[str, Any]:
         return self.recorder.ask("position", after=after, timeout_s=timeout_s)[0]
@@ -180,16 +262,20 @@ class Captures:
         for beacon, (netns, interface) in zip(beacons.expected.values(), wanted, strict=True):
             sender = self._senders[netns]
             for frame in frames(beacon, self._beacon_prefix):
-                sender.sendto(frame, (interface, 0))
+                _put(sender, frame, interface)
         return beacons
 
-    def _ends(self) -> dict[LinkId, tuple[tuple[str, str], tuple[str, str]]]:
-        """Link -> netns and interface of the node's end, and of the other one."""
+    def _ends(self) -> dict[LinkId, tuple[End, End]]:
+        """Of every link of every node: the node's end, and the other one."""
         network = self.site.network
-        ends = {}
+        ends: dict[LinkId, tuple[End, End]] = {}
         for name, node in network.nodes.items():
-            other = (FABRIC_NETNS, node.port.name)
-            ends[self.rings[name], node.fabric.index] = ((node.netns, node.fabric.name), other)
+            for end, other in (
+                (node.fabric, (FABRIC_NETNS, node.port.name)),
+                (node.mgmt, (CONTROL_PLANE, node.management.name)),
+                (node.proxy, (node.proxy_netns, node.proxy_eth0.name)),
+            ):
+                ends[self.rings[name], end.index] = (node.netns, end.name), other
         for pod in self.site.topology.mesh.pods:
             wires = network.pods[pod.key]
             ends[self.rings[pod.node], wires.host_end.index] = (
@@ -202,3 +288,23 @@ class Captures:
         missing = [key for key in netns if key not in self._senders]
         sockets = self.site.open_sockets([(key, socket.AF_PACKET, socket.SOCK_RAW, 0) for key in missing])
         self._senders.update(zip(missing, sockets, strict=True))
+
+
+def _put(sender: socket.socket, frame: bytes, interface: str) -> None:
+    """On a link that is down, or is no more, nothing is seen: its beacons are missing then."""
+    try:
+        sender.sendto(frame, (interface, 0))
+    except OSError as error:
+        if error.errno not in {errno.ENETDOWN, errno.ENODEV, errno.ENXIO}:
+            raise
+
+
+def _whole_records(data: bytes) -> int:
+    """How many bytes of ``data`` are whole records."""
+    at = 0
+    while at + RECORD.size <= len(data):
+        end = at + RECORD.size + RECORD.unpack_from(data, at)[2]
+        if end > len(data):
+            break
+        at = end
+    return at

@@ -5,7 +5,6 @@ Thread-safe and synchronous outside; inside, calls are made on one asyncio loop 
 
 from __future__ import annotations
 
-import base64
 import os
 import socket
 import threading
@@ -25,6 +24,7 @@ from meshlab.lab.build import build, start_control_plane
 from meshlab.lab.capture import Capture
 from meshlab.lab.mounts import Mounts
 from meshlab.lab.pod import PodHandle
+from meshlab.lab.programs import Peer
 from meshlab.lab.settings import Settings
 from meshlab.lab.sources import Source, read
 from meshlab.lab.traffic import TrafficLoop, perform_all
@@ -53,7 +53,7 @@ class Lab:
         self._prefix = self.captures.canary_prefix
         self._next_call = 1
         self.last_capture: Capture | None = None
-        """The window that was closed last: what ``save`` writes."""
+        """The one that was opened last: what ``save`` writes, also while it is open."""
         self._recent: deque[tuple[Mesh, Call]] = deque(maxlen=_REMEMBERED)
         self._watching: list[Capture] = []
         """The windows that are open."""
@@ -144,6 +144,7 @@ class Lab:
         with self._lock:
             first = self._next_call
             self._next_call += len(requests)
+        self.captures.keep_up()
         families = {4: socket.AF_INET, 6: socket.AF_INET6}
         sockets = self.site.open_sockets(
             [(pod_netns(r.source), families[r.family], socket.SOCK_STREAM, socket.IPPROTO_TCP) for r in requests]
@@ -185,54 +186,69 @@ class Lab:
 
     @contextmanager
     def capture(self) -> Iterator[Capture]:
-        """A window over the captures of every node's links; prove within it or after it.
+        """A window over the captures of every node's links; prove within it or after it. One at a time.
 
         Beacons are put on each link at both ends, so that a proof can say what it would have seen.
+
+        Raises:
+            UsageError: a capture of this lab is open already.
         """
         capture = Capture(self)
         capture.open()
         self._watching.append(capture)
+        self.last_capture = capture
         try:
             yield capture
         finally:
             self._watching.remove(capture)
             capture.close()
-            self.last_capture = capture
 
     # --- configuration -----------------------------------------------------------------------------------------------
 
     def apply(self, manifests: str, timeout_s: float = 10.0) -> None:
         """Add or change policies; in effect on every data plane when this returns.
 
+        Threads may change one lab at the same time: each change starts from what the one before has put into effect.
+        Whatever is raised, ``mesh`` is then what it was.
+
         Args:
             manifests: YAML text of AuthorizationPolicy and PeerAuthentication.
+            timeout_s: counted from when the changes of other threads are done.
 
         Raises:
             TopologyError: they are not valid; nothing was sent.
-            RejectedError: a proxy refused them; all went back to what was before.
-            NotAcknowledgedError: proxy, type and version that were missing at the deadline.
+            RejectedError: a proxy refused them; the message says whether all have gone back to what was before.
+            NotAcknowledgedError: proxy, type and version that were missing at the deadline; what was before is on
+                its way to all again.
         """
-        self._configuration.change(load_manifests(manifests, "<apply>", self._current()), timeout_s)
+        self._configuration.edit(lambda mesh: load_manifests(manifests, "<apply>", self._with(mesh)), timeout_s)
 
     def delete(self, manifests: str, timeout_s: float = 10.0) -> None:
         """Take policies away, as ``apply`` adds them; only kind, namespace and name are read."""
-        self._configuration.change(without(manifests, "<delete>", self._current()), timeout_s)
+        self._configuration.edit(lambda mesh: without(manifests, "<delete>", self._with(mesh)), timeout_s)
 
     def replace(self, policies: Mesh | str, timeout_s: float = 10.0) -> None:
         """Put exactly these policies into effect, in one push: those of a ``Mesh``, or of YAML text."""
-        if isinstance(policies, str):
-            policies = load_manifests(policies, "<replace>", _with_policies_of(self._current(), Mesh()))
-        self._configuration.change(_with_policies_of(self._current(), policies).mesh, timeout_s)
+
+        def replaced(mesh: Mesh) -> Mesh:
+            if isinstance(policies, str):
+                return load_manifests(policies, "<replace>", self._with(_with_policies_of(mesh, Mesh())))
+            return _with_policies_of(mesh, policies)
+
+        self._configuration.edit(replaced, timeout_s)
 
     def push_raw(self, type_url: str, name: str, body: bytes, timeout_s: float = 10.0) -> str:
         """Push one more resource, as bytes that need not be valid; the proxy's words where it refuses them, else empty.
 
-        Refused, it is taken back; accepted, it stays until the next ``apply``, ``delete`` or ``replace``.
+        Refused, it is taken back (unless ``after_nack`` is ``leave``), also where this raises; accepted, it stays until
+        the next ``apply``, ``delete`` or ``replace``.
+
+        Raises:
+            UsageError: there is no such type; the message names those that there are.
+            NotAcknowledgedError: as ``apply``.
         """
-        wire = self._configuration.wire()
-        wire[f"type.googleapis.com/{type_url}"][name] = base64.b64encode(body).decode()
         try:
-            self._configuration.settle(self._configuration.post((), timeout_s, wire), timeout_s)
+            self._configuration.add_raw(type_url, name, body, timeout_s)
         except RejectedError as error:
             return str(error)
         return ""
@@ -244,19 +260,25 @@ class Lab:
 
         Args:
             mesh: what the new one serves; what is in effect, if not given.
+
+        Raises:
+            RejectedError, NotAcknowledgedError: as ``apply``; the new one serves what was before.
         """
+        self._configuration.restart(lambda: self._new_control_plane(timeout_s), mesh, timeout_s)
+
+    def _new_control_plane(self, timeout_s: float) -> Peer:
         old = self.site.programs.by_name["control-plane"]
         assert old.peer is not None
         self.site.heard += old.peer.drain()
         self.site.programs.end("control-plane")
         self.site.sandbox.wait_exit(old.pid, timeout_s)
         old.peer.close()
-        self._configuration.control_plane = start_control_plane(self.site)
-        self._configuration.control_plane.wait_event("listening", timeout_s)
-        self._configuration.change(mesh or self.mesh, timeout_s)
+        new = start_control_plane(self.site)
+        new.wait_event("listening", timeout_s)
+        return new
 
-    def _current(self) -> Topology:
-        return replace(self.topology, mesh=self.mesh)
+    def _with(self, mesh: Mesh) -> Topology:
+        return replace(self.topology, mesh=mesh)
 
     # --- evidence and the end ----------------------------------------------------------------------------------------
 
@@ -344,13 +366,12 @@ def open_lab(source: Source | Topology | str, **settings: Any) -> Iterator[Lab]:
     lab.close()
 
 
-def _with_policies_of(topology: Topology, policies: Mesh) -> Topology:
-    mesh = replace(
-        topology.mesh,
+def _with_policies_of(mesh: Mesh, policies: Mesh) -> Mesh:
+    return replace(
+        mesh,
         authorization_policies=policies.authorization_policies,
         peer_authentications=policies.peer_authentications,
     )
-    return replace(topology, mesh=mesh)
 
 
 def _folders_of_programs(topology: Topology) -> list[str]:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from typing import Literal, get_args
 
 from meshlab.errors import UsageError
 from meshlab.implementations import Choice, Reference, resolve
 from meshlab.lab.steps import Step, no_step
 from meshlab.model import Topology
 from meshlab.testing.registry import accept, find
+
+AfterNack = Literal["resend", "leave"]
 
 ENTRIES: Mapping[str, str] = {
     "agent": "meshlab.agent.main:main",
@@ -41,12 +44,17 @@ class Settings:
     """Host folders, under /tmp, that the lab's programs may read."""
     allow_pending: bool = False
     """Open the links of pods that are still pending at the deadline, instead of raising ``NotEnrolledError``."""
+    after_nack: AfterNack = "resend"
+    """What the control plane does when a proxy refuses a configuration: ``resend`` the version before at once, so that
+    all are alike again, or ``leave`` it as Istio does, so that it is seen what the proxy keeps."""
     step: Step = no_step
     entries: Mapping[str, str] = field(default_factory=dict)
     """Parts played by something else than ``ENTRIES`` say: for tests of the lab itself."""
 
     def __post_init__(self) -> None:
-        """Raises ``UsageError``: mutant and variant are none, or cannot be had together."""
+        """Raises ``UsageError``: mutant and variant are none, or cannot be had together; no such ``after_nack``."""
+        if self.after_nack not in get_args(AfterNack):
+            raise UsageError(f"no after_nack '{self.after_nack}' (there are {', '.join(get_args(AfterNack))})")
         accept(self.mutant, self.variant)
 
     def part(self, name: str) -> str:

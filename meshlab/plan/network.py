@@ -102,7 +102,9 @@ class NodeNetwork:
     pods6: IPv6Network
     """What the fabric routes to this node."""
     management: End
-    """In the control plane's netns; the node's end is ``mgmt``, and the next index."""
+    """In the control plane's netns."""
+    mgmt: End
+    """The node's end of that link."""
     fabric: End
     """In the node's netns."""
     port: End
@@ -192,6 +194,7 @@ def _node(place: int, name: str, link: str) -> NodeNetwork:
         pods4=node_network4(place),
         pods6=node_network6(place),
         management=End(link, index),
+        mgmt=End("mgmt", index + 1),
         fabric=End("fabric", index + 2),
         port=End(link, index + 3),
         proxy=End("proxy", index + 4),
@@ -261,15 +264,11 @@ def _control_plane(nodes: Iterable[NodeNetwork]) -> tuple[Change, ...]:
     changes: list[Change] = [LinkUp(_LO), *_addresses(_LO, CONTROL_PLANE4, CONTROL_PLANE6)]
     for node in nodes:
         end = node.management
-        changes.append(Veth(end=end, peer=_mgmt(node), peer_netns=node.netns, mac=mac(end.index)))
+        changes.append(Veth(end=end, peer=node.mgmt, peer_netns=node.netns, mac=mac(end.index)))
         changes += _up(end)
         changes += _host_routes(end, node.proxy4, node.proxy6, quickack=True)
         changes += _host_routes(end, node.ipv4, node.ipv6)
     return tuple(changes)
-
-
-def _mgmt(node: NodeNetwork) -> End:
-    return End("mgmt", node.management.index + 1)
 
 
 def _fabric(nodes: Iterable[NodeNetwork]) -> tuple[Change, ...]:
@@ -286,7 +285,7 @@ def _build_node(node: NodeNetwork, pods: Iterable[PodNetwork]) -> tuple[Change, 
     changes: list[Change] = [LinkUp(_LO), *_addresses(_LO, node.ipv4, node.ipv6), *_up(node.fabric)]
     changes += [Route(destination=network, end=node.fabric) for network in (PODS4, PODS6)]
     changes += [Route(destination=own, end=None, kind=RouteKind.UNREACHABLE) for own in (node.pods4, node.pods6)]
-    changes += [*_up(_mgmt(node)), *_host_routes(_mgmt(node), CONTROL_PLANE4, CONTROL_PLANE6)]
+    changes += [*_up(node.mgmt), *_host_routes(node.mgmt, CONTROL_PLANE4, CONTROL_PLANE6)]
     changes.append(Veth(end=node.proxy, peer=node.proxy_eth0, peer_netns=node.proxy_netns, mac=mac(node.proxy.index)))
     changes += [*_up(node.proxy), *_host_routes(node.proxy, node.proxy4, node.proxy6)]
     for pod in pods:

@@ -2,6 +2,7 @@
 
 feed(buffer) while no window is open     states go on, nothing is kept
 open() ... feed(buffer) ... close()      packets and bytes are kept, then searched: a ``Window``
+           look()                        the ``Window`` until now, which stays open
 """
 
 from __future__ import annotations
@@ -34,20 +35,23 @@ class Follower:
         self._open = False
         self._pieces: list[Piece] = []
         self._lost = 0
+        self._lost_before = 0
+        """Before the window that is open, or the next one."""
 
     def open(self) -> None:
         """From here on the packets that are fed belong to a window."""
         if self._open:
             raise ValueError("a window is open already; calls within it are told apart by their canaries and times")
         self._epoch += 1
+        self._lost_before, self._lost = self._lost_before + self._lost, 0
         self._open = True
-        self.search.cut_short = 0
 
     def feed(self, buffer: bytes, packets: Iterable[Packet] | None = None) -> None:
         """Take the next whole records (or ``packets`` of another container that ``buffer`` is)."""
+        lost = 0
         if packets is None:
             packets = recorded(buffer)
-            self._lost += lost_bytes(buffer)
+            lost = lost_bytes(buffer)
         piece = Piece(buffer)
         for packet in packets:
             head = parse(buffer, packet.start, packet.end)
@@ -55,28 +59,50 @@ class Follower:
             self._follow(key, packet, head, buffer)
             if self._open:
                 piece.add(packet, key)
+        if lost:
+            self.lost(lost)
         if self._open:
             self._pieces.append(piece)
         else:
             self._forget()
 
+    def lost(self, count: int = 0) -> None:
+        """So many bytes, or nobody knows how many, were lost until here: streams go on behind them."""
+        self._lost += count
+        for stream in self._streams.values():
+            stream.lost()
+
     def close(self, wiring: Wiring, beacons: Beacons, drops: Mapping[str, int]) -> Window:
-        """Search what the window holds, and say what was seen.
+        """As ``look``, and end the window."""
+        window = self.look(wiring, beacons, drops)
+        self.abandon()
+        return window
+
+    def abandon(self) -> None:
+        """End the window that is open, if one is, and forget what it holds."""
+        self._open, self._pieces, self._retired = False, [], []
+        self._lost_before, self._lost = self._lost_before + self._lost, 0
+        self._forget()
+
+    def look(self, wiring: Wiring, beacons: Beacons, drops: Mapping[str, int]) -> Window:
+        """Search what the window holds until now, and say what was seen.
 
         Args:
             wiring: which link is whose, by now.
             beacons: those that were put on the links since ``open``.
             drops: by node, packets that its ring lost since ``open``.
         """
+        self.search.cut_short = 0
         seen = [*self._retired, *((key, item) for key, item in self._streams.items() if item.epoch == self._epoch)]
         marks = places(Search(beacons.prefix), self._pieces, seen, raw=True)
         ours = frozenset(mark.key for mark in marks if beacons.is_ours(mark.hit.number))
         canaries = places(self.search, self._pieces, seen)
-        window = Window(
+        return Window(
             flows=tuple(_flow(key, stream, wiring) for key, stream in seen if key not in ours),
             findings=findings(canaries, wiring),
             drops={node: count for node, count in drops.items() if count},
             lost_bytes=self._lost,
+            lost_before_bytes=self._lost_before,
             cut_packets=sum(piece.cut for piece in self._pieces),
             cut_gzip=self.search.cut_short,
             beacons=beacons,
@@ -84,10 +110,6 @@ class Follower:
             pieces=tuple(self._pieces),
             beacon_keys=ours,
         )
-        self._open, self._pieces, self._retired = False, [], []
-        self._lost = 0
-        self._forget()
-        return window
 
     def _follow(self, key: Key, packet: Packet, head: Header, buffer: bytes) -> None:
         stream = self._streams.get(key)
@@ -148,7 +170,7 @@ def _flow(key: Key, stream: Stream, wiring: Wiring) -> Flow:
         times=tuple(sorted(stream.times)),
         data=tuple(data),
         from_birth=stream.born or not stream.payload_bytes,
-        hole=bool(stream.pending),
+        hole=stream.has_hole,
         not_tls=stream.tls.fault if stream.tls else "",
         no_certificate=stream.tls.no_certificate if stream.tls else "",
     )

@@ -1,6 +1,9 @@
 """One direction of one flow on one link: order restored, TLS records followed, and what was seen in the open window.
 
 segments --> Stream.order --> bytes in order --> TlsRecords (on 15008), and kept for the search while a window is open
+
+Bytes that the capture has lost never come. Then the stream is taken up again behind them: the window in which that
+happens is not judged (``skipped``), a later one is, as soon as a segment begins with a TLS record.
 """
 
 from __future__ import annotations
@@ -11,7 +14,9 @@ from meshlab.proofs.tls import CLIENT_HELLO, SERVER_HELLO, TlsRecords
 HBONE_PORT = 15008
 
 _MOST_PENDING = 4096
-"""Segments that wait for one that was lost; beyond this the stream is taken up again behind the gap."""
+"""Segments that wait for one that is missing; beyond this the stream is taken up again behind the gap."""
+_FARTHEST_AHEAD = 16 << 20
+"""How far a segment may be ahead of a missing byte: receivers give no larger window. So ``pending`` has a bound too."""
 _MASK = 0xFFFFFFFF
 _HALF = 0x80000000
 
@@ -24,14 +29,17 @@ class Stream:
         "chunks",
         "data_sizes",
         "data_times",
+        "doubtful",
         "ended",
         "epoch",
         "isn",
         "next_seq",
         "payload_bytes",
         "pending",
+        "skipped",
         "times",
         "tls",
+        "waits",
     )
 
     def __init__(self, head: Header) -> None:
@@ -41,6 +49,10 @@ class Stream:
         self.next_seq = -1
         self.pending: dict[int, bytes] = {}
         """By sequence number: what came before what stands ahead of it."""
+        self.waits = False
+        """It waited already when the last epoch began."""
+        self.doubtful = -1
+        """The epoch in which the capture lost something, maybe of this stream; -1: nothing since its last segment."""
         self.ended = 0
         """The epoch in which FIN or RST was seen; 0 while it lives. Late copies of segments still find it."""
         self.tls: TlsRecords | None = None
@@ -49,7 +61,14 @@ class Stream:
         self.begin(0)
 
     def begin(self, epoch: int) -> None:
-        """Forget the counts of the window before."""
+        """Forget the counts of the window before, and no longer wait for what did not come in a whole epoch."""
+        if self.pending and self.waits:
+            self.take_up()
+        self.waits = bool(self.pending)
+        self.skipped = False
+        """Bytes of this window were lost, and it went on behind them."""
+        if self.tls:
+            self.tls.unread = False
         self.epoch = epoch
         self.payload_bytes = 0
         self.times: list[int] = []
@@ -64,6 +83,26 @@ class Stream:
         """The segment begins another connection on the same ports."""
         return bool(head.flags & SYN) and head.seq != self.isn
 
+    def lost(self) -> None:
+        """The capture has lost something until here: what is missing never comes."""
+        if self.pending:
+            self.take_up()
+        else:
+            self.doubtful = self.epoch
+
+    def take_up(self) -> None:
+        """Go on with whatever comes next. Who has not seen the first TLS record yet cannot."""
+        self.skipped = self.doubtful in {-1, self.epoch}  # else what is missing is from before this window
+        self.waits, self.next_seq = False, -1
+        self.pending.clear()
+        if self.tls is None or not self.tls.resume():
+            self.born = False
+
+    @property
+    def has_hole(self) -> bool:
+        """Bytes of this window are missing, or nobody knows where their TLS records begin."""
+        return bool(self.pending) or self.skipped or (self.tls is not None and self.tls.unread)
+
     def segment(self, head: Header, payload: bytes, order: Order, *, keep: bool) -> None:
         """Take one TCP segment; ``keep`` its bytes for the search."""
         seq = head.seq
@@ -75,14 +114,21 @@ class Stream:
             self.ended = self.ended or self.epoch
         if not payload:
             return
-        if len(self.pending) > _MOST_PENDING:
-            self.born, self.next_seq = False, -1
-            self.pending.clear()
+        if self._is_out_of_reach(seq):
+            self.take_up()
+        self.doubtful = -1
         for data in order.take(self, seq, payload):
             if keep:
                 self.chunks.append(data)
             if self.tls and self.born:  # from the middle nobody can tell a record's beginning
                 self.tls.feed(data)
+
+    def _is_out_of_reach(self, seq: int) -> bool:
+        """Whether what is missing before this segment will not come any more."""
+        ahead = seq - self.next_seq & _MASK if self.next_seq >= 0 else 0
+        if not 0 < ahead < _HALF:
+            return False
+        return self.doubtful >= 0 or ahead > _FARTHEST_AHEAD or len(self.pending) > _MOST_PENDING
 
 
 class Order:

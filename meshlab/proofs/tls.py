@@ -2,6 +2,10 @@
 
     first record: a handshake that opens with the expected hello --> any record --> any record ...
     anything else, at any byte --> ``fault`` says what, and stays
+    resume(): bytes are missing --> nothing is read (``unread``) until some data begins with a record's header
+
+After ``resume`` eight records in a row must follow before anything else is a fault: until then the header may have been
+bytes that only look like one, and the search begins again.
 
 A client's certificate is encrypted, but its size shows. In TLS 1.3 the first encrypted record of a client is its
 Certificate message, alone or with what follows it, unless it was asked for none or resumes an earlier session by a
@@ -26,13 +30,28 @@ _TYPES = frozenset({20, 21, 22, 23})
 _VERSIONS = frozenset({b"\x03\x01", b"\x03\x03"})
 _LONGEST = 16384 + 256
 _HEADER_BYTES = 5
+_SURE_AFTER = 8
+"""Records in a row, each header of which is true by chance once in sixteen millions."""
 _NAMES = {CLIENT_HELLO: "ClientHello", SERVER_HELLO: "ServerHello"}
 
 
 class TlsRecords:
     """Follows the record boundaries of one direction."""
 
-    __slots__ = ("_first", "_head", "_hello", "_left", "_opens_with", "_watched", "fault", "no_certificate", "records")
+    __slots__ = (
+        "_first",
+        "_head",
+        "_hello",
+        "_left",
+        "_opens_with",
+        "_searching",
+        "_unsure",
+        "_watched",
+        "fault",
+        "no_certificate",
+        "records",
+        "unread",
+    )
 
     def __init__(self, opens_with: int) -> None:
         self._opens_with = opens_with
@@ -47,11 +66,23 @@ class TlsRecords:
         """Empty as long as all bytes were TLS records."""
         self.no_certificate = ""
         """Of a client: why it cannot have shown a certificate; empty where it may have."""
+        self.unread = False
+        """There were bytes of which nobody knows whether they are records. Whoever asks sets it back."""
+        self._searching = False
+        self._unsure = 0
+        """How many records must follow until the beginning that was found is one for sure."""
+
+    def resume(self) -> bool:
+        """Bytes are missing from here on. False where even the first record was not seen."""
+        self._searching, self._head, self._left, self._watched = True, b"", 0, False
+        return not self._first
 
     def feed(self, data: bytes) -> None:
         """Take the next bytes of the stream."""
+        if self._searching and len(data) >= _HEADER_BYTES and _is_header(data[:_HEADER_BYTES]):
+            self._searching, self._unsure = False, _SURE_AFTER
         at, size = 0, len(data)
-        while at < size and not self.fault:
+        while at < size and not self.fault and not self._searching:
             if self._left:
                 step = min(self._left, size - at)
                 if self._watched:
@@ -60,6 +91,7 @@ class TlsRecords:
             else:
                 step = self._header(data, at)
             at += step
+        self.unread = self.unread or self._searching
 
     def _header(self, data: bytes, at: int) -> int:
         """Take what is missing of a header (of the first record: one byte more, the handshake's type)."""
@@ -73,7 +105,11 @@ class TlsRecords:
 
     def _open(self, head: bytes) -> None:
         length = head[3] << 8 | head[4]
-        if head[0] not in _TYPES or head[1:3] not in _VERSIONS or not 0 < length <= _LONGEST:
+        if not _is_header(head) and self._unsure:
+            self._searching = True
+            return
+        self._unsure = max(0, self._unsure - 1)
+        if not _is_header(head):
             self.fault = f"after {self.records} TLS records come bytes that are none ({head.hex(' ')})"
         elif self._first and (head[0] != _HANDSHAKE or head[5] != self._opens_with):
             self.fault = f"it does not open with a {_NAMES[self._opens_with]} ({head.hex(' ')})"
@@ -113,3 +149,7 @@ def _resumes(hello: bytes) -> bool:
     except IndexError:
         return True
     return False
+
+
+def _is_header(head: bytes) -> bool:
+    return head[0] in _TYPES and head[1:3] in _VERSIONS and 0 < head[3] << 8 | head[4] <= _LONGEST

@@ -94,7 +94,7 @@ def nothing_in_clear(window: Window, wiring: Wiring, link: Link, family: Family,
     if window.blind:
         return draft.cannot_tell(window.blind)
     if traffic.unfollowed:
-        return draft.cannot_tell(_not_followed(traffic.unfollowed))
+        return draft.cannot_tell(_not_followed(window, traffic.unfollowed))
     packets = sum(len(flow.times) for flow in others)
     if not packets:
         return draft.cannot_tell("no packet between enrolled pods was seen there")
@@ -139,12 +139,18 @@ def _doubt(window: Window, ways: Iterable[Route]) -> str:
         return f"{unread[0]}: its number cannot be read, so it may be this call's"
     for way in ways:
         if flow := unfollowed(window, way):
-            return _not_followed(flow)
+            return _not_followed(window, flow)
     return ""
 
 
-def _not_followed(flow: Flow) -> str:
-    return f"bytes of {flow} were not seen, so its TLS records cannot be followed"
+def _not_followed(window: Window, flow: Flow) -> str:
+    why = f"bytes of {flow} were not seen, so its TLS records cannot be followed"
+    if not window.lost_before_bytes:
+        return why
+    return (
+        f"{why} ({window.lost_before_bytes} bytes were lost before the window)."
+        " Make the call again in another window, or over a new connection"
+    )
 
 
 def _on_the_way(draft: Draft, window: Window, call: Call, ways: Sequence[Route], cohort: Cohort | None) -> Proof:

@@ -24,6 +24,9 @@ class Window:
     """By node, where a ring lost packets."""
     lost_bytes: int
     """What the recorder could not keep: the window was beyond its bound."""
+    lost_before_bytes: int = 0
+    """What the recorder could not keep before the window, since the lab stands: connections of that time may have
+    holes, which new ones have not."""
     cut_packets: int
     """Packets of which only a part was kept."""
     cut_gzip: int

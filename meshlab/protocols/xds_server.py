@@ -6,7 +6,8 @@ The server holds one ``Snapshot`` of everything it serves, and a ``Stream`` for 
 
 and any other request is a ``ProtocolError`` that ends that stream only. ``OPEN`` is always answered, even when there is
 nothing to send: a ztunnel is not ready before both of its types were. A response counts once its ACK has come. After a
-NACK nobody knows what the client holds of that response, so all of it is sent again at the next change.
+NACK nobody knows what the client holds of that response, so all of it is sent again at the next change. A second ACK of
+one response changes nothing, as in Istio (an "expired nonce"); a nonce that was never sent breaks a rule.
 Pure; it never waits and knows no clock.
 
 Source: https://www.envoyproxy.io/docs/envoy/latest/api-docs/xds_protocol#incremental-xds
@@ -210,14 +211,17 @@ class Stream:
 
     def _answered(self, request: Request, subscription: _Subscription) -> None:
         nonce = request.response_nonce
-        if nonce not in subscription.outstanding:
-            raise _illegal(request, f"no response with nonce {nonce!r} awaits an answer")
-        version, parts = subscription.outstanding.pop(nonce)
+        if nonce not in subscription.outstanding and not self._was_sent(nonce):
+            raise _illegal(request, f"no response with nonce {nonce!r} was sent")
+        version, parts = subscription.outstanding.pop(nonce, (_UNKNOWN, {}))
         if request.HasField("error_detail"):  # its code is 0 from a real ztunnel: presence is what counts
             self.nacks.append(Nack(self.node, request.type_url, version, request.error_detail.message))
             subscription.refuse(parts)
         else:
             subscription.settle()
+
+    def _was_sent(self, nonce: str) -> bool:
+        return nonce in map(_nonce, range(1, self._sent + 1))
 
     def _send(self, type_url: str, subscription: _Subscription, *, even_empty: bool) -> list[Response]:
         subscription.version = self.snapshot.version(type_url)
@@ -226,10 +230,14 @@ class Stream:
             subscription.settle()
             return []
         self._sent += 1
-        nonce = f"n{self._sent}"
+        nonce = _nonce(self._sent)
         parts = {name: resource.version for name, resource in changed.items()} | dict.fromkeys(removed)
         subscription.outstanding[nonce] = subscription.version, parts
         return [_response(type_url, subscription.version, nonce, changed, removed)]
+
+
+def _nonce(number: int) -> str:
+    return f"n{number}"
 
 
 def _response(type_url: str, version: str, nonce: str, changed: Mapping[str, Resource], removed: list[str]) -> Response:

@@ -258,13 +258,12 @@ def test_a_removed_resource_is_removed_by_name(world: World) -> None:
     assert "acknowledged" in world.lab.answer(pushed)
 
 
-def test_pushes_are_made_one_after_the_other(world: World) -> None:
+def test_a_push_ends_the_wait_of_the_one_that_it_replaces(world: World) -> None:
     ztunnel = world.ztunnel()
     first = world.lab.begin_set(TWO_PODS, ["node-1"])
     second = world.lab.begin_set(WITH_DENY, ["node-1"])
+    assert world.lab.answer(first) == {"superseded": True}
     ztunnel.synchronise()
-    assert world.lab.answer(first) == {"acknowledged": {"node-1": versions(TWO_PODS)}}
-    ztunnel.hear()
     assert world.lab.answer(second) == {"acknowledged": {"node-1": versions(WITH_DENY)}}
 
 
@@ -303,6 +302,51 @@ def test_the_answer_to_a_refused_push_waits_for_its_roll_back(ca: MeshCA, stack:
     assert "nack" in world.lab.answer(pushed)
     answered = ["xds-response", "xds-request"]
     assert [event["k"] for event in world.lab.events] == ["push", *answered, "push-rolled-back", *answered]
+
+
+def test_the_answer_to_a_refused_push_names_who_has_not_gone_back(world: World) -> None:
+    one, two = world.ztunnel("node-1"), world.ztunnel("node-2")
+    both = ["node-1", "node-2"]
+    pushed = world.lab.begin_set(TWO_PODS, both)
+    one.synchronise()
+    two.synchronise()
+    world.lab.answer(pushed)
+    pushed = world.lab.begin_set(WITH_DENY, both, timeout_s=0.5)
+    two.hear()
+    one.hear({"shop/deny": "no"})
+    one.hear()  # and node-2 is busy
+    answer = world.lab.answer(pushed)
+    assert (answer["nack"]["node"], answer["went_back"]) == ("node-1", True)
+    assert answer["behind"] == [
+        {"node": "node-2", "type_url": AUTHORIZATION_TYPE, "version": versions(WITH_DENY)[AUTHORIZATION_TYPE]}
+    ]
+
+
+def test_a_refused_push_can_stay_as_istio_leaves_it_and_is_sent_no_second_time(world: World) -> None:
+    ztunnel = world.ztunnel()
+    pushed = world.lab.begin_set(TWO_PODS, ["node-1"])
+    ztunnel.synchronise()
+    world.lab.answer(pushed)
+    pushed = world.lab.begin_set(WITH_DENY, ["node-1"], after_nack="leave")
+    ztunnel.hear({"shop/deny": "no"})
+    answer = world.lab.answer(pushed)
+    assert (answer["nack"]["node"], answer["went_back"], answer["behind"]) == ("node-1", False, [])
+    assert world.lab.status()["versions"] == versions(WITH_DENY)
+    pushed = world.lab.begin_set(TWO_PODS, ["node-1"])
+    assert ztunnel.hear().removed == ("shop/deny",), "the first response since is that to the next push"
+    assert world.lab.answer(pushed) == {"acknowledged": {"node-1": versions(TWO_PODS)}}
+
+
+def test_what_was_refused_once_is_refused_again_when_it_is_pushed_again(world: World) -> None:
+    ztunnel = world.ztunnel()
+    pushed = world.lab.begin_set(TWO_PODS, ["node-1"])
+    ztunnel.synchronise()
+    world.lab.answer(pushed)
+    for _ in range(2):
+        pushed = world.lab.begin_set(WITH_DENY, ["node-1"])
+        ztunnel.hear({"shop/deny": "no"})
+        ztunnel.hear()
+        assert world.lab.answer(pushed)["behind"] == []
 
 
 def test_when_two_nodes_refuse_a_push_neither_nack_is_unexpected(world: World) -> None:
@@ -370,7 +414,7 @@ def test_a_stream_that_breaks_a_rule_is_ended_with_the_rule_and_others_live_on(w
     with pytest.raises(grpc.RpcError) as caught:
         next(bad.responses)
     assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
-    assert "'n99' awaits" in caught.value.details()
+    assert "nonce 'n99' was sent" in caught.value.details()
     pushed = world.lab.begin_set(WITH_DENY, ["node-1"])
     good.hear()
     assert "acknowledged" in world.lab.answer(pushed)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from benchmarks import calls, pods, start
+from benchmarks import calls, lifetime, pods, start
 
 
 def test_pods_are_built_with_rules_and_opened_in_each_size() -> None:
@@ -19,3 +19,10 @@ def test_calls_go_through_the_mesh_and_beside_it_and_are_proved() -> None:
 def test_a_lab_starts_from_nothing_twice() -> None:
     report = start.run(rounds=1)
     assert all(value > 0 for value in report.figures.values())
+
+
+def test_after_much_more_traffic_than_the_recorder_keeps_a_window_proves_and_memory_is_flat() -> None:
+    report = lifetime.run(rounds=4)
+    assert report.figures["recorded_mib"] > 512
+    assert report.figures["lost_mib"] == 0
+    assert report.held, report.text()

@@ -168,3 +168,17 @@ def test_a_refused_configuration_is_rolled_back(policies: Lab) -> None:
     assert client.http("http://shop/web:8080/").outcome in Outcome.REFUSED, "what was in effect before still is"
     policies.delete(DENY_8080)
     assert client.http("http://shop/web:8080/").outcome is Outcome.OK, "and can be changed"
+
+
+def test_what_a_proxy_refuses_to_change_it_keeps_though_nobody_sends_it_again(
+    lab_factory: Callable[..., AbstractContextManager[Lab]],
+) -> None:
+    """Istio does not resend after a NACK, so a proxy that drops what it had is open until the next push."""
+    with lab_factory(LAB, after_nack="leave") as lab:
+        lab.apply(DENY_8080)
+        client = lab.pod("shop/web-admin")
+        assert "shop/flip" in lab.push_raw("istio.security.Authorization", "shop/flip", b"\xff\xff\xff")
+        assert client.http("http://shop/web:8080/").outcome in Outcome.REFUSED, "the version before is still enforced"
+        assert client.http("http://shop/web:80/").outcome is Outcome.OK
+        lab.delete(DENY_8080)
+        assert client.http("http://shop/web:8080/").outcome is Outcome.OK

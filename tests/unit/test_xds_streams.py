@@ -376,12 +376,6 @@ def opened() -> Stream:
     return stream
 
 
-def answered() -> Stream:
-    stream = opened()
-    stream.receive(request(response_nonce="n1"))
-    return stream
-
-
 ERROR = {"message": "no"}
 ILLEGAL: dict[str, tuple[Callable[[], Stream], Callable[[], Request], str]] = {
     "no type": (serving(A).open, lambda: opening(""), "type_url is empty"),
@@ -389,8 +383,7 @@ ILLEGAL: dict[str, tuple[Callable[[], Stream], Callable[[], Request], str]] = {
     "an answer to nothing": (serving(A).open, lambda: opening(response_nonce="n1"), "together: response_nonce"),
     "an error about nothing": (serving(A).open, lambda: opening(error_detail=ERROR), "together: error_detail"),
     "an error without nonce": (opened, lambda: request(error_detail=ERROR), "the type is subscribed, error_detail"),
-    "a nonce never sent": (opened, lambda: request(response_nonce="n7"), "nonce 'n7' awaits"),
-    "a second answer": (answered, lambda: request(response_nonce="n1"), "nonce 'n1' awaits"),
+    "a nonce never sent": (opened, lambda: request(response_nonce="n7"), "no response with nonce 'n7' was sent"),
     "an answer of another type": (opened, lambda: request(AUTHORIZATION_TYPE, response_nonce="n1"), "response_nonce"),
     "versions in a later request": (
         opened,
@@ -406,3 +399,21 @@ def test_what_is_no_legal_move_is_the_clients_error(case: str) -> None:
     with pytest.raises(ProtocolError, match=reason) as caught:
         stream().receive(build())
     assert caught.value.code == 3
+
+
+def test_a_second_answer_to_a_response_is_ignored_as_istio_does_and_the_stream_lives_on() -> None:
+    server = serving(A)
+    stream = server.open()
+    stream.receive(opening())
+    for _ in range(2):
+        assert stream.receive(request(response_nonce="n1")) == []
+    assert stream.has(ADDRESS_TYPE, A.version(ADDRESS_TYPE))
+    ((_, responses),) = server.publish(snapshot({"a": workload("a", "node-2")}))
+    assert [response.nonce for response in responses] == ["n2"]
+
+
+def test_a_refusal_that_comes_after_the_answer_is_still_a_refusal() -> None:
+    stream = opened()
+    stream.receive(request(response_nonce="n1"))
+    stream.receive(request(response_nonce="n1", error_detail=ERROR))
+    assert stream.nacks == [Nack("node-1", ADDRESS_TYPE, "", "no")]
