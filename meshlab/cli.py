@@ -204,10 +204,12 @@ def bundle(
         )
     if as_json:
         where = {"folder": str(made.folder), "archive": str(made.archive)}
-        _print_json({**where, "result": made.report.result.value})
+        _print_json({**where, "result": made.report.result.value, "unsaved": list(made.report.unsaved)})
     else:
         from meshlab.report import summary
 
+        for missing in made.report.unsaved:
+            click.echo(f"not saved: {missing}")
         _console().print(summary(made.report), soft_wrap=True)
         click.echo(f"{made.folder / 'index.html'}\n{made.archive}")
     sys.exit(made.report.exit_code)
@@ -461,9 +463,7 @@ def _contents(topology: Topology) -> dict[str, Any]:
 
 
 def _implementation(choice: Choice) -> dict[str, Any]:
-    from meshlab.implementations import Implementation
-
-    described = choice.proxy.describe() if choice.proxy else Implementation(name=choice.name, version="", roles=())
+    described = choice.describe()
     return {
         "name": choice.name,
         "version": described.version,

@@ -28,7 +28,7 @@ from meshlab.fuzz.properties import Wrong, fault, in_clear, is_tunnelled, named
 from meshlab.lab import Lab
 from meshlab.lab.attempt import Request
 from meshlab.lab.capture import Capture
-from meshlab.lab.evidence import save_somewhere
+from meshlab.lab.evidence import Evidence, save_somewhere
 from meshlab.lab.names import behind
 from meshlab.lab.sources import Source
 from meshlab.model import FAMILIES, Call, CallStep, Expectation, Mesh, Outcome, PolicyStep, Step, Topology, Verdict
@@ -64,6 +64,8 @@ class Played:
     implementations: tuple[str, ...] = ()
     artifacts: str | None = None
     """The folder with what a run saw: the first in which anything was wrong and whose lab was still there, or any."""
+    unsaved: tuple[str, ...] = ()
+    """What is missing there, each with the reason."""
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -74,6 +76,7 @@ class Played:
             "reasons": list(self.reasons),
             "implementations": list(self.implementations),
             "artifacts": self.artifacts,
+            "unsaved": list(self.unsaved),
         }
 
 
@@ -94,9 +97,8 @@ def replay(source: Source, runs: int = RUNS, artifacts: Path | None = None, **se
 
     Raises:
         UsageError: a setting names nothing.
-        LabError: ``artifacts`` cannot be written.
     """
-    kept: Path | None = None
+    kept: Evidence | None = None
     found: list[tuple[list[Wrong], str]] = []
     with Bench(source, **{"allow_pending": False, **settings}) as bench:
         try:
@@ -110,7 +112,8 @@ def replay(source: Source, runs: int = RUNS, artifacts: Path | None = None, **se
         if bench.open and kept is None and artifacts is not None:
             kept = save_somewhere(bench.open, artifacts, source.topology.name)
         late = bench.drop()
-    return replace(_played(found, late), implementations=names, artifacts=str(kept) if kept else None)
+    played = replace(_played(found, late), implementations=names)
+    return replace(played, artifacts=str(kept.folder), unsaved=tuple(kept.unsaved)) if kept else played
 
 
 def _played(found: Sequence[tuple[list[Wrong], str]], late: str) -> Played:
@@ -220,7 +223,7 @@ def _requests(lab: Lab, step: CallStep) -> Iterator[Request]:
         if "/" not in name and not any(s.address(family) for s in lab.mesh.services if s.key == name):
             continue
         if step.kind == "http" and not lab.speaks_first(step.to):
-            request = pod.plan_http(f"http://{step.to}/", family=family)
+            request = pod.plan_http(f"http://{step.to.replace('/', '%2F')}/", family=family)
         else:
             request = pod.plan_tcp(step.to, family=family)
         answering = (other.key for other, _ in behind(lab.mesh, step.to))

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from meshlab.errors import CannotTellError, ProofFailedError, UsageError
+from meshlab.lab.arguments import checks_arguments
 from meshlab.lab.identities import AccessLogs, Sighting
 from meshlab.lab.names import behind
 from meshlab.model import Call, Mesh, SpiffeId
@@ -32,6 +33,7 @@ _ORDER = (Grade.PEER, Grade.KEYS, Grade.CLAIM)
 """Grades of identities, best first."""
 
 
+@checks_arguments
 class Capture:
     """See the module."""
 

@@ -90,6 +90,16 @@ class Call:
     error: str = ""
     """The operating system's words, where there are some."""
 
+    @property
+    def ok(self) -> bool:
+        """Whether the bytes that were asked for came back."""
+        return self.outcome is Outcome.OK
+
+    @property
+    def refused(self) -> bool:
+        """Whether it ended as a denied call may, in any of the ways of ``Outcome.REFUSED``."""
+        return self.outcome in Outcome.REFUSED
+
     def __repr__(self) -> str:
         """Short: this is what a failed assertion shows."""
         return f"<call {self.number}: {self.source} -> {self.to} over IPv{self.family}: {self.outcome}>"
