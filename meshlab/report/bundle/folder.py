@@ -94,12 +94,12 @@ def _write(checked: Checked, folder: Path, name: str, text: str) -> list[str]:
     lab, report = checked.lab, checked.report
     told, frames = _told(checked), _frames(checked)
     evidence = Evidence(folder)
-    evidence.write("report.json", _as_json(report.to_json()))
-    save_parts(lab, evidence)
-    evidence.write("at-the-end.yaml", dump(replace(lab.topology, mesh=lab.mesh)))
     evidence.write(name, text)
+    evidence.write("at-the-end.yaml", dump(replace(lab.topology, mesh=lab.mesh)))
+    evidence.write("report.json", _as_json(report.to_json()))
     evidence.write("calls.txt", "".join(f"{one.sentence}\n" for one in told))
     evidence.write("resources.json", _as_json(resources_as_json(lab)))
+    save_parts(lab, evidence)
     evidence.file("capture.pcapng", lambda path: path.write_bytes(_capture(checked, frames, told)))
     page = Page(
         report=report,
