@@ -153,6 +153,8 @@ BASES = {
                     notRequestPrincipals: [a]
                     remoteIpBlocks: [10.0.0.1]
                     notRemoteIpBlocks: [10.0.0.1]
+                    trustDomains: [a]
+                    notTrustDomains: [a]
               to:
                 - operation:
                     ports: ["80"]
@@ -225,6 +227,7 @@ _POD = {
     "volumes 0 emptyDir": GONE,
 }
 _SOURCE = ("principals", "notPrincipals", "namespaces", "notNamespaces", "requestPrincipals", "notRequestPrincipals")
+_SOURCE += ("trustDomains", "notTrustDomains")
 _ADDRESSES = ("ipBlocks", "notIpBlocks", "remoteIpBlocks", "notRemoteIpBlocks")
 _OPERATION = ("hosts", "notHosts", "methods", "notMethods", "paths", "notPaths")
 
