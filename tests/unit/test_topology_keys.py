@@ -226,8 +226,10 @@ _POD = {
     "containers 0 securityContext capabilities add 0": "SYS_TIME",
     "volumes 0 emptyDir": GONE,
 }
-_SOURCE = ("principals", "notPrincipals", "namespaces", "notNamespaces", "requestPrincipals", "notRequestPrincipals")
-_SOURCE += ("trustDomains", "notTrustDomains")
+_SOURCE = (
+    *("principals", "notPrincipals", "namespaces", "notNamespaces"),
+    *("requestPrincipals", "notRequestPrincipals", "trustDomains", "notTrustDomains"),
+)
 _ADDRESSES = ("ipBlocks", "notIpBlocks", "remoteIpBlocks", "notRemoteIpBlocks")
 _OPERATION = ("hosts", "notHosts", "methods", "notMethods", "paths", "notPaths")
 
