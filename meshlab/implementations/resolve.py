@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
+from difflib import get_close_matches
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import cast
@@ -12,11 +13,11 @@ from meshlab.errors import UsageError
 from meshlab.implementations.choice import Choice
 from meshlab.implementations.protocol import API_VERSION, NodeProxy
 from meshlab.implementations.ztunnel import Binary, Reference
-from meshlab.topology.notes import did_you_mean, shown
 
 GROUP = "meshlab.ztunnel"
 REFERENCE = "reference"
 NONE = "none"
+_LONGEST_SHOWN = 80
 
 
 def resolve(text: str, installed: Iterable[EntryPoint] | None = None) -> Choice:
@@ -64,12 +65,12 @@ def _binary(name: str, path: str) -> Choice:
         binary = Path(path).expanduser().absolute()
         is_folder = binary.is_dir()
     except (OSError, RuntimeError) as error:  # longer than a name may be; a home of nobody's
-        raise UsageError(f"ztunnel {shown(path)} is not a path here: {error}") from None
+        raise UsageError(f"ztunnel {_shown(path)} is not a path here: {error}") from None
     name = name or binary.name
     if is_folder:
         raise UsageError(f"ztunnel '{path}' is a folder; give the executable in it")
     if not binary.exists():
-        raise UsageError(f"ztunnel '{path}' does not exist.{did_you_mean(binary.name, _siblings(binary))}")
+        raise UsageError(f"ztunnel '{path}' does not exist.{_did_you_mean(binary.name, _siblings(binary))}")
     if not os.access(binary, os.X_OK):
         raise UsageError(f"ztunnel '{path}' is not executable: chmod +x {path}")
     return Choice(name, Binary(name, binary))
@@ -85,9 +86,19 @@ def _siblings(path: Path) -> list[str]:
 def _unknown(text: str, choices: list[str]) -> str:
     a_file = f" There is a file of that name here: ./{text}" if text in _siblings(Path(text).absolute()) else ""
     return (
-        f"ztunnel {shown(text)} is none of {', '.join(choices)}, and not a path, which has a slash."
-        f"{did_you_mean(text, choices)}{a_file}"
+        f"ztunnel {_shown(text)} is none of {', '.join(choices)}, and not a path, which has a slash."
+        f"{_did_you_mean(text, choices)}{a_file}"
     )
+
+
+def _did_you_mean(value: str, choices: list[str]) -> str:
+    close = get_close_matches(value, choices, n=1)
+    return f" Did you mean '{close[0]}'?" if close else ""
+
+
+def _shown(text: str) -> str:
+    """``text`` in quotes, cut where it would fill the screen."""
+    return f"'{text}'" if len(text) <= _LONGEST_SHOWN else f"'{text[:_LONGEST_SHOWN]}...'"
 
 
 def _load(point: EntryPoint) -> NodeProxy:
