@@ -7,22 +7,95 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from meshlab.errors import MeshlabError
-    from meshlab.lab import Lab, PodHandle, open_lab
+    from meshlab.errors import (
+        AuditError,
+        CannotTellError,
+        DeadlineError,
+        EvidenceError,
+        HostNotReadyError,
+        KernelRefusedError,
+        LabError,
+        LabLostError,
+        MeshlabError,
+        NotAcknowledgedError,
+        NotEnrolledError,
+        ProofError,
+        ProofFailedError,
+        ProtocolError,
+        RejectedError,
+        TopologyError,
+        UsageError,
+    )
+    from meshlab.kernel.execute import Completed
+    from meshlab.lab import Capture, Lab, LabSettings, PodHandle, Settings, open_lab
     from meshlab.model import Call, Outcome, SpiffeId
-    from meshlab.model.report import Grade
+    from meshlab.model.report import Grade, Proof, Result
 
 __version__ = "0.1.0"
-__all__ = ["Call", "Grade", "Lab", "MeshlabError", "Outcome", "PodHandle", "SpiffeId", "__version__", "open_lab"]
+__all__ = [
+    "AuditError",
+    "Call",
+    "CannotTellError",
+    "Capture",
+    "Completed",
+    "DeadlineError",
+    "EvidenceError",
+    "Grade",
+    "HostNotReadyError",
+    "KernelRefusedError",
+    "Lab",
+    "LabError",
+    "LabLostError",
+    "LabSettings",
+    "MeshlabError",
+    "NotAcknowledgedError",
+    "NotEnrolledError",
+    "Outcome",
+    "PodHandle",
+    "Proof",
+    "ProofError",
+    "ProofFailedError",
+    "ProtocolError",
+    "RejectedError",
+    "Result",
+    "Settings",
+    "SpiffeId",
+    "TopologyError",
+    "UsageError",
+    "__version__",
+    "open_lab",
+]
 
 _HOMES = {
+    "AuditError": "meshlab.errors",
     "Call": "meshlab.model",
+    "CannotTellError": "meshlab.errors",
+    "Capture": "meshlab.lab",
+    "Completed": "meshlab.kernel.execute",
+    "DeadlineError": "meshlab.errors",
+    "EvidenceError": "meshlab.errors",
     "Grade": "meshlab.model.report",
+    "HostNotReadyError": "meshlab.errors",
+    "KernelRefusedError": "meshlab.errors",
     "Lab": "meshlab.lab",
+    "LabError": "meshlab.errors",
+    "LabLostError": "meshlab.errors",
+    "LabSettings": "meshlab.lab",
     "MeshlabError": "meshlab.errors",
+    "NotAcknowledgedError": "meshlab.errors",
+    "NotEnrolledError": "meshlab.errors",
     "Outcome": "meshlab.model",
     "PodHandle": "meshlab.lab",
+    "Proof": "meshlab.model.report",
+    "ProofError": "meshlab.errors",
+    "ProofFailedError": "meshlab.errors",
+    "ProtocolError": "meshlab.errors",
+    "RejectedError": "meshlab.errors",
+    "Result": "meshlab.model.report",
+    "Settings": "meshlab.lab",
     "SpiffeId": "meshlab.model",
+    "TopologyError": "meshlab.errors",
+    "UsageError": "meshlab.errors",
     "open_lab": "meshlab.lab",
 }
 

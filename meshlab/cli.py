@@ -3,15 +3,20 @@
     0 all held  1 a check failed  2 bad input  3 cannot run here  4 cannot tell  5 nothing to run  130 interrupted
 
 What was asked for goes to stdout, everything else to stderr. Heavy modules are imported by the command that needs them.
+However the printing ends (a reader that is gone, a full disk), the exit code is the command's own.
 """
 
 from __future__ import annotations
 
+import atexit
+import io
 import json
 import os
 import platform
+import signal
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -49,14 +54,26 @@ _PIPED_WIDTH = 120
 class _Commands(click.Group):
     """Errors become exit codes here, for every command."""
 
+    def main(self, *args: Any, **kwargs: Any) -> Any:
+        _open_closed_streams()
+        try:
+            return super().main(*args, **kwargs)
+        except OSError as error:
+            _say(f"this machine does not let it go on: {error}")
+            sys.exit(3)
+        finally:
+            # registered last, so that it runs first: another Ctrl-C must not interrupt what Python does at its exit
+            atexit.register(signal.signal, signal.SIGINT, signal.SIG_IGN)
+
     def invoke(self, ctx: click.Context) -> Any:
         try:
+            _require_working_folder()
             return super().invoke(ctx)
         except MeshlabError as error:
-            click.echo(str(error), err=True)
+            _say(str(error))
             ctx.exit(next((code for kind, code in _EXIT_CODES if isinstance(error, kind)), 1))
         except KeyboardInterrupt:
-            click.echo("interrupted", err=True)
+            _say("interrupted")
             ctx.exit(130)
 
     def resolve_command(
@@ -134,7 +151,7 @@ def check(
     for folder in filter(None, (artifacts, record)):
         writable(folder)
     if source.topology.steps:
-        click.echo(f"its steps are not played here: meshlab replay {topology}", err=True)
+        _say(f"its steps are not played here: meshlab replay {topology}")
 
     with _Progress() as progress:
         report = run(
@@ -153,7 +170,7 @@ def check(
     else:
         from meshlab.report import print_report
 
-        print_report(report, _console())
+        _print(lambda console: print_report(report, console))
     sys.exit(report.exit_code)
 
 
@@ -204,12 +221,13 @@ def bundle(
         )
     if as_json:
         where = {"folder": str(made.folder), "archive": str(made.archive)}
-        _print_json({**where, "result": made.report.result.value})
+        _print_json({**where, "result": made.report.result.value, "unsaved": list(made.report.unsaved)})
     else:
         from meshlab.report import summary
 
-        _console().print(summary(made.report), soft_wrap=True)
-        click.echo(f"{made.folder / 'index.html'}\n{made.archive}")
+        _write("".join(f"not saved: {missing}\n" for missing in made.report.unsaved))
+        _print(lambda console: console.print(summary(made.report), soft_wrap=True))
+        _write("".join(f"{path}\n" for path in (made.folder / "index.html", made.archive) if path.exists()))
     sys.exit(made.report.exit_code)
 
 
@@ -259,17 +277,17 @@ def fuzz(topology: str, as_json: bool, **options: Any) -> None:
     from meshlab.fuzz.run import fuzz as run
     from meshlab.fuzz.show import Progress, print_tally
 
-    click.echo(f"seed {plan.seed}, {plan.workers} worker{'s' if plan.workers > 1 else ''}", err=True)
+    _say(f"seed {plan.seed}, {plan.workers} worker{'s' if plan.workers > 1 else ''}")
     with Progress() as progress:
         ended = run(plan, progress)
     if as_json:
-        click.echo(json.dumps(ended.tally.to_json(), indent=2))
+        _write(json.dumps(ended.tally.to_json(), indent=2) + "\n")
     else:
-        print_tally(ended.tally, _console())
+        _print(lambda console: print_tally(ended.tally, console))
     for error in ended.errors:
-        click.echo(f"not finished: {error}", err=True)
+        _say(f"not finished: {error}")
     if ended.interrupted:
-        click.echo("interrupted", err=True)
+        _say("interrupted")
     sys.exit(ended.exit_code)
 
 
@@ -296,11 +314,11 @@ def replay(file: str, runs: int, allow_commands: bool, artifacts: Path | None, a
 
     if artifacts is not None:
         writable(artifacts)
-    played = play_file(file, runs, allow_commands, artifacts, lambda text: click.echo(text, err=True), **settings)
+    played = play_file(file, runs, allow_commands, artifacts, _say, **settings)
     if as_json:
-        click.echo(json.dumps(played.to_json(), indent=2))
+        _write(json.dumps(played.to_json(), indent=2) + "\n")
     else:
-        print_played(played, _console())
+        _print(lambda console: print_played(played, console))
     sys.exit(played.word.exit_code)
 
 
@@ -313,7 +331,7 @@ def fmt(files: tuple[Path, ...], only_check: bool) -> None:
 
     changed = [path for path in files if format_file(path, write=not only_check)]
     for path in changed:
-        click.echo(f"{'would change' if only_check else 'changed'} {path}", err=True)
+        _say(f"{'would change' if only_check else 'changed'} {path}")
     sys.exit(1 if only_check and changed else 0)
 
 
@@ -326,7 +344,7 @@ def repro(file: str, as_pytest: bool, output: Path | None) -> None:
     assert as_pytest
     from meshlab.fuzz.command import write_pytest
 
-    click.echo(write_pytest(file, output))
+    _write(f"{write_pytest(file, output)}\n")
 
 
 @main.command(epilog="Example: meshlab validate my-mesh.yaml")
@@ -354,11 +372,11 @@ def validate(topology: str, verbose: bool, as_json: bool) -> None:
         _print_json({"valid": True, **found, **_contents(source.topology)})
         return
     for warning in (*source.unrunnable, *source.warnings):
-        click.echo(f"{warning} (warning)", err=True)
-    for key in source.inert if verbose else ():
-        click.echo(str(key))
+        _say(f"{warning} (warning)")
     contents = _contents(source.topology)
-    click.echo(f"{contents.pop('topology')}: {', '.join(f'{number} {name}' for name, number in contents.items())}")
+    lines = [str(key) for key in (source.inert if verbose else ())]
+    lines.append(f"{contents.pop('topology')}: {', '.join(f'{number} {name}' for name, number in contents.items())}")
+    _write("".join(f"{line}\n" for line in lines))
 
 
 @main.command(epilog="Example: meshlab doctor")
@@ -375,7 +393,7 @@ def doctor(as_json: bool) -> None:
     else:
         from meshlab.report import print_findings
 
-        print_findings(findings, _console())
+        _print(lambda console: print_findings(findings, console))
     sys.exit(0 if ready else 3)
 
 
@@ -399,13 +417,13 @@ def impls(as_json: bool) -> None:
     else:
         from meshlab.report import print_implementations
 
-        print_implementations(available(), mutants, variants, _console())
+        _print(lambda console: print_implementations(available(), mutants, variants, console))
 
 
 @main.command(epilog="Example: meshlab version")
 def version() -> None:
     """Print the versions that a bug report needs."""
-    click.echo(f"meshlab {__version__} (Python {platform.python_version()}, {platform.system()} {platform.release()})")
+    _write(f"meshlab {__version__} (Python {platform.python_version()}, {platform.system()} {platform.release()})\n")
 
 
 class _Progress:
@@ -419,25 +437,77 @@ class _Progress:
 
     def __call__(self, step: str) -> None:
         if self._shown:
-            click.echo(f"\r\x1b[K{step}", nl=False, err=True)
+            _say(f"\r\x1b[K{step}", end="")
 
     def __exit__(self, *_: object) -> None:
         if self._shown:
-            click.echo("\r\x1b[K", nl=False, err=True)
+            _say("\r\x1b[K", end="")
 
 
-def _console() -> Console:
-    """Stdout for tables: as wide as the terminal; wide enough for most rows where it is a pipe or a file."""
+def _open_closed_streams() -> None:
+    """Give a command that was started without stdin, stdout or stderr an empty one: nothing else may get its number."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free
+    for number, name in ((1, "stdout"), (2, "stderr")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, os.fdopen(number, "w", encoding="utf-8", closefd=False))
+
+
+def _require_working_folder() -> None:
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        raise UsageError("the folder that this is run in has been removed: `cd` into one that is there") from None
+
+
+def _say(text: str, end: str = "\n") -> None:
+    """Write to stderr; where that takes nothing, nobody is told."""
+    with suppress(OSError):
+        click.echo(f"{text}{end}", nl=False, err=True)
+
+
+def _write(text: str) -> None:
+    """Write to stdout; on a full disk to stderr, and say so. A reader who is gone (``| head``) wants no more of it."""
+    try:
+        click.echo(text, nl=False)
+    except BrokenPipeError:
+        _to_nowhere(sys.stdout.fileno())
+    except OSError as error:
+        _to_nowhere(sys.stdout.fileno())
+        _say(f"stdout cannot be written ({error.strerror}); this was to go there:\n{text}", end="")
+
+
+def _to_nowhere(number: int) -> None:
+    """Lose what is still buffered for a descriptor, so that writing it does not fail once more when Python ends."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, number)
+    os.close(nowhere)
+
+
+class _Page(io.StringIO):
+    """What is about to be written to stdout, in the colours that it would have there."""
+
+    def isatty(self) -> bool:
+        return sys.stdout.isatty()
+
+
+def _print(show: Callable[[Console], None]) -> None:
+    """Write tables to stdout: as wide as the terminal; wide enough for most rows where it is a pipe or a file."""
     from rich.console import Console
 
-    console = Console(highlight=False, markup=False, emoji=False)
+    page = _Page()
+    console = Console(file=page, highlight=False, markup=False, emoji=False)
     if not console.is_terminal and "COLUMNS" not in os.environ:
         console.width = _PIPED_WIDTH
-    return console
+    show(console)
+    _write(page.getvalue())
 
 
 def _print_json(value: dict[str, Any]) -> None:
-    click.echo(json.dumps({"schemaVersion": SCHEMA_VERSION, **value}, indent=2))
+    _write(json.dumps({"schemaVersion": SCHEMA_VERSION, **value}, indent=2) + "\n")
 
 
 def _issues(issues: Iterable[Issue]) -> list[dict[str, Any]]:
@@ -462,9 +532,7 @@ def _contents(topology: Topology) -> dict[str, Any]:
 
 
 def _implementation(choice: Choice) -> dict[str, Any]:
-    from meshlab.implementations import Implementation
-
-    described = choice.proxy.describe() if choice.proxy else Implementation(name=choice.name, version="", roles=())
+    described = choice.describe()
     return {
         "name": choice.name,
         "version": described.version,

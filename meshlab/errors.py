@@ -4,6 +4,7 @@
     HostNotReadyError    your machine: what is missing, and the command that mends it
     KernelRefusedError   Linux: operation, netns, errno
     ProtocolError        the peer: what it said, and the rule that it broke
+    DeadlineError        a command that was run did not end in time
     LabError             the lab: it was lost, did not come up, or a proxy refused its configuration
     ProofError           the mesh: what was to be proven does not hold, or could not be seen
 
@@ -46,7 +47,7 @@ class TopologyError(MeshlabError):
 
 
 class UsageError(MeshlabError):
-    """An argument that names nothing: an unknown topology, mutant, pod or implementation."""
+    """An argument that will not do: of another type, or an unknown topology, mutant, pod or implementation."""
 
 
 class HostNotReadyError(MeshlabError):
@@ -73,6 +74,10 @@ class ProtocolError(MeshlabError):
         super().__init__(message)
 
 
+class DeadlineError(MeshlabError, TimeoutError):
+    """A command that was run in a pod had not ended at its deadline, and was killed. Also a ``TimeoutError``."""
+
+
 class LabError(MeshlabError):
     """Base of what happens to a lab as a whole."""
 
@@ -95,6 +100,10 @@ class RejectedError(LabError):
 
 class AuditError(LabError):
     """When the lab closed something was not as it should be: an exit, a panic, a NACK, a leftover."""
+
+
+class EvidenceError(LabError):
+    """Not all that a lab saw could be saved; what could be is there."""
 
 
 class ProofError(MeshlabError, AssertionError):

@@ -244,15 +244,9 @@ class _Opening:
         saved.append(save_failure(self.lab, folder, item.nodeid, len(saved) + 1))
 
     def _prepared(self) -> AbstractContextManager[Lab]:
-        from dataclasses import fields
-
         from meshlab.lab import open_lab
-        from meshlab.lab.settings import Settings
         from meshlab.lab.sources import read
 
-        known = {field.name for field in fields(Settings)}
-        if unknown := sorted(self._settings.keys() - known):
-            raise UsageError(f"a lab has no setting '{unknown[0]}' (there are {', '.join(sorted(known))})")
         for name in ("mutant", "variant"):
             self._settings.setdefault(name, next(iter(asked(self._config, name)[0]), None))
         topology, folder = self._topology, self._folder

@@ -29,7 +29,7 @@ from meshlab.lab import Lab
 from meshlab.lab.arrivals import arrived
 from meshlab.lab.attempt import Request
 from meshlab.lab.capture import Capture
-from meshlab.lab.evidence import save_somewhere
+from meshlab.lab.evidence import Evidence, save_somewhere
 from meshlab.lab.names import behind, resolve
 from meshlab.lab.requests import ask
 from meshlab.lab.sources import Source
@@ -66,6 +66,8 @@ class Played:
     implementations: tuple[str, ...] = ()
     artifacts: str | None = None
     """The folder with what a run saw: the first in which anything was wrong and whose lab was still there, or any."""
+    unsaved: tuple[str, ...] = ()
+    """What is missing there, each with the reason."""
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -76,6 +78,7 @@ class Played:
             "reasons": list(self.reasons),
             "implementations": list(self.implementations),
             "artifacts": self.artifacts,
+            "unsaved": list(self.unsaved),
         }
 
 
@@ -96,9 +99,8 @@ def replay(source: Source, runs: int = RUNS, artifacts: Path | None = None, **se
 
     Raises:
         UsageError: a setting names nothing.
-        LabError: ``artifacts`` cannot be written.
     """
-    kept: Path | None = None
+    kept: Evidence | None = None
     found: list[tuple[list[Wrong], str]] = []
     with Bench(source, **{"allow_pending": False, **settings}) as bench:
         try:
@@ -112,7 +114,8 @@ def replay(source: Source, runs: int = RUNS, artifacts: Path | None = None, **se
         if bench.open and kept is None and artifacts is not None:
             kept = save_somewhere(bench.open, artifacts, source.topology.name)
         late = bench.drop()
-    return replace(_played(found, late), implementations=names, artifacts=str(kept) if kept else None)
+    played = replace(_played(found, late), implementations=names)
+    return replace(played, artifacts=str(kept.folder), unsaved=tuple(kept.unsaved)) if kept else played
 
 
 def _played(found: Sequence[tuple[list[Wrong], str]], late: str) -> Played:

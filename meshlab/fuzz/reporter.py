@@ -46,14 +46,14 @@ class Reporter:
             return None
         self._shapes.add(name)
         rate = "" if small.result == "failed" else f" ({small.failed} of {small.runs} times)"
-        path = self._write(name, written(small.topology, self._comments(small, evidence)))
-        return Failure(str(path), small.result, f"{small.wrong.text}{rate}")
+        path, unwritten = self._write(name, written(small.topology, self._comments(small, evidence)))
+        return Failure(str(path), small.result, f"{small.wrong.text}{rate}{unwritten}")
 
     def unplayed(self, text: str) -> Failure:
         """A failure that no call shows: the topology itself, with the reason."""
         topology = self.bench.source.topology
-        path = self._write(name_of(topology, "lost"), written(topology, [text, *self._versions()]))
-        return Failure(str(path), "failed", text)
+        path, unwritten = self._write(name_of(topology, "lost"), written(topology, [text, *self._versions()]))
+        return Failure(str(path), "failed", f"{text}{unwritten}")
 
     def _patience_s(self) -> float:
         """Not much longer than the campaign itself would have gone on."""
@@ -91,8 +91,12 @@ class Reporter:
                 return folder.name
         return ""
 
-    def _write(self, name: str, text: str) -> Path:
-        self.plan.artifacts.mkdir(parents=True, exist_ok=True)
+    def _write(self, name: str, text: str) -> tuple[Path, str]:
+        """Write a file; its path, and the text itself with the reason where it could not be written."""
         path = self.plan.artifacts / name
-        path.write_text(text, encoding="utf-8")
-        return path
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text, encoding="utf-8")
+        except OSError as error:  # a full disk must not cost what was found
+            return path, f"; the file could not be written ({error.strerror}). This was to be in it:\n{text}"
+        return path, ""

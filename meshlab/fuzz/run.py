@@ -248,10 +248,10 @@ def _work(pipe: Connection, plan: Plan) -> None:
         pipe.send(_ENDED)
     except (HostNotReadyError, KernelRefusedError) as error:
         pipe.send(HostNotReadyError(str(error)))
-    except MeshlabError as error:
-        pipe.send(LabError(str(error)))
     except BrokenPipeError:
         return  # who started this is gone
+    except (MeshlabError, OSError) as error:
+        pipe.send(LabError(str(error)))
     finally:
         ForkServer.close_shared()
         pipe.close()

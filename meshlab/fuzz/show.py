@@ -79,3 +79,5 @@ def print_played(played: Played, console: Console) -> None:
             console.print(f"  {line}", soft_wrap=True)
     if played.artifacts:
         console.print(f"captures, logs, rules and configuration: {played.artifacts}", soft_wrap=True)
+    for missing in played.unsaved:
+        console.print(f"not saved: {missing}", soft_wrap=True)

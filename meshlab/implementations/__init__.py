@@ -1,5 +1,6 @@
 """What can be plugged in as a node proxy, and how it is launched. Pure: the lab starts what is described here."""
 
+from meshlab.implementations.choice import Choice
 from meshlab.implementations.protocol import (
     API_VERSION,
     DEFAULT_UDS,
@@ -9,7 +10,7 @@ from meshlab.implementations.protocol import (
     NodeProxy,
     NodeSlot,
 )
-from meshlab.implementations.resolve import Choice, available, resolve
+from meshlab.implementations.resolve import available, resolve
 from meshlab.implementations.ztunnel import Binary, Reference, environment
 
 __all__ = [

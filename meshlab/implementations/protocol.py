@@ -25,7 +25,7 @@ class Implementation:
     """Empty where only a running one could say."""
     roles: tuple[str, ...] = ("ztunnel",)
     features: frozenset[str] = frozenset()
-    """What it can do; a check of what it lacks is skipped with that reason."""
+    """What it can do: all of ``ztunnel.FEATURES``, or empty. No check is skipped yet, so a part of them is refused."""
     claims: frozenset[str] = frozenset()
     """What its access log says, so that it can be quoted at grade ``claim``: ``identity``."""
 
@@ -64,13 +64,13 @@ class Launch:
     env: Mapping[str, str] = field(default_factory=dict)
     """Added to the lab's clean environment (PATH, HOME, LANG, TERM); nothing of the caller's comes along."""
     files: Mapping[str, str] = field(default_factory=dict)
-    """Path -> text, written into the proxy's own mount namespace first."""
+    """Path -> text, to be written into the proxy's own mount namespace first. Not done yet, and so refused."""
     ready: HttpGet | None = None
-    """``None``: it counts as ready once it runs. Never taken for "the mesh works"."""
+    """A readiness probe. Not asked yet, and so refused: the lab waits for acknowledgements."""
     keylog: str | None = None
-    """Path to which it writes TLS secrets in the SSLKEYLOGFILE format; ``None``: it writes none."""
+    """Path to which it writes TLS secrets in the SSLKEYLOGFILE format. Not read yet, and so refused."""
     access_log: Literal["istio-json"] | None = None
-    """``istio-json``: lines on stdout with a ztunnel's field names."""
+    """``istio-json``: lines on stdout with a ztunnel's field names, which are read for proofs of identity."""
     entry: str | None = None
     """``package.module:function`` of a Python program, started warm instead of ``argv``: ``main({"env": env}, fds)``.
 

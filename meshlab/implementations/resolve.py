@@ -4,28 +4,20 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
-from dataclasses import dataclass
 from difflib import get_close_matches
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import cast
 
 from meshlab.errors import UsageError
+from meshlab.implementations.choice import Choice
 from meshlab.implementations.protocol import API_VERSION, NodeProxy
 from meshlab.implementations.ztunnel import Binary, Reference
 
 GROUP = "meshlab.ztunnel"
 REFERENCE = "reference"
 NONE = "none"
-
-
-@dataclass(frozen=True, slots=True)
-class Choice:
-    """A node proxy and the name that tables give it."""
-
-    name: str
-    proxy: NodeProxy | None
-    """``None``: nothing is started, and every pod of the mesh stays pending."""
+_LONGEST_SHOWN = 80
 
 
 def resolve(text: str, installed: Iterable[EntryPoint] | None = None) -> Choice:
@@ -69,9 +61,13 @@ def available(installed: Iterable[EntryPoint] | None = None) -> tuple[Choice, ..
 
 
 def _binary(name: str, path: str) -> Choice:
-    binary = Path(path).expanduser().absolute()
+    try:
+        binary = Path(path).expanduser().absolute()
+        is_folder = binary.is_dir()
+    except (OSError, RuntimeError) as error:  # longer than a name may be; a home of nobody's
+        raise UsageError(f"ztunnel {_shown(path)} is not a path here: {error}") from None
     name = name or binary.name
-    if binary.is_dir():
+    if is_folder:
         raise UsageError(f"ztunnel '{path}' is a folder; give the executable in it")
     if not binary.exists():
         raise UsageError(f"ztunnel '{path}' does not exist.{_did_you_mean(binary.name, _siblings(binary))}")
@@ -81,13 +77,16 @@ def _binary(name: str, path: str) -> Choice:
 
 
 def _siblings(path: Path) -> list[str]:
-    return sorted(entry.name for entry in path.parent.iterdir()) if path.parent.is_dir() else []
+    try:
+        return sorted(entry.name for entry in path.parent.iterdir())
+    except (OSError, ValueError):
+        return []
 
 
 def _unknown(text: str, choices: list[str]) -> str:
-    a_file = f" There is a file of that name here: ./{text}" if Path(text).is_file() else ""
+    a_file = f" There is a file of that name here: ./{text}" if text in _siblings(Path(text).absolute()) else ""
     return (
-        f"ztunnel '{text}' is none of {', '.join(choices)}, and not a path, which has a slash."
+        f"ztunnel {_shown(text)} is none of {', '.join(choices)}, and not a path, which has a slash."
         f"{_did_you_mean(text, choices)}{a_file}"
     )
 
@@ -95,6 +94,11 @@ def _unknown(text: str, choices: list[str]) -> str:
 def _did_you_mean(value: str, choices: list[str]) -> str:
     close = get_close_matches(value, choices, n=1)
     return f" Did you mean '{close[0]}'?" if close else ""
+
+
+def _shown(text: str) -> str:
+    """``text`` in quotes, cut where it would fill the screen."""
+    return f"'{text}'" if len(text) <= _LONGEST_SHOWN else f"'{text[:_LONGEST_SHOWN]}...'"
 
 
 def _load(point: EntryPoint) -> NodeProxy:

@@ -9,10 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from meshlab import __version__
-from meshlab.implementations.protocol import API_VERSION, HttpGet, Implementation, Launch, NodeSlot
+from meshlab.implementations.protocol import API_VERSION, Implementation, Launch, NodeSlot
 
 FEATURES = frozenset({"hbone", "ipv6", "l4-policy", "peer-authentication", "plaintext-passthrough", "services"})
-_READY = HttpGet(port=15021, path="/healthz/ready")
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +26,7 @@ class Reference:
         return Implementation(name="reference", version=__version__, features=FEATURES, claims=frozenset({"identity"}))
 
     def launch(self, slot: NodeSlot) -> Launch:
-        return Launch(entry=self.entry, env=environment(slot), ready=_READY, access_log="istio-json")
+        return Launch(entry=self.entry, env=environment(slot), access_log="istio-json")
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +43,7 @@ class Binary:
 
     def launch(self, slot: NodeSlot) -> Launch:
         argv = (str(self.path), "proxy", "ztunnel")
-        return Launch(argv=argv, env=environment(slot), ready=_READY, access_log="istio-json")
+        return Launch(argv=argv, env=environment(slot), access_log="istio-json")
 
 
 def environment(slot: NodeSlot) -> dict[str, str]:

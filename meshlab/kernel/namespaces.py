@@ -118,6 +118,13 @@ def restrict_capabilities(names: Iterable[str]) -> None:
         _check(_libc.prctl(_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_RAISE, number, 0, 0), f"raise CAP_{CAPABILITIES[number]}")
 
 
+def effective_capabilities() -> frozenset[str]:
+    """What the calling process may do, by Linux' names without CAP_."""
+    with open("/proc/self/status", encoding="ascii") as status:
+        mask = next(int(line.split()[1], 16) for line in status if line.startswith("CapEff:"))
+    return frozenset(name for number, name in enumerate(CAPABILITIES) if mask >> number & 1)
+
+
 def own_netns() -> int:
     """A descriptor of the calling thread's netns."""
     return os.open(f"/proc/self/task/{threading.get_native_id()}/ns/net", os.O_RDONLY | os.O_CLOEXEC)

@@ -22,6 +22,7 @@ from typing import Any
 
 from meshlab.errors import HostNotReadyError, KernelRefusedError, LabLostError
 from meshlab.kernel.channel import MAX_FDS, Channel, ChannelClosedError, pair
+from meshlab.kernel.namespaces import effective_capabilities
 
 _ROOT = str(Path(__file__).resolve().parents[2])
 _BOOT = (
@@ -30,6 +31,8 @@ _BOOT = (
 _BOOT += "Channel; netd.start(Channel.from_fd(int(sys.argv[1])), int(sys.argv[2]))"
 
 
+_ROOT_NEEDS = frozenset({"NET_ADMIN", "NET_RAW", "SETPCAP", "SYS_ADMIN", "SYS_CHROOT"})
+"""Without one of these uid 0 builds no lab: mostly a container's root, which a user namespace serves as anyone else."""
 _CLOSED = "the lab was closed"
 _DESCRIPTORS = 1 << 16
 """Enough for labs of thousands of pods."""
@@ -111,13 +114,13 @@ class Sandbox:
 
         Args:
             binds: host folders that stay visible although they lie in a scratch folder.
-            rootless: in a user namespace; what the caller's uid needs, if not given.
+            rootless: in a user namespace; where the caller is not a root with the capabilities of one, if not given.
             step: called at each named step of the start.
 
         Raises:
             HostNotReadyError: a namespace or a mount was refused; the message says what mends it.
         """
-        rootless = os.geteuid() != 0 if rootless is None else rootless
+        rootless = not _is_able_root() if rootless is None else rootless
         _raise_descriptor_limit()
         ours, theirs = pair()
         owner = os.pidfd_open(os.getpid())
@@ -279,6 +282,10 @@ class Sandbox:
             self.exits[message["pid"]] = message["status"]
 
 
+def _is_able_root() -> bool:
+    return os.geteuid() == 0 and effective_capabilities() >= _ROOT_NEEDS
+
+
 def _raise_descriptor_limit() -> None:
     """A pod costs its owner three descriptors; the usual soft limit, 1024, is for programs that use select(2)."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -315,15 +322,17 @@ def _end(netd: int) -> None:
 def explain_refusal(step: str, errno: int, text: str) -> str:
     """What to do where a lab cannot be: the fix first."""
     name = {1: "EPERM", 13: "EACCES", 22: "EINVAL", 28: "ENOSPC"}.get(errno, str(errno))
+    as_root = "in a container with `--privileged`" if os.geteuid() == 0 else "as root"
     if step == "user namespace":
         return (
             f"user namespaces are off here ({text}, {name}): "
             "`sudo sysctl user.max_user_namespaces=10000`, on Ubuntu also "
-            "`sudo sysctl kernel.apparmor_restrict_unprivileged_userns=0`, or run as root, or `vagrant up`"
+            f"`sudo sysctl kernel.apparmor_restrict_unprivileged_userns=0`, or run {as_root}, or `vagrant up`"
         )
     if step == "mounts" and "/proc" in text:
         return (
             f"a container that masks entries of its /proc allows no fresh one ({text}, {name}): start it with "
             "`--security-opt systempaths=unconfined`, or privileged"
         )
-    return f"run as root, or in a container with `--privileged`: Linux refused a lab's {step} ({text}, {name})"
+    elsewhere = "" if os.geteuid() == 0 else "run as root, or "
+    return f"{elsewhere}run in a container with `--privileged`: Linux refused a lab's {step} ({text}, {name})"

@@ -29,6 +29,7 @@ from meshlab.lab.programs import WARM, Peer, Programs
 from meshlab.lab.readiness import wait_for_programs
 from meshlab.lab.settings import Settings
 from meshlab.lab.site import Site
+from meshlab.lab.steps import no_step
 from meshlab.model import Pod, Topology
 from meshlab.pki import MeshCA
 from meshlab.plan.network import CONTROL_PLANE, CONTROL_PLANE4, node_netns, pod_netns, proxy_netns
@@ -58,7 +59,7 @@ def build(topology: Topology, settings: Settings, visible: tuple[str, ...]) -> B
     started = time.monotonic()
     forks = ForkServer.shared(WARM)
     network, ca = plan_network(topology), MeshCA()
-    sandbox = Sandbox.start(binds(visible), step=None if settings.step.__name__ == "no_step" else settings.step)
+    sandbox = Sandbox.start(binds(visible), step=None if settings.step is no_step else settings.step)
     site = Site(
         topology=topology,
         settings=settings,
@@ -223,7 +224,7 @@ def _start_proxies(site: Site) -> None:
     for node, choice in site.choices.items():
         if choice.proxy is None:
             continue
-        launch = choice.proxy.launch(_slot(site, node))
+        launch = choice.launch(_slot(site, node))
         name = f"ztunnel@{node}"
         netns, mntns = site.netns[proxy_netns(node)], site.mounts.of_node(node)
         if launch.entry:

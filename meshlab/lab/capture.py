@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from meshlab.errors import CannotTellError, ProofFailedError, UsageError
+from meshlab.lab.arguments import checks_arguments
 from meshlab.lab.arrivals import by_kernel
 from meshlab.lab.identities import AccessLogs
 from meshlab.lab.names import behind
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from meshlab.lab.lab import Lab
 
 
+@checks_arguments
 class Capture:
     """See the module."""
 

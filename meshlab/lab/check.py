@@ -30,6 +30,7 @@ from meshlab.lab.matrix import (
 )
 from meshlab.lab.names import Target, behind
 from meshlab.lab.requests import Kind, ask
+from meshlab.lab.settings import LabSettings
 from meshlab.lab.sources import Source
 from meshlab.model import Call, Family, Outcome, Pod, Topology
 from meshlab.model.report import CheckReport, Proof, Result
@@ -91,7 +92,7 @@ def run(
     say = progress or (lambda _: None)
     cells(topology)  # a row of spec.expect that names no cell is refused before anything is built
     say(f"building {len(topology.nodes)} nodes and {len(topology.mesh.pods)} pods")
-    settings = {
+    settings: LabSettings = {
         "ztunnel": ztunnel,
         "mutant": mutant,
         "variant": variant,
@@ -106,15 +107,15 @@ def run(
     try:
         with open_lab(Source(topology, source_path), **settings) as lab:
             checked = _check(lab, cells(topology, lab.not_listening), say)
-            if record is not None:
-                write_conversation(lab, record)
+            unsaved = write_conversation(lab, record).unsaved if record is not None else []
             say("tearing down")
-            report = replace(checked.report, audit=(*checked.report.audit, *complaints(lab)))
+            closing = time.monotonic()
+            report = replace(checked.report, audit=(*checked.report.audit, *complaints(lab)), unsaved=tuple(unsaved))
             if keep is not None:
                 keep(replace(checked, report=report))
             elif artifacts is not None or report.result is not Result.HELD:
-                report = replace(report, artifacts=str(save_somewhere(lab, artifacts, topology.name)))
-            closing = time.monotonic()
+                saved = save_somewhere(lab, artifacts, topology.name)
+                report = replace(report, artifacts=str(saved.folder), unsaved=(*report.unsaved, *saved.unsaved))
     except AuditError as error:
         audit = [line for line in str(error).splitlines() if line]
     if report is None:
@@ -133,6 +134,7 @@ def _check(lab: Lab, planned: Sequence[PlannedCell], say: Callable[[str], None])
     called = time.monotonic()
     say("proving")
     proofs = tuple(_proofs(capture, planned, made))
+    took = {"calls": called - started, "proofs": time.monotonic() - called}
     report = CheckReport(
         topology=lab.topology.name,
         implementations=lab.implementations,
@@ -140,7 +142,7 @@ def _check(lab: Lab, planned: Sequence[PlannedCell], say: Callable[[str], None])
         proofs=proofs,
         notes=tuple(_notes(planned)),
         audit=tuple(f"{key} is still pending: {why}" for key, why in sorted(lab.pending.items())),
-        timings_ms={**lab.timings_ms, "calls": round((called - started) * 1000, 1)},
+        timings_ms={**lab.timings_ms, **{name: round(value * 1000, 1) for name, value in took.items()}},
     )
     return Checked(lab, capture, report, tuple(tuple(made.of_cell[cell.name]) for cell in planned))
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import tempfile
 import time
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from meshlab.errors import LabError, UsageError
+from meshlab.errors import EvidenceError, LabError, UsageError
 from meshlab.topology import dump
 
 if TYPE_CHECKING:
@@ -19,29 +20,67 @@ if TYPE_CHECKING:
 _ARTIFACTS = Path("meshlab-artifacts")
 
 
-def save(lab: Lab, folder: Path) -> Path:
+class Evidence:
+    """Files in one folder, each whole or not there at all; what could not be saved is in ``unsaved``, with the reason.
+
+    A disk that is full costs the files that did not fit, and never the result of a check.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.unsaved: list[str] = []
+        """A sentence for each file that could not be written."""
+
+    def file(self, name: str, write: Callable[[Path], object]) -> None:
+        """Have ``write`` write to a path, which is renamed to ``name`` when it is whole."""
+        path = self.folder / name
+        part = path.with_name(f".{path.name}.part")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write(part)
+            part.replace(path)
+        except OSError as error:
+            self.unsaved.append(f"{path}: {error.strerror or error}")
+        finally:
+            with suppress(OSError):
+                part.unlink(missing_ok=True)
+
+    def write(self, name: str, text: str) -> None:
+        self.file(name, lambda path: path.write_text(text, encoding="utf-8"))
+
+
+def save(lab: Lab, folder: Path) -> Evidence:
     """Save everything into ``folder``, which is made; the topology with the policies now in effect.
 
-    A part that is gone is left out.
+    A part of the lab that is gone is left out, and what cannot be written is named.
+    """
+    evidence = Evidence(folder)
+    evidence.write("topology.yaml", dump(replace(lab.topology, mesh=lab.mesh)))
+    if told := lab.told():
+        evidence.write("calls.txt", "\n".join(told) + "\n")
+    save_parts(lab, evidence)
+    if lab.last_capture is not None:  # last, since it is the largest by far
+        with suppress(LabError):
+            evidence.file("capture.pcapng", lab.last_capture.save)
+    return evidence
+
+
+def save_parts(lab: Lab, evidence: Evidence) -> None:
+    """Save what the parts of the lab say of themselves: logs, rules, and the control plane's status."""
+    for part in (_save_logs, _save_rules, _save_status):
+        with suppress(LabError):
+            part(lab, evidence)
+
+
+def save_all(lab: Lab, folder: Path) -> Path:
+    """Save everything, as ``save`` does.
 
     Raises:
-        OSError: the folder cannot be written.
+        EvidenceError: not all could be saved; the rest is there.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "topology.yaml").write_text(dump(replace(lab.topology, mesh=lab.mesh)), encoding="utf-8")
-    if told := lab.told():
-        (folder / "calls.txt").write_text("\n".join(told) + "\n", encoding="utf-8")
-    with suppress(LabError):
-        capture = lab.last_capture
-        if capture is not None:
-            capture.save(folder / "capture.pcapng")
-    with suppress(LabError):
-        _save_logs(lab, folder / "logs")
-    with suppress(LabError):
-        _save_rules(lab, folder / "rules")
-    with suppress(LabError):
-        status, _ = lab.site.programs.by_name["control-plane"].peer.ask("status")  # type: ignore[union-attr]
-        (folder / "control-plane.json").write_text(json.dumps(status, indent=2), encoding="utf-8")
+    evidence = save(lab, folder)
+    if evidence.unsaved:
+        raise EvidenceError("not saved: " + "; ".join(evidence.unsaved))
     return folder
 
 
@@ -64,47 +103,55 @@ def writable(folder: Path) -> None:
                 place.rmdir()
 
 
-def save_somewhere(lab: Lab, wanted: Path | None, name: str) -> Path:
-    """Save into ``wanted``, else into a folder of the working folder's, else where there is room for temporary files.
-
-    Raises:
-        LabError: ``wanted`` cannot be written.
-    """
+def save_somewhere(lab: Lab, wanted: Path | None, name: str) -> Evidence:
+    """Save into ``wanted``, else into a folder of the working folder's, else among the machine's temporary files."""
     stamp = time.strftime("%Y%m%d-%H%M%S")
-    folder = wanted or _ARTIFACTS / f"{name}-{stamp}-{time.monotonic_ns() % 10**6:06}"
+    evidence = save(lab, wanted or _ARTIFACTS / f"{name}-{stamp}-{time.monotonic_ns() % 10**6:06}")
+    if wanted is not None or not evidence.unsaved:
+        return evidence
+    try:
+        elsewhere = Path(tempfile.mkdtemp(prefix=f"meshlab-{name}-"))
+    except OSError:
+        return evidence
     with suppress(OSError):
-        return save(lab, folder)
-    if wanted is not None:
-        raise LabError(f"artifacts cannot be saved in {wanted}")
-    return save(lab, Path(tempfile.mkdtemp(prefix=f"meshlab-{name}-")))
+        evidence.folder.rmdir()  # where nothing at all could be saved in it
+    return save(lab, elsewhere)
 
 
-def write_conversation(lab: Lab, folder: Path) -> None:
-    """What node proxies, control plane and agents said to each other, and the proxies' logs: ``--record``."""
-    folder.mkdir(parents=True, exist_ok=True)
+def write_conversation(lab: Lab, folder: Path) -> Evidence:
+    """Save what node proxies, control plane and agents said to each other, and the proxies' logs: ``--record``."""
+    evidence = Evidence(folder)
+    evidence.write("conversation.jsonl", "\n".join(_conversation(lab)) + "\n")
+    for name in lab.site.programs.by_name:
+        if name.startswith("ztunnel@"):
+            evidence.write(f"{name}.log", lab.logs(name))
+    return evidence
+
+
+def _conversation(lab: Lab) -> Iterator[str]:
     events = list(lab.site.heard)
     for program in lab.site.programs.by_name.values():
         if program.peer is not None:
             events += program.peer.drain()
-    entries = [event for event in events if event["event"] == "conversation"]
-    lines = [json.dumps({key: value for key, value in entry.items() if key != "event"}) for entry in entries]
-    lines = [line.replace(lab.site.token, "TOKEN") for line in lines]
-    (folder / "conversation.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    for name in lab.site.programs.by_name:
-        if name.startswith("ztunnel@"):
-            (folder / f"{name}.log").write_text(lab.logs(name), encoding="utf-8")
+    for event in events:
+        if event["event"] == "conversation":
+            line = json.dumps({key: value for key, value in event.items() if key != "event"})
+            yield line.replace(lab.site.token, "TOKEN")
 
 
-def _save_logs(lab: Lab, folder: Path) -> None:
-    folder.mkdir(exist_ok=True)
+def _save_logs(lab: Lab, evidence: Evidence) -> None:
     for name in lab.site.programs.by_name:
         if name != "recorder":
-            (folder / f"{name.replace('/', '_')}.log").write_text(lab.logs(name), encoding="utf-8")
+            evidence.write(f"logs/{name.replace('/', '_')}.log", lab.logs(name))
 
 
-def _save_rules(lab: Lab, folder: Path) -> None:
-    folder.mkdir(exist_ok=True)
-    for pod in lab.mesh.pods:
-        text = lab.rules(pod.key)
-        if text:
-            (folder / f"{pod.namespace}_{pod.name}.nft").write_text(text, encoding="utf-8")
+def _save_rules(lab: Lab, evidence: Evidence) -> None:
+    for pod in sorted(lab.mesh.pods, key=lambda pod: pod.key in lab.pending):  # an agent may not know a pending one
+        if text := lab.rules(pod.key):
+            evidence.write(f"rules/{pod.namespace}_{pod.name}.nft", text)
+
+
+def _save_status(lab: Lab, evidence: Evidence) -> None:
+    peer = lab.site.programs.by_name["control-plane"].peer
+    assert peer is not None
+    evidence.write("control-plane.json", json.dumps(peer.ask("status")[0], indent=2))

@@ -13,11 +13,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TypeVar, Unpack
 
 from meshlab.errors import AuditError, LabError, RejectedError, TopologyError, UsageError
 from meshlab.kernel.sandbox import Netns, Sandbox
 from meshlab.lab import arrivals, recent, requests
+from meshlab.lab.arguments import check_value, checks_arguments
 from meshlab.lab.attempt import Request
 from meshlab.lab.audit import findings
 from meshlab.lab.build import build, start_control_plane
@@ -25,7 +26,7 @@ from meshlab.lab.capture import Capture
 from meshlab.lab.mounts import Mounts
 from meshlab.lab.pod import PodHandle
 from meshlab.lab.programs import Peer
-from meshlab.lab.settings import Settings
+from meshlab.lab.settings import LabSettings, Settings, settings_of
 from meshlab.lab.sources import Source, read
 from meshlab.lab.traffic import TrafficLoop, perform_all
 from meshlab.model import Address, Call, Family, Mesh, Topology
@@ -33,12 +34,15 @@ from meshlab.pki import MeshCA
 from meshlab.plan.network import pod_netns
 from meshlab.proofs.arrivals import Arrivals, Kernel
 from meshlab.topology import load_manifests, without
+from meshlab.topology.notes import did_you_mean, listed
 
+_T = TypeVar("_T")
 _LOOP = TrafficLoop()
 _SOCKETS_AT_ONCE = 253
 _REMEMBERED = 100
 
 
+@checks_arguments
 class Lab:
     """A mesh of namespaces, up and in effect. Made by ``open_lab``, never by hand."""
 
@@ -98,8 +102,12 @@ class Lab:
         return {node: choice.name for node, choice in self.site.choices.items()}
 
     def netns(self, key: str) -> Netns:
-        """A netns by its key in the plan: ``pod:shop/client``, ``node:node-1``, ``proxy:node-1``, ``fabric``."""
-        return self.site.netns[key]
+        """A netns by its key in the plan: ``pod:shop/client``, ``node:node-1``, ``proxy:node-1``, ``fabric``.
+
+        Raises:
+            UsageError: there is none.
+        """
+        return _chosen("netns", key, self.site.netns)
 
     def pod(self, key: str) -> PodHandle:
         """The pod ``namespace/name``.
@@ -107,11 +115,7 @@ class Lab:
         Raises:
             UsageError: there is none.
         """
-        try:
-            return PodHandle(self, self.mesh.pod(key))
-        except KeyError:
-            names = ", ".join(pod.key for pod in self.mesh.pods)
-            raise UsageError(f"no pod '{key}' in this lab ({names})") from None
+        return PodHandle(self, _chosen("pod", key, {pod.key: pod for pod in self.mesh.pods}))
 
     def pods(self, *keys: str) -> tuple[PodHandle, ...]:
         """These pods, or all of them."""
@@ -284,19 +288,28 @@ class Lab:
 
     def told(self, last: int = _REMEMBERED) -> list[str]:
         """The last calls, a sentence each, with the rule by which the policies of that moment decide them."""
-        return [recent.sentence(mesh, call) for mesh, call in list(self._recent)[-last:]]
+        calls = list(self._recent)
+        return [recent.sentence(mesh, call) for mesh, call in calls[max(0, len(calls) - max(0, last)) :]]
 
     def logs(self, program: str) -> str:
-        """What a program has printed: ``ztunnel@node-1``, ``agent@node-1``, ``control-plane``, ``shop/server`` ..."""
-        return self.site.programs.logs(program)
+        """What a program has printed: ``ztunnel@node-1``, ``agent@node-1``, ``control-plane``, ``shop/server`` ...
+
+        Raises:
+            UsageError: the lab has no such program.
+        """
+        return self.site.programs.logs(_chosen("program", program, self.site.programs.by_name).name)
 
     def tls_secrets(self) -> bytes:
         """The secrets of the node proxies' TLS sessions, as SSLKEYLOGFILE has them; empty unless ``keylog`` was set."""
         return os.pread(self.site.keylog, os.fstat(self.site.keylog).st_size, 0) if self.site.keylog >= 0 else b""
 
     def rules(self, pod: str) -> str:
-        """The nft text of the redirect rules in a pod, rendered from what was read back; empty where it has none."""
-        model = self.mesh.pod(pod)
+        """The nft text of the redirect rules in a pod, rendered from what was read back; empty where it has none.
+
+        Raises:
+            UsageError: there is no such pod.
+        """
+        model = self.pod(pod).pod
         agent = self.site.agents.get(model.node)
         if agent is None or not self.mesh.is_enrolled(model):
             return ""
@@ -313,11 +326,15 @@ class Lab:
         if found:
             raise AuditError("\n".join(found))
 
-    def save(self, folder: Path) -> Path:
-        """Save captures, logs, rules and configuration; ``folder`` is made."""
-        from meshlab.lab.evidence import save
+    def save(self, folder: Path | str) -> Path:
+        """Save captures, logs, rules and configuration; ``folder`` is made.
 
-        return save(self, folder)
+        Raises:
+            EvidenceError: not all could be saved; what could be is there.
+        """
+        from meshlab.lab.evidence import save_all
+
+        return save_all(self, Path(folder))
 
     def close(self) -> None:
         """End the lab; nothing of it is left when this returns. The audit comes first.
@@ -340,20 +357,28 @@ class Lab:
 
 
 @contextmanager
-def open_lab(source: Source | Topology | str, **settings: Any) -> Iterator[Lab]:
+def open_lab(source: Source | Topology | Path | str, **settings: Unpack[LabSettings]) -> Iterator[Lab]:
     """Build a lab, and close it in the end; the audit raises where something was not as it should be.
 
     Args:
         source: a shipped name, a path, YAML text, or what ``sources.read`` or ``topology.load`` gave.
         settings: the fields of ``Settings``.
+
+    Raises:
+        UsageError: an argument names nothing, or is of another type.
+        TopologyError: the file cannot be used.
+        HostNotReadyError: this machine cannot hold a lab.
+        NotEnrolledError: a pod was not in the mesh in time.
+        AuditError: when the lab closed, something was not as it should be.
     """
-    if isinstance(source, str):
-        source = read(source)
+    chosen = settings_of(settings)
+    check_value("source", source, Source | Topology | Path | str)
+    if isinstance(source, Path | str):
+        source = read(str(source))
     if isinstance(source, Source) and source.unrunnable:
         raise TopologyError(source.unrunnable)
     topology, path = (source.topology, source.path) if isinstance(source, Source) else (source, None)
     visible = (*topology.mounts, *([str(path.resolve().parent)] if path else ()), *_folders_of_programs(topology))
-    chosen = Settings(**settings)
     lab = Lab(topology, chosen, (*visible, *chosen.binds, *_folders_of_proxies(chosen, topology)))
     try:
         yield lab
@@ -364,6 +389,13 @@ def open_lab(source: Source | Topology | str, **settings: Any) -> Iterator[Lab]:
             failure.add_note(f"and when the lab closed: {error}")
         raise
     lab.close()
+
+
+def _chosen(what: str, key: str, among: Mapping[str, _T]) -> _T:
+    """The one that is called ``key``."""
+    if key not in among:
+        raise UsageError(f"no {what} '{key}' in this lab ({listed(among)}).{did_you_mean(key, among)}")
+    return among[key]
 
 
 def _with_policies_of(mesh: Mesh, policies: Mesh) -> Mesh:

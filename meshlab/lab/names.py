@@ -3,17 +3,22 @@
 server            the Service of that name in the caller's namespace; where there is none, the pod of that name
 server.shop       the Service ``server`` in namespace ``shop`` (also with .svc and .svc.cluster.local)
 shop/server       the pod
-10.128.158.55     an address, of a pod or a VIP where one has it
+10.128.158.55     an address, of a pod or a VIP where one has it; ``::ffff:10.128.158.55`` is the same
+
+``http://shop/server:8080/x`` can be read in two ways: as a URL it is the host ``shop``, and in the lab's short form it
+is port 8080 of the pod ``shop/server``. What is there decides; where both are, the call is refused.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from difflib import get_close_matches
-from ipaddress import ip_address
+from ipaddress import IPv6Address, ip_address
 
 from meshlab.errors import UsageError
+from meshlab.lab import urls
+from meshlab.lab.urls import Url
 from meshlab.model import Address, Family, Mesh, Pod, Service, target_port
+from meshlab.topology.notes import did_you_mean, listed
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,28 +32,54 @@ class Target:
     family: Family
 
 
+def read_url(mesh: Mesh, caller: Pod, text: str) -> Url:
+    """Read the URL of a call, also in the short form with a pod's name.
+
+    Raises:
+        UsageError: it is no URL, or can mean two places.
+    """
+    as_url, short = urls.parse(text), urls.with_pod(text)
+    if short is None:
+        return as_url
+    pod, spelt_out = short
+    if _address(as_url.host) is None and _named(mesh, caller, as_url.host) is None:
+        return urls.parse(spelt_out)
+    if _pod(mesh, caller, pod) is None:
+        return as_url
+    raise UsageError(
+        f"'{text}' can be read as the host '{as_url.host}' and as the pod '{pod}', and both are here: "
+        f"write http://{as_url.host}:80{as_url.path} or {spelt_out}"
+    )
+
+
 def resolve(mesh: Mesh, caller: Pod, host: str, port: int, family: Family | None) -> Target:
     """Where ``host`` leads ``caller``; family 4 unless another is asked for.
 
     Raises:
         UsageError: nothing has that name, or it has no address of the family.
     """
-    with_address = _literal(mesh, host, port)
-    if with_address is not None:
-        return with_address
+    address = _address(host)
+    if address is not None:
+        return _literal(mesh, address, port, family)
     wanted: Family = family or 4
-    found: Service | Pod | None = _service(mesh, caller, host) or _pod(mesh, caller, host)
+    found = _named(mesh, caller, host)
     if found is None:
-        raise UsageError(f"'{host}' is no Service and no pod here.{_suggest(mesh, host)}")
-    address = found.address(wanted)
-    if address is None:
+        raise UsageError(f"{host!r} is no Service and no pod here.{_suggest(mesh, host)}")
+    own = found.address(wanted)
+    if own is None:
         raise UsageError(f"Service '{found.key}' has no ClusterIP of family {wanted}")
-    return Target(f"{found.key}:{port}", address, port, wanted)
+    return Target(f"{found.key}:{port}", own, port, wanted)
 
 
 def behind(mesh: Mesh, to: str) -> list[tuple[Pod, int]]:
-    """The pods, each with its port, that may answer at ``namespace/pod:port`` or ``service.namespace:port``."""
+    """The pods, each with its port, that may answer at ``namespace/pod:port`` or ``service.namespace:port``.
+
+    Raises:
+        UsageError: ``to`` has no port.
+    """
     name, _, number = to.rpartition(":")
+    if not (number.isascii() and number.isdigit()):
+        raise UsageError(f"{to!r} is not NAMESPACE/POD:PORT or SERVICE.NAMESPACE:PORT")
     if "/" in name:
         return [(pod, int(number)) for pod in mesh.pods if pod.key == name]
     return [
@@ -70,17 +101,29 @@ def ports_of(mesh: Mesh, pod: Pod) -> list[int]:
     return sorted({port.number for port in pod.ports} | {port for port in led_to if port is not None})
 
 
-def _literal(mesh: Mesh, host: str, port: int) -> Target | None:
+def _address(host: str) -> Address | None:
+    """The address that ``host`` is, if it is one. An IPv4 address in IPv6's clothes is IPv4 on the wire."""
     try:
-        address = ip_address(host.strip("[]"))
+        address = ip_address(host)
     except ValueError:
         return None
-    family: Family = 4 if address.version == 4 else 6
+    mapped = address.ipv4_mapped if isinstance(address, IPv6Address) else None
+    return mapped or address
+
+
+def _literal(mesh: Mesh, address: Address, port: int, family: Family | None) -> Target:
+    own: Family = 4 if address.version == 4 else 6
+    if family not in (None, own):
+        raise UsageError(f"family={family}, but {address} is an address of IPv{own}")
     owners: list[Pod | Service] = [*mesh.pods, *mesh.services]
     for owner in owners:
-        if owner.address(family) == address:
-            return Target(f"{owner.key}:{port}", address, port, family)
-    return Target(f"{address}:{port}", address, port, family)
+        if owner.address(own) == address:
+            return Target(f"{owner.key}:{port}", address, port, own)
+    return Target(f"{address}:{port}", address, port, own)
+
+
+def _named(mesh: Mesh, caller: Pod, host: str) -> Service | Pod | None:
+    return _service(mesh, caller, host) or _pod(mesh, caller, host)
 
 
 def _service(mesh: Mesh, caller: Pod, host: str) -> Service | None:
@@ -96,6 +139,5 @@ def _pod(mesh: Mesh, caller: Pod, host: str) -> Pod | None:
 
 def _suggest(mesh: Mesh, host: str) -> str:
     owners: list[Pod | Service] = [*mesh.pods, *mesh.services]
-    names = sorted({name for owner in owners for name in (owner.key, owner.name)})
-    close = get_close_matches(host, names, n=1)
-    return f" Did you mean '{close[0]}'?" if close else f" There are {', '.join(names)}."
+    names = {name for owner in owners for name in (owner.key, owner.name)}
+    return did_you_mean(host, names) or f" There are {listed(names)}."

@@ -3,27 +3,31 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from ipaddress import IPv4Address, IPv6Address
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
 
-from meshlab.errors import UsageError
+from meshlab.errors import DeadlineError, UsageError
 from meshlab.kernel.execute import Completed, run
 from meshlab.lab import requests
+from meshlab.lab.arguments import checks_arguments
 from meshlab.lab.attempt import Request
-from meshlab.lab.names import resolve
+from meshlab.lab.names import read_url, resolve
 from meshlab.lab.programs import CLEAN_ENV
+from meshlab.lab.urls import parse_address
 from meshlab.model import Call, Family, Pod, SpiffeId
 
 if TYPE_CHECKING:
     from meshlab.lab.lab import Lab
 
-_POD_URL = re.compile(r"http://([a-z0-9.-]+/[a-z0-9.-]+):(\d+)(/.*)?")
+_TOKEN = re.compile(r"[-!#$%&'*+.^_`|~0-9A-Za-z]+")
+"""A method, or the name of a header (RFC 9110 5.6.2)."""
+_FIELD_VALUE = re.compile(r"[^\r\n\0]*")
 POD_CAPABILITIES = ("NET_BIND_SERVICE", "NET_RAW")
 """What a pod's programs may do, unless the topology says more."""
 
 
+@checks_arguments
 class PodHandle:
     """One pod. ``handle.http("http://server:8080/hello")`` calls as a program in the pod would."""
 
@@ -60,11 +64,12 @@ class PodHandle:
         timeout_s: float = requests.TIMEOUT_S,
     ) -> Request:
         """An HTTP call for ``lab.calls``; arguments as of ``http``."""
-        host, port, path = _split(url)
         mesh = self._lab.mesh
-        target = resolve(mesh, self.pod, host, port, family)
+        read = read_url(mesh, self.pod, url)
+        target = resolve(mesh, self.pod, read.host, read.port, family)
+        _check_head(method, headers or {})
         return requests.plan(
-            mesh, self.name, target, method=method, path=path, headers=headers, body=body, timeout_s=timeout_s
+            mesh, self.name, target, method=method, path=read.path, headers=headers, body=body, timeout_s=timeout_s
         )
 
     def plan_tcp(
@@ -77,11 +82,9 @@ class PodHandle:
         timeout_s: float = requests.TIMEOUT_S,
     ) -> Request:
         """A TCP call for ``lab.calls``; arguments as of ``tcp``."""
-        host, colon, port = address.rpartition(":")
-        if not colon or not port.isdigit():
-            raise UsageError(f"'{address}' is not HOST:PORT")
+        host, port = parse_address(address)
         mesh = self._lab.mesh
-        target = resolve(mesh, self.pod, host, int(port), family)
+        target = resolve(mesh, self.pod, host, port, family)
         return requests.plan(mesh, self.name, target, "tcp", body=data, half_close=half_close, timeout_s=timeout_s)
 
     def http(
@@ -98,10 +101,11 @@ class PodHandle:
 
         Args:
             url: ``http://HOST:PORT/PATH``; HOST is a Service, a pod (``server``, ``shop/server``) or an address.
+                ``http://shop%2Fserver:8080/`` is the pod also where there is a host ``shop``.
             family: 4 or 6; 4 where the name does not decide.
 
         Raises:
-            UsageError: the URL leads nowhere in this lab.
+            UsageError: the URL leads nowhere in this lab, or to two places, or another argument will not do.
         """
         planned = self.plan_http(url, method=method, headers=headers, body=body, family=family, timeout_s=timeout_s)
         return self._lab.calls([planned])[0]
@@ -119,6 +123,9 @@ class PodHandle:
 
         Args:
             half_close: close this side first; only then does the echo answer.
+
+        Raises:
+            UsageError: as ``http``.
         """
         planned = self.plan_tcp(address, data=data, half_close=half_close, family=family, timeout_s=timeout_s)
         return self._lab.calls([planned])[0]
@@ -133,21 +140,26 @@ class PodHandle:
         """Run a command of the host's in the pod, as ``kubectl exec`` does: with its environment and working folder.
 
         Raises:
+            UsageError: there is no command, or one of its words cannot be passed to a program.
             KernelRefusedError: it could not be started.
-            TimeoutError: it still ran at the deadline and was killed.
+            DeadlineError: it still ran at the deadline and was killed.
         """
+        _check_command(argv, env or {})
         program, netns = self.pod.program, self._lab.netns(f"pod:{self.name}")
-        return run(
-            self._lab.sandbox,
-            argv,
-            netns=netns,
-            mntns=self._lab.mounts.of_pod(self.pod, netns),
-            capabilities=capabilities_of(self.pod),
-            env={**CLEAN_ENV, **(program.env if program else {}), **(env or {})},
-            cwd=(program.working_dir if program else "") or "/",
-            stdin=stdin,
-            timeout_s=timeout_s,
-        )
+        try:
+            return run(
+                self._lab.sandbox,
+                argv,
+                netns=netns,
+                mntns=self._lab.mounts.of_pod(self.pod, netns),
+                capabilities=capabilities_of(self.pod),
+                env={**CLEAN_ENV, **(program.env if program else {}), **(env or {})},
+                cwd=(program.working_dir if program else "") or "/",
+                stdin=stdin,
+                timeout_s=timeout_s,
+            )
+        except TimeoutError as error:
+            raise DeadlineError(str(error)) from error
 
     def __repr__(self) -> str:
         return f"<pod {self.name} on {self.pod.node}>"
@@ -157,13 +169,20 @@ def capabilities_of(pod: Pod) -> Iterable[str]:
     return sorted({*POD_CAPABILITIES, *pod.add_capabilities})
 
 
-def _split(url: str) -> tuple[str, int, str]:
-    """Host, port and path of a URL. A pod's key has a slash, which a URL's host has not; we read it all the same."""
-    of_pod = _POD_URL.fullmatch(url)
-    if of_pod:
-        return of_pod[1], int(of_pod[2]), of_pod[3] or "/"
-    parts = urlsplit(url)
-    if parts.scheme != "http" or not parts.hostname:
-        raise UsageError(f"'{url}' is no URL of the form http://HOST:PORT/PATH (the mesh does the TLS)")
-    path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
-    return parts.hostname, parts.port or 80, path
+def _check_head(method: str, headers: Mapping[str, str]) -> None:
+    """Refuse what would be another request than was meant, or none."""
+    for what, name in (("the method", method), *(("a header's name", name) for name in headers)):
+        if not _TOKEN.fullmatch(name):
+            raise UsageError(f"{what} must be one word of HTTP, not {name!r}")
+    for name, value in headers.items():
+        if not _FIELD_VALUE.fullmatch(value) or any(ord(letter) > 255 for letter in value):
+            raise UsageError(f"the header '{name}' must be Latin-1 without line breaks, not {value!r}")
+
+
+def _check_command(argv: Sequence[str], env: Mapping[str, str]) -> None:
+    if not argv or not argv[0]:
+        raise UsageError('exec() needs a command: exec("ip", "address")')
+    if unnamed := [name for name in env if not name or "=" in name]:
+        raise UsageError(f"no variable of an environment can have the name {unnamed[0]!r}")
+    if cut := [word for word in (*argv, *env, *env.values()) if "\0" in word]:
+        raise UsageError(f"{cut[0]!r} has a NUL character, with which Linux ends a text")

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
-from typing import Literal, get_args
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from typing import Literal, TypedDict, get_type_hints
 
 from meshlab.errors import UsageError
 from meshlab.implementations import Choice, Reference, resolve
+from meshlab.lab.arguments import check_value
 from meshlab.lab.steps import Step, no_step
 from meshlab.model import Topology
 from meshlab.testing.registry import accept, find
+from meshlab.topology.notes import did_you_mean, listed
 
 AfterNack = Literal["resend", "leave"]
 
@@ -40,7 +42,7 @@ class Settings:
     """Keep the conversation of control plane and agents with the proxies."""
     keylog: bool = False
     """Have reference ztunnels hand over the secrets of their TLS sessions, so that captures can be read."""
-    binds: tuple[str, ...] = ()
+    binds: Sequence[str] = ()
     """Host folders, under /tmp, that the lab's programs may read."""
     allow_pending: bool = False
     """Open the links of pods that are still pending at the deadline, instead of raising ``NotEnrolledError``."""
@@ -52,9 +54,14 @@ class Settings:
     """Parts played by something else than ``ENTRIES`` say: for tests of the lab itself."""
 
     def __post_init__(self) -> None:
-        """Raises ``UsageError``: mutant and variant are none, or cannot be had together; no such ``after_nack``."""
-        if self.after_nack not in get_args(AfterNack):
-            raise UsageError(f"no after_nack '{self.after_nack}' (there are {', '.join(get_args(AfterNack))})")
+        """Raises ``UsageError``: a value is of another type, or mutant and variant are none, or exclude each other."""
+        for name, hint in get_type_hints(Settings).items():
+            check_value(name, getattr(self, name), hint)
+        for part in self.entries:
+            if part not in ENTRIES:
+                raise UsageError(
+                    f"a lab has no part '{part}' to play ({listed(ENTRIES)}).{did_you_mean(part, ENTRIES)}"
+                )
         accept(self.mutant, self.variant)
 
     def part(self, name: str) -> str:
@@ -80,6 +87,35 @@ class Settings:
                 raise UsageError(f"'{name}' is made of the reference ztunnel, and no node runs that one")
             chosen = {node: _made_of(choice, name, found.entry) for node, choice in chosen.items()}
         return chosen
+
+
+class LabSettings(TypedDict, total=False):
+    """The fields of ``Settings`` as keyword arguments."""
+
+    ztunnel: str | None
+    mutant: str | None
+    variant: str | None
+    ready_timeout_s: float | None
+    record: bool
+    keylog: bool
+    binds: Sequence[str]
+    allow_pending: bool
+    after_nack: AfterNack
+    step: Step
+    entries: Mapping[str, str]
+
+
+def settings_of(given: LabSettings) -> Settings:
+    """The settings that keyword arguments say.
+
+    Raises:
+        UsageError: there is no setting of that name, or its value will not do.
+    """
+    names = [field.name for field in fields(Settings)]
+    for name in given:
+        if name not in names:
+            raise UsageError(f"a lab has no setting '{name}' ({listed(names)}).{did_you_mean(name, names)}")
+    return Settings(**given)
 
 
 def _made_of(choice: Choice, name: str, entry: str) -> Choice:

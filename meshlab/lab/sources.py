@@ -9,6 +9,7 @@ from pathlib import Path
 from meshlab import topology
 from meshlab.errors import Issue, TopologyError, UsageError
 from meshlab.model import Topology
+from meshlab.topology.notes import shown
 
 _PACKAGE = Path(__file__).resolve().parents[1]
 
@@ -46,14 +47,21 @@ def find(name: str, folder: Path | None = None) -> Path:
         UsageError: there is none; the message lists the shipped names.
     """
     path = (folder or Path()) / name
-    if path.is_file():
+    if _is_file(path):
         return path
     names = shipped()
     if name in names:
         return names[name]
     close = get_close_matches(name, names, n=1)
     hint = f" Did you mean '{close[0]}'?" if close else ""
-    raise UsageError(f"no file '{path}', and no shipped topology of that name ({', '.join(names)}).{hint}")
+    raise UsageError(f"no file {shown(str(path))}, and no shipped topology of that name ({', '.join(names)}).{hint}")
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # longer than a name may be
+        return False
 
 
 def read(text_or_name: str, folder: Path | None = None) -> Source:

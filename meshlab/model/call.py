@@ -107,6 +107,16 @@ class Call:
         """
         return self.outcome is Outcome.OK or (not self.echo and self.received_bytes > 0)
 
+    @property
+    def ok(self) -> bool:
+        """Whether the bytes that were asked for came back."""
+        return self.outcome is Outcome.OK
+
+    @property
+    def refused(self) -> bool:
+        """Whether it ended as a denied call may, in any of the ways of ``Outcome.REFUSED``."""
+        return self.outcome in Outcome.REFUSED
+
     def __repr__(self) -> str:
         """Short: this is what a failed assertion shows."""
         return f"<call {self.number}: {self.source} -> {self.to} over IPv{self.family}: {self.outcome}>"

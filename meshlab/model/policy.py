@@ -47,6 +47,9 @@ class Source:
     remote_ip_blocks: Strings = ()
     """L7: from X-Forwarded-For."""
     not_remote_ip_blocks: Strings = ()
+    trust_domains: Strings = ()
+    """No ztunnel can be sent it, so in ambient it counts as L7."""
+    not_trust_domains: Strings = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,7 +73,8 @@ class Condition:
     """One entry of ``rules[].when``."""
 
     key: str
-    """L4 keys: source.ip, source.namespace, source.principal, destination.ip, destination.port."""
+    """L4 keys: source.ip, source.namespace, source.principal, destination.ip, destination.port. No ztunnel can be sent
+    another, also not source.serviceAccount and source.trustDomain: in ambient they count as L7."""
     values: Strings = ()
     not_values: Strings = ()
 

@@ -149,8 +149,11 @@ class CheckReport:
     """What a reader should know of what was and was not tested; they change no result."""
     artifacts: str | None = None
     """Folder with captures, logs, rules and configuration, where they were saved."""
+    unsaved: tuple[str, ...] = ()
+    """What could not be saved there, each with the reason. It changes no result."""
     timings_ms: Mapping[str, float] = field(default_factory=dict)
-    """``build``, ``ready``, ``calls``, ``teardown``."""
+    """``build`` (until every program runs), ``ready`` (until everything is in effect; ``build`` is a part of it),
+    ``calls``, ``proofs``, ``teardown``."""
 
     @property
     def result(self) -> Result:
@@ -168,6 +171,11 @@ class CheckReport:
             return 5
         return {Result.HELD: 0, Result.FAILED: 1, Result.CANNOT_RUN: 3, Result.CANNOT_TELL: 4}[self.result]
 
+    @property
+    def seconds(self) -> float:
+        """From nothing to nothing again."""
+        return sum(took for name, took in self.timings_ms.items() if name != "build") / 1000
+
     def to_json(self) -> dict[str, Any]:
         return {
             "schemaVersion": SCHEMA_VERSION,
@@ -179,5 +187,6 @@ class CheckReport:
             "audit": list(self.audit),
             "notes": list(self.notes),
             "artifacts": self.artifacts,
+            "unsaved": list(self.unsaved),
             "timings_ms": dict(self.timings_ms),
         }

@@ -117,7 +117,7 @@ def _condition_fields(condition: Condition, connection: Connection) -> list[_Fie
 
 
 def _has_l7(rule: Rule) -> bool:
-    """Whether any part of ``rule`` needs HTTP, or the TLS of a sidecar, to be judged."""
+    """Whether a part of ``rule`` needs HTTP or the TLS of a sidecar to be judged, or cannot be sent to a ztunnel."""
     l4_keys = {"source.principal", "source.namespace", "source.ip", "destination.ip", "destination.port"}
     return (
         any(condition.key not in l4_keys for condition in rule.conditions)
@@ -126,6 +126,8 @@ def _has_l7(rule: Rule) -> bool:
             or source.not_request_principals
             or source.remote_ip_blocks
             or source.not_remote_ip_blocks
+            or source.trust_domains
+            or source.not_trust_domains
             for source in rule.sources
         )
         or any(

@@ -45,7 +45,7 @@ def print_implementations(
 def _describe(choice: Choice) -> str:
     if choice.proxy is None:
         return "starts nothing, so that pods of the mesh stay pending"
-    implementation = choice.proxy.describe()
+    implementation = choice.describe()
     return f"{implementation.version}: {', '.join(sorted(implementation.features))}".removeprefix(": ")
 
 

@@ -30,6 +30,8 @@ def print_report(report: CheckReport, console: Console) -> None:
         _print_proofs(report.proofs, console)
     for note in report.notes:
         console.print(Text.assemble(("note: ", "bold"), note), soft_wrap=True)
+    for missing in report.unsaved:
+        console.print(f"not saved: {missing}", soft_wrap=True)
     console.print(summary(report), soft_wrap=True)
 
 
@@ -42,7 +44,7 @@ def summary(report: CheckReport) -> Text:
         f"{_number(len(report.cells), 'cell')}, {denied} of them denied{_bad(report.cells)}",
         f"{_number(len(report.proofs), 'proof')}{_bad(report.proofs)}",
         *([_number(len(report.audit), "finding") + " of the audit"] if report.audit else []),
-        f"{sum(report.timings_ms.values()) / 1000:.1f} s",
+        f"{report.seconds:.1f} s",
     ]
     return Text.assemble((report.result.value, STYLE[report.result]), ": ", "; ".join(parts))
 

@@ -349,19 +349,19 @@ _SERVICE = {
 }
 
 _L7 = "HTTP: no ztunnel enforces it, but it changes what a ztunnel is sent"
+_UNSENT = "no ztunnel can be sent it, so it counts as HTTP; write principals: [TRUST-DOMAIN/*] to have it enforced"
 _SOURCE_STRINGS = "principals notPrincipals namespaces notNamespaces"
-_OPERATION_STRINGS = "hosts notHosts methods notMethods paths notPaths"
+_OPERATION_STRINGS = "hosts notHosts methods notMethods"
 _RULE = {
     **_all(" ".join(f"from[].source.{name}[]" for name in _SOURCE_STRINGS.split()), honoured(shapes.TEXT)),
     **_under("from[].source.", _all("serviceAccounts[] notServiceAccounts[]", honoured(shapes.ACCOUNT))),
     **_under("from[].source.", _all("ipBlocks[] notIpBlocks[]", honoured(shapes.CIDR))),
     **_under("from[].source.", _all("requestPrincipals[] notRequestPrincipals[]", honoured(shapes.TEXT, why=_L7))),
     **_under("from[].source.", _all("remoteIpBlocks[] notRemoteIpBlocks[]", honoured(shapes.CIDR, why=_L7))),
-    **_under(
-        "from[].source.", _all("trustDomains notTrustDomains", refused("a ztunnel cannot be sent it: use principals"))
-    ),
+    **_under("from[].source.", _all("trustDomains[] notTrustDomains[]", honoured(shapes.TRUST_DOMAIN, why=_UNSENT))),
     **_under("to[].operation.", _all("ports[] notPorts[]", honoured(shapes.PORT_TEXT))),
     **_all(" ".join(f"to[].operation.{name}[]" for name in _OPERATION_STRINGS.split()), honoured(shapes.TEXT, why=_L7)),
+    **_under("to[].operation.", _all("paths[] notPaths[]", honoured(shapes.PATH_PATTERN, why=_L7))),
     "when[].key": honoured(required=True),
     "when[].values[]": honoured(),
     "when[].notValues[]": honoured(),
@@ -378,7 +378,7 @@ _AUTHORIZATION_POLICY = {
     **_object(shapes.SUBDOMAIN),
     **_NO_LABELS,
     "metadata.annotations.*": inert("of the annotations only istio.io/dry-run is read"),
-    "metadata.annotations.istio.io/dry-run": honoured(shapes.one_of("true", "false")),
+    "metadata.annotations.istio.io/dry-run": honoured(shapes.PARSE_BOOL),
     **_SELECTOR,
     "spec.action": honoured(
         shapes.one_of("ALLOW", "DENY"), why="ALLOW where it is not given; no ztunnel does AUDIT or CUSTOM"

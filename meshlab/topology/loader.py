@@ -193,10 +193,10 @@ class _File:
         return [name for name in self._mentioned if name not in self._declared]
 
     def _refuse_second(self, kind: str, key: str, place: Place) -> None:
-        line = self._lines.setdefault((kind, key), place.line)
-        if line != place.line:
+        if (kind, key) in self._lines:
             named = f" '{key}'" if key else ""
-            self._notes.refuse(place, f"the {kind}{named} is already on line {line}")
+            self._notes.refuse(place, f"the {kind}{named} is already on line {self._lines[kind, key]}")
+        self._lines.setdefault((kind, key), place.line)
 
     def _nodes(self, spec: Map) -> tuple[Node, ...]:
         nodes = [_node(item) for item in spec.items("nodes")]

@@ -5,6 +5,8 @@ Source: pkg/config/validation/validation.go of istio/istio, ValidateAuthorizatio
 
 from __future__ import annotations
 
+import re
+
 from meshlab.model import Action, AuthorizationPolicy, Condition, MtlsMode, Operation, PeerAuthentication, Rule, Source
 from meshlab.topology import shapes
 from meshlab.topology.nodes import Map, Node, Scalar, Sequence
@@ -18,6 +20,8 @@ _CONDITION_KEYS: dict[str, Shape] = {
     "source.ip": shapes.CIDR,
     "source.namespace": shapes.TEXT,
     "source.principal": shapes.TEXT,
+    "source.serviceAccount": shapes.ACCOUNT,
+    "source.trustDomain": shapes.TRUST_DOMAIN,
     "destination.ip": shapes.CIDR,
     "destination.port": shapes.PORT_TEXT,
     "remote.ip": shapes.CIDR,
@@ -26,8 +30,11 @@ _CONDITION_KEYS: dict[str, Shape] = {
     "request.auth.presenter": shapes.TEXT,
     "connection.sni": shapes.TEXT,
 }
-_CONDITION_FAMILIES = ("request.headers", "request.auth.claims", "experimental.envoy.filters")
-"""Keys that go on: ``request.headers[X-Id]``."""
+_CONDITION_FAMILIES = ("request.headers[NAME]", "request.auth.claims[NAME]", "experimental.envoy.filters.FILTER[NAME]")
+"""Keys that go on, as messages show them."""
+_FAMILY_KEY = re.compile(
+    r"(request\.headers|request\.auth\.claims(\[[^\[\]]+\])*|experimental\.envoy\.filters\.[^\[]+)\[.+\]"
+)
 
 _SOURCE_FIELDS = {
     "principals": "principals",
@@ -42,6 +49,8 @@ _SOURCE_FIELDS = {
     "notRequestPrincipals": "not_request_principals",
     "remoteIpBlocks": "remote_ip_blocks",
     "notRemoteIpBlocks": "not_remote_ip_blocks",
+    "trustDomains": "trust_domains",
+    "notTrustDomains": "not_trust_domains",
 }
 _OPERATION_FIELDS = {
     "ports": "ports",
@@ -83,7 +92,7 @@ def authorization_policy(document: Map, notes: Notes) -> AuthorizationPolicy:
         action=action,
         rules=tuple(_rule(rule, notes) for rule in spec.maps("rules")),
         target_refs=_target_refs(spec, notes),
-        dry_run=metadata.strings("annotations").get(DRY_RUN) == "true",
+        dry_run=metadata.strings("annotations").get(DRY_RUN) in shapes.TRUE_WORDS,
     )
 
 
@@ -148,7 +157,7 @@ def _condition(entry: Map, notes: Notes) -> Condition:
     key = entry.text("key")
     shape = _condition_shape(key)
     if key and shape is None:
-        keys = (*_CONDITION_KEYS, *(f"{family}[NAME]" for family in _CONDITION_FAMILIES))
+        keys = (*_CONDITION_KEYS, *_CONDITION_FAMILIES)
         notes.refuse(entry.at("key"), f"no condition '{key}'; there are {listed(keys)}.{did_you_mean(key, keys)}")
     values = (*entry.items("values"), *entry.items("notValues"))
     if not values:
@@ -159,9 +168,7 @@ def _condition(entry: Map, notes: Notes) -> Condition:
 
 
 def _condition_shape(key: str) -> Shape | None:
-    if key.startswith(tuple(f"{family}[" for family in _CONDITION_FAMILIES)) and key.endswith("]"):
-        return shapes.TEXT
-    return shapes.TEXT if key.startswith("experimental.envoy.filters.") else _CONDITION_KEYS.get(key)
+    return shapes.TEXT if _FAMILY_KEY.fullmatch(key) else _CONDITION_KEYS.get(key)
 
 
 def _check_value(value: Node, key: str, shape: Shape | None, notes: Notes) -> None:

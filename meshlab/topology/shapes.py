@@ -18,6 +18,11 @@ _SUBDOMAIN = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-
 _PORT_NAME = re.compile(r"(?=.*[a-z])[a-z0-9]([-a-z0-9]{0,13}[a-z0-9])?")
 _QUALIFIED = re.compile(r"[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?")
 _PREFIX_LENGTH = re.compile(r"0|[1-9][0-9]{0,2}")
+_PATH_LITERAL = re.compile(r"[-a-zA-Z0-9._~%!$&'()+,;:@=]+")
+"""The characters of a path (RFC 3986, appendix A), without the star."""
+TRUE_WORDS = ("1", "t", "T", "true", "TRUE", "True")
+"""What Go's ParseBool takes for true."""
+_FALSE_WORDS = ("0", "f", "F", "false", "FALSE", "False")
 _SUBDOMAIN_LENGTH = 253
 
 # fmt: off
@@ -123,6 +128,25 @@ def _is_vip(text: str) -> bool:
     return "%" not in text and not unusable
 
 
+def is_trust_domain(text: str) -> bool:
+    """A trust domain of a policy, or a prefix or suffix of one with ``*``; without ``spiffe://``."""
+    return bool(text) and "/" not in text and "*" not in text[1:-1] and (text == "*" or text.count("*") <= 1)
+
+
+def is_path_pattern(text: str) -> bool:
+    """A path, exact or with a ``*`` at one end, or a template of ``{*}`` and, once and as the last of them, ``{**}``.
+
+    Source: CheckValidPathTemplate in pkg/config/security/security.go of istio/istio
+    """
+    parts = text.strip("/").split("/")
+    if "{**}" in parts and {"{*}", "{**}"} & set(parts[parts.index("{**}") + 1 :]):
+        return False
+    literals = [part for part in parts if part not in ("{*}", "{**}")]
+    if "{*}" in text or "{**}" in text:
+        return all(map(_PATH_LITERAL.fullmatch, literals))
+    return bool(text) and not set("{}") & set("".join(literals))
+
+
 def one_of(*choices: str) -> Shape:
     return Shape(f"one of {listed(choices)}", _text(lambda text: text in choices), choices)
 
@@ -157,4 +181,7 @@ CAPABILITY = Shape(
     "a capability as Linux names it, without CAP_", _text(lambda text: text in CAPABILITIES), CAPABILITIES
 )
 ECHO_MODE = Shape("echo or server-first", _text(lambda text: text in {"echo", "server-first"}))
+PARSE_BOOL = one_of(*TRUE_WORDS, *_FALSE_WORDS)
+TRUST_DOMAIN = Shape("a trust domain, with '*' at one end at most, and without spiffe://", _text(is_trust_domain))
+PATH_PATTERN = Shape("a path, or a template of {*} and, as the last of them, {**}", _text(is_path_pattern))
 FAMILY = Shape("4 or 6", lambda s: type(s.value) is int and s.value in (4, 6))

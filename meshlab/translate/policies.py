@@ -94,6 +94,8 @@ def _is_http_source(source: Source) -> bool:
         or source.not_request_principals
         or source.remote_ip_blocks
         or source.not_remote_ip_blocks
+        or source.trust_domains
+        or source.not_trust_domains
     )
 
 

@@ -104,6 +104,34 @@ def test_what_istio_accepts_is_accepted_and_what_it_refuses_refused(case: dict[s
     assert isinstance(outcome, Topology) == case["valid"], outcome
 
 
+_AS_POLICY: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
+    "ValidateCondition": lambda given: {"when": [given]},
+    "CheckValidPathTemplate": lambda given: {"to": [{"operation": {"paths": given["values"]}}]},
+    "CheckTrustDomainValues": lambda given: {"from": [{"source": {"trustDomains": given["values"]}}]},
+    "CheckWildcardValues": lambda given: {"from": [{"source": {"namespaces": given["values"]}}]},
+}
+"""Istio's function -> the rule in which it judges a value."""
+
+
+def _attribute_cases() -> list[dict[str, Any]]:
+    path = FOLDER / "cases" / "attribute-cases.json"
+    cases = json.loads(path.read_text())["attribute_cases"] if path.is_file() else []
+    return [case for case in cases if case["check"] in _AS_POLICY]
+
+
+@pytest.mark.parametrize("case", _attribute_cases(), ids=lambda case: f"{case['check']}-{case['input']}")
+def test_a_value_is_accepted_and_refused_as_istio_does(case: dict[str, Any]) -> None:
+    rule = _AS_POLICY[case["check"]](case["input"])
+    document = {
+        "apiVersion": "security.istio.io/v1",
+        "kind": "AuthorizationPolicy",
+        "metadata": {"name": "case"},
+        "spec": {"rules": [rule]},
+    }
+    outcome = _load(json.dumps(document), "case.yaml")
+    assert isinstance(outcome, Topology) == case["valid"], outcome
+
+
 def _named(policy: dict[str, Any]) -> dict[str, Any]:
     """Some cases name their policies as no API server would (``not_namespaces``)."""
     return policy | {"metadata": policy["metadata"] | {"name": policy["metadata"]["name"].replace("_", "-")}}

@@ -149,7 +149,7 @@ def _without(kind: type[Any], name: str, value: Any) -> Change:
     return lambda policy: replace(policy, **{name: value}) if isinstance(policy, kind) else policy
 
 
-_HTTP = ("request_principals", "remote_ip_blocks", "hosts", "methods", "paths")
+_HTTP = ("request_principals", "remote_ip_blocks", "trust_domains", "hosts", "methods", "paths")
 _KEYS = ("source.ip", "source.namespace", "source.principal", "destination.ip", "destination.port")
 
 WITHOUT: dict[str, Change] = {

@@ -153,6 +153,7 @@ def test_the_command_makes_a_bundle_replaces_its_own_and_leaves_other_folders_al
             "folder": "out",
             "archive": "out.zip",
             "result": "held",
+            "unsaved": [],
         }
 
 

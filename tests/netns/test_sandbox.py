@@ -312,4 +312,24 @@ def test_without_user_namespaces_the_message_says_what_mends_it() -> None:
     message = _run(NO_USER_NAMESPACES)
     assert message.startswith("user namespaces are off here (")
     assert "sudo sysctl user.max_user_namespaces=" in message
-    assert "run as root" in message
+    assert ("run in a container with `--privileged`" if os.geteuid() == 0 else "run as root") in message
+
+
+ROOT_OF_A_CONTAINER = """
+import os, sys
+from meshlab.kernel import namespaces as ns
+from meshlab.kernel.probe import probe
+if os.geteuid():
+    uid, gid = os.geteuid(), os.getegid()
+    ns.unshare(ns.CLONE_NEWUSER)
+    for name, text in (("setgroups", "deny"), ("uid_map", f"0 {uid} 1"), ("gid_map", f"0 {gid} 1")):
+        with open(f"/proc/self/{name}", "w") as file:
+            file.write(text)
+ns.restrict_capabilities(set(ns.effective_capabilities()) - {"SYS_ADMIN", "NET_ADMIN"})
+print(os.geteuid(), *(f"{finding.name}: {finding.detail}" for finding in probe() if not finding.ok), sep="\\n")
+print(next(finding.detail for finding in probe() if finding.name == "namespaces"))
+"""
+
+
+def test_uid_0_without_the_capabilities_of_root_gets_a_lab_in_a_user_namespace() -> None:
+    assert _run(ROOT_OF_A_CONTAINER) == "0\nuser, net, mnt, pid, ipc, uts: in a user namespace of your own\n"

@@ -129,7 +129,7 @@ def test_a_failed_property_leaves_its_last_example_only(behaviours: Run) -> None
         ("test_a_misspelt_key", "<text>:6:3: no key 'nodez' in spec of a Lab"),
         ("test_a_misspelt_name", "Did you mean 'two-nodes'?"),
         ("test_an_image_without_a_program", '"docker.io/acme/proxy*": {run: [PROGRAM, ARGUMENT]}'),
-        ("test_a_misspelt_setting", "a lab has no setting 'ready_timeout' (there are "),
+        ("test_a_misspelt_setting", "a lab has no setting 'ready_timeout' ("),
         ("test_no_ztunnel", "shop/client: no node proxy was asked for"),
         ("test_a_host_that_can_hold_no_lab[in CI]", "a lab cannot run here, and CI=true: user namespaces are off here"),
     ],

@@ -156,10 +156,9 @@ def _snippet(language: str) -> str:
 
 @pytest.mark.parametrize("installed", [_snippet("python")], indirect=True, ids=["how-to"])
 def test_the_plug_in_of_the_how_to_is_one(installed: EntryPoint) -> None:
-    proxy = resolve("mine", [installed]).proxy
-    assert proxy is not None
-    assert proxy.describe().name == "mine"
-    assert proxy.launch(SLOT).files == {"/etc/mine.conf": "node = node-1\n"}
+    choice = resolve("mine", [installed])
+    assert choice.describe().name == "mine"
+    assert choice.launch(SLOT).argv == ("/opt/mine/proxy", "--node", "node-1")
 
 
 def test_the_how_to_registers_it_in_the_group_that_is_looked_in() -> None:

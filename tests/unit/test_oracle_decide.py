@@ -271,6 +271,8 @@ L7: dict[str, Source | Operation] = {
     "requestPrincipals": Source(namespaces=("shop",), request_principals=("*",)),
     "notRequestPrincipals": Source(namespaces=("shop",), not_request_principals=("*",)),
     "remoteIpBlocks": Source(namespaces=("shop",), remote_ip_blocks=("10.0.0.1",)),
+    "trustDomains": Source(namespaces=("shop",), trust_domains=("cluster.local",)),
+    "notTrustDomains": Source(namespaces=("shop",), not_trust_domains=("other",)),
     "notRemoteIpBlocks": Source(namespaces=("shop",), not_remote_ip_blocks=("10.0.0.1",)),
 }
 
@@ -295,9 +297,11 @@ def test_an_l7_entry_drops_the_whole_allow_rule_and_only_that() -> None:
         to(Operation(methods=("GET",))),
         from_(Source(request_principals=("*",))),
         when("request.headers[x]", "y"),
+        when("source.serviceAccount", "client"),
+        when("source.trustDomain", "*"),
         Rule(sources=(Source(namespaces=("shop",)),), conditions=(Condition(key="connection.sni", values=("x",)),)),
     ],
-    ids=["to", "from", "when", "L4 from and L7 when"],
+    ids=["to", "from", "when", "an account that is not sent", "a trust domain that is not sent", "L4 from and L7 when"],
 )
 def test_a_deny_part_with_nothing_of_l4_left_never_fires(rule: Rule) -> None:
     assert decide(mesh(deny(rule)), CALL).allowed

@@ -119,5 +119,6 @@ def test_the_json_form_has_the_keys_that_scripts_rely_on() -> None:
         "audit": [],
         "notes": [],
         "artifacts": "out",
+        "unsaved": [],
         "timings_ms": {"build": 1.5},
     }

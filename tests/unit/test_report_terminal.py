@@ -54,7 +54,7 @@ def _report(*cells: Cell, proofs: tuple[Proof, ...] = (), artifacts: str | None 
         cells=cells,
         proofs=proofs,
         artifacts=artifacts,
-        timings_ms={"build": 400, "calls": 1100},
+        timings_ms={"build": 300, "ready": 400, "calls": 1100},
     )
 
 
@@ -67,6 +67,12 @@ def _text(report: CheckReport, width: int = 120) -> str:
 def _words(text: str) -> str:
     """The text without its line breaks and padding."""
     return " ".join(text.split())
+
+
+def test_what_could_not_be_saved_is_said_and_changes_no_result() -> None:
+    report = replace(_report(HELD), unsaved=("out/capture.pcapng: No space left on device",))
+    assert "not saved: out/capture.pcapng: No space left on device" in _text(report)
+    assert report.exit_code == 0
 
 
 def test_the_last_line_says_how_it_went() -> None:

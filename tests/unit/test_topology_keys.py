@@ -153,6 +153,8 @@ BASES = {
                     notRequestPrincipals: [a]
                     remoteIpBlocks: [10.0.0.1]
                     notRemoteIpBlocks: [10.0.0.1]
+                    trustDomains: [a]
+                    notTrustDomains: [a]
               to:
                 - operation:
                     ports: ["80"]
@@ -224,7 +226,10 @@ _POD = {
     "containers 0 securityContext capabilities add 0": "SYS_TIME",
     "volumes 0 emptyDir": GONE,
 }
-_SOURCE = ("principals", "notPrincipals", "namespaces", "notNamespaces", "requestPrincipals", "notRequestPrincipals")
+_SOURCE = (
+    *("principals", "notPrincipals", "namespaces", "notNamespaces"),
+    *("requestPrincipals", "notRequestPrincipals", "trustDomains", "notTrustDomains"),
+)
 _ADDRESSES = ("ipBlocks", "notIpBlocks", "remoteIpBlocks", "notRemoteIpBlocks")
 _OPERATION = ("hosts", "notHosts", "methods", "notMethods", "paths", "notPaths")
 

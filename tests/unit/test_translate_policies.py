@@ -223,6 +223,8 @@ HTTP_RULES = [
     Rule(sources=(Source(namespaces=("a",), not_request_principals=("x",)),)),
     Rule(sources=(Source(namespaces=("a",), remote_ip_blocks=("10.0.0.0/8",)),)),
     Rule(sources=(Source(namespaces=("a",), not_remote_ip_blocks=("10.0.0.0/8",)),)),
+    Rule(sources=(Source(namespaces=("a",), trust_domains=("a",)),)),
+    Rule(sources=(Source(namespaces=("a",), not_trust_domains=("a",)),)),
     Rule(sources=(Source(namespaces=("a",)),), operations=(Operation(hosts=("x",)),)),
     Rule(sources=(Source(namespaces=("a",)),), operations=(Operation(not_hosts=("x",)),)),
     Rule(sources=(Source(namespaces=("a",)),), operations=(Operation(methods=("GET",)),)),
@@ -231,6 +233,8 @@ HTTP_RULES = [
     Rule(sources=(Source(namespaces=("a",)),), operations=(Operation(not_paths=("/",)),)),
     Rule(sources=(Source(namespaces=("a",)),), conditions=(Condition(key="request.headers[x]", values=("y",)),)),
     Rule(sources=(Source(namespaces=("a",)),), conditions=(Condition(key="connection.sni", values=("y",)),)),
+    Rule(sources=(Source(namespaces=("a",)),), conditions=(Condition(key="source.serviceAccount", values=("y",)),)),
+    Rule(sources=(Source(namespaces=("a",)),), conditions=(Condition(key="source.trustDomain", values=("y",)),)),
 ]
 LEFT = [{"namespaces": A}]
 
@@ -241,12 +245,12 @@ def test_an_allow_rule_with_an_http_field_is_left_out_whole(rule: Rule) -> None:
     assert _groups(rule, other) == [[[{"destination_ports": [80]}]]]
 
 
-@pytest.mark.parametrize("rule", HTTP_RULES[:4])
+@pytest.mark.parametrize("rule", HTTP_RULES[:6])
 def test_a_deny_rule_loses_the_http_field_of_an_entry(rule: Rule) -> None:
     assert _groups(rule, action=Action.DENY) == [[LEFT]]
 
 
-@pytest.mark.parametrize("rule", HTTP_RULES[4:])
+@pytest.mark.parametrize("rule", HTTP_RULES[6:])
 def test_a_clause_of_a_deny_rule_that_was_only_http_matches_nothing(rule: Rule) -> None:
     (group,) = _groups(rule, action=Action.DENY)
     assert sorted(group, key=str) == [LEFT, [{}]]

@@ -7,7 +7,7 @@ import platform
 import shutil
 import zipfile
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from meshlab import __version__
 from meshlab.errors import UsageError
 from meshlab.lab import check
 from meshlab.lab.check import Checked
-from meshlab.lab.evidence import writable
+from meshlab.lab.evidence import Evidence, save_parts, writable
 from meshlab.lab.sources import Source
 from meshlab.model.report import CheckReport, Result
 from meshlab.proofs import pcapng
@@ -45,6 +45,7 @@ class Bundle:
     folder: Path
     archive: Path
     report: CheckReport
+    """``unsaved`` says what is missing, on a full disk for one."""
 
 
 def make(source: Source, folder: Path, run: Callable[..., CheckReport] = check.run, **options: Any) -> Bundle:
@@ -65,12 +66,15 @@ def make(source: Source, folder: Path, run: Callable[..., CheckReport] = check.r
         writable(folder)
     name, text = _file(source)
 
+    unsaved: list[str] = []
+
     def keep(checked: Checked) -> None:
         shutil.rmtree(folder, ignore_errors=True)
-        _write(checked, folder, name, text)
+        unsaved.extend(_write(checked, folder, name, text))
 
     report = run(source.topology, source_path=source.path, keep=keep, **options)
-    return Bundle(folder, _zipped(folder), report)
+    unsaved += _zipped(folder)
+    return Bundle(folder, _archive(folder), replace(report, unsaved=(*report.unsaved, *unsaved)))
 
 
 def _file(source: Source) -> tuple[str, str]:
@@ -85,17 +89,18 @@ def _refuse_what_is_no_bundle(folder: Path) -> None:
         raise UsageError(f"{folder} is there already and is no bundle; give --output another folder")
 
 
-def _write(checked: Checked, folder: Path, name: str, text: str) -> None:
+def _write(checked: Checked, folder: Path, name: str, text: str) -> list[str]:
+    """Save all that there is; what could not be saved, a sentence each."""
     lab, report = checked.lab, checked.report
-    lab.save(folder)
-    (folder / "topology.yaml").rename(folder / "at-the-end.yaml")
-    (folder / name).write_text(text, encoding="utf-8")
-    told = _told(checked)
-    (folder / "calls.txt").write_text("".join(f"{one.sentence}\n" for one in told), encoding="utf-8")
-    frames = _frames(checked)
-    (folder / "capture.pcapng").write_bytes(_capture(checked, frames, told))
-    _write_json(folder / "report.json", report.to_json())
-    _write_json(folder / "resources.json", resources_as_json(lab))
+    told, frames = _told(checked), _frames(checked)
+    evidence = Evidence(folder)
+    evidence.write(name, text)
+    evidence.write("at-the-end.yaml", dump(replace(lab.topology, mesh=lab.mesh)))
+    evidence.write("report.json", _as_json(report.to_json()))
+    evidence.write("calls.txt", "".join(f"{one.sentence}\n" for one in told))
+    evidence.write("resources.json", _as_json(resources_as_json(lab)))
+    save_parts(lab, evidence)
+    evidence.file("capture.pcapng", lambda path: path.write_bytes(_capture(checked, frames, told)))
     page = Page(
         report=report,
         troubles=_troubles(checked, frames, told),
@@ -103,7 +108,8 @@ def _write(checked: Checked, folder: Path, name: str, text: str) -> None:
         files=_files(folder, name),
         topology=text,
     )
-    (folder / "index.html").write_text(page.html(), encoding="utf-8")
+    evidence.write("index.html", page.html())
+    return evidence.unsaved
 
 
 def _told(checked: Checked) -> list[Told]:
@@ -151,18 +157,23 @@ def _files(folder: Path, name: str) -> Mapping[str, str]:
     return {name: "the file that was run", **{path: what for path, what in _WHAT.items() if (folder / path).exists()}}
 
 
-def _write_json(path: Path, value: Mapping[str, Any]) -> None:
-    path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
+def _as_json(value: Mapping[str, Any]) -> str:
+    return json.dumps(value, indent=2) + "\n"
 
 
 def _archive(folder: Path) -> Path:
     return folder.with_name(f"{folder.name}.zip")
 
 
-def _zipped(folder: Path) -> Path:
-    archive = _archive(folder)
+def _zipped(folder: Path) -> list[str]:
+    """Put the folder into the archive beside it; why that could not be, or nothing."""
+    evidence = Evidence(folder.parent)
+    evidence.file(_archive(folder).name, lambda path: _zip(folder, path))
+    return evidence.unsaved
+
+
+def _zip(folder: Path, archive: Path) -> None:
     with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as target:
         for path in sorted(folder.rglob("*")):
             if path.is_file():
                 target.write(path, Path(folder.name) / path.relative_to(folder))
-    return archive
