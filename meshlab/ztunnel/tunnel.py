@@ -3,6 +3,14 @@
     socket <-> Tls <-> Framing <-> HboneClient or HboneServer <-> a TunnelTransport per stream <-> Half
 
 A stream is an asyncio transport, so that whatever drives a socket can drive a tunnel.
+
+    state         begins when                          a new stream of ours    streams that are open
+    handshaking   the socket is connected              is refused              there are none
+    open          the peer's certificate is accepted   is opened               go on
+    draining      a GOAWAY was sent or received        is refused              go on
+    lost          either end closed, or it broke       is refused              have been reset
+
+The states follow each other in this order. Each may be followed by ``lost``, which is never left.
 """
 
 from __future__ import annotations
@@ -11,6 +19,7 @@ import asyncio
 from abc import abstractmethod
 from collections import deque
 from collections.abc import Callable
+from enum import Enum
 from typing import cast
 
 from meshlab.errors import ProtocolError
@@ -46,6 +55,22 @@ _VIEW = memoryview(_BUFFER)
 _QUEUE_BYTES = 1 << 18
 """More than this of one stream waiting for its window, and its socket is no longer read."""
 _CANCEL = 8
+
+
+class ConnectionState(Enum):
+    HANDSHAKING = "handshaking"
+    OPEN = "open"
+    DRAINING = "draining"
+    LOST = "lost"
+
+
+_MAY_FOLLOW = {
+    ConnectionState.HANDSHAKING: {ConnectionState.OPEN, ConnectionState.LOST},
+    ConnectionState.OPEN: {ConnectionState.DRAINING, ConnectionState.LOST},
+    ConnectionState.DRAINING: {ConnectionState.LOST},
+    ConnectionState.LOST: set[ConnectionState](),
+}
+_ESTABLISHED = frozenset({ConnectionState.OPEN, ConnectionState.DRAINING})
 
 
 class TunnelTransport(asyncio.Transport):
@@ -118,7 +143,7 @@ class TunnelTransport(asyncio.Transport):
         self._tell_end()
 
     def gone(self, error: str) -> None:
-        """The stream is over, in whatever way; what came before is still delivered."""
+        """The stream is over, in whatever way; what came before is still delivered, at the latest by the join."""
         self._closing = True
         self.error = error
         if self._half.joined:
@@ -152,13 +177,23 @@ class TunnelConnection(asyncio.BufferedProtocol):
         self.tls: Tls | None = None
         """``None`` while this end is not ready for a handshake."""
         self.writable = True
-        self.lost = False
+        self.state = ConnectionState.HANDSHAKING
         self.error = ""
         self._streams: dict[int, TunnelTransport] = {}
         self._loop = asyncio.get_running_loop()
         self._flushing = False
-        self.was_established = False
         self._timer: asyncio.TimerHandle | None = None
+
+    @property
+    def lost(self) -> bool:
+        return self.state is ConnectionState.LOST
+
+    def enter(self, state: ConnectionState) -> bool:
+        """Go on to a state; return whether it may follow the one that is left."""
+        if state not in _MAY_FOLLOW[self.state]:
+            return False
+        self.state = state
+        return True
 
     # --- asyncio's side --------------------------------------------------------------------------------------------
 
@@ -215,11 +250,11 @@ class TunnelConnection(asyncio.BufferedProtocol):
     def going_away(self) -> None:
         """The peer wants no new streams here."""
 
-    def stream_closed(self) -> None:
+    def stream_closed(self, stream: int) -> None:
         """A stream has come to its end."""
 
-    def ended(self, error: str) -> None:
-        """The connection has."""
+    def ended(self, error: str, before: ConnectionState) -> None:
+        """The connection is lost; ``before`` is the state that it had until then."""
 
     def open_transport(self, stream: int, half: Half) -> TunnelTransport:
         transport = self._streams[stream] = TunnelTransport(self, stream, half)
@@ -245,7 +280,7 @@ class TunnelConnection(asyncio.BufferedProtocol):
         """End the connection and every stream on it."""
         if not self.lost:
             self._flush()
-            if self.was_established and self.tls is not None:
+            if self.state in _ESTABLISHED and self.tls is not None:
                 self.tls.close()
                 self.transport.write(self.tls.outgoing())
             self.transport.close()
@@ -265,7 +300,7 @@ class TunnelConnection(asyncio.BufferedProtocol):
             case CloseLocal(stream, error):
                 if (transport := self._streams.pop(stream, None)) is not None:
                     transport.gone(error)
-                self.stream_closed()
+                self.stream_closed(stream)
             case OpenUpstream() | TunnelOpened() | TunnelRefused():
                 self.perform(effect)
             case wire:
@@ -286,8 +321,7 @@ class TunnelConnection(asyncio.BufferedProtocol):
                 self.tell(event)
 
     def check_established(self) -> None:
-        if self.tls is not None and self.tls.peer is not None and not self.was_established:
-            self.was_established = True
+        if self.tls is not None and self.tls.peer is not None and self.enter(ConnectionState.OPEN):
             self._wait_to_ping()
             self.established()
 
@@ -296,7 +330,7 @@ class TunnelConnection(asyncio.BufferedProtocol):
         if self.lost or self.tls is None:
             return
         try:
-            if self.was_established:
+            if self.state in _ESTABLISHED:
                 self.tls.send(self.framing.take())
         except TlsError as error:
             self.error = str(error)
@@ -317,12 +351,12 @@ class TunnelConnection(asyncio.BufferedProtocol):
         self._timer = self._loop.call_later(delay_s, then)
 
     def _over(self, error: str) -> None:
-        if self.lost:
+        before = self.state
+        if not self.enter(ConnectionState.LOST):
             return
-        self.lost = True
         self.error = self.error or error
         if self._timer:
             self._timer.cancel()
         for stream in self.rules.live:
             self.tell(StreamReset(stream, _CANCEL))
-        self.ended(self.error)
+        self.ended(self.error, before)

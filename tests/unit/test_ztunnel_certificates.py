@@ -176,6 +176,19 @@ def test_what_is_kept_is_fetched_ahead_and_what_is_not_is_forgotten() -> None:
     _with_ca(scenario)
 
 
+def test_a_request_that_fails_in_its_own_code_lets_nobody_wait(capsys: pytest.CaptureFixture[str]) -> None:
+    async def scenario(authority: Ca, certificates: Certificates) -> None:
+        async def broken(identity: SpiffeId) -> Credentials:
+            raise LookupError("a bug")
+
+        certificates._issue = broken
+        with pytest.raises(CertificateError, match="nobody asks the CA any more"):
+            await certificates.get(CLIENT)
+
+    _with_ca(scenario)
+    assert "LookupError: a bug" in capsys.readouterr().err
+
+
 # --- TLS -------------------------------------------------------------------------------------------------------------
 
 

@@ -231,6 +231,11 @@ class Framing:
         """How many streams the peer takes at once."""
         return self._connection.remote_settings.max_concurrent_streams
 
+    @property
+    def open_streams(self) -> int:
+        """How many streams of ours the peer counts: also those whose last bytes wait for their window."""
+        return self._connection.open_outbound_streams
+
     def queued_bytes(self, stream: int) -> int:
         """How much of this stream flow control holds back; ``StreamWritable`` says when it is 0 again."""
         known = self._streams.get(stream)
