@@ -1,8 +1,10 @@
 """HTTP/2 frames of an HBONE connection: bytes to events, effects to bytes. h2 frames; here is what it leaves open.
 
-* ``_Connection`` mends two private behaviours of h2, for its own objects only. h2 is pinned to a minor for it:
+* ``_Connection`` mends three private behaviours of h2, for its own objects only. h2 is pinned to a minor for it:
   - ``_receive_frame`` formats every frame for a log that is off, which hex-dumps all data: half of a receiver's CPU;
-  - after a GOAWAY h2 sends nothing more at all, but a drain means that open streams go on (RFC 9113, 6.8).
+  - after a GOAWAY h2 sends nothing more at all, but a drain means that open streams go on (RFC 9113, 6.8);
+  - h2 ends the connection over a ``content-length``, which means nothing in a tunnel.
+* Header fields are looked at here (``validation``): h2 takes one malformed list for the end of the connection.
 * Data that flow control holds back waits here, in order, and so does the END_STREAM behind it.
 
 The numbers are Istio's ztunnel's. Source: https://www.rfc-editor.org/rfc/rfc9113
@@ -19,13 +21,15 @@ import h2.connection
 import h2.events
 import h2.exceptions
 from h2.config import H2Configuration
-from h2.connection import ConnectionInputs, ConnectionState, H2Connection, H2ConnectionStateMachine
+from h2.connection import AllowedStreamIDs, ConnectionInputs, ConnectionState, H2Connection, H2ConnectionStateMachine
 from h2.settings import SettingCodes, Settings
+from h2.stream import H2Stream
 from hpack import Encoder, HeaderTuple, NeverIndexedHeaderTuple
 from hyperframe.frame import DataFrame, Frame, GoAwayFrame
 
 from meshlab.errors import ProtocolError
 from meshlab.protocols.hbone.events import (
+    PROTOCOL_ERROR,
     ConnectReceived,
     DataReceived,
     EndStream,
@@ -43,7 +47,9 @@ from meshlab.protocols.hbone.events import (
     WireEffect,
     WireEvent,
 )
+from meshlab.protocols.hbone.validation import Kind, malformed
 
+_HeadersEvent = h2.events.RequestReceived | h2.events.ResponseReceived | h2.events.TrailersReceived
 STREAM_WINDOW = 4 << 20
 CONNECTION_WINDOW = 16 << 20
 MAX_FRAME = 1 << 20
@@ -69,6 +75,10 @@ class _PlainEncoder(Encoder):
         return super().encode(headers, huffman)
 
 
+def _no_content_length(headers: object) -> None:
+    """A tunnel has no content, so nobody counts it."""
+
+
 class _Connection(H2Connection):
     """h2's connection, with what this module's docstring says."""
 
@@ -84,6 +94,8 @@ class _Connection(H2Connection):
             H2Configuration(
                 client_side=client,
                 header_encoding=None,
+                validate_inbound_headers=False,
+                normalize_inbound_headers=False,
                 validate_outbound_headers=False,
                 normalize_outbound_headers=False,  # ours are lower-case already
             )
@@ -96,6 +108,11 @@ class _Connection(H2Connection):
         if type(frame) is DataFrame:
             frame.__class__ = _TerseDataFrame
         return super()._receive_frame(frame)
+
+    def _begin_new_stream(self, stream_id: int, allowed_ids: AllowedStreamIDs) -> H2Stream:
+        stream = super()._begin_new_stream(stream_id, allowed_ids)
+        stream._initialize_content_length = _no_content_length  # type: ignore[method-assign]
+        return stream
 
     def _receive_goaway_frame(self, frame: GoAwayFrame) -> tuple[list[Frame], list[h2.events.Event]]:
         unsent = bytes(self._data_to_send)
@@ -176,11 +193,15 @@ class Framing:
             case h2.events.StreamEnded(stream_id=stream):
                 self._half_over(stream, received=True)
                 return (StreamEnded(stream),)
-            case h2.events.RequestReceived(stream_id=stream):
+            case h2.events.RequestReceived(stream_id=stream) if not self._malformed(event, "request"):
                 self._streams[stream] = _Stream()
                 return (_connect_received(stream, event.headers or ()),)
-            case h2.events.ResponseReceived(stream_id=stream):
+            case h2.events.ResponseReceived(stream_id=stream) if not self._malformed(event, "response"):
                 return (_response_received(stream, event.headers or ()),)
+            case h2.events.TrailersReceived() if not self._malformed(event, "trailers"):
+                return ()
+            case h2.events.RequestReceived() | h2.events.ResponseReceived() | h2.events.TrailersReceived():
+                return self._refuse(event.stream_id)
             case h2.events.StreamReset(stream_id=stream):
                 self._forget(stream)
                 self._give_back(stream)
@@ -191,6 +212,14 @@ class Framing:
                 return (PongReceived(),)
             case _:
                 return ()
+
+    def _malformed(self, event: _HeadersEvent, kind: Kind) -> bool:
+        return bool(malformed(event.headers or (), kind))
+
+    def _refuse(self, stream: int) -> Iterable[WireEvent]:
+        """End one stream over a malformed list of fields, for the peer and for our own side."""
+        self._reset(stream, PROTOCOL_ERROR)
+        return (StreamReset(stream, PROTOCOL_ERROR),)
 
     def consumed(self, stream: int, size: int) -> None:
         """Data of this size was passed on, so that the peer may send as much again."""
