@@ -44,6 +44,10 @@ def _catalogue(name: str, breaks: str) -> Mutant:
     return Mutant(name, breaks, "ztunnel", f"meshlab.testing.mutants.catalogue:{name.replace('-', '_')}")
 
 
+def _connections(name: str, breaks: str) -> Mutant:
+    return Mutant(name, breaks, "ztunnel", f"meshlab.testing.mutants.connections:{name.replace('-', '_')}")
+
+
 MUTANTS = _named(
     _ztunnel("leaks-plaintext", "sends what it tunnels in clear to the application's port as well"),
     _ztunnel("falls-back-to-plaintext", "calls in clear when a tunnel is refused"),
@@ -79,6 +83,13 @@ MUTANTS = _named(
     _catalogue(
         "one-tunnel-for-all-pods", "sends calls of all pods of a node through the tunnel that one of them opened"
     ),
+    _connections("never-cuts-open-connections", "lets a connection go on that a new policy denies"),
+    _connections("cuts-tunnels-only", "lets a connection in plaintext go on that a new policy denies"),
+    _connections(
+        "admits-after-dialling", "misses a policy that comes while it dials the app, and lets the connection go on"
+    ),
+    _connections("drops-what-it-refuses", "forgets the version in effect of a resource whose new version it refuses"),
+    _connections("ready-at-once", "says on 15021 that it is ready before it has any configuration"),
     Mutant(
         "agent-writes-no-rules",
         "enrols pods without redirecting their traffic",
