@@ -1,4 +1,4 @@
-"""The reference ztunnel in a lab, where it promises more than any right data plane must: ``test_dataplane_*`` has those.
+"""The reference ztunnel in a lab, where it promises more than any right data plane must (that is ``test_dataplane_*``).
 
 It says in its access log what it did, shares connections, ends in order, and heeds a policy's selector at once.
 """
