@@ -21,6 +21,7 @@ from meshlab.protocols.hbone import PongReceived, Target, WireEvent
 from meshlab.protocols.messages import AUTHORIZATION_TYPE
 from meshlab.ztunnel.outbound import Outbound
 from meshlab.ztunnel.pool import Key, Pool, TunnelRefusedError
+from meshlab.ztunnel.proxy import PodProxy
 from meshlab.ztunnel.splice import Half, join
 from meshlab.ztunnel.state import Workload
 from meshlab.ztunnel.tls import Tls, one_of
@@ -567,6 +568,28 @@ def test_a_descriptor_is_closed_by_the_connection_that_has_it_and_by_nobody_else
 class _Certified(Outbound):
     async def secure(self, key: Key) -> Tls:
         return Tls(credentials(CLIENT).client_context, server_side=False, check_peer=one_of(key.peers))
+
+
+def test_a_pod_that_goes_while_its_listeners_start_leaves_none_open(monkeypatch: pytest.MonkeyPatch) -> None:
+    listeners: list[socket.socket] = []
+
+    def listen(netns: int, port: int) -> socket.socket:
+        listeners.append(socket.create_server(("127.0.0.1", 0)))
+        listeners[-1].setblocking(False)
+        return listeners[-1]
+
+    async def scenario() -> None:
+        async with world_of(_never) as world:
+            monkeypatch.setattr("meshlab.ztunnel.sockets.listen_in", listen)
+            proxy = PodProxy(POD, -1, world.inbound, Outbound(world.inbound.shared, POD, -1))
+            starting = asyncio.ensure_future(proxy.start())
+            await until(lambda: bool(listeners))
+            starting.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await starting
+            await until(lambda: all(listener.fileno() == -1 for listener in listeners))
+
+    asyncio.run(scenario())
 
 
 def test_a_drain_that_begins_during_a_handshake_holds_for_the_connection_that_comes_of_it() -> None:
