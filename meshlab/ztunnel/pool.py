@@ -141,6 +141,13 @@ Connect = Callable[[Key], Awaitable[ClientTunnel]]
 """Opens a connection; it is ready, and the peer is one of ``key.peers``."""
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class _Failure:
+    """An attempt to connect that came to nothing; those who waited for it share it."""
+
+    reason: str
+
+
 class Pool:
     """The connections of one pod."""
 
@@ -148,24 +155,39 @@ class Pool:
         self._connect = connect
         self._tunnels: dict[Key, list[ClientTunnel]] = {}
         self._locks: dict[Key, asyncio.Lock] = {}
+        self._failures: dict[Key, _Failure] = {}
+        """The last one of each key."""
 
     async def get(self, key: Key) -> ClientTunnel:
         """Return a connection with room for a stream. Open the stream before the next ``await``.
 
         Raises:
-            TunnelRefusedError: the peer was not accepted, or closed the new connection before anybody could use it.
+            OSError: nobody is there.
+            ProtocolError: the peer was not accepted, or closed the new connection before anybody could use it.
         """
         if (tunnel := self._with_room(key)) is not None:
             return tunnel
+        seen = self._failures.get(key)
         async with self._locks.setdefault(key, asyncio.Lock()):
             if (tunnel := self._with_room(key)) is not None:
                 return tunnel
+            if (failure := self._failures.get(key)) is not seen and failure is not None:
+                raise TunnelRefusedError(
+                    failure.reason
+                )  # else the last of a hundred would wait a hundred times as long
+            return await self._connect_anew(key)
+
+    async def _connect_anew(self, key: Key) -> ClientTunnel:
+        try:
             tunnel = await self._connect(key)
             if not tunnel.has_room:  # the peer may have taken leave in the same breath as it accepted us
                 tunnel.close()
                 raise TunnelRefusedError(f"h2 failed: a new connection takes no stream: {tunnel.error or 'it is full'}")
-            self._tunnels.setdefault(key, []).append(tunnel)
-            return tunnel
+        except (OSError, ProtocolError) as error:
+            self._failures[key] = _Failure(str(error) or type(error).__name__)
+            raise
+        self._tunnels.setdefault(key, []).append(tunnel)
+        return tunnel
 
     def _with_room(self, key: Key) -> ClientTunnel | None:
         tunnels = self._tunnels.get(key)

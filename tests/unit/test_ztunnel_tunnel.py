@@ -463,6 +463,26 @@ def test_a_connection_that_was_lost_is_replaced() -> None:
     asyncio.run(scenario())
 
 
+def test_those_who_wait_for_a_connection_that_fails_fail_with_it_and_the_next_one_tries_again() -> None:
+    async def scenario() -> None:
+        tried: list[Key] = []
+
+        async def connect(key: Key) -> Any:
+            tried.append(key)
+            await asyncio.sleep(0)
+            raise TimeoutError
+
+        pool = Pool(connect)
+        failures = await asyncio.gather(*(pool.get(_key()) for _ in range(100)), return_exceptions=True)
+        assert len(tried) == 1
+        assert {type(failure) for failure in failures} == {TimeoutError, TunnelRefusedError}
+        with pytest.raises(TimeoutError):
+            await pool.get(_key())
+        assert len(tried) == 2
+
+    asyncio.run(scenario())
+
+
 def test_an_unused_connection_is_closed_after_a_while() -> None:
     async def scenario() -> None:
         async with world_of(_echo) as world:
