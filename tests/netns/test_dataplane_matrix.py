@@ -50,6 +50,6 @@ def test_every_cell_and_every_proof_holds(
 ) -> None:
     topology = load(TOPOLOGIES[subject].replace(", ztunnel: reference", ""), f"{subject}.yaml")
     report = check.run(topology, ztunnel=_meshlab_ztunnel, artifacts=tmp_path)
-    rows = [*report.cells, *report.proofs]
-    assert [row for row in rows if row.result is not Result.HELD] == []
+    assert [cell for cell in report.cells if cell.result is not Result.HELD] == []
+    assert [proof for proof in report.proofs if proof.result is not Result.HELD] == []
     assert report.exit_code == 0

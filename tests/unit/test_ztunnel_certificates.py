@@ -247,7 +247,7 @@ def _odd(identity: SpiffeId, *uris: str, ca_flag: bool = False, signs: bool = Fa
     right = issuer.sign(
         identity, key.public_key(), issuer.certificate.not_valid_before_utc, issuer.certificate.not_valid_after_utc
     )
-    changed = {
+    changed: dict[type[x509.ExtensionType], x509.ExtensionType] = {
         x509.BasicConstraints: x509.BasicConstraints(ca=ca_flag, path_length=None),
         x509.KeyUsage: _usage(signs=signs),
         x509.SubjectAlternativeName: x509.SubjectAlternativeName([x509.UniformResourceIdentifier(uri) for uri in uris]),

@@ -102,8 +102,8 @@ async def world_of(
     app = await asyncio.start_server(serve, "127.0.0.1", 0)
     server = await loop.create_server(inbound.accept_hbone, "127.0.0.1", 0)
     plain = await loop.create_server(inbound.accept_plain, "127.0.0.1", 0)
-    ports = [listening.sockets[0].getsockname()[1] for listening in (server, plain, app)]
-    world = World(inbound, *ports, log=lines)
+    port, plain_port, app_port = (listening.sockets[0].getsockname()[1] for listening in (server, plain, app))
+    world = World(inbound, port, plain_port, app_port, lines)
     try:
         async with asyncio.timeout(20):
             yield world
