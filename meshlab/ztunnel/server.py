@@ -23,11 +23,12 @@ from meshlab.protocols.hbone import (
 )
 from meshlab.ztunnel import headers, sockets
 from meshlab.ztunnel.access_log import Record
+from meshlab.ztunnel.connection_state import ConnectionState
 from meshlab.ztunnel.door import Door
 from meshlab.ztunnel.guard import POLICY_CHANGE, DeniedError, Live
 from meshlab.ztunnel.splice import Half, join
 from meshlab.ztunnel.state import Workload
-from meshlab.ztunnel.tunnel import ConnectionState, TunnelConnection
+from meshlab.ztunnel.tunnel import TunnelConnection
 
 
 @dataclass(slots=True)

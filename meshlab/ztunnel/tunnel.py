@@ -3,14 +3,6 @@
     socket <-> Tls <-> Framing <-> HboneClient or HboneServer <-> a TunnelTransport per stream <-> Half
 
 A stream is an asyncio transport, so that whatever drives a socket can drive a tunnel.
-
-    state         begins when                          a new stream of ours    streams that are open
-    handshaking   the socket is connected              is refused              there are none
-    open          the peer's certificate is accepted   is opened               go on
-    draining      a GOAWAY was sent or received        is refused              go on
-    lost          either end closed, or it broke       is refused              have been reset
-
-The states follow each other in this order. Each may be followed by ``lost``, which is never left.
 """
 
 from __future__ import annotations
@@ -19,7 +11,6 @@ import asyncio
 from abc import abstractmethod
 from collections import deque
 from collections.abc import Callable
-from enum import Enum
 from typing import cast
 
 from meshlab.errors import ProtocolError
@@ -45,6 +36,7 @@ from meshlab.protocols.hbone import (
     WireEvent,
     WriteLocal,
 )
+from meshlab.ztunnel.connection_state import ESTABLISHED, MAY_FOLLOW, ConnectionState
 from meshlab.ztunnel.splice import Half
 from meshlab.ztunnel.tls import Tls, TlsError
 
@@ -55,22 +47,6 @@ _VIEW = memoryview(_BUFFER)
 _QUEUE_BYTES = 1 << 18
 """More than this of one stream waiting for its window, and its socket is no longer read."""
 _CANCEL = 8
-
-
-class ConnectionState(Enum):
-    HANDSHAKING = "handshaking"
-    OPEN = "open"
-    DRAINING = "draining"
-    LOST = "lost"
-
-
-_MAY_FOLLOW = {
-    ConnectionState.HANDSHAKING: {ConnectionState.OPEN, ConnectionState.LOST},
-    ConnectionState.OPEN: {ConnectionState.DRAINING, ConnectionState.LOST},
-    ConnectionState.DRAINING: {ConnectionState.LOST},
-    ConnectionState.LOST: set[ConnectionState](),
-}
-_ESTABLISHED = frozenset({ConnectionState.OPEN, ConnectionState.DRAINING})
 
 
 class TunnelTransport(asyncio.Transport):
@@ -190,7 +166,7 @@ class TunnelConnection(asyncio.BufferedProtocol):
 
     def enter(self, state: ConnectionState) -> bool:
         """Go on to a state; return whether it may follow the one that is left."""
-        if state not in _MAY_FOLLOW[self.state]:
+        if state not in MAY_FOLLOW[self.state]:
             return False
         self.state = state
         return True
@@ -280,7 +256,7 @@ class TunnelConnection(asyncio.BufferedProtocol):
         """End the connection and every stream on it."""
         if not self.lost:
             self._flush()
-            if self.state in _ESTABLISHED and self.tls is not None:
+            if self.state in ESTABLISHED and self.tls is not None:
                 self.tls.close()
                 self.transport.write(self.tls.outgoing())
             self.transport.close()
@@ -330,7 +306,7 @@ class TunnelConnection(asyncio.BufferedProtocol):
         if self.lost or self.tls is None:
             return
         try:
-            if self.state in _ESTABLISHED:
+            if self.state in ESTABLISHED:
                 self.tls.send(self.framing.take())
         except TlsError as error:
             self.error = str(error)

@@ -19,13 +19,13 @@ from ztunnel_world import credentials, policy, update, who
 from meshlab.errors import ProtocolError
 from meshlab.protocols.hbone import PongReceived, Target, WireEvent
 from meshlab.protocols.messages import AUTHORIZATION_TYPE
+from meshlab.ztunnel.connection_state import ConnectionState
 from meshlab.ztunnel.outbound import Outbound
 from meshlab.ztunnel.pool import Key, Pool, TunnelRefusedError
 from meshlab.ztunnel.proxy import PodProxy
 from meshlab.ztunnel.splice import Half, join
 from meshlab.ztunnel.state import Workload
 from meshlab.ztunnel.tls import Tls, one_of
-from meshlab.ztunnel.tunnel import ConnectionState
 
 DENY_ALL = policy("late", "DENY", source_ips=[{"address": LOOPBACK.packed, "length": 32}])
 

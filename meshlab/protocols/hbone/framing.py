@@ -1,11 +1,6 @@
 """HTTP/2 frames of an HBONE connection: bytes to events, effects to bytes. h2 frames; here is what it leaves open.
 
-* ``_Connection`` mends three private behaviours of h2, for its own objects only. h2 is pinned to a minor for it:
-  - ``_receive_frame`` formats every frame for a log that is off, which hex-dumps all data: half of a receiver's CPU;
-  - after a GOAWAY h2 sends nothing more at all, but a drain means that open streams go on (RFC 9113, 6.8);
-  - h2 ends the connection over a ``content-length``, which means nothing in a tunnel.
-* Header fields are looked at here (``validation``): h2 takes one malformed list for the end of the connection.
-* Data that flow control holds back waits here, in order, and so does the END_STREAM behind it.
+Data that flow control holds back waits here, in order, and so does the END_STREAM behind it.
 
 The numbers are Istio's ztunnel's. Source: https://www.rfc-editor.org/rfc/rfc9113
 """
@@ -15,17 +10,12 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any
 
-import h2.connection
 import h2.events
 import h2.exceptions
-from h2.config import H2Configuration
-from h2.connection import AllowedStreamIDs, ConnectionInputs, ConnectionState, H2Connection, H2ConnectionStateMachine
 from h2.settings import SettingCodes, Settings
-from h2.stream import H2Stream
-from hpack import Encoder, HeaderTuple, NeverIndexedHeaderTuple
-from hyperframe.frame import DataFrame, Frame, GoAwayFrame
+from hpack import HeaderTuple, NeverIndexedHeaderTuple
 
 from meshlab.errors import ProtocolError
 from meshlab.protocols.hbone.events import (
@@ -47,6 +37,7 @@ from meshlab.protocols.hbone.events import (
     WireEffect,
     WireEvent,
 )
+from meshlab.protocols.hbone.h2_mended import Connection
 from meshlab.protocols.hbone.validation import Kind, malformed
 
 _HeadersEvent = h2.events.RequestReceived | h2.events.ResponseReceived | h2.events.TrailersReceived
@@ -60,65 +51,6 @@ _DEFAULT_WINDOW = 65535
 _LAST_STREAM = (1 << 31) - 1
 _UNIQUE = frozenset({"forwarded", "traceparent"})
 """Headers with another value in each request: in the table of hpack they would only push out those that come again."""
-
-
-class _TerseDataFrame(DataFrame):
-    """A DATA frame that does not hex-dump its body when it is formatted for a log."""
-
-    __repr__ = object.__repr__
-
-
-class _PlainEncoder(Encoder):
-    """Writes literals as they are: Huffman's code saves some bytes, and costs a tenth of a whole call at both ends."""
-
-    def encode(self, headers: Any, huffman: bool = False) -> bytes:
-        return super().encode(headers, huffman)
-
-
-def _no_content_length(headers: object) -> None:
-    """A tunnel has no content, so nobody counts it."""
-
-
-class _Connection(H2Connection):
-    """h2's connection, with what this module's docstring says."""
-
-    transitions: ClassVar[dict[Any, Any]] = {
-        **H2ConnectionStateMachine._transitions,
-        (ConnectionState.CLIENT_OPEN, ConnectionInputs.RECV_GOAWAY): (None, ConnectionState.CLIENT_OPEN),
-        (ConnectionState.SERVER_OPEN, ConnectionInputs.RECV_GOAWAY): (None, ConnectionState.SERVER_OPEN),
-        (ConnectionState.SERVER_OPEN, ConnectionInputs.SEND_GOAWAY): (None, ConnectionState.SERVER_OPEN),
-    }
-
-    def __init__(self, *, client: bool) -> None:
-        super().__init__(
-            H2Configuration(
-                client_side=client,
-                header_encoding=None,
-                validate_inbound_headers=False,
-                normalize_inbound_headers=False,
-                validate_outbound_headers=False,
-                normalize_outbound_headers=False,  # ours are lower-case already
-            )
-        )
-        self.encoder = _PlainEncoder()
-        self.state_machine._transitions = self.transitions  # shadows the class's, for this object
-        self._frame_dispatch_table[_TerseDataFrame] = self._receive_data_frame
-
-    def _receive_frame(self, frame: Frame) -> list[h2.events.Event]:
-        if type(frame) is DataFrame:
-            frame.__class__ = _TerseDataFrame
-        return super()._receive_frame(frame)
-
-    def _begin_new_stream(self, stream_id: int, allowed_ids: AllowedStreamIDs) -> H2Stream:
-        stream = super()._begin_new_stream(stream_id, allowed_ids)
-        stream._initialize_content_length = _no_content_length  # type: ignore[method-assign]
-        return stream
-
-    def _receive_goaway_frame(self, frame: GoAwayFrame) -> tuple[list[Frame], list[h2.events.Event]]:
-        unsent = bytes(self._data_to_send)
-        result = super()._receive_goaway_frame(frame)  # drops it
-        self._data_to_send += unsent
-        return result
 
 
 @dataclass(slots=True)
@@ -140,7 +72,7 @@ class Framing:
     """One HTTP/2 connection. After each call of a method there may be bytes to ``take`` and send."""
 
     def __init__(self, *, client: bool) -> None:
-        self._connection = _Connection(client=client)
+        self._connection = Connection(client=client)
         self._client = client
         self._streams: dict[int, _Stream] = {}
         self._blocked: dict[int, None] = {}
