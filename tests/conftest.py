@@ -1,4 +1,8 @@
-"""For all of meshlab's own tests: in CI a skip is a failure, unless ``[tool.meshlab] allowed_skips`` has its reason."""
+"""For all of meshlab's own tests: what is not run, or run on something else, does not pass for run.
+
+* In CI a skip is a failure, unless ``[tool.meshlab] allowed_skips`` has its reason.
+* A test marked ``meshlab_dataplane`` gets its lab from a fixture, so that ``--meshlab-ztunnel`` reaches it.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +15,14 @@ import pytest
 from meshlab.pytest_plugin import allowed_skips
 
 _Report = TypeVar("_Report", pytest.TestReport, pytest.CollectReport)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.get_closest_marker("meshlab_dataplane") and "_meshlab_ztunnel" not in getattr(item, "fixturenames", ()):
+            raise pytest.UsageError(
+                f"{item.nodeid} is marked meshlab_dataplane, and no lab of a fixture is in it: it runs on the reference"
+            )
 
 
 @pytest.hookimpl(wrapper=True)

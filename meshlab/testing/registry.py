@@ -48,6 +48,10 @@ def _cheat(name: str, breaks: str) -> Mutant:
     return Mutant(name, breaks, "ztunnel", f"meshlab.testing.mutants.cheats:{name.replace('-', '_')}")
 
 
+def _connections(name: str, breaks: str) -> Mutant:
+    return Mutant(name, breaks, "ztunnel", f"meshlab.testing.mutants.connections:{name.replace('-', '_')}")
+
+
 def _variant(name: str, does: str) -> Mutant:
     return Mutant(name, does, "ztunnel", f"meshlab.testing.variants:{name.replace('-', '_')}")
 
@@ -94,6 +98,13 @@ MUTANTS = _named(
     _cheat("shows-no-certificate", "shows no client certificate, and takes a client for whose address it has"),
     _cheat("loses-the-source-address", "reaches the app from the app's own address"),
     _cheat("always-the-first-endpoint", "sends every call to a service to the same endpoint"),
+    _connections("never-cuts-open-connections", "lets a connection go on that a new policy denies"),
+    _connections("cuts-tunnels-only", "lets a connection in plaintext go on that a new policy denies"),
+    _connections(
+        "admits-after-dialling", "misses a policy that comes while it dials the app, and lets the connection go on"
+    ),
+    _connections("drops-what-it-refuses", "forgets the version in effect of a resource whose new version it refuses"),
+    _connections("ready-at-once", "says on 15021 that it is ready before it has any configuration"),
     Mutant(
         "agent-writes-no-rules",
         "enrols pods without redirecting their traffic",

@@ -88,7 +88,13 @@ class AccessLog:
         """It ended before anything was known of it but its addresses."""
         self._line("warn", "connection failed", {**record.fields(), "error": error})
 
-    def _line(self, level: str, message: str, fields: dict[str, object] | dict[str, str]) -> None:
+    def warn(self, message: str) -> None:
+        """Say something that is of no one connection."""
+        self._line("warn", message, {}, scope="state")
+
+    def _line(
+        self, level: str, message: str, fields: dict[str, object] | dict[str, str], scope: str = "access"
+    ) -> None:
         now = datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
-        line = {"level": level, "time": now, "scope": "access", "message": message, **fields}
+        line = {"level": level, "time": now, "scope": scope, "message": message, **fields}
         self._write(json.dumps(line, separators=(",", ":")) + "\n")

@@ -94,8 +94,16 @@ class Certificates:
         entry = self._entries.get(identity)
         if entry is None:
             entry = self._entries[identity] = _Entry()
-            entry.task = self._tasks.spawn(self._maintain(identity, entry))
+            entry.task = self._tasks.spawn(self._watch(identity, entry))
         return entry
+
+    async def _watch(self, identity: SpiffeId, entry: _Entry) -> None:
+        """Nobody waits for a first answer that will not come, however the task ends that asks for it."""
+        try:
+            await self._maintain(identity, entry)
+        finally:
+            entry.error = entry.error or "nobody asks the CA any more"
+            entry.settled.set()
 
     async def _maintain(self, identity: SpiffeId, entry: _Entry) -> None:
         backoff_s = _FIRST_BACKOFF_S

@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from meshlab.model import SpiffeId
-from meshlab.pki.csr import create_csr
+from meshlab.pki import create_csr, identity_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,9 +57,8 @@ class Credentials:
         if len(entries) < 2:
             raise ValueError("no root certificate present")
         leaf = x509.load_pem_x509_certificate(entries[0].encode())
-        uris = _uris(leaf)
-        if uris[:1] != [str(identity)]:
-            raise ValueError(f"did not find expected SAN: {identity}, but {uris}")
+        if (named := identity_of(leaf)) != identity:
+            raise ValueError(f"did not find expected SAN: {identity}, but {named}")
         return cls(
             identity=identity,
             key_pem=key_pem,
@@ -106,11 +105,3 @@ class Credentials:
             context.load_cert_chain(f"/proc/self/fd/{memfd}")
         finally:
             os.close(memfd)
-
-
-def _uris(certificate: x509.Certificate) -> list[str]:
-    try:
-        names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-    except x509.ExtensionNotFound:
-        return []
-    return names.get_values_for_type(x509.UniformResourceIdentifier)

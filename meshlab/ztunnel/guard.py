@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+from meshlab.errors import ProtocolError
 from meshlab.model import Connection, Decision
 from meshlab.protocols.zds import ZdsPod
 from meshlab.ztunnel import rbac
@@ -13,9 +14,13 @@ from meshlab.ztunnel.state import State, Workload
 POLICY_CHANGE = "connection closed due to policy change"
 
 
+class DeniedError(ProtocolError):
+    """Policy does not let this connection in."""
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Live:
-    """An open connection."""
+    """A connection that was let in and is not over: its app is being dialled, or bytes pass."""
 
     connection: Connection
     cut: Callable[[], None]
@@ -36,8 +41,17 @@ class Guard:
         """Whether a connection may reach ``own``, the workload that this pod is now."""
         return rbac.evaluate(self.policies(), own, connection)
 
-    def admit(self, connection: Connection, cut: Callable[[], None]) -> Live:
-        """Remember an open connection until it is released, or cut."""
+    def admit(self, own: Workload, connection: Connection, cut: Callable[[], None]) -> Live:
+        """Decide, and remember what is let in until it is released or cut.
+
+        Both are one step, so that no change of policies can fall between them: the app is dialled afterwards.
+
+        Raises:
+            DeniedError: policy does not allow it.
+        """
+        decision = self.decide(own, connection)
+        if not decision.allowed:
+            raise DeniedError(f"connection closed due to policy rejection: {decision.rule}")
         live = Live(connection, cut)
         self._live.add(live)
         return live

@@ -42,6 +42,7 @@ class Parts:
     inbound: type[Inbound] = Inbound
     outbound: type[Outbound] = Outbound
     certificates: type[Certificates] = Certificates
+    state: type[State] = State
 
 
 class Ztunnel:
@@ -49,7 +50,7 @@ class Ztunnel:
         self._config = config
         self._parts = parts
         self._tasks = Tasks()
-        self._state = State()
+        self._state = parts.state()
         self._ca = CaClient(config)
         rng = random.Random()  # noqa: S311  # endpoints and trace ids, no secrets
         certificates = parts.certificates(self._ca.issue, time.time, asyncio.sleep, rng, self._tasks)
@@ -135,7 +136,9 @@ class Output:
         self._lines.clear()
 
 
-def run(config: Mapping[str, Any], fds: Mapping[str, int], parts: Parts | None = None) -> None:
+def run(
+    config: Mapping[str, Any], fds: Mapping[str, int], parts: Parts | None = None, program: type[Ztunnel] = Ztunnel
+) -> None:
     """A ztunnel of these parts, from its environment to SIGTERM.
 
     ``fds["keylog"]``, where there is one, is a file for its sessions' secrets, as SSLKEYLOGFILE in ``env`` would be.
@@ -143,7 +146,7 @@ def run(config: Mapping[str, Any], fds: Mapping[str, int], parts: Parts | None =
     keylog = {"SSLKEYLOGFILE": f"/proc/self/fd/{fds['keylog']}"} if "keylog" in fds else {}
 
     async def serve() -> None:
-        await Ztunnel(Config.from_env({**config["env"], **keylog}), parts or Parts()).run()
+        await program(Config.from_env({**config["env"], **keylog}), parts or Parts()).run()
 
     asyncio.run(serve())
 

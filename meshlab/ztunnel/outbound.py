@@ -8,7 +8,6 @@ An app's connection is accepted before any of this is known, so a refusal can on
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import Sequence
 from typing import ClassVar
 
@@ -40,16 +39,25 @@ class Outbound:
         self.netns = netns
         self.pool = self.pool_class(self.connect_peer)
         self._tasks = Tasks()
+        self._closed = False
 
     def accept(self) -> Half:
         """A protocol for the next connection of an app."""
-        return self.half_class(lambda app: self._tasks.spawn(self._serve(app)))
+        return self.half_class(self._accepted)
+
+    def _accepted(self, app: Half) -> None:
+        """asyncio may accept one more behind our back when the listeners are closed: ``netns`` is then closed, too."""
+        if self._closed:
+            app.transport.abort()
+        else:
+            self._tasks.spawn(self._serve(app))
 
     async def finished(self) -> None:
         """When no connection is open."""
         await self._tasks.finished()
 
     async def close(self) -> None:
+        self._closed = True
         await self._tasks.cancel()
         self.pool.close()
 
@@ -136,11 +144,7 @@ class Outbound:
         """A new HBONE connection for the pool."""
         tls = await self.secure(key)
         sock = await sockets.connect_from(self.netns, key.destination)
-        with contextlib.ExitStack() as undo:
-            undo.callback(sock.close)
-            tunnel = await connect_client(sock, tls, CONNECT_TIMEOUT_S)
-            undo.pop_all()
-        return tunnel
+        return await connect_client(sock, tls, CONNECT_TIMEOUT_S)
 
     async def secure(self, key: Key) -> Tls:
         """TLS towards a peer that must be one of ``key.peers``."""

@@ -24,6 +24,7 @@ from meshlab.protocols.hbone import (
     TunnelOpened,
     TunnelRefused,
 )
+from meshlab.ztunnel.connection_state import ConnectionState
 from meshlab.ztunnel.splice import Half
 from meshlab.ztunnel.tls import Tls
 from meshlab.ztunnel.tunnel import TunnelConnection
@@ -58,20 +59,21 @@ class ClientTunnel(TunnelConnection):
         self.idle_s = IDLE_S
         """It is closed when it has carried no stream for so long."""
         self._idle: asyncio.TimerHandle | None = None
-        self._refuses_more = False
         self._answers: dict[int, tuple[asyncio.Future[None], Half]] = {}
 
     @property
     def has_room(self) -> bool:
         most = min(MAX_STREAMS, self.framing.peer_max_streams)
-        return not self.lost and not self._refuses_more and len(self.rules.live) < most
+        return self.state is ConnectionState.OPEN and self.framing.open_streams < most
 
     async def open(self, authority: str, headers: Mapping[str, str], half: Half) -> None:
         """Open a stream and give it to ``half``.
 
         Raises:
-            TunnelRefusedError: the peer said no, or the connection was lost before it answered.
+            TunnelRefusedError: the peer said no, the connection was lost before it answered, or it is not open.
         """
+        if self.state is not ConnectionState.OPEN:
+            raise TunnelRefusedError(f"h2 failed: the connection is {self.state.value}: {self.error}".rstrip(": "))
         stream = self.framing.next_stream()
         answer: asyncio.Future[None] = self._loop.create_future()
         self._answers[stream] = answer, half
@@ -106,22 +108,25 @@ class ClientTunnel(TunnelConnection):
             case TunnelRefused(status=status):
                 if not answer.done():
                     answer.set_exception(_refused(status, self.error))
-                self.stream_closed()
+                self.stream_closed(effect.stream)
 
     def going_away(self) -> None:
-        self._refuses_more = True
-        self.stream_closed()
+        self.enter(ConnectionState.DRAINING)
+        self._close_when_idle()
 
-    def stream_closed(self) -> None:
+    def stream_closed(self, stream: int) -> None:
+        self._close_when_idle()
+
+    def _close_when_idle(self) -> None:
         if not self.rules.live and not self.lost:
-            idle_s = 0.0 if self._refuses_more else self.idle_s
+            idle_s = self.idle_s if self.state is ConnectionState.OPEN else 0.0
             self._idle = self._loop.call_later(idle_s, self._close_if_idle)
 
     def _close_if_idle(self) -> None:
         if not self.rules.live:
             self.close()
 
-    def ended(self, error: str) -> None:
+    def ended(self, error: str, before: ConnectionState) -> None:
         if not self.ready.done():
             self.ready.set_exception(TunnelRefusedError(error))
             self.ready.exception()  # seen: nobody may be waiting any more
@@ -137,6 +142,13 @@ Connect = Callable[[Key], Awaitable[ClientTunnel]]
 """Opens a connection; it is ready, and the peer is one of ``key.peers``."""
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class _Failure:
+    """An attempt to connect that came to nothing; those who waited for it share it."""
+
+    reason: str
+
+
 class Pool:
     """The connections of one pod."""
 
@@ -144,17 +156,39 @@ class Pool:
         self._connect = connect
         self._tunnels: dict[Key, list[ClientTunnel]] = {}
         self._locks: dict[Key, asyncio.Lock] = {}
+        self._failures: dict[Key, _Failure] = {}
+        """The last one of each key."""
 
     async def get(self, key: Key) -> ClientTunnel:
-        """A connection with room for a stream. Open it before the next ``await``."""
+        """Return a connection with room for a stream. Open the stream before the next ``await``.
+
+        Raises:
+            OSError: nobody is there.
+            ProtocolError: the peer was not accepted, or closed the new connection before anybody could use it.
+        """
         if (tunnel := self._with_room(key)) is not None:
             return tunnel
+        seen = self._failures.get(key)
         async with self._locks.setdefault(key, asyncio.Lock()):
             if (tunnel := self._with_room(key)) is not None:
                 return tunnel
+            if (failure := self._failures.get(key)) is not seen and failure is not None:
+                raise TunnelRefusedError(
+                    failure.reason
+                )  # else the last of a hundred would wait a hundred times as long
+            return await self._connect_anew(key)
+
+    async def _connect_anew(self, key: Key) -> ClientTunnel:
+        try:
             tunnel = await self._connect(key)
-            self._tunnels.setdefault(key, []).append(tunnel)
-            return tunnel
+            if not tunnel.has_room:  # the peer may have taken leave in the same breath as it accepted us
+                tunnel.close()
+                raise TunnelRefusedError(f"h2 failed: a new connection takes no stream: {tunnel.error or 'it is full'}")
+        except (OSError, ProtocolError) as error:
+            self._failures[key] = _Failure(str(error) or type(error).__name__)
+            raise
+        self._tunnels.setdefault(key, []).append(tunnel)
+        return tunnel
 
     def _with_room(self, key: Key) -> ClientTunnel | None:
         tunnels = self._tunnels.get(key)
@@ -171,7 +205,7 @@ class Pool:
 
 
 async def connect_client(sock: object, tls: Tls, timeout_s: float) -> ClientTunnel:
-    """Handshake on a connected socket.
+    """Shake hands on a connected socket, which belongs to the connection from here on: nobody else may close it.
 
     Raises:
         TunnelRefusedError: the server was not accepted, or did not want us.

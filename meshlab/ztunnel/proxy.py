@@ -47,7 +47,9 @@ class PodProxy:
         try:
             for port, accept in accepts.items():
                 sock = sockets.listen_in(self.netns, port)
-                self._servers.append(await loop.create_server(accept, sock=sock, backlog=sockets.BACKLOG))
+                server = await loop.create_server(accept, sock=sock, backlog=sockets.BACKLOG, start_serving=False)
+                self._servers.append(server)  # first: whoever is cancelled while it starts closes it, too
+                await server.start_serving()
         except BaseException:
             self.stop_listening()
             raise

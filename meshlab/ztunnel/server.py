@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from meshlab.errors import ProtocolError
-from meshlab.model import Connection
 from meshlab.protocols.hbone import (
     ConnectReceived,
     Framing,
@@ -24,30 +23,32 @@ from meshlab.protocols.hbone import (
 )
 from meshlab.ztunnel import headers, sockets
 from meshlab.ztunnel.access_log import Record
+from meshlab.ztunnel.connection_state import ConnectionState
+from meshlab.ztunnel.door import Door
+from meshlab.ztunnel.guard import POLICY_CHANGE, DeniedError, Live
 from meshlab.ztunnel.splice import Half, join
 from meshlab.ztunnel.state import Workload
 from meshlab.ztunnel.tunnel import TunnelConnection
 
-if TYPE_CHECKING:
-    from meshlab.ztunnel.guard import Live
-    from meshlab.ztunnel.inbound import Inbound
-
 
 @dataclass(slots=True)
 class _Accepted:
-    """A CONNECT that policy allowed."""
+    """A CONNECT that policy let in."""
 
     record: Record
-    connection: Connection
+    live: Live
 
 
 class ServerTunnel(TunnelConnection):
     """One connection that a client's proxy opened to a pod of ours."""
 
-    def __init__(self, inbound: Inbound) -> None:
+    def __init__(self, door: Door, on_end: Callable[[ServerTunnel], None]) -> None:
         super().__init__(HboneServer(self._judge), Framing(client=False))
-        self._inbound = inbound
+        self._door = door
+        self._on_end = on_end
         self._accepted: dict[int, _Accepted] = {}
+        self._dialling: dict[int, asyncio.Task[None]] = {}
+        """Who serves a stream, while its app is not reached."""
         self._own: Workload | None = None
         self._source: Target
         self._destination: Target
@@ -58,19 +59,25 @@ class ServerTunnel(TunnelConnection):
         super().connection_made(transport)
         self._source = sockets.target_of(transport.get_extra_info("peername"))
         self._destination = sockets.target_of(transport.get_extra_info("sockname"))
-        self._inbound.tasks.spawn(self._prepare())
+        if self._door.closed:
+            self.drop("the pod is gone")
+        else:
+            self._door.tasks.spawn(self._prepare())
 
     async def _prepare(self) -> None:
         """Have this pod's certificate before the ClientHello is read."""
         self.transport.pause_reading()  # in ``connection_made`` Python 3.11.2 takes no notice of it
         try:
-            own = await self._inbound.shared.state.local_workload(self._inbound.pod)
+            own = await self._door.shared.state.local_workload(self._door.pod)
             if own is None:
                 raise ProtocolError("failed to fetch local workload")
             self._own = own
-            self.tls = await self._inbound.secure(own, self._source)
+            self.tls = await self._door.secure(own, self._source)
         except ProtocolError as error:
             self.drop(str(error))
+        except Exception:
+            self.drop("a bug in meshlab")  # and no peer waits for its end
+            raise
         else:
             self.check_established()
             self.transport.resume_reading()
@@ -80,32 +87,33 @@ class ServerTunnel(TunnelConnection):
     @property
     def own(self) -> Workload:
         """The workload that this pod is now: what was pushed since the handshake counts for the next stream."""
-        now = self._inbound.shared.state.workload_of(self._inbound.pod) or self._own
+        now = self._door.shared.state.workload_of(self._door.pod) or self._own
         assert now is not None  # no handshake before
         return now
 
     def _judge(self, event: ConnectReceived) -> Target | Refusal:
         record = self._record(event.authority)
-        target = self._inbound.target(self.own, event.authority, self._destination.address)
+        target = self._door.target(self.own, event.authority, self._destination.address)
         if isinstance(target, Refusal):
             return self._refuse(record, target)
-        plain = self._inbound.connection(self.own, self._source.address, target)
+        plain = self._door.connection(self.own, self._source.address, target)
         connection = dataclasses.replace(plain, source=record.source_identity)
-        decision = self._inbound.guard.decide(self.own, connection)
-        if not decision.allowed:
-            return self._refuse(record, Refusal(401, f"connection closed due to policy rejection: {decision.rule}"))
-        self._accepted[event.stream] = _Accepted(record, connection)
+        try:
+            live = self._door.admit(self.own, connection, lambda: self.tell(Revoked(event.stream)))
+        except DeniedError as denied:
+            return self._refuse(record, Refusal(401, str(denied)))
+        self._accepted[event.stream] = _Accepted(record, live)
         return target
 
     def _refuse(self, record: Record, refusal: Refusal) -> Refusal:
-        self._inbound.shared.log.complete(record, error=refusal.reason)
+        self._door.shared.log.complete(record, error=refusal.reason)
         return refusal
 
     def _record(self, authority: str) -> Record:
         return Record(
             direction="inbound",
             source=self._source,
-            source_workload=self._inbound.shared.state.workload_at(self._source.address),
+            source_workload=self._door.shared.state.workload_at(self._source.address),
             source_identity=self.tls.peer if self.tls else None,
             destination=self._destination,
             hbone_target=authority,
@@ -115,46 +123,58 @@ class ServerTunnel(TunnelConnection):
 
     def perform(self, effect: OpenUpstream | TunnelOpened | TunnelRefused) -> None:
         assert isinstance(effect, OpenUpstream)  # the others are a client's
-        stream, accepted = effect.stream, self._accepted.pop(effect.stream)
-        live = self._inbound.guard.admit(accepted.connection, lambda: self.tell(Revoked(stream)))
-        self._inbound.tasks.spawn(self._serve(effect, accepted.record, live))
+        serving = self._serve(effect, self._accepted.pop(effect.stream))
+        self._dialling[effect.stream] = self._door.tasks.spawn(serving)
 
-    async def _serve(self, wanted: OpenUpstream, record: Record, live: Live) -> None:
+    def stream_closed(self, stream: int) -> None:
+        if (serving := self._dialling.pop(stream, None)) is not None:
+            self._loop.call_soon(serving.cancel)  # not at once: a task that has not begun would have no ``finally``
+
+    async def _serve(self, wanted: OpenUpstream, accepted: _Accepted) -> None:
+        record = accepted.record
         client, app = Half(), None
         error = ""
         try:
-            app = await self._inbound.connect_app(wanted.target, self._source.address)
+            app = await self._door.connect_app(wanted.target, self._source.address)
+            self._dialling.pop(wanted.stream, None)
             transport = self.open_transport(wanted.stream, client)
             self.tell(UpstreamOpened(wanted.stream, {"baggage": headers.baggage(self.own)}))
-            self._inbound.shared.log.opened(record)
+            self._door.shared.log.opened(record)
             await join(client, app)
             error = transport.error
         except (OSError, TimeoutError) as failure:
             error = str(failure) or type(failure).__name__
             self.tell(UpstreamFailed(wanted.stream))
+        except asyncio.CancelledError:
+            error = "the tunnel was closed before its app was reached"
+            raise
         finally:
-            self._inbound.guard.release(live)
+            self._dialling.pop(wanted.stream, None)
+            if not self._door.guard.release(accepted.live):
+                error = POLICY_CHANGE
             client.close()
             if app is not None:
                 app.close()
             sent = app.received_bytes if app is not None else 0
-            self._inbound.shared.log.complete(record, sent=sent, received=client.received_bytes, error=error)
+            self._door.shared.log.complete(record, sent=sent, received=client.received_bytes, error=error)
 
     def drain(self) -> None:
         """Ask the client to open its next streams elsewhere; those that are open go on."""
-        if self.was_established:
+        if self.enter(ConnectionState.DRAINING):
             self.framing.drain()
             self.flush_soon()
 
     # --- the connection --------------------------------------------------------------------------------------------
 
     def established(self) -> None:
-        """The client was accepted; its CONNECTs may come."""
+        """The client was accepted; its CONNECTs may come, unless the drain began during the handshake."""
+        if self._door.draining:
+            self.drain()
 
     def going_away(self) -> None:
         """A client that says so opens no more streams by itself."""
 
-    def ended(self, error: str) -> None:
-        if not self.was_established:
-            self._inbound.shared.log.failed(self._record(""), error)
-        self._inbound.tunnel_closed(self)
+    def ended(self, error: str, before: ConnectionState) -> None:
+        if before is ConnectionState.HANDSHAKING:
+            self._door.shared.log.failed(self._record(""), error)
+        self._on_end(self)

@@ -28,6 +28,8 @@ class Half(asyncio.BufferedProtocol):
         self.peer: Half
         self.received_bytes = 0
         self.is_open = False
+        self.writable = True
+        """This side takes more bytes. It is kept up to date before the join as well, which then asks for it."""
         self._on_open = on_open
         self._ended = False
         self._ending = False
@@ -71,10 +73,12 @@ class Half(asyncio.BufferedProtocol):
         return True
 
     def pause_writing(self) -> None:
+        self.writable = False
         if self.joined and not self.peer._ended:
             self.peer.transport.pause_reading()
 
     def resume_writing(self) -> None:
+        self.writable = True
         if self._ending:
             asyncio.get_running_loop().call_soon(self._write_eof)
         if self.joined and self.peer.is_open and not self.peer._ended:  # else its end would be read again
@@ -118,14 +122,20 @@ class Half(asyncio.BufferedProtocol):
 
 
 def join(one: Half, other: Half) -> asyncio.Future[None]:
-    """Let bytes pass between two open halves; done when both are gone."""
+    """Let bytes pass between two halves; the future is done when both are lost.
+
+    What happened to a half before the join counts: what it received is passed on, also if it is lost by now, and where
+    the other side takes no more bytes it is not read.
+    """
     joined: asyncio.Future[None] = asyncio.get_running_loop().create_future()
     for half, peer in ((one, other), (other, one)):
         half.peer, half._joined = peer, joined
     for half, peer in ((one, other), (other, one)):
-        if half.is_open:
+        if peer.writable or not half.is_open:
             half.transport.resume_reading()
         else:
+            half.transport.pause_reading()
+        if not half.is_open:
             peer.close()
     if not one.is_open and not other.is_open and not joined.done():
         joined.set_result(None)

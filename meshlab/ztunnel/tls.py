@@ -10,10 +10,12 @@ from __future__ import annotations
 
 import ssl
 from collections.abc import Callable
-from typing import Any
+
+from cryptography import x509
 
 from meshlab.errors import ProtocolError
 from meshlab.model import SpiffeId
+from meshlab.pki import identity_of
 
 CheckPeer = Callable[[SpiffeId], None]
 """Raises ``ProtocolError`` when the peer is not whom this end accepts."""
@@ -76,7 +78,7 @@ class Tls:
             raise TlsError(f"TLS handshake: {error}") from error
         if self._object.selected_alpn_protocol() != "h2":
             raise TlsError("TLS handshake: the peer did not offer h2")  # Python takes a mismatch for no answer
-        peer = spiffe_id(self._object.getpeercert())
+        peer = spiffe_id(self._object.getpeercert(binary_form=True))
         self._check_peer(peer)
         self.peer = peer
         return True
@@ -99,19 +101,18 @@ class Tls:
         return self._object.read(_READ_BYTES)
 
 
-def spiffe_id(certificate: dict[str, Any] | None) -> SpiffeId:
-    """The identity in a peer's certificate, as ``getpeercert`` shows it: its first SPIFFE URI.
+def spiffe_id(der: bytes | None) -> SpiffeId:
+    """Return the identity in a peer's certificate.
 
     Raises:
-        TlsError: it has none.
+        TlsError: it has none, or is not one that identifies a workload.
     """
-    for kind, value in (certificate or {}).get("subjectAltName", ()):
-        if kind == "URI" and value.startswith("spiffe://"):
-            try:
-                return SpiffeId.parse(value)
-            except ValueError as error:
-                raise TlsError(f"the peer's certificate: {error}") from error
-    raise TlsError("the peer's certificate has no SPIFFE identity")
+    if der is None:
+        raise TlsError("the peer showed no certificate")
+    try:
+        return identity_of(x509.load_der_x509_certificate(der))
+    except ValueError as error:
+        raise TlsError(f"the peer's certificate: {error}") from error
 
 
 def one_of(identities: frozenset[str]) -> CheckPeer:

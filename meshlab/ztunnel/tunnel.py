@@ -36,6 +36,7 @@ from meshlab.protocols.hbone import (
     WireEvent,
     WriteLocal,
 )
+from meshlab.ztunnel.connection_state import ESTABLISHED, MAY_FOLLOW, ConnectionState
 from meshlab.ztunnel.splice import Half
 from meshlab.ztunnel.tls import Tls, TlsError
 
@@ -118,7 +119,7 @@ class TunnelTransport(asyncio.Transport):
         self._tell_end()
 
     def gone(self, error: str) -> None:
-        """The stream is over, in whatever way; what came before is still delivered."""
+        """The stream is over, in whatever way; what came before is still delivered, at the latest by the join."""
         self._closing = True
         self.error = error
         if self._half.joined:
@@ -152,13 +153,23 @@ class TunnelConnection(asyncio.BufferedProtocol):
         self.tls: Tls | None = None
         """``None`` while this end is not ready for a handshake."""
         self.writable = True
-        self.lost = False
+        self.state = ConnectionState.HANDSHAKING
         self.error = ""
         self._streams: dict[int, TunnelTransport] = {}
         self._loop = asyncio.get_running_loop()
         self._flushing = False
-        self.was_established = False
         self._timer: asyncio.TimerHandle | None = None
+
+    @property
+    def lost(self) -> bool:
+        return self.state is ConnectionState.LOST
+
+    def enter(self, state: ConnectionState) -> bool:
+        """Go on to a state; return whether it may follow the one that is left."""
+        if state not in MAY_FOLLOW[self.state]:
+            return False
+        self.state = state
+        return True
 
     # --- asyncio's side --------------------------------------------------------------------------------------------
 
@@ -215,11 +226,11 @@ class TunnelConnection(asyncio.BufferedProtocol):
     def going_away(self) -> None:
         """The peer wants no new streams here."""
 
-    def stream_closed(self) -> None:
+    def stream_closed(self, stream: int) -> None:
         """A stream has come to its end."""
 
-    def ended(self, error: str) -> None:
-        """The connection has."""
+    def ended(self, error: str, before: ConnectionState) -> None:
+        """The connection is lost; ``before`` is the state that it had until then."""
 
     def open_transport(self, stream: int, half: Half) -> TunnelTransport:
         transport = self._streams[stream] = TunnelTransport(self, stream, half)
@@ -245,7 +256,7 @@ class TunnelConnection(asyncio.BufferedProtocol):
         """End the connection and every stream on it."""
         if not self.lost:
             self._flush()
-            if self.was_established and self.tls is not None:
+            if self.state in ESTABLISHED and self.tls is not None:
                 self.tls.close()
                 self.transport.write(self.tls.outgoing())
             self.transport.close()
@@ -265,7 +276,7 @@ class TunnelConnection(asyncio.BufferedProtocol):
             case CloseLocal(stream, error):
                 if (transport := self._streams.pop(stream, None)) is not None:
                     transport.gone(error)
-                self.stream_closed()
+                self.stream_closed(stream)
             case OpenUpstream() | TunnelOpened() | TunnelRefused():
                 self.perform(effect)
             case wire:
@@ -286,8 +297,7 @@ class TunnelConnection(asyncio.BufferedProtocol):
                 self.tell(event)
 
     def check_established(self) -> None:
-        if self.tls is not None and self.tls.peer is not None and not self.was_established:
-            self.was_established = True
+        if self.tls is not None and self.tls.peer is not None and self.enter(ConnectionState.OPEN):
             self._wait_to_ping()
             self.established()
 
@@ -296,7 +306,7 @@ class TunnelConnection(asyncio.BufferedProtocol):
         if self.lost or self.tls is None:
             return
         try:
-            if self.was_established:
+            if self.state in ESTABLISHED:
                 self.tls.send(self.framing.take())
         except TlsError as error:
             self.error = str(error)
@@ -317,12 +327,12 @@ class TunnelConnection(asyncio.BufferedProtocol):
         self._timer = self._loop.call_later(delay_s, then)
 
     def _over(self, error: str) -> None:
-        if self.lost:
+        before = self.state
+        if not self.enter(ConnectionState.LOST):
             return
-        self.lost = True
         self.error = self.error or error
         if self._timer:
             self._timer.cancel()
         for stream in self.rules.live:
             self.tell(StreamReset(stream, _CANCEL))
-        self.ended(self.error)
+        self.ended(self.error, before)

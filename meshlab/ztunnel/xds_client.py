@@ -60,7 +60,7 @@ class XdsClient:
                 async for response in stream:
                     backoff_s = _FIRST_BACKOFF_S
                     await stream.write(self._answer(response))
-            except grpc.aio.AioRpcError:
+            except (grpc.aio.AioRpcError, asyncio.InvalidStateError):  # the second: it ended in order as we wrote
                 backoff_s = min(backoff_s * 2, _MAX_BACKOFF_S)
             finally:
                 stream.cancel()

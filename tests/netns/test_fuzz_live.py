@@ -328,6 +328,7 @@ def shared(lab_factory: LabFactory) -> Iterator[Lab]:
         yield lab
 
 
+@pytest.mark.meshlab_dataplane
 def test_properties_hold_of_a_lab_whatever_its_policies(shared: Lab) -> None:
     @_few
     @given(policies(MESH))
@@ -341,6 +342,7 @@ def test_properties_hold_of_a_lab_whatever_its_policies(shared: Lab) -> None:
     assert identity_is_owned(shared) > 0
 
 
+@pytest.mark.meshlab_dataplane
 def test_that_nothing_is_in_clear_cannot_be_told_of_calls_out_of_the_mesh(shared: Lab) -> None:
     with shared.capture() as capture:
         call = shared.pod("shop/client").tcp(f"{shared.pod('plain/archive').pod.ipv4}:8080")
@@ -363,6 +365,7 @@ def test_a_property_names_the_call_and_the_deciding_rule(
     assert "the policies deny it (" in str(failed.value)
 
 
+@pytest.mark.meshlab_dataplane
 def test_a_lab_per_example_works_under_given(lab_factory: LabFactory) -> None:
     opened: list[int] = []
 
@@ -378,6 +381,7 @@ def test_a_lab_per_example_works_under_given(lab_factory: LabFactory) -> None:
     assert all(opened)
 
 
+@pytest.mark.meshlab_dataplane
 def test_a_lab_is_driven_by_a_state_machine(lab_factory: LabFactory) -> None:
     class Policies(RuleBasedStateMachine):
         """One lab for all runs; each begins without policies."""

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
-from meshlab.lab import check
-from meshlab.lab.sources import read
 from meshlab.model import Outcome
 
 if TYPE_CHECKING:
@@ -61,10 +58,3 @@ def test_a_half_closed_connection_still_carries_the_answer(lab: Lab, family: int
     call = lab.pod("shop/client").tcp("shop/mail:8080", data=data, half_close=True, family=4 if family == 4 else 6)
     assert call.outcome is Outcome.OK
     assert call.body == data
-
-
-def test_a_matrix_with_a_server_that_speaks_first_holds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    report = check.run(read(LAB).topology)
-    assert report.exit_code == 0
-    assert {cell.port for cell in report.cells} == {2525, 8080}

@@ -119,7 +119,7 @@ def test_the_keyword_arguments_of_a_lab_are_its_settings() -> None:
 
 def test_a_misspelt_setting_is_refused_with_the_nearest() -> None:
     with pytest.raises(
-        UsageError, match=r"a lab has no setting 'ztunel' \(allow_pending, .*\)\. Did you mean 'ztunnel'\?"
+        UsageError, match=r"a lab has no setting 'ztunel' \(after_nack, .*\)\. Did you mean 'ztunnel'\?"
     ):
         settings_of({"ztunel": "reference"})  # type: ignore[typeddict-unknown-key]
 

@@ -12,10 +12,15 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding
 from ztunnel_world import ca, credentials, who
 
 from meshlab.errors import ProtocolError
 from meshlab.model import SpiffeId
+from meshlab.pki.issuer import key_pem
 from meshlab.ztunnel.certificates import CertificateError, Certificates
 from meshlab.ztunnel.credentials import Credentials, KeyRequest
 from meshlab.ztunnel.tasks import Tasks
@@ -47,7 +52,7 @@ def test_a_certificate_of_another_identity_is_refused() -> None:
 
 def test_a_root_for_a_leaf_is_refused() -> None:
     key, entries = _answer(CLIENT)
-    with pytest.raises(ValueError, match="did not find expected SAN"):
+    with pytest.raises(ValueError, match="not a leaf: its basic constraints say CA"):
         Credentials.issued(CLIENT, key, entries[::-1])
 
 
@@ -176,6 +181,19 @@ def test_what_is_kept_is_fetched_ahead_and_what_is_not_is_forgotten() -> None:
     _with_ca(scenario)
 
 
+def test_a_request_that_fails_in_its_own_code_lets_nobody_wait(capsys: pytest.CaptureFixture[str]) -> None:
+    async def scenario(authority: Ca, certificates: Certificates) -> None:
+        async def broken(identity: SpiffeId) -> Credentials:
+            raise LookupError("a bug")
+
+        certificates._issue = broken
+        with pytest.raises(CertificateError, match="nobody asks the CA any more"):
+            await certificates.get(CLIENT)
+
+    _with_ca(scenario)
+    assert "LookupError: a bug" in capsys.readouterr().err
+
+
 # --- TLS -------------------------------------------------------------------------------------------------------------
 
 
@@ -220,6 +238,79 @@ def test_a_client_of_another_trust_domain_is_refused() -> None:
     client = _tls(who("client", "elsewhere"), one_of(frozenset({str(SERVER)})), server=False)
     _, seen = _shake(client, _tls(SERVER, in_trust_domain("cluster.local"), server=True))
     assert "another trust domain" in seen
+
+
+def _odd(identity: SpiffeId, *uris: str, ca_flag: bool = False, signs: bool = False) -> Credentials:
+    """A certificate that chains to the mesh's root and is not as an SVID must be."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    issuer = ca().issuer
+    right = issuer.sign(
+        identity, key.public_key(), issuer.certificate.not_valid_before_utc, issuer.certificate.not_valid_after_utc
+    )
+    changed: dict[type[x509.ExtensionType], x509.ExtensionType] = {
+        x509.BasicConstraints: x509.BasicConstraints(ca=ca_flag, path_length=None),
+        x509.KeyUsage: _usage(signs=signs),
+        x509.SubjectAlternativeName: x509.SubjectAlternativeName([x509.UniformResourceIdentifier(uri) for uri in uris]),
+    }
+    builder = x509.CertificateBuilder(
+        right.issuer,
+        right.subject,
+        key.public_key(),
+        right.serial_number,
+        right.not_valid_before_utc,
+        right.not_valid_after_utc,
+    )
+    for extension in right.extensions:
+        builder = builder.add_extension(changed.get(type(extension.value), extension.value), extension.critical)
+    leaf = builder.sign(issuer.key, hashes.SHA256())
+    chain = "".join(pem.public_bytes(Encoding.PEM).decode() for pem in (leaf, issuer.certificate))
+    return dataclasses.replace(credentials(identity), key_pem=key_pem(key).encode(), chain_pem=chain)
+
+
+def _usage(*, signs: bool) -> x509.KeyUsage:
+    return x509.KeyUsage(
+        digital_signature=True,
+        content_commitment=False,
+        key_encipherment=False,
+        data_encipherment=False,
+        key_agreement=False,
+        key_cert_sign=signs,
+        crl_sign=False,
+        encipher_only=False,
+        decipher_only=False,
+    )
+
+
+ODD: dict[str, Callable[[SpiffeId], Credentials]] = {
+    "a CA": lambda who: _odd(who, str(who), ca_flag=True, signs=True),
+    "a leaf that may sign": lambda who: _odd(who, str(who), signs=True),
+    "two identities": lambda who: _odd(who, str(who), "spiffe://cluster.local/ns/shop/sa/admin"),
+    "two URIs": lambda who: _odd(who, str(who), "https://shop"),
+    "no SPIFFE id": lambda who: _odd(who, "https://shop"),
+    "a query": lambda who: _odd(who, f"{who}?x=1"),
+    "a percent sign": lambda who: _odd(who, str(who).replace("/sa/", "/sa/%61")),
+}
+
+
+@pytest.mark.parametrize("odd", ODD.values(), ids=ODD.keys())
+def test_a_certificate_that_is_no_svid_is_refused_by_a_server_and_by_a_client(
+    odd: Callable[[SpiffeId], Credentials],
+) -> None:
+    checks: list[SpiffeId] = []
+    client = Tls(odd(CLIENT).client_context, server_side=False, check_peer=checks.append)
+    server = _tls(SERVER, checks.append, server=True)
+    _, seen = _shake(client, server)
+    assert ("certificate" in seen, server.peer) == (True, None)
+    client = _tls(CLIENT, checks.append, server=False)
+    server = Tls(odd(SERVER).server_context, server_side=True, check_peer=checks.append)
+    seen, _ = _shake(client, server)
+    assert ("certificate" in seen, client.peer) == (True, None)
+
+
+def test_the_odd_certificates_are_refused_for_what_is_odd_and_for_nothing_else() -> None:
+    plain = _odd(CLIENT, str(CLIENT))
+    client = Tls(plain.client_context, server_side=False, check_peer=one_of(frozenset({str(SERVER)})))
+    assert _shake(client, _tls(SERVER, in_trust_domain("cluster.local"), server=True)) == (str(SERVER), str(CLIENT))
 
 
 def _context(**changes: Any) -> ssl.SSLContext:

@@ -4,114 +4,30 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
+import dataclasses
 import os
 import socket
+import ssl
 import struct
-from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import dataclass, field
-from ipaddress import IPv4Address, IPv6Address, ip_address
+from ipaddress import ip_address
 from typing import Any
 
 import pytest
-from ztunnel_world import credentials, policy, state_of, update, who, workload
+from tunnel_world import CLIENT, LOOPBACK, POD, SERVER, Loopback, World, until, world_of
+from ztunnel_world import credentials, policy, update, who
 
 from meshlab.errors import ProtocolError
-from meshlab.model import SpiffeId
 from meshlab.protocols.hbone import PongReceived, Target, WireEvent
 from meshlab.protocols.messages import AUTHORIZATION_TYPE
-from meshlab.protocols.zds import ZdsPod
-from meshlab.ztunnel.access_log import AccessLog
-from meshlab.ztunnel.inbound import Inbound
-from meshlab.ztunnel.pool import ClientTunnel, Key, Pool, TunnelRefusedError, connect_client
-from meshlab.ztunnel.shared import Shared
+from meshlab.ztunnel.connection_state import ConnectionState
+from meshlab.ztunnel.outbound import Outbound
+from meshlab.ztunnel.pool import Key, Pool, TunnelRefusedError
+from meshlab.ztunnel.proxy import PodProxy
 from meshlab.ztunnel.splice import Half, join
 from meshlab.ztunnel.state import Workload
-from meshlab.ztunnel.tls import Tls, in_trust_domain, one_of
+from meshlab.ztunnel.tls import Tls, one_of
 
-LOOPBACK = ip_address("127.0.0.1")
-CLIENT, SERVER = who("client"), who("server")
-POD = ZdsPod(uid="u", name="server", namespace="shop", service_account="server")
-
-
-class _Loopback(Inbound):
-    """An inbound side without a pod: its app is on loopback, and nobody's address is taken."""
-
-    app_port = 0
-    reached = 0
-
-    async def connect_app(self, target: Target, source: IPv4Address | IPv6Address) -> Half:
-        self.reached += 1
-        _, app = await asyncio.get_running_loop().create_connection(Half, str(target.address), target.port)
-        return app
-
-    async def secure(self, own: Workload, source: Target) -> Tls:
-        check = in_trust_domain(own.identity.trust_domain)
-        return Tls(credentials(own.identity).server_context, server_side=True, check_peer=check)
-
-
-@dataclass
-class World:
-    """A client's end, a server's end, and what was logged at the server's."""
-
-    inbound: _Loopback
-    port: int
-    app_port: int
-    log: list[dict[str, Any]]
-    identity: SpiffeId = CLIENT
-    expected: frozenset[str] = frozenset({str(SERVER)})
-    apps: list[socket.socket] = field(default_factory=list)
-    tasks: set[asyncio.Future[Any]] = field(default_factory=set)
-
-    async def tunnel(self) -> ClientTunnel:
-        sock = socket.create_connection(("127.0.0.1", self.port))
-        sock.setblocking(False)
-        context = credentials(self.identity).client_context
-        return await connect_client(sock, Tls(context, server_side=False, check_peer=one_of(self.expected)), 5)
-
-    async def call(self, tunnel: ClientTunnel, port: int | None = None) -> tuple[Any, Any]:
-        """An app's streams to the app behind the tunnel."""
-        mine, theirs = socket.socketpair()
-        theirs.setblocking(False)
-        app = Half()
-        await asyncio.get_running_loop().create_connection(lambda: app, sock=theirs)
-        upstream = Half()
-        try:
-            await tunnel.open(f"127.0.0.1:{port or self.app_port}", {}, upstream)
-        except ProtocolError:
-            app.close()
-            mine.close()
-            raise
-        self.tasks.add(join(app, upstream))
-        return await asyncio.open_connection(sock=mine)
-
-
-@contextlib.asynccontextmanager
-async def _world(serve: Callable[[Any, Any], Awaitable[None]], *policies: Any) -> AsyncIterator[World]:
-    lines: list[dict[str, Any]] = []
-    state = state_of(workload("client", "127.0.0.2"), workload("server", "127.0.0.1"), policies=policies)
-    log = AccessLog(lambda line: lines.append(json.loads(line)), log_opened=True)
-    inbound = _Loopback(Shared(state=state, certificates=None, log=log), POD, -1)  # type: ignore[arg-type]
-    app = await asyncio.start_server(serve, "127.0.0.1", 0)
-    server = await asyncio.get_running_loop().create_server(inbound.accept_hbone, "127.0.0.1", 0)
-    world = World(inbound, server.sockets[0].getsockname()[1], app.sockets[0].getsockname()[1], lines)
-    try:
-        async with asyncio.timeout(20):
-            yield world
-    finally:
-        server.close()
-        app.close()
-        await inbound.close()
-        for _ in range(5):  # transports say goodbye in turns of the loop
-            await asyncio.sleep(0)
-
-
-async def _until(condition: Callable[[], bool]) -> None:
-    """Let the loop turn until it is so; the world has the deadline."""
-    while True:
-        if condition():
-            return
-        await asyncio.sleep(0)
+DENY_ALL = policy("late", "DENY", source_ips=[{"address": LOOPBACK.packed, "length": 32}])
 
 
 async def _echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -141,7 +57,7 @@ async def _reset(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> 
 
 def test_every_byte_arrives_both_ways_and_an_end_in_one_direction_leaves_the_other_open() -> None:
     async def scenario() -> None:
-        async with _world(_echo) as world:
+        async with world_of(_echo) as world:
             tunnel = await world.tunnel()
             reader, writer = await world.call(tunnel)
             sent = os.urandom(3 << 20)
@@ -161,7 +77,7 @@ def test_every_byte_arrives_both_ways_and_an_end_in_one_direction_leaves_the_oth
 
 def test_many_streams_share_one_connection() -> None:
     async def scenario() -> None:
-        async with _world(_echo) as world:
+        async with world_of(_echo) as world:
             tunnel = await world.tunnel()
 
             async def one(number: int) -> bytes:
@@ -182,7 +98,7 @@ def test_many_streams_share_one_connection() -> None:
 
 def test_a_denied_peer_never_reaches_the_app_and_may_use_the_connection_for_what_is_allowed() -> None:
     async def scenario() -> None:
-        async with _world(_never, policy("only", "DENY", destination_ports=[1])) as world:
+        async with world_of(_never, policy("only", "DENY", destination_ports=[1])) as world:
             tunnel = await world.tunnel()
             with pytest.raises(TunnelRefusedError, match="http status: 401 Unauthorized"):
                 await world.call(tunnel, port=1)
@@ -201,7 +117,7 @@ def test_a_denied_peer_never_reaches_the_app_and_may_use_the_connection_for_what
 
 def test_an_app_that_is_not_there_is_a_503() -> None:
     async def scenario() -> None:
-        async with _world(_never) as world:
+        async with world_of(_never) as world:
             tunnel = await world.tunnel()
             with pytest.raises(TunnelRefusedError, match="503"):
                 await world.call(tunnel, port=2)
@@ -212,7 +128,7 @@ def test_an_app_that_is_not_there_is_a_503() -> None:
 
 def test_a_call_for_another_pods_address_is_a_400() -> None:
     async def scenario() -> None:
-        async with _world(_never) as world:
+        async with world_of(_never) as world:
             tunnel = await world.tunnel()
             with pytest.raises(TunnelRefusedError, match="400"):
                 await tunnel.open("127.0.0.9:80", {}, Half())
@@ -231,7 +147,7 @@ def test_a_policy_that_comes_later_cuts_what_is_open_and_both_apps_see_an_end() 
             ended.set()
             writer.close()
 
-        async with _world(app) as world:
+        async with world_of(app) as world:
             tunnel = await world.tunnel()
             reader, writer = await world.call(tunnel)
             assert await reader.readexactly(5) == b"hello"
@@ -251,7 +167,7 @@ def test_a_policy_that_comes_later_cuts_what_is_open_and_both_apps_see_an_end() 
 
 def test_a_policy_that_still_allows_cuts_nothing() -> None:
     async def scenario() -> None:
-        async with _world(_hold) as world:
+        async with world_of(_hold) as world:
             tunnel = await world.tunnel()
             reader, writer = await world.call(tunnel)
             assert await reader.readexactly(5) == b"hello"
@@ -267,9 +183,80 @@ def test_a_policy_that_still_allows_cuts_nothing() -> None:
     asyncio.run(scenario())
 
 
+@pytest.mark.parametrize("carried", ["in-plaintext", "tunnelled"])
+def test_a_policy_that_comes_while_the_app_is_dialled_cuts_the_connection_and_no_app_is_reached(
+    carried: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def scenario() -> None:
+        async with world_of(_never) as world:
+            there = Target(LOOPBACK, world.app_port)
+            monkeypatch.setattr("meshlab.ztunnel.sockets.original_destination", lambda sock: there)
+            world.inbound.may_dial.clear()
+            calling = asyncio.ensure_future(_refused(world, carried))
+            await world.inbound.dials.wait()
+            world.inbound.shared.state.apply(update(AUTHORIZATION_TYPE, DENY_ALL))
+            world.inbound.guard.judge_again()
+            await calling
+            world.inbound.may_dial.set()
+            await world.inbound.finished()
+            assert world.inbound.reached == 0
+            assert world.log[-1]["error"] == "connection closed due to policy change"
+
+    asyncio.run(scenario())
+
+
+async def _refused(world: World, carried: str) -> None:
+    """Call, and see that it ends without an answer."""
+    if carried == "tunnelled":
+        tunnel = await world.tunnel()
+        with pytest.raises(TunnelRefusedError):
+            await world.call(tunnel)
+        tunnel.close()
+        return
+    reader, writer = await asyncio.open_connection("127.0.0.1", world.plain_port)
+    writer.write(b"early")
+    with contextlib.suppress(ConnectionError):
+        assert await reader.read() == b""
+    writer.close()
+
+
+def test_a_client_that_gives_up_while_its_app_is_dialled_leaves_no_dial_behind() -> None:
+    async def scenario() -> None:
+        async with world_of(_never) as world:
+            world.inbound.may_dial.clear()
+            tunnel = await world.tunnel()
+            calling = asyncio.ensure_future(world.call(tunnel))
+            await world.inbound.dials.wait()
+            calling.cancel()
+            await world.inbound.finished()
+            assert world.inbound.reached == 0
+            assert world.log[-1]["error"] == "the tunnel was closed before its app was reached"
+            tunnel.close()
+
+    asyncio.run(scenario())
+
+
+def test_a_policy_that_has_not_come_yet_is_skipped_with_a_warning() -> None:
+    async def scenario() -> None:
+        async with world_of(_hold) as world:
+            (own,) = (w for w in world.inbound.shared.state.workloads.values() if w.name == "server")
+            listing = dataclasses.replace(own, authorization_policies=("shop/later",))
+            connection = world.inbound.connection(listing, LOOPBACK, Target(LOOPBACK, 80))
+            world.inbound.admit(listing, connection, lambda: None)
+            assert world.log == [
+                {
+                    **world.log[0],
+                    "level": "warn",
+                    "message": "skipping unknown policy shop/later, which shop/server lists",
+                }
+            ]
+
+    asyncio.run(scenario())
+
+
 def test_an_app_that_resets_is_an_end_for_the_one_that_called_and_costs_the_connection_nothing() -> None:
     async def scenario() -> None:
-        async with _world(_reset) as world:
+        async with world_of(_reset) as world:
             tunnel = await world.tunnel()
             reader, writer = await world.call(tunnel)
             writer.write(b"hello")
@@ -283,7 +270,7 @@ def test_an_app_that_resets_is_an_end_for_the_one_that_called_and_costs_the_conn
 
 def test_a_server_that_is_someone_else_gets_no_connect() -> None:
     async def scenario() -> None:
-        async with _world(_never) as world:
+        async with world_of(_never) as world:
             world.expected = frozenset({str(who("other"))})
             with pytest.raises(TunnelRefusedError, match=r"expected .*/sa/other"):
                 await world.tunnel()
@@ -294,7 +281,7 @@ def test_a_server_that_is_someone_else_gets_no_connect() -> None:
 
 def test_a_client_of_another_trust_domain_opens_nothing() -> None:
     async def scenario() -> None:
-        async with _world(_never) as world:
+        async with world_of(_never) as world:
             world.identity = who("client", "elsewhere")
             with pytest.raises(ProtocolError):
                 await world.call(await world.tunnel())
@@ -305,7 +292,7 @@ def test_a_client_of_another_trust_domain_opens_nothing() -> None:
 
 def test_what_is_no_tls_is_dropped_and_logged() -> None:
     async def scenario() -> None:
-        async with _world(_never) as world:
+        async with world_of(_never) as world:
             reader, writer = await asyncio.open_connection("127.0.0.1", world.port)
             writer.write(b"GET / HTTP/1.1\r\n\r\n")
             with contextlib.suppress(ConnectionError):
@@ -318,7 +305,7 @@ def test_what_is_no_tls_is_dropped_and_logged() -> None:
 
 def test_when_the_pod_goes_every_app_sees_an_end() -> None:
     async def scenario() -> None:
-        async with _world(_hold) as world:
+        async with world_of(_hold) as world:
             tunnel = await world.tunnel()
             reader, writer = await world.call(tunnel)
             assert await reader.readexactly(5) == b"hello"
@@ -341,7 +328,7 @@ def test_a_reader_that_stops_stops_the_writer_and_loses_nothing() -> None:
                 got.extend(data)
             writer.close()
 
-        async with _world(slow) as world:
+        async with world_of(slow) as world:
             tunnel = await world.tunnel()
             reader, writer = await world.call(tunnel)
             size = 64 << 20
@@ -369,7 +356,7 @@ def test_a_peer_that_answers_no_ping_is_dropped_and_one_that_does_is_kept(monkey
     monkeypatch.setattr("meshlab.ztunnel.tunnel.PING_TIMEOUT_S", 0.2)
 
     async def scenario() -> None:
-        async with _world(_hold) as world:
+        async with world_of(_hold) as world:
             tunnel = await world.tunnel()
             reader, writer = await world.call(tunnel)
             assert await reader.readexactly(5) == b"hello"
@@ -381,7 +368,7 @@ def test_a_peer_that_answers_no_ping_is_dropped_and_one_that_does_is_kept(monkey
                 heard(event)
 
             monkeypatch.setattr(tunnel, "on_wire", hear)
-            await _until(lambda: len(answered) >= 3)
+            await until(lambda: len(answered) >= 3)
             assert not tunnel.lost
             (server,) = world.inbound._tunnels
             server.transport.pause_reading()
@@ -396,7 +383,7 @@ def test_a_peer_that_answers_no_ping_is_dropped_and_one_that_does_is_kept(monkey
 
 def test_a_call_that_is_given_up_while_it_waits_leaves_nothing_open() -> None:
     async def scenario() -> None:
-        async with _world(_hold) as world:
+        async with world_of(_hold) as world:
             tunnel = await world.tunnel()
             waiting = asyncio.ensure_future(tunnel.open(f"127.0.0.1:{world.app_port}", {}, Half()))
             await asyncio.sleep(0)
@@ -463,7 +450,7 @@ def test_calls_share_a_connection_until_it_is_full_and_never_across_keys() -> No
 
 def test_a_connection_that_was_lost_is_replaced() -> None:
     async def scenario() -> None:
-        async with _world(_echo) as world:
+        async with world_of(_echo) as world:
             pool = Pool(lambda key: world.tunnel())
             first = await pool.get(_key())
             assert await pool.get(_key()) is first
@@ -476,15 +463,35 @@ def test_a_connection_that_was_lost_is_replaced() -> None:
     asyncio.run(scenario())
 
 
+def test_those_who_wait_for_a_connection_that_fails_fail_with_it_and_the_next_one_tries_again() -> None:
+    async def scenario() -> None:
+        tried: list[Key] = []
+
+        async def connect(key: Key) -> Any:
+            tried.append(key)
+            await asyncio.sleep(0)
+            raise TimeoutError
+
+        pool = Pool(connect)
+        failures = await asyncio.gather(*(pool.get(_key()) for _ in range(100)), return_exceptions=True)
+        assert len(tried) == 1
+        assert {type(failure) for failure in failures} == {TimeoutError, TunnelRefusedError}
+        with pytest.raises(TimeoutError):
+            await pool.get(_key())
+        assert len(tried) == 2
+
+    asyncio.run(scenario())
+
+
 def test_an_unused_connection_is_closed_after_a_while() -> None:
     async def scenario() -> None:
-        async with _world(_echo) as world:
+        async with world_of(_echo) as world:
             tunnel = await world.tunnel()
             tunnel.idle_s = 0
             reader, writer = await world.call(tunnel)
             writer.write_eof()
             await reader.read()
-            await _until(lambda: tunnel.lost)
+            await until(lambda: tunnel.lost)
             writer.close()
 
     asyncio.run(scenario())
@@ -492,15 +499,175 @@ def test_an_unused_connection_is_closed_after_a_while() -> None:
 
 def test_a_goaway_lets_calls_finish_and_takes_no_more() -> None:
     async def scenario() -> None:
-        async with _world(_echo) as world:
+        async with world_of(_echo) as world:
             tunnel = await world.tunnel()
             reader, writer = await world.call(tunnel)
             world.inbound.drain()
-            await _until(lambda: not tunnel.has_room)
+            await until(lambda: not tunnel.has_room)
             writer.write(b"late")
             writer.write_eof()
             assert await reader.read() == b"late|end"
             writer.close()
-            await _until(lambda: tunnel.lost)
+            await until(lambda: tunnel.lost)
+
+    asyncio.run(scenario())
+
+
+# --- the states of a connection --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("state", [state for state in ConnectionState if state is not ConnectionState.OPEN])
+def test_a_stream_is_refused_at_once_by_a_connection_that_is_not_open(state: ConnectionState) -> None:
+    async def scenario() -> None:
+        async with world_of(_hold) as world:
+            tunnel = await world.tunnel()
+            tunnel.state = state
+            with pytest.raises(TunnelRefusedError, match=f"the connection is {state.value}"):
+                await tunnel.open(f"127.0.0.1:{world.app_port}", {}, Half())
+            assert not tunnel.has_room
+            tunnel.state = ConnectionState.OPEN
+            tunnel.close()
+
+    asyncio.run(scenario())
+
+
+def test_states_follow_each_other_in_one_order_and_lost_is_the_last() -> None:
+    async def scenario() -> None:
+        async with world_of(_hold) as world:
+            tunnel = await world.tunnel()
+            assert not tunnel.enter(ConnectionState.HANDSHAKING)
+            assert tunnel.enter(ConnectionState.DRAINING)
+            assert not tunnel.enter(ConnectionState.OPEN)
+            tunnel.close()
+            assert tunnel.state is ConnectionState.LOST
+            assert not any(tunnel.enter(state) for state in ConnectionState)
+
+    asyncio.run(scenario())
+
+
+def test_a_connection_that_the_peer_closes_as_soon_as_it_is_open_is_not_handed_out() -> None:
+    async def scenario() -> None:
+        async with world_of(_hold) as world:
+
+            async def connect(key: Key) -> Any:
+                tunnel = await world.tunnel()
+                tunnel.close("the peer closed the connection")
+                return tunnel
+
+            with pytest.raises(TunnelRefusedError, match="takes no stream: the peer closed the connection"):
+                await Pool(connect).get(_key())
+
+    asyncio.run(scenario())
+
+
+def test_a_descriptor_is_closed_by_the_connection_that_has_it_and_by_nobody_else(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A number that is closed under a transport may be another socket's by the time at which the loop lets go of it."""
+
+    async def scenario() -> None:
+        async with world_of(_never) as world:
+            with socket.create_server(("127.0.0.1", 0)) as mute:
+                sock = socket.create_connection(mute.getsockname())
+                sock.setblocking(False)
+
+                async def connected(*_: object) -> socket.socket:
+                    return sock
+
+                monkeypatch.setattr("meshlab.ztunnel.sockets.connect_from", connected)
+                monkeypatch.setattr("meshlab.ztunnel.outbound.CONNECT_TIMEOUT_S", 0.01)
+                outbound = _Certified(world.inbound.shared, POD, -1)
+                with pytest.raises(TimeoutError):
+                    await outbound.connect_peer(_key())
+                assert sock.fileno() != -1, "the transport still has it"
+                await until(lambda: sock.fileno() == -1)
+
+    asyncio.run(scenario())
+
+
+class _Certified(Outbound):
+    async def secure(self, key: Key) -> Tls:
+        return Tls(credentials(CLIENT).client_context, server_side=False, check_peer=one_of(key.peers))
+
+
+def test_a_pod_that_goes_while_its_listeners_start_leaves_none_open(monkeypatch: pytest.MonkeyPatch) -> None:
+    listeners: list[socket.socket] = []
+
+    def listen(netns: int, port: int) -> socket.socket:
+        listeners.append(socket.create_server(("127.0.0.1", 0)))
+        listeners[-1].setblocking(False)
+        return listeners[-1]
+
+    async def scenario() -> None:
+        async with world_of(_never) as world:
+            monkeypatch.setattr("meshlab.ztunnel.sockets.listen_in", listen)
+            proxy = PodProxy(POD, -1, world.inbound, Outbound(world.inbound.shared, POD, -1))
+            starting = asyncio.ensure_future(proxy.start())
+            await until(lambda: bool(listeners))
+            starting.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await starting
+            await until(lambda: all(listener.fileno() == -1 for listener in listeners))
+
+    asyncio.run(scenario())
+
+
+def test_a_drain_that_begins_during_a_handshake_holds_for_the_connection_that_comes_of_it() -> None:
+    async def scenario() -> None:
+        async with world_of(_hold) as world:
+            world.inbound.drain()
+            tunnel = await world.tunnel()
+            await until(lambda: not tunnel.has_room)
+
+    asyncio.run(scenario())
+
+
+def test_a_server_that_fails_in_its_own_code_ends_the_connection_and_lets_no_peer_wait(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    class Broken(Loopback):
+        async def secure(self, own: Workload, source: Target) -> Tls:
+            raise ssl.SSLError("no such key")
+
+    async def scenario() -> None:
+        async with world_of(_never, made_of=Broken) as world:
+            with pytest.raises(TunnelRefusedError):
+                await world.tunnel()
+
+    asyncio.run(scenario())
+    assert "no such key" in capsys.readouterr().err
+
+
+def test_what_is_accepted_after_the_pod_has_gone_is_closed_and_not_served() -> None:
+    async def scenario() -> None:
+        async with world_of(_never) as world:
+            await world.inbound.close()
+            with pytest.raises(TunnelRefusedError):
+                await world.tunnel()
+            reader, writer = await asyncio.open_connection("127.0.0.1", world.plain_port)
+            with contextlib.suppress(ConnectionError):
+                assert await reader.read() == b""
+            writer.close()
+            assert not world.inbound.dials.is_set()
+
+    asyncio.run(scenario())
+
+
+def test_a_tunnel_that_takes_no_more_before_it_is_joined_stops_the_app_from_being_read() -> None:
+    async def scenario() -> None:
+        async with world_of(_hold) as world:
+            tunnel = await world.tunnel()
+            upstream, app = Half(), Half()
+            await tunnel.open(f"127.0.0.1:{world.app_port}", {}, upstream)
+            mine, theirs = socket.socketpair()
+            theirs.setblocking(False)
+            await asyncio.get_running_loop().create_connection(lambda: app, sock=theirs)
+            tunnel.pause_writing()
+            join(app, upstream)
+            assert not app.transport.is_reading()
+            tunnel.resume_writing()
+            assert app.transport.is_reading()
+            mine.close()
+            tunnel.close()
 
     asyncio.run(scenario())

@@ -1,9 +1,6 @@
 """HTTP/2 frames of an HBONE connection: bytes to events, effects to bytes. h2 frames; here is what it leaves open.
 
-* ``_Connection`` mends two private behaviours of h2, for its own objects only. h2 is pinned to a minor for it:
-  - ``_receive_frame`` formats every frame for a log that is off, which hex-dumps all data: half of a receiver's CPU;
-  - after a GOAWAY h2 sends nothing more at all, but a drain means that open streams go on (RFC 9113, 6.8).
-* Data that flow control holds back waits here, in order, and so does the END_STREAM behind it.
+Data that flow control holds back waits here, in order, and so does the END_STREAM behind it.
 
 The numbers are Istio's ztunnel's. Source: https://www.rfc-editor.org/rfc/rfc9113
 """
@@ -13,19 +10,16 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any
 
-import h2.connection
 import h2.events
 import h2.exceptions
-from h2.config import H2Configuration
-from h2.connection import ConnectionInputs, ConnectionState, H2Connection, H2ConnectionStateMachine
 from h2.settings import SettingCodes, Settings
-from hpack import Encoder, HeaderTuple, NeverIndexedHeaderTuple
-from hyperframe.frame import DataFrame, Frame, GoAwayFrame
+from hpack import HeaderTuple, NeverIndexedHeaderTuple
 
 from meshlab.errors import ProtocolError
 from meshlab.protocols.hbone.events import (
+    PROTOCOL_ERROR,
     ConnectReceived,
     DataReceived,
     EndStream,
@@ -43,7 +37,10 @@ from meshlab.protocols.hbone.events import (
     WireEffect,
     WireEvent,
 )
+from meshlab.protocols.hbone.h2_mended import Connection
+from meshlab.protocols.hbone.validation import Kind, malformed
 
+_HeadersEvent = h2.events.RequestReceived | h2.events.ResponseReceived | h2.events.TrailersReceived
 STREAM_WINDOW = 4 << 20
 CONNECTION_WINDOW = 16 << 20
 MAX_FRAME = 1 << 20
@@ -54,54 +51,6 @@ _DEFAULT_WINDOW = 65535
 _LAST_STREAM = (1 << 31) - 1
 _UNIQUE = frozenset({"forwarded", "traceparent"})
 """Headers with another value in each request: in the table of hpack they would only push out those that come again."""
-
-
-class _TerseDataFrame(DataFrame):
-    """A DATA frame that does not hex-dump its body when it is formatted for a log."""
-
-    __repr__ = object.__repr__
-
-
-class _PlainEncoder(Encoder):
-    """Writes literals as they are: Huffman's code saves some bytes, and costs a tenth of a whole call at both ends."""
-
-    def encode(self, headers: Any, huffman: bool = False) -> bytes:
-        return super().encode(headers, huffman)
-
-
-class _Connection(H2Connection):
-    """h2's connection, with what this module's docstring says."""
-
-    transitions: ClassVar[dict[Any, Any]] = {
-        **H2ConnectionStateMachine._transitions,
-        (ConnectionState.CLIENT_OPEN, ConnectionInputs.RECV_GOAWAY): (None, ConnectionState.CLIENT_OPEN),
-        (ConnectionState.SERVER_OPEN, ConnectionInputs.RECV_GOAWAY): (None, ConnectionState.SERVER_OPEN),
-        (ConnectionState.SERVER_OPEN, ConnectionInputs.SEND_GOAWAY): (None, ConnectionState.SERVER_OPEN),
-    }
-
-    def __init__(self, *, client: bool) -> None:
-        super().__init__(
-            H2Configuration(
-                client_side=client,
-                header_encoding=None,
-                validate_outbound_headers=False,
-                normalize_outbound_headers=False,  # ours are lower-case already
-            )
-        )
-        self.encoder = _PlainEncoder()
-        self.state_machine._transitions = self.transitions  # shadows the class's, for this object
-        self._frame_dispatch_table[_TerseDataFrame] = self._receive_data_frame
-
-    def _receive_frame(self, frame: Frame) -> list[h2.events.Event]:
-        if type(frame) is DataFrame:
-            frame.__class__ = _TerseDataFrame
-        return super()._receive_frame(frame)
-
-    def _receive_goaway_frame(self, frame: GoAwayFrame) -> tuple[list[Frame], list[h2.events.Event]]:
-        unsent = bytes(self._data_to_send)
-        result = super()._receive_goaway_frame(frame)  # drops it
-        self._data_to_send += unsent
-        return result
 
 
 @dataclass(slots=True)
@@ -123,7 +72,7 @@ class Framing:
     """One HTTP/2 connection. After each call of a method there may be bytes to ``take`` and send."""
 
     def __init__(self, *, client: bool) -> None:
-        self._connection = _Connection(client=client)
+        self._connection = Connection(client=client)
         self._client = client
         self._streams: dict[int, _Stream] = {}
         self._blocked: dict[int, None] = {}
@@ -176,11 +125,15 @@ class Framing:
             case h2.events.StreamEnded(stream_id=stream):
                 self._half_over(stream, received=True)
                 return (StreamEnded(stream),)
-            case h2.events.RequestReceived(stream_id=stream):
+            case h2.events.RequestReceived(stream_id=stream) if not self._malformed(event, "request"):
                 self._streams[stream] = _Stream()
                 return (_connect_received(stream, event.headers or ()),)
-            case h2.events.ResponseReceived(stream_id=stream):
+            case h2.events.ResponseReceived(stream_id=stream) if not self._malformed(event, "response"):
                 return (_response_received(stream, event.headers or ()),)
+            case h2.events.TrailersReceived() if not self._malformed(event, "trailers"):
+                return ()
+            case h2.events.RequestReceived() | h2.events.ResponseReceived() | h2.events.TrailersReceived():
+                return self._refuse(event.stream_id)
             case h2.events.StreamReset(stream_id=stream):
                 self._forget(stream)
                 self._give_back(stream)
@@ -191,6 +144,14 @@ class Framing:
                 return (PongReceived(),)
             case _:
                 return ()
+
+    def _malformed(self, event: _HeadersEvent, kind: Kind) -> bool:
+        return bool(malformed(event.headers or (), kind))
+
+    def _refuse(self, stream: int) -> Iterable[WireEvent]:
+        """End one stream over a malformed list of fields, for the peer and for our own side."""
+        self._reset(stream, PROTOCOL_ERROR)
+        return (StreamReset(stream, PROTOCOL_ERROR),)
 
     def consumed(self, stream: int, size: int) -> None:
         """Data of this size was passed on, so that the peer may send as much again."""
@@ -230,6 +191,11 @@ class Framing:
     def peer_max_streams(self) -> int:
         """How many streams the peer takes at once."""
         return self._connection.remote_settings.max_concurrent_streams
+
+    @property
+    def open_streams(self) -> int:
+        """How many streams of ours the peer counts: also those whose last bytes wait for their window."""
+        return self._connection.open_outbound_streams
 
     def queued_bytes(self, stream: int) -> int:
         """How much of this stream flow control holds back; ``StreamWritable`` says when it is 0 again."""
