@@ -12,7 +12,7 @@ from meshlab.fuzz.replay import play
 from meshlab.lab import Lab, check
 from meshlab.lab.sources import read
 from meshlab.model import Outcome
-from meshlab.model.report import CheckReport, Result
+from meshlab.model.report import Cell, CheckReport, Proof, Result
 
 SERVE = """
 import socket, socketserver, sys
@@ -81,7 +81,7 @@ def _check(text: str, **settings: str) -> CheckReport:
 
 
 def _not_held(report: CheckReport) -> list[str]:
-    rows = [*report.cells, *report.proofs]
+    rows: list[Cell | Proof] = [*report.cells, *report.proofs]
     return [f"{row.source} -> {row.to}: {row.reason}" for row in rows if row.result is not Result.HELD]
 
 
@@ -143,8 +143,8 @@ def test_the_kernel_counts_the_connections_that_reached_a_program(redis: Lab) ->
     client, bad = redis.pods("shop/client", "shop/bad")
     before = redis.arrived("shop/server")
     for family in (4, 4, 6):
-        assert client.http("http://server:6379/", family=family).answered  # type: ignore[arg-type]
-        assert bad.http("http://server:6379/", family=family).outcome in Outcome.REFUSED  # type: ignore[arg-type]
+        assert client.http("http://server:6379/", family=family).answered
+        assert bad.http("http://server:6379/", family=family).outcome in Outcome.REFUSED
     after = redis.arrived("shop/server")
     more = {key: after[key] - before.get(key, 0) for key in after if key[1] == 6379}
     assert (more[client.ipv4, 6379], more[client.ipv6, 6379]) == (2, 1)

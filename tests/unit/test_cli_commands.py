@@ -304,3 +304,13 @@ def test_fuzzing_without_its_extra_says_which(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setitem(sys.modules, "hypothesis", None)
     result = CliRunner().invoke(main, ["fuzz", "quickstart"])
     assert (result.exit_code, "pip install 'meshlab[fuzz]'" in result.output) == (2, True), result.output
+
+
+def test_validate_warns_of_a_service_that_nobody_stands_behind(tiny: Path) -> None:
+    service = "{apiVersion: v1, kind: Service, metadata: {name: none, namespace: shop}, spec: {ports: [{port: 80}]}}"
+    tiny.write_text(f"{tiny.read_text()}\n---\n{service}\n")
+    result = _run("validate", tiny)
+    assert result.exit_code == 0
+    assert "nobody stands behind Service 'none.shop': it has no selector (warning)" in result.stderr
+    (warning,) = json.loads(_run("validate", tiny, "--json").stdout)["warnings"]
+    assert "none.shop" in warning["message"]

@@ -8,7 +8,17 @@ import pytest
 
 from meshlab.fuzz.choose import MOST, Chosen, candidates, choose
 from meshlab.lab.sources import read
-from meshlab.model import Action, AuthorizationPolicy, Mesh, MtlsMode, Operation, PeerAuthentication, Rule, Source
+from meshlab.model import (
+    Action,
+    AuthorizationPolicy,
+    Family,
+    Mesh,
+    MtlsMode,
+    Operation,
+    PeerAuthentication,
+    Rule,
+    Source,
+)
 from meshlab.strategies import policy_sets
 
 MESH = replace(read("quickstart").topology.mesh, authorization_policies=(), peer_authentications=())
@@ -121,6 +131,8 @@ def test_allowed_and_denied_are_both_common() -> None:
 
 
 def test_nobody_is_called_where_nobody_listens() -> None:
-    deaf = frozenset((pod.key, port.number, 6) for pod in MESH.pods for port in pod.ports)
+    deaf: frozenset[tuple[str, int, Family]] = frozenset(
+        (pod.key, port.number, 6) for pod in MESH.pods for port in pod.ports
+    )
     assert {call.family for call in candidates(MESH, deaf)} == {4}
     assert len(candidates(MESH, deaf)) == len(POSSIBLE) / 2

@@ -14,6 +14,7 @@ from meshlab.model import (
     AuthorizationPolicy,
     ContainerPort,
     Expectation,
+    Family,
     Mesh,
     Namespace,
     Node,
@@ -258,7 +259,7 @@ def test_a_service_without_endpoints_has_no_path_that_could_be_encrypted() -> No
     assert {(cell.expected, cell.hbone) for cell in found} == {("deny", False)}
 
 
-DEAF = frozenset({("shop/server", 8080, 6)})
+DEAF: frozenset[tuple[str, int, Family]] = frozenset({("shop/server", 8080, 6)})
 
 
 def test_a_cell_says_where_nobody_listens_and_keeps_what_the_policies_say() -> None:
