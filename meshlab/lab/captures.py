@@ -19,8 +19,8 @@ from meshlab.lab.programs import Peer
 from meshlab.lab.site import Site, named
 from meshlab.plan.network import FABRIC as FABRIC_NETNS
 from meshlab.plan.network import node_netns
-from meshlab.proofs.beacon import Beacons, beacon_prefix, closing, frames, opening
-from meshlab.proofs.canary import canary_prefix
+from meshlab.proofs.beacon import Beacons, closing, frames, opening
+from meshlab.proofs.canary import RANDOM_BYTES, secret_of
 from meshlab.proofs.follower import Follower
 from meshlab.proofs.links import FABRIC, MGMT, PROXY, Link, LinkId, Wiring, site
 from meshlab.proofs.window import Window
@@ -60,8 +60,8 @@ class Captures:
     rings: Mapping[str, int]
     """Node -> index of its ring."""
     memfd: int
-    canary_prefix: bytes
-    _beacon_prefix: bytes
+    canary_secret: bytes
+    _beacon_secret: bytes
     _read: int = 0
     _next_beacon: int = 1
     _drops_at_open: Mapping[str, int] = field(default_factory=dict)
@@ -75,9 +75,9 @@ class Captures:
         """When the rings stand, which have been opening since ``open_rings``."""
         rings = {node: int(recorder.answer(number, 10)[0]["index"]) for node, number in opening.rings.items()}
         _, fds = recorder.answer(opening.capture, 10)
-        prefix = canary_prefix(secrets.token_bytes(16))
-        follower = named(analyzer)(prefix)  # type: ignore[operator]
-        return cls(site, recorder, follower, rings, fds[0], prefix, beacon_prefix(secrets.token_bytes(16)))
+        calls, beacons = (secret_of(secrets.token_bytes(RANDOM_BYTES)) for _ in range(2))
+        follower = named(analyzer)(calls)  # type: ignore[operator]
+        return cls(site, recorder, follower, rings, fds[0], calls, beacons)
 
     def wiring(self) -> Wiring:
         """Which link is whose."""
@@ -111,13 +111,13 @@ class Captures:
             self._follow(answer["position"])
             self.follower.open()
             self._drops_at_open = answer["drops"]
-            self._beacons = self._send(opening(self._beacon_prefix, self._links(), self._next_beacon))
+            self._beacons = self._send(opening(self._beacon_secret, self._links(), self._next_beacon))
 
     def close_window(self) -> Window:
         """Put the last beacons on the links, wait until they were recorded, and say what was seen."""
         with self._lock:
             assert self._beacons is not None, "no window is open"
-            last = self._send(closing(self._beacon_prefix, self._links(), self._next_beacon))
+            last = self._send(closing(self._beacon_secret, self._links(), self._next_beacon))
             answer = self._flush(last)
             drops = {node: count - self._drops_at_open.get(node, 0) for node, count in answer["drops"].items()}
             window = self.follower.close(self.wiring(), self._beacons.joined(last), drops)
@@ -179,7 +179,7 @@ class Captures:
         self._open_senders(sorted({netns for netns, _ in wanted}))
         for beacon, (netns, interface) in zip(beacons.expected.values(), wanted, strict=True):
             sender = self._senders[netns]
-            for frame in frames(beacon, self._beacon_prefix):
+            for frame in frames(beacon, self._beacon_secret):
                 sender.sendto(frame, (interface, 0))
         return beacons
 

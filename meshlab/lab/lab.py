@@ -32,6 +32,7 @@ from meshlab.lab.traffic import TrafficLoop, perform_all
 from meshlab.model import Call, Mesh, Topology
 from meshlab.pki import MeshCA
 from meshlab.plan.network import pod_netns
+from meshlab.proofs.canary import canary
 from meshlab.topology import load_manifests, without
 
 _LOOP = TrafficLoop()
@@ -50,7 +51,7 @@ class Lab:
         self.site = built.site
         self.captures = built.captures
         self._configuration = built.configuration
-        self._prefix = self.captures.canary_prefix
+        self._secret = self.captures.canary_secret
         self._next_call = 1
         self.last_capture: Capture | None = None
         """The window that was closed last: what ``save`` writes."""
@@ -146,7 +147,7 @@ class Lab:
             sock.setblocking(False)
         self.site.settings.step("mid-call")
         work = [
-            (sock, request, self._prefix + b"-%d." % number, number)
+            (sock, request, canary(self._secret, number), number)
             for number, (sock, request) in enumerate(zip(sockets, requests, strict=True), first)
         ]
         longest = max((request.timeout_s for request in requests), default=0.0)
