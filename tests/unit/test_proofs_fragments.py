@@ -6,7 +6,7 @@ import base64
 import gzip
 import random
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from ipaddress import ip_address
 from itertools import pairwise
 
@@ -23,7 +23,7 @@ from meshlab.proofs.packets import SYN, TCP, UDP, Packet
 from meshlab.proofs.window import Window
 
 NONE = Beacons(scenes.BEACON_SECRET, {})
-FORMS = {
+FORMS: dict[str, Callable[[bytes], bytes]] = {
     "raw": bytes,
     "hex": lambda data: data.hex().encode(),
     "base64": base64.b64encode,
