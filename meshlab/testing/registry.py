@@ -40,6 +40,10 @@ def _policy(name: str, breaks: str) -> Mutant:
     return Mutant(name, breaks, "ztunnel", f"meshlab.testing.mutants.policy:{name.replace('-', '_')}")
 
 
+def _leak(name: str, breaks: str) -> Mutant:
+    return Mutant(name, breaks, "ztunnel", f"meshlab.testing.mutants.leaks:{name.replace('-', '_')}")
+
+
 def _catalogue(name: str, breaks: str) -> Mutant:
     return Mutant(name, breaks, "ztunnel", f"meshlab.testing.mutants.catalogue:{name.replace('-', '_')}")
 
@@ -52,6 +56,10 @@ MUTANTS = _named(
     _ztunnel("calls-services-in-clear", "tunnels what is dialled by a pod's address, and not by a service's"),
     _ztunnel("ignores-deny", "evaluates no DENY policy"),
     _ztunnel("one-certificate-for-all", "shows one workload's certificate for all of its node"),
+    _leak("sends-canary-to-a-collector", "sends a log line with the call's canary, whose end is cut off, off the mesh"),
+    _leak("leaks-in-fragments", "exports what it tunnels, compressed, in a datagram of two IP fragments"),
+    _leak("leaks-in-chunked-gzip", "exports what it tunnels in a compressed request of small chunks"),
+    _leak("leaks-in-h2-headers", "exports what it tunnels in a header of an HTTP/2 request without TLS"),
     _policy("rules-of-a-policy-are-anded", "wants every rule of a policy to match, not one"),
     _policy("parts-of-a-rule-are-ored", "takes a rule for matched by its from, its to or its when, not by all of them"),
     _policy("suffix-matches-anywhere", "finds the text of a suffix pattern anywhere in a principal or namespace"),
@@ -101,6 +109,12 @@ MUTANTS = _named(
 
 VARIANTS = _named(
     Mutant("rst-on-deny", "ends a refused call with RST", "ztunnel", "meshlab.testing.variants:rst_on_deny"),
+    Mutant(
+        "exports-logs",
+        "sends log lines without a canary off the mesh: in datagrams, IP fragments, chunks and HTTP/2 headers",
+        "ztunnel",
+        "meshlab.testing.variants:exports_logs",
+    ),
     Mutant("no-pooling", "opens one tunnel for each call", "ztunnel", "meshlab.testing.variants:no_pooling"),
 )
 

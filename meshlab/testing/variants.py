@@ -7,6 +7,7 @@ import struct
 from collections.abc import Mapping
 from typing import Any
 
+from meshlab.testing.mutants import leaks
 from meshlab.ztunnel.inbound import Inbound
 from meshlab.ztunnel.main import Parts, run
 from meshlab.ztunnel.outbound import Outbound
@@ -48,3 +49,13 @@ class _UnpooledOutbound(Outbound):
 
 def no_pooling(config: Mapping[str, Any], fds: Mapping[str, int]) -> None:
     run(config, fds, Parts(outbound=_UnpooledOutbound))
+
+
+def _log(_: bytes) -> None:
+    """In each form in which a mutant lets a canary out, so that none of the forms is what is noticed."""
+    line = b'{"level": "info", "message": "connection complete"}'
+    for export in (leaks.in_a_datagram, leaks.in_fragments, leaks.in_chunked_gzip, leaks.in_h2_headers):
+        export(line)
+
+
+exports_logs = leaks.exporting(_log)

@@ -24,6 +24,10 @@ KILLED_BY = {
     "clear-after-handshake": {"encrypted", "nothing-in-clear"},
     "ignores-deny": {"cells", "denied"},
     "one-certificate-for-all": {"identity"},
+    "sends-canary-to-a-collector": {"encrypted"},
+    "leaks-in-fragments": {"encrypted"},
+    "leaks-in-chunked-gzip": {"encrypted"},
+    "leaks-in-h2-headers": {"encrypted"},
     "agent-writes-no-rules": {"cells", "encrypted", "nothing-in-clear"},
 }
 """Mutant -> checks that must each notice it; others may as well."""
