@@ -13,6 +13,7 @@ import pytest
 from hpack import Encoder
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from search_forms import chunked, deflated, lines, raw_deflate
 
 from meshlab.proofs.canary import MOST_DIGITS, canary, secret_of
 from meshlab.proofs.search import Hit, Search
@@ -25,27 +26,6 @@ OTHER = secret_of(bytes(8))
 def _huffman(text: bytes) -> bytes:
     """As a header's value, in which it begins at any of 8 bits."""
     return Encoder().encode([(b"x-canary", text)])
-
-
-def _raw_deflate(data: bytes) -> bytes:
-    squeezer = zlib.compressobj(wbits=-15)
-    return squeezer.compress(data) + squeezer.flush()
-
-
-def lines(data: bytes, width: int, end: bytes) -> bytes:
-    """In base64, with a line break after each ``width`` characters."""
-    text = base64.b64encode(data)
-    return end.join(text[at : at + width] for at in range(0, len(text), width))
-
-
-def chunked(data: bytes, size: int, *, head: bytes = b"") -> bytes:
-    parts = [data[at : at + size] for at in range(0, len(data), size)]
-    body = b"".join(b"%x\r\n%s\r\n" % (len(part), part) for part in parts)
-    return b"HTTP/1.1 200 OK\r\n" + head + b"transfer-encoding: Chunked\r\n\r\n" + body + b"0\r\n\r\n"
-
-
-def deflated(body: bytes) -> bytes:
-    return b"POST / HTTP/1.1\r\nContent-Encoding: deflate\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body)
 
 
 FORMS: dict[str, Callable[[bytes], bytes]] = {
@@ -65,7 +45,7 @@ FORMS: dict[str, Callable[[bytes], bytes]] = {
     "gzip of gzip": lambda data: gzip.compress(gzip.compress(data)),
     "base64 in gzip": lambda data: gzip.compress(base64.b64encode(data)),
     "zlib": lambda data: deflated(zlib.compress(data)),
-    "raw deflate": lambda data: deflated(_raw_deflate(data)),
+    "raw deflate": lambda data: deflated(raw_deflate(data)),
     "chunks of 1": lambda data: chunked(data, 1),
     "chunks of 7": lambda data: chunked(data, 7),
     "gzip in chunks of 3": lambda data: chunked(gzip.compress(data), 3, head=b"Content-Encoding: gzip\r\n"),

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import base64
+import gzip
 import itertools
+import random
+import zlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from ipaddress import ip_address
@@ -10,6 +14,10 @@ from ipaddress import ip_address
 import capture_scenes as scenes
 import pytest
 import ring_blocks
+import search_forms
+from hpack import Encoder
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from meshlab.model import Call
 from meshlab.model.report import Proof, Result
@@ -214,6 +222,47 @@ def test_a_canary_that_was_cut_off_is_found_and_says_whose_it_is_where_its_begin
     leak.say(b"log: " + word[kept])
     (window,) = windows([(True, script.frames)])
     assert {finding.number for finding in window.findings} == {None if kept.start else 1234}
+
+
+FORMS: dict[str, Callable[[bytes], bytes]] = {
+    "raw": bytes,
+    "hex": lambda data: data.hex().encode(),
+    "base64": base64.b64encode,
+    "huffman": lambda data: Encoder().encode([(b"x-canary", data)]),
+    "gzip": gzip.compress,
+    "gzip in chunks": lambda data: search_forms.chunked(gzip.compress(data), 5),
+    "deflate": lambda data: search_forms.deflated(zlib.compress(data)),
+}
+
+
+@pytest.mark.parametrize("form", list(FORMS))
+@settings(deadline=None, max_examples=40)
+@given(data=st.data(), number=st.integers(0, 10**9))
+def test_a_canary_is_found_with_its_number_however_its_stream_is_cut_and_shuffled(
+    form: str, data: st.DataObject, number: int
+) -> None:
+    stream = FORMS[form](data.draw(st.binary(max_size=40)) + canary(scenes.SECRET, number) + b"&x=y")
+    cuts = data.draw(st.sets(st.integers(1, len(stream) - 1), max_size=6))
+    pieces = [stream[start:end] for start, end in itertools.pairwise([0, *sorted(cuts), len(stream)])]
+    order = data.draw(st.permutations(range(len(pieces))))
+    script = scenes.Script()
+    leak = connection(script, 8080)
+    leak.open()
+    leak.shuffled(pieces, [*order, *data.draw(st.lists(st.sampled_from(order), max_size=2))])
+    (window,) = windows([(True, script.frames)])
+    assert {finding.number for finding in window.findings} == {number}
+    assert not window.unread
+
+
+def test_a_window_of_random_streams_and_datagrams_holds_nothing_and_all_of_it_was_read() -> None:
+    noise, script = random.Random(4), scenes.Script()  # noqa: S311 - a test's
+    for port in range(20):
+        stream = scenes.Tcp(script, "shop/client", "elsewhere", 40000 + port, 443, (scenes.FABRIC_1,))
+        stream.open()
+        stream.say(noise.randbytes(50_000))
+        script.put(scenes.FABRIC_1, True, scenes.ethernet("shop/client", "elsewhere", 4, noise.randbytes(1400), UDP))
+    (window,) = windows([(True, script.frames)])
+    assert (window.findings, window.unread) == ((), {})
 
 
 def test_a_number_that_a_packet_cuts_off_is_read_from_the_stream() -> None:
