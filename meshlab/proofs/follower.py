@@ -163,6 +163,7 @@ class Follower:
         }
         for stream in self._streams.values():
             stream.chunks = []
+            stream.give_up()
         self._epoch += 1
 
 

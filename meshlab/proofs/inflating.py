@@ -74,6 +74,8 @@ def _member(data: memoryview, at: int, out: bytearray, budget: Budget, wbits: in
     """Inflate one member into ``out``; return how it ended, and where."""
     inflater = zlib.decompressobj(wbits=wbits)
     while at < len(data):
+        if budget.used_up:
+            return End.TOO_LARGE, at
         before, known = inflater.copy(), len(out)
         step = data[at : at + _STEP_BYTES]
         try:

@@ -30,6 +30,7 @@ class Stream:
         "packets",
         "payload_bytes",
         "pending",
+        "stuck_at",
         "times",
         "tls",
     )
@@ -41,6 +42,8 @@ class Stream:
         self.next_seq = -1
         self.pending: dict[int, bytes] = {}
         """By sequence number: what came before what stands ahead of it."""
+        self.stuck_at = -1
+        """What it waited for at the last ``give_up``."""
         self.ended = 0
         """The epoch in which FIN or RST was seen; 0 while it lives. Late copies of segments still find it."""
         self.tls: TlsRecords | None = None
@@ -75,13 +78,25 @@ class Stream:
         if not payload:
             return
         if len(self.pending) > _MOST_PENDING:
-            self.born, self.next_seq = False, -1
-            self.pending.clear()
+            self._resume()
         for data in order.take(self, seq, payload):
             if keep:
                 self.chunks.append(data)
             if self.tls and self.born:  # from the middle nobody can tell a record's beginning
                 self.tls.feed(data)
+
+    def give_up(self) -> None:
+        """Wait no longer for what was missing at the last ``give_up`` too: a hole must not blind all later windows.
+
+        What waits behind it goes on as a stream whose birth nobody saw.
+        """
+        if self.pending and self.stuck_at == self.next_seq:
+            self._resume()
+        self.stuck_at = self.next_seq if self.pending else -1
+
+    def _resume(self) -> None:
+        self.born, self.next_seq = False, -1
+        self.pending.clear()
 
 
 class Order:

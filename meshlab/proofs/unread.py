@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import StrEnum
 
 _FREE_BYTES = 64 << 20
@@ -26,14 +25,17 @@ class Budget:
     """How much may be inflated: so many bytes in all, so that the work is linear in what was captured."""
 
     left: int = _FREE_BYTES
-    unread: Counter[Unread] = field(default_factory=Counter)
 
     @classmethod
     def of(cls, captured_bytes: int) -> Budget:
         """The budget of a window with so many bytes."""
         return cls(_FREE_BYTES + _FOR_EACH_BYTE * captured_bytes)
 
+    @property
+    def used_up(self) -> bool:
+        return self.left < 0
+
     def take(self, wanted: int) -> bool:
         """Take from what is left; False where it does not suffice."""
         self.left -= wanted
-        return self.left >= 0
+        return not self.used_up

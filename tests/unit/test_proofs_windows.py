@@ -119,6 +119,21 @@ def test_a_stream_with_a_hole_is_not_judged() -> None:
     assert (proof.result, "with bytes missing in their middle" in proof.reason) == (Result.CANNOT_TELL, True)
 
 
+def test_a_hole_blinds_the_window_in_which_it_is_and_not_those_that_come_long_after_it() -> None:
+    script = scenes.Script()
+    stream = connection(script, 8080)
+    stream.open()
+    marks = []
+    for number in range(5):
+        marks.append(len(script.frames))
+        stream.say(b"x" * 20 + (canary(scenes.SECRET, number) if number == 4 else b""))
+    parts = split(script, *marks)
+    del parts[1]  # nobody saw it
+    seen = windows([(True, part) for part in parts])
+    assert ["bytes missing" in window.blind for window in seen] == [False, True, True, False, False]
+    assert {finding.number for finding in seen[-1].findings} == {4}
+
+
 def test_the_same_ports_used_again_are_another_connection() -> None:
     script, tls = scenes.Script(), scenes.recorded_tls()
     for isn in (100, 5_000_000):
