@@ -6,7 +6,7 @@
 
 TLS records contain the three bytes of gzip's magic by chance, once in 16 MiB (2 ** -24 for each byte). A break is taken
 for chance unless the header is one that compressors write (flags, level and system: 2 ** -13.5) and a few bytes came
-out (one in 25 for random bytes, as a test measures). Together that is one false alarm in 4 TiB of ciphertext. What came
+out (one in 50 for random bytes, as a test measures). Together that is one false alarm in 8 TiB of ciphertext. What came
 out is searched in any case.
 """
 
