@@ -2,13 +2,13 @@
 
 HTTP   the answer is JSON (``answer``): who answered, the client as the server's socket saw it, and the request as it
        came. Headers of the request ask for more:
-           X-Meshlab-Canary: mlc-...-7.   comes back in the JSON
+           X-Meshlab-Canary: mlc-7-...   comes back in the JSON
            X-Meshlab-Status: 503          the status of the answer
            X-Meshlab-Echo: body           the body comes back as it came, and the JSON in X-Meshlab-Answer, as it does
                                           where there can be no body (HEAD, 204, 304); without the request's headers
 TCP    a first line asks for a greeting, which says who answered, before everything comes back as it came:
-           MESHLAB echo mlc-...-7.        at once
-           MESHLAB half-close mlc-...-7.  only when the client has closed its side
+           MESHLAB echo mlc-7-...        at once
+           MESHLAB half-close mlc-7-...  only when the client has closed its side
        Bytes that begin otherwise come back as they came. A listener in mode ``server-first`` greets before it reads.
            MESHLAB shop/server 8080 10.0.0.1 40404
 """

@@ -7,15 +7,12 @@ bounded. It says until when it has forgotten, so that an absence before that mom
 
 from __future__ import annotations
 
-import re
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import takewhile
 
-_CANARY = re.compile(rb"mlc-[0-9a-f]{32}-[0-9]{1,18}\.")
-_MARK = b"mlc-"
-_LONGEST = 4 + 32 + 1 + 18 + 1
+from meshlab.proofs.canary import CANARY, LONGEST_BYTES, WHOLE
 
 
 @dataclass(slots=True)
@@ -97,7 +94,7 @@ class CanaryScanner:
     def feed(self, data: bytes) -> None:
         """Search ``data`` behind what came before."""
         text = self._tail + data
-        if _MARK in text:
-            for found in _CANARY.finditer(text):
+        if CANARY in text:
+            for found in WHOLE.finditer(text):
                 self.record.add(found[0])
-        self._tail = text[-(_LONGEST - 1) :]
+        self._tail = text[-(LONGEST_BYTES - 1) :]

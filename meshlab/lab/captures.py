@@ -24,8 +24,8 @@ from meshlab.lab.programs import Peer
 from meshlab.lab.site import Site, named
 from meshlab.plan.network import CONTROL_PLANE, node_netns
 from meshlab.plan.network import FABRIC as FABRIC_NETNS
-from meshlab.proofs.beacon import Beacons, beacon_prefix, closing, frames, opening
-from meshlab.proofs.canary import canary_prefix
+from meshlab.proofs.beacon import Beacons, closing, frames, opening
+from meshlab.proofs.canary import RANDOM_BYTES, secret_of
 from meshlab.proofs.follower import Follower
 from meshlab.proofs.links import FABRIC, MGMT, PROXY, Link, LinkId, Wiring, site
 from meshlab.proofs.packets import RECORD
@@ -73,8 +73,8 @@ class Captures:
     rings: Mapping[str, int]
     """Node -> index of its ring."""
     memfd: int
-    canary_prefix: bytes
-    _beacon_prefix: bytes
+    canary_secret: bytes
+    _beacon_secret: bytes
     _read: int = 0
     _next_beacon: int = 1
     _drops: Mapping[str, int] = field(default_factory=dict)
@@ -91,9 +91,9 @@ class Captures:
         """When the rings stand, which have been opening since ``open_rings``."""
         rings = {node: int(recorder.answer(number, 10)[0]["index"]) for node, number in opening.rings.items()}
         _, fds = recorder.answer(opening.capture, 10)
-        prefix = canary_prefix(secrets.token_bytes(16))
-        follower = named(analyzer)(prefix)  # type: ignore[operator]
-        captures = cls(site, recorder, follower, rings, fds[0], prefix, beacon_prefix(secrets.token_bytes(16)))
+        calls, beacons = (secret_of(secrets.token_bytes(RANDOM_BYTES)) for _ in range(2))
+        follower = named(analyzer)(calls)  # type: ignore[operator]
+        captures = cls(site, recorder, follower, rings, fds[0], calls, beacons)
         captures._thread = threading.Thread(target=captures._follow_along, name="meshlab-captures", daemon=True)
         captures._thread.start()
         return captures
@@ -140,7 +140,7 @@ class Captures:
             self._catch_up()
             self.follower.open()
             try:
-                self._beacons = self._send(opening(self._beacon_prefix, self._links(), self._next_beacon))
+                self._beacons = self._send(opening(self._beacon_secret, self._links(), self._next_beacon))
             except BaseException:
                 self.follower.abandon()
                 raise
@@ -170,7 +170,7 @@ class Captures:
         """
         if self._beacons is None:
             raise LabError("this capture is open no more, and has no end: the lab was lost, or it was interrupted")
-        last = self._send(closing(self._beacon_prefix, self._links(), self._next_beacon))
+        last = self._send(closing(self._beacon_secret, self._links(), self._next_beacon))
         self._beacons = self._beacons.joined(last)
         answer = self._flush(last)
         return self._beacons, {node: count - self._drops.get(node, 0) for node, count in answer["drops"].items()}
@@ -261,7 +261,7 @@ class Captures:
         self._open_senders(sorted({netns for netns, _ in wanted}))
         for beacon, (netns, interface) in zip(beacons.expected.values(), wanted, strict=True):
             sender = self._senders[netns]
-            for frame in frames(beacon, self._beacon_prefix):
+            for frame in frames(beacon, self._beacon_secret):
                 _put(sender, frame, interface)
         return beacons
 

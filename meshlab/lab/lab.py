@@ -33,6 +33,7 @@ from meshlab.model import Address, Call, Family, Mesh, Topology
 from meshlab.pki import MeshCA
 from meshlab.plan.network import pod_netns
 from meshlab.proofs.arrivals import Arrivals, Kernel
+from meshlab.proofs.canary import canary
 from meshlab.topology import load_manifests, without
 from meshlab.topology.notes import did_you_mean, listed
 
@@ -54,7 +55,7 @@ class Lab:
         self.site = built.site
         self.captures = built.captures
         self._configuration = built.configuration
-        self._prefix = self.captures.canary_prefix
+        self._secret = self.captures.canary_secret
         self._next_call = 1
         self.last_capture: Capture | None = None
         """The one that was opened last: what ``save`` writes, also while it is open."""
@@ -157,7 +158,7 @@ class Lab:
             sock.setblocking(False)
         self.site.settings.step("mid-call")
         work = [
-            (sock, request, self._prefix + b"-%d." % number, number)
+            (sock, request, canary(self._secret, number), number)
             for number, (sock, request) in enumerate(zip(sockets, requests, strict=True), first)
         ]
         longest = max((request.timeout_s for request in requests), default=0.0)

@@ -72,7 +72,7 @@ async def perform(sock: socket.socket, request: Request, canary: bytes, number: 
     """Make one call over ``sock`` (unconnected, non-blocking) and close it. How it ended is in ``Call.outcome``.
 
     Args:
-        canary: what the call carries, whole: ``mlc-...-7.``
+        canary: what the call carries, whole: ``mlc-7-...``
         number: of the call in its lab.
 
     Raises:

@@ -14,9 +14,10 @@ from dataclasses import dataclass
 from ipaddress import ip_address
 
 from meshlab.model import Family
-from meshlab.proofs.canary import Search
+from meshlab.proofs import canary
 from meshlab.proofs.links import LinkId
 from meshlab.proofs.packets import RST, SYN, TCP, UDP
+from meshlab.proofs.search import Search
 
 FOREIGN_MAC = bytes.fromhex("026d65736801")
 _OWN_MAC = bytes.fromhex("026d65736802")
@@ -46,8 +47,8 @@ class Beacon:
 class Beacons:
     """All beacons of a window."""
 
-    prefix: bytes
-    """``mlb-`` and 32 hex digits: another word than the calls'."""
+    secret: bytes
+    """Another one than the calls'."""
     expected: Mapping[int, Beacon]
 
     def is_ours(self, number: int | None) -> bool:
@@ -61,43 +62,38 @@ class Beacons:
 
     def joined(self, other: Beacons) -> Beacons:
         """Those of both ends of a window."""
-        return Beacons(self.prefix, {**self.expected, **other.expected})
+        return Beacons(self.secret, {**self.expected, **other.expected})
 
     def unheard(self, buffer: bytes, waiting: Iterable[int]) -> frozenset[int]:
         """Of the numbers ``waiting``, those that do not stand in the buffer: the flush barrier asks, no proof."""
-        return frozenset(waiting) - {hit.number for hit in Search(self.prefix).raw(buffer)}
+        return frozenset(waiting) - {hit.number for hit in Search(self.secret).raw(buffer)}
 
     def last(self) -> frozenset[int]:
         """The numbers of the datagrams, each the last frame of its link and direction."""
         return frozenset(beacon.number for beacon in self.expected.values() if beacon.protocol == UDP)
 
 
-def beacon_prefix(secret: bytes) -> bytes:
-    """What all beacons of a lab begin with, from 16 random bytes."""
-    return b"mlb-" + secret.hex().encode()
-
-
-def opening(prefix: bytes, links: Sequence[LinkId], first: int) -> Beacons:
+def opening(secret: bytes, links: Sequence[LinkId], first: int) -> Beacons:
     """The beacons for the beginning of a window, numbered from ``first``, which no window of the lab has had."""
-    return _beacons(prefix, links, first, datagram=4, stream=6)
+    return _beacons(secret, links, first, datagram=4, stream=6)
 
 
-def closing(prefix: bytes, links: Sequence[LinkId], first: int) -> Beacons:
+def closing(secret: bytes, links: Sequence[LinkId], first: int) -> Beacons:
     """The same for its end, with the families exchanged."""
-    return _beacons(prefix, links, first, datagram=6, stream=4)
+    return _beacons(secret, links, first, datagram=6, stream=4)
 
 
-def _beacons(prefix: bytes, links: Sequence[LinkId], first: int, datagram: Family, stream: Family) -> Beacons:
+def _beacons(secret: bytes, links: Sequence[LinkId], first: int, datagram: Family, stream: Family) -> Beacons:
     kinds: tuple[tuple[int, Family], ...] = ((TCP, stream), (UDP, datagram))
     every = [
         (link, outgoing, protocol, family) for link in links for outgoing in (True, False) for protocol, family in kinds
     ]
-    return Beacons(prefix, {number: Beacon(number, *what) for number, what in enumerate(every, first)})
+    return Beacons(secret, {number: Beacon(number, *what) for number, what in enumerate(every, first)})
 
 
-def frames(beacon: Beacon, prefix: bytes) -> list[bytes]:
+def frames(beacon: Beacon, secret: bytes) -> list[bytes]:
     """The Ethernet frames to put on the link, in this order."""
-    word = prefix + b"-%d." % beacon.number
+    word = canary.beacon(secret, beacon.number)
     if beacon.protocol == UDP:
         return [_ethernet(beacon, struct.pack("!HHHH", _port(beacon), _DISCARD, 8 + len(word), 0) + word)]
     half = len(word) // 2

@@ -7,17 +7,20 @@ open() ... feed(buffer) ... close()      packets and bytes are kept, then search
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import ClassVar
 
 from meshlab.proofs.beacon import Beacons
-from meshlab.proofs.canary import Search
 from meshlab.proofs.flows import Flow
+from meshlab.proofs.fragments import Fragment, Fragments
 from meshlab.proofs.links import Wiring
 from meshlab.proofs.packets import RST, SYN, TCP, Header, Packet, lost_bytes, parse, recorded
 from meshlab.proofs.pieces import Key, Piece
-from meshlab.proofs.searching import Place, findings, places
+from meshlab.proofs.places import Place, Streams, findings, places, raw_places
+from meshlab.proofs.search import Search
 from meshlab.proofs.streams import Order, Stream
+from meshlab.proofs.unread import Unread
 from meshlab.proofs.window import Window
 
 
@@ -26,14 +29,19 @@ class Follower:
 
     order: ClassVar[Order] = Order()
 
-    def __init__(self, prefix: bytes) -> None:
-        self.search = Search(prefix)
+    def __init__(self, secret: bytes) -> None:
+        self.search = Search(secret)
         self._streams: dict[Key, Stream] = {}
         self._retired: list[tuple[Key, Stream]] = []
         """Of the open window: connections whose ports were used again."""
         self._epoch = 1
         self._open = False
         self._pieces: list[Piece] = []
+        self._joined: list[Piece] = []
+        """Of the open window: datagrams that were put together from fragments."""
+        self._fragments = Fragments()
+        self._fragmented = 0
+        """Of the open window: datagrams of which fragments were missing when somebody looked."""
         self._lost = 0
         self._lost_before = 0
         """Before the window that is open, or the next one."""
@@ -45,6 +53,8 @@ class Follower:
         self._epoch += 1
         self._lost_before, self._lost = self._lost_before + self._lost, 0
         self._open = True
+        self._fragments.begin()
+        self._fragmented = 0
 
     def feed(self, buffer: bytes, packets: Iterable[Packet] | None = None) -> None:
         """Take the next whole records (or ``packets`` of another container that ``buffer`` is)."""
@@ -56,9 +66,12 @@ class Follower:
         for packet in packets:
             head = parse(buffer, packet.start, packet.end)
             key = (packet.node, packet.ifindex, packet.outgoing, *head[:5])
-            self._follow(key, packet, head, buffer)
             if self._open:
                 piece.add(packet, key)
+            if head.fragment:
+                self._join(Fragment(packet, key, head, piece, len(piece.packets) - 1))
+            else:
+                self._follow(key, packet, head, buffer)
         if lost:
             self.lost(lost)
         if self._open:
@@ -80,7 +93,7 @@ class Follower:
 
     def abandon(self) -> None:
         """End the window that is open, if one is, and forget what it holds."""
-        self._open, self._pieces, self._retired = False, [], []
+        self._open, self._pieces, self._joined, self._retired = False, [], [], []
         self._lost_before, self._lost = self._lost_before + self._lost, 0
         self._forget()
 
@@ -92,11 +105,14 @@ class Follower:
             beacons: those that were put on the links since ``open``.
             drops: by node, packets that its ring lost since ``open``.
         """
-        self.search.cut_short = 0
+        self._end_fragments()
         seen = [*self._retired, *((key, item) for key, item in self._streams.items() if item.epoch == self._epoch)]
-        marks = places(Search(beacons.prefix), self._pieces, seen, raw=True)
+        marks = raw_places(Search(beacons.secret), self._pieces, seen)
         ours = frozenset(mark.key for mark in marks if beacons.is_ours(mark.hit.number))
-        canaries = places(self.search, self._pieces, seen)
+        pieces = [*self._pieces, *self._joined]
+        self.search.begin(sum(len(piece.buffer) for piece in pieces))
+        canaries = places(self.search, pieces, seen)
+        unread = self.search.unread + Counter({Unread.FRAGMENTS: self._fragmented, Unread.HOLES: _holes(seen)})
         return Window(
             flows=tuple(_flow(key, stream, wiring) for key, stream in seen if key not in ours),
             findings=findings(canaries, wiring),
@@ -104,14 +120,43 @@ class Follower:
             lost_bytes=self._lost,
             lost_before_bytes=self._lost_before,
             cut_packets=sum(piece.cut for piece in self._pieces),
-            cut_gzip=self.search.cut_short,
+            unread=unread,
             beacons=beacons,
             missing=beacons.missing(_heard(marks)),
             pieces=tuple(self._pieces),
             beacon_keys=ours,
         )
 
+    def _join(self, fragment: Fragment) -> None:
+        """Follow the datagram of a fragment in place of its fragments, once all are there."""
+        frame = self._fragments.take(fragment, keep=self._open)
+        if frame is None:
+            return
+        packet = fragment.packet._replace(start=0, end=len(frame))
+        head = parse(frame, 0, len(frame))
+        key = (packet.node, packet.ifindex, packet.outgoing, *head[:5])
+        self._follow(key, packet, head, frame)
+        if self._open:
+            piece = Piece(frame)
+            piece.add(packet, key)
+            self._joined.append(piece)
+
+    def _end_fragments(self) -> None:
+        """Count the datagrams that are not whole by now; their fragments are flows without ports."""
+        missed = self._fragments.end()
+        for fragment in (fragment for datagram in missed for fragment in datagram):
+            self._seen(fragment.key, fragment.packet, fragment.head)
+        self._fragmented += len(missed)
+
     def _follow(self, key: Key, packet: Packet, head: Header, buffer: bytes) -> None:
+        stream = self._seen(key, packet, head)
+        if head.protocol == TCP:
+            stream.segment(head, buffer[head.payload : head.end], self.order, keep=self._open)
+            if head.flags & RST:
+                self._end_reverse(key)
+
+    def _seen(self, key: Key, packet: Packet, head: Header) -> Stream:
+        """Count a packet with the others of its flow."""
         stream = self._streams.get(key)
         if stream is None or (head.flags & SYN and stream.is_reused_by(head)):
             if stream is not None and self._open and stream.epoch == self._epoch:
@@ -124,10 +169,7 @@ class Follower:
             stream.data_times.append(packet.time_ns)
             stream.data_sizes.append(head.end - head.payload)
             stream.payload_bytes += head.end - head.payload
-        if head.protocol == TCP:
-            stream.segment(head, buffer[head.payload : head.end], self.order, keep=self._open)
-            if head.flags & RST:
-                self._end_reverse(key)
+        return stream
 
     def _end_reverse(self, key: Key) -> None:
         """After a RST nothing is said in the other direction either."""
@@ -148,6 +190,10 @@ class Follower:
         for stream in self._streams.values():
             stream.chunks = []
         self._epoch += 1
+
+
+def _holes(seen: Streams) -> int:
+    return sum(stream.misses_bytes for _, stream in seen)
 
 
 def _heard(marks: list[Place]) -> frozenset[tuple[int, int, int, bool]]:

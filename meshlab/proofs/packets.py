@@ -44,6 +44,7 @@ _TCP = struct.Struct("!HHIxxxxBB")
 _PORTS = struct.Struct("!HH")
 _CHAINED = frozenset({0, 43, 60})  # hop-by-hop, routing, destination options: RFC 8200 4
 _FRAGMENT = 44
+_MORE, _OFFSET = 0x2000, 0x1FFF
 
 
 class Packet(NamedTuple):
@@ -78,6 +79,8 @@ class Header(NamedTuple):
     payload: int
     """The payload is ``buffer[payload:end]``."""
     end: int
+    fragment: bool = False
+    """It is one of several fragments: its payload is that of IP, and it has no ports."""
 
 
 _NOT_IP = Header(NOT_IP, b"", b"", 0, 0, 0, 0, 0, 0)
@@ -132,7 +135,7 @@ def _walk(buffer: bytes, block: int) -> Iterator[tuple[int, int, int, int, int, 
 def parse(buffer: bytes, start: int, end: int) -> Header:
     """The headers of the Ethernet frame ``buffer[start:end]``.
 
-    A fragment after the first has its protocol and addresses, and ports 0. VLAN tags are not read (veths have none).
+    A fragment has its protocol and addresses, and ports 0. VLAN tags are not read (veths have none).
     """
     if end - start < 34:
         return _NOT_IP
@@ -143,7 +146,7 @@ def parse(buffer: bytes, start: int, end: int) -> Header:
         # A length of 0 is a segment that the card (here: nobody) would still cut into packets.
         end = min(end, at + total) if total else end
         at += (head & 15) * 4
-        fragment &= 0x1FFF
+        fragment &= _MORE | _OFFSET
     elif kind == 0x86DD and end - start >= 54:
         length, protocol, source, destination = _IPV6.unpack_from(buffer, at)
         at += 40
@@ -152,16 +155,16 @@ def parse(buffer: bytes, start: int, end: int) -> Header:
     else:
         return _NOT_IP
     if fragment:
-        return Header(protocol, source, destination, 0, 0, 0, 0, at, end)
+        return Header(protocol, source, destination, 0, 0, 0, 0, min(at, end), end, True)
     return _transport(buffer, protocol, source, destination, at, end)
 
 
 def _extensions(buffer: bytes, protocol: int, at: int, end: int) -> tuple[int, int, int]:
-    """Skip IPv6 extension headers: what follows them, where, and the fragment's offset."""
+    """Skip IPv6 extension headers: what follows them, where, and the fragment's offset and whether more follow."""
     fragment = 0
     while at + 8 <= end and (protocol in _CHAINED or protocol == _FRAGMENT) and not fragment:
         if protocol == _FRAGMENT:
-            fragment = (buffer[at + 2] << 8 | buffer[at + 3]) >> 3
+            fragment = (buffer[at + 2] << 8 | buffer[at + 3]) & ~0x6  # two reserved bits
             protocol, at = buffer[at], at + 8
         else:
             protocol, at = buffer[at], at + 8 + buffer[at + 1] * 8

@@ -23,6 +23,11 @@ _COMMENT, _NAME, _DESCRIPTION, _RESOLUTION, _FLAGS, _DROPS = 1, 2, 3, 9, 2, 5
 _INBOUND, _OUTBOUND = 1, 2
 _NANOSECONDS = b"\x09"
 _PACKET_HEAD = struct.Struct("<IIIII")
+_SECTION_HEAD = struct.Struct("<IHHq")
+_INTERFACE_HEAD = struct.Struct("<HHI")
+_STATISTICS_HEAD = struct.Struct("<III")
+_SECRETS_HEAD = struct.Struct("<II")
+_MOST_DIGITS = 10
 
 
 def write(
@@ -45,12 +50,12 @@ def write(
         secrets: of TLS sessions, as SSLKEYLOGFILE has them: who opens the file sees what they said.
     """
     options = [(_COMMENT, comment.encode())] if comment else []
-    yield _block(_SECTION, struct.pack("<IHHq", _MAGIC, 1, 0, -1), options)
+    yield _block(_SECTION, _SECTION_HEAD.pack(_MAGIC, 1, 0, -1), options)
     for link in links:
         described = [(_NAME, link.name.encode()), (_DESCRIPTION, f"{link.node} {link.ifindex}".encode())]
-        yield _block(_INTERFACE, struct.pack("<HHI", _ETHERNET, 0, 0), [*described, (_RESOLUTION, _NANOSECONDS)])
+        yield _block(_INTERFACE, _INTERFACE_HEAD.pack(_ETHERNET, 0, 0), [*described, (_RESOLUTION, _NANOSECONDS)])
     if secrets:  # before the packets that need them
-        yield _block(_SECRETS, struct.pack("<II", _TLS_KEY_LOG, len(secrets)) + _padded(secrets), [])
+        yield _block(_SECRETS, _SECRETS_HEAD.pack(_TLS_KEY_LOG, len(secrets)) + _padded(secrets), [])
     numbers = {link: number for number, link in enumerate(links)}
     said = comments or {}
     for place, (link, outgoing, time_ns, frame) in enumerate(frames):
@@ -60,7 +65,7 @@ def write(
         head = _PACKET_HEAD.pack(numbers[link], time_ns >> 32, time_ns & 0xFFFFFFFF, len(frame), len(frame))
         yield _block(_PACKET, head + _padded(frame), options)
     for link, lost in (drops or {}).items():
-        yield _block(_STATISTICS, struct.pack("<III", numbers[link], 0, 0), [(_DROPS, struct.pack("<Q", lost))])
+        yield _block(_STATISTICS, _STATISTICS_HEAD.pack(numbers[link], 0, 0), [(_DROPS, struct.pack("<Q", lost))])
 
 
 @dataclass(slots=True)
@@ -76,43 +81,109 @@ class Capture:
     secrets: bytes = b""
 
 
+class _BrokenError(Exception):
+    """What a block holds is not what ``write`` writes."""
+
+
 def read(buffer: bytes) -> Capture:
     """Read what ``write`` wrote.
 
     Raises:
-        ValueError: it is no little-endian pcapng file.
+        ValueError: it is no little-endian pcapng file, or a block of it is broken; the message says at which byte.
     """
     capture = Capture(buffer)
     if struct.unpack_from("<IxxxxI", buffer.ljust(12)) != (_SECTION, _MAGIC):
         raise ValueError("this is no little-endian pcapng file")
-    for kind, start, end in _blocks(buffer):
-        match kind:
-            case 0x0A0D0D0A:
-                capture.comment = _options(buffer, start + 16, end).get(_COMMENT, b"").decode()
-            case 1:
-                _interface(capture, _options(buffer, start + 8, end))
-            case 6:
-                _packet(capture, start, end)
-            case 5:
-                node = capture.links[0, struct.unpack_from("<I", buffer, start)[0]].node
-                lost = struct.unpack("<Q", _options(buffer, start + 12, end)[_DROPS])[0]
-                capture.drops[node] = capture.drops.get(node, 0) + lost
-            case 10:
-                capture.secrets = buffer[start + 8 : start + 8 + struct.unpack_from("<I", buffer, start + 4)[0]]
-            case _:  # the format asks readers to skip what they do not know
-                pass
+    for at, kind, body in _blocks(buffer):
+        try:
+            _take(capture, kind, body)
+        except (_BrokenError, struct.error, UnicodeDecodeError) as broken:
+            raise ValueError(f"the pcapng block at byte {at} (type {kind}) is broken: {broken}") from None
     return capture
 
 
-def _interface(capture: Capture, options: dict[int, bytes]) -> None:
-    node, _, ifindex = options[_DESCRIPTION].decode().partition(" ")
-    capture.links[0, len(capture.links)] = Link(node, int(ifindex), options[_NAME].decode())
+@dataclass(frozen=True, slots=True)
+class _Body:
+    """What stands between the two sizes of a block: ``buffer[start:end]``."""
+
+    buffer: bytes
+    start: int
+    end: int
+
+    def unpack(self, form: struct.Struct) -> tuple[int, ...]:
+        """Read the fields at its beginning."""
+        if self.end - self.start < form.size:
+            raise _BrokenError(f"it has {self.end - self.start} bytes, not {form.size} or more")
+        return form.unpack_from(self.buffer, self.start)
+
+    def option(self, skipped: int, code: int) -> bytes:
+        """Return the option of this code; the options stand behind ``skipped`` bytes.
+
+        Raises:
+            _BrokenError: there is none.
+        """
+        value = self.options(skipped).get(code)
+        if value is None:
+            raise _BrokenError(f"it has no option {code}")
+        return value
+
+    def options(self, skipped: int) -> dict[int, bytes]:
+        """Return all options behind ``skipped`` bytes."""
+        found: dict[int, bytes] = {}
+        at = self.start + skipped
+        while at + 4 <= self.end:
+            code, size = struct.unpack_from("<HH", self.buffer, at)
+            if not code:
+                break
+            if at + 4 + size > self.end:
+                raise _BrokenError(f"its option {code} goes beyond its end")
+            found[code] = self.buffer[at + 4 : at + 4 + size]
+            at += 4 + size + -size % 4
+        return found
 
 
-def _packet(capture: Capture, start: int, end: int) -> None:
-    interface, high, low, kept, length = _PACKET_HEAD.unpack_from(capture.buffer, start)
-    frame = start + _PACKET_HEAD.size
-    flags = _options(capture.buffer, frame + kept + -kept % 4, end)[_FLAGS]
+def _take(capture: Capture, kind: int, body: _Body) -> None:
+    match kind:
+        case 0x0A0D0D0A:
+            capture.comment = body.options(_SECTION_HEAD.size).get(_COMMENT, b"").decode()
+        case 1:
+            _interface(capture, body)
+        case 6:
+            _packet(capture, body)
+        case 5:
+            node = _link(capture, body.unpack(_STATISTICS_HEAD)[0]).node
+            lost = struct.unpack("<Q", body.option(_STATISTICS_HEAD.size, _DROPS))[0]
+            capture.drops[node] = capture.drops.get(node, 0) + lost
+        case 10:
+            _, size = body.unpack(_SECRETS_HEAD)
+            start = body.start + _SECRETS_HEAD.size
+            capture.secrets = capture.buffer[start : min(start + size, body.end)]
+        case _:  # the format asks readers to skip what they do not know
+            pass
+
+
+def _interface(capture: Capture, body: _Body) -> None:
+    node, _, ifindex = body.option(_INTERFACE_HEAD.size, _DESCRIPTION).decode().partition(" ")
+    if not (ifindex.isascii() and ifindex.isdecimal() and len(ifindex) <= _MOST_DIGITS):
+        raise _BrokenError("its description is not a node and an ifindex")
+    name = body.option(_INTERFACE_HEAD.size, _NAME).decode()
+    capture.links[0, len(capture.links)] = Link(node, int(ifindex), name)
+
+
+def _link(capture: Capture, number: int) -> Link:
+    link = capture.links.get((0, number))
+    if link is None:
+        raise _BrokenError(f"no interface {number} was described before it")
+    return link
+
+
+def _packet(capture: Capture, body: _Body) -> None:
+    interface, high, low, kept, length = body.unpack(_PACKET_HEAD)
+    _link(capture, interface)
+    frame = body.start + _PACKET_HEAD.size
+    if frame + kept > body.end:
+        raise _BrokenError(f"its {kept} bytes of packet go beyond its end")
+    flags = body.option(_PACKET_HEAD.size + kept + -kept % 4, _FLAGS)
     outgoing = struct.unpack("<I", flags)[0] & 3 == _OUTBOUND
     capture.packets.append(Packet(0, interface, outgoing, high << 32 | low, frame, frame + kept, kept == length))
 
@@ -128,20 +199,17 @@ def _padded(data: bytes) -> bytes:
     return data + bytes(-len(data) % 4)
 
 
-def _blocks(buffer: bytes) -> Iterator[tuple[int, int, int]]:
+def _blocks(buffer: bytes) -> Iterator[tuple[int, int, _Body]]:
+    """Where each block begins, its type and its body.
+
+    Raises:
+        ValueError: a size is none: 12 bytes or more, in fours, said alike at both ends, within the file.
+    """
     at = 0
-    while at + 12 <= len(buffer):
-        kind, size = struct.unpack_from("<II", buffer, at)
-        yield kind, at + 8, at + size - 4
-        at += size
-
-
-def _options(buffer: bytes, at: int, end: int) -> dict[int, bytes]:
-    found: dict[int, bytes] = {}
-    while at + 4 <= end:
-        code, size = struct.unpack_from("<HH", buffer, at)
-        if not code:
-            break
-        found[code] = buffer[at + 4 : at + 4 + size]
-        at += 4 + size + -size % 4
-    return found
+    while at < len(buffer):
+        kind, size = struct.unpack_from("<II", buffer, at) if len(buffer) - at >= 12 else (0, 0)
+        end = at + size
+        if size < 12 or size % 4 or end > len(buffer) or buffer[end - 4 : end] != buffer[at + 4 : at + 8]:
+            raise ValueError(f"the pcapng block at byte {at} has no valid size: the file is cut off, or broken")
+        yield at, kind, _Body(buffer, at + 8, end - 4)
+        at = end

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_right
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from meshlab.proofs.packets import Packet
@@ -21,6 +22,8 @@ class Piece:
     starts: list[int] = field(default_factory=list)
     cut: int = 0
     """Packets of which the ring kept only a part."""
+    joined: set[int] = field(default_factory=set)
+    """Packets that are fragments of a datagram which was put together, and is searched in their stead."""
 
     def add(self, packet: Packet, key: Key) -> None:
         self.packets.append(packet)
@@ -32,6 +35,10 @@ class Piece:
         """Which packet holds the byte at ``offset``."""
         index = bisect_right(self.starts, offset) - 1
         return index if index >= 0 and offset < self.packets[index].end else None
+
+    def indexes(self, offsets: Iterable[int]) -> list[int]:
+        """Which packets hold these bytes, fragments of what was put together left out."""
+        return sorted({index for offset in offsets if (index := self.at(offset)) is not None} - self.joined)
 
     def frame(self, index: int) -> bytes:
         packet = self.packets[index]

@@ -99,9 +99,14 @@ class Stream:
             self.born = False
 
     @property
+    def misses_bytes(self) -> bool:
+        """Bytes of this window are missing in the middle of others."""
+        return bool(self.pending) or self.skipped
+
+    @property
     def has_hole(self) -> bool:
         """Bytes of this window are missing, or nobody knows where their TLS records begin."""
-        return bool(self.pending) or self.skipped or (self.tls is not None and self.tls.unread)
+        return self.misses_bytes or (self.tls is not None and self.tls.unread)
 
     def segment(self, head: Header, payload: bytes, order: Order, *, keep: bool) -> None:
         """Take one TCP segment; ``keep`` its bytes for the search."""

@@ -11,6 +11,7 @@ from meshlab.proofs.flows import Finding, Flow
 from meshlab.proofs.links import Link, Site
 from meshlab.proofs.pieces import Key, Piece
 from meshlab.proofs.traffic import Traffic, indexed
+from meshlab.proofs.unread import Unread
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,8 +30,8 @@ class Window:
     holes, which new ones have not."""
     cut_packets: int
     """Packets of which only a part was kept."""
-    cut_gzip: int
-    """Gzip streams of which only a part was searched."""
+    unread: Mapping[Unread, int]
+    """What the search could not read, counted by reason."""
     beacons: Beacons
     missing: tuple[Beacon, ...]
     pieces: tuple[Piece, ...] = field(repr=False)
@@ -105,8 +106,9 @@ class Window:
             return "the capture lost packets: " + ", ".join(f"{n} on {node}" for node, n in sorted(self.drops.items()))
         if self.cut_packets:
             return f"{self.cut_packets} packets were kept in part only"
-        if self.cut_gzip:
-            return f"{self.cut_gzip} gzip streams were too large to be searched whole"
+        if self.unread:
+            counted = (f"{count} {reason}" for reason, count in sorted(self.unread.items()) if count)
+            return f"a canary could have been missed in {', in '.join(counted)}"
         if self.missing:
             return f"{len(self.missing)} of {len(self.beacons.expected)} beacons were not seen"
         return ""

@@ -40,6 +40,10 @@ def _policy(name: str, breaks: str) -> Mutant:
     return Mutant(name, breaks, "ztunnel", f"meshlab.testing.mutants.policy:{name.replace('-', '_')}")
 
 
+def _leak(name: str, breaks: str) -> Mutant:
+    return Mutant(name, breaks, "ztunnel", f"meshlab.testing.mutants.leaks:{name.replace('-', '_')}")
+
+
 def _catalogue(name: str, breaks: str) -> Mutant:
     return Mutant(name, breaks, "ztunnel", f"meshlab.testing.mutants.catalogue:{name.replace('-', '_')}")
 
@@ -64,6 +68,10 @@ MUTANTS = _named(
     _ztunnel("calls-services-in-clear", "tunnels what is dialled by a pod's address, and not by a service's"),
     _ztunnel("ignores-deny", "evaluates no DENY policy"),
     _ztunnel("one-certificate-for-all", "shows one workload's certificate for all of its node"),
+    _leak("sends-canary-to-a-collector", "sends a log line with the call's canary, whose end is cut off, off the mesh"),
+    _leak("leaks-in-fragments", "exports what it tunnels, compressed, in a datagram of two IP fragments"),
+    _leak("leaks-in-chunked-gzip", "exports what it tunnels in a compressed request of small chunks"),
+    _leak("leaks-in-h2-headers", "exports what it tunnels in a header of an HTTP/2 request without TLS"),
     _policy("rules-of-a-policy-are-anded", "wants every rule of a policy to match, not one"),
     _policy("parts-of-a-rule-are-ored", "takes a rule for matched by its from, its to or its when, not by all of them"),
     _policy("suffix-matches-anywhere", "finds the text of a suffix pattern anywhere in a principal or namespace"),
@@ -133,6 +141,10 @@ VARIANTS = _named(
     _variant("round-robin-endpoints", "takes the endpoints of a service in turn"),
     _variant("chooses-the-source-port", "reaches apps from ports of its own choice at the client's address"),
     _variant("passes-small-pieces", "passes on what it carries in pieces of 1000 bytes"),
+    _variant(
+        "exports-logs",
+        "sends log lines without a canary off the mesh: in datagrams, IP fragments, chunks and HTTP/2 headers",
+    ),
 )
 
 

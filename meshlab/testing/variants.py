@@ -12,6 +12,7 @@ from ipaddress import IPv4Address, IPv6Address
 from typing import Any, ClassVar
 
 from meshlab.protocols.hbone import Target
+from meshlab.testing.mutants import leaks
 from meshlab.ztunnel import sockets
 from meshlab.ztunnel.inbound import Inbound
 from meshlab.ztunnel.main import Parts, run
@@ -166,3 +167,13 @@ class _PiecesOutbound(Outbound):
 
 def passes_small_pieces(config: Mapping[str, Any], fds: Mapping[str, int]) -> None:
     run(config, fds, Parts(outbound=_PiecesOutbound))
+
+
+def _log(_: bytes) -> None:
+    """In each form in which a mutant lets a canary out, so that none of the forms is what is noticed."""
+    line = b'{"level": "info", "message": "connection complete"}'
+    for export in (leaks.in_a_datagram, leaks.in_fragments, leaks.in_chunked_gzip, leaks.in_h2_headers):
+        export(line)
+
+
+exports_logs = leaks.exporting(_log)

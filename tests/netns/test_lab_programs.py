@@ -141,15 +141,15 @@ def test_a_replay_of_a_call_to_nobody_cannot_be_told() -> None:
 
 def test_the_kernel_counts_the_connections_that_reached_a_program(redis: Lab) -> None:
     client, bad = redis.pods("shop/client", "shop/bad")
-    before = redis.arrived("shop/server")
+    before = redis.connections_to("shop/server")
     for family in (4, 4, 6):
         assert client.http("http://server:6379/", family=family).answered
         assert bad.http("http://server:6379/", family=family).outcome in Outcome.REFUSED
-    after = redis.arrived("shop/server")
+    after = redis.connections_to("shop/server")
     more = {key: after[key] - before.get(key, 0) for key in after if key[1] == 6379}
     assert (more[client.ipv4, 6379], more[client.ipv6, 6379]) == (2, 1)
     assert not any(more.get((address, 6379)) for address in (bad.ipv4, bad.ipv6))
-    assert redis.arrived("shop/client") == {}, "the built-in echo counts for itself"
+    assert redis.connections_to("shop/client") == {}, "the built-in echo counts for itself"
 
 
 def test_an_address_that_no_pod_has_is_not_taken_for_the_echo(redis: Lab) -> None:

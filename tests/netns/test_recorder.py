@@ -25,7 +25,7 @@ from meshlab.kernel.channel import Channel, ChannelClosedError, pair
 from meshlab.kernel.netlink import NETLINK_ROUTE, RouteSocket
 from meshlab.plan.changes import AddressAssign, Change, End, LinkUp, Route, Silence, Veth
 from meshlab.proofs import beacon
-from meshlab.proofs.canary import canary, canary_prefix
+from meshlab.proofs.canary import canary, secret_of
 from meshlab.proofs.follower import Follower
 from meshlab.proofs.links import Link, Site, Wiring
 from meshlab.proofs.packets import recorded
@@ -69,8 +69,8 @@ HOST, ETH0 = End("v-pod", 7), End("eth0", 8)
 LINK = Link("node-1", HOST.index, "shop/client")
 MAC = "02:00:00:00:00:07"
 NODE4, POD4 = "192.168.0.1", "192.168.0.2"
-PREFIX = canary_prefix(bytes(range(16)))
-BEACON_PREFIX = beacon.beacon_prefix(bytes(range(16)))
+SECRET = secret_of(bytes(range(8)))
+BEACON_SECRET = secret_of(bytes(range(8, 16)))
 WIRING = Wiring({(0, HOST.index): LINK}, {LINK.name: Site(LINK.name, LINK, frozenset(), enrolled=True)})
 
 
@@ -116,7 +116,7 @@ class Wire:
         }
         for one in some.expected.values():
             sender, end = senders[one.outgoing]
-            for frame in beacon.frames(one, some.prefix):
+            for frame in beacon.frames(one, some.secret):
                 sender.sendto(frame, (end.name, 0))
         return some
 
@@ -221,10 +221,10 @@ def ring_socket(wire: Wire) -> socket.socket:
 
 def watched(wire: Wire, lab: Lab, payload: bytes) -> Window:
     """A whole window, as the lab makes one, around one TCP connection from the pod to the node."""
-    follower = Follower(PREFIX)
+    follower = Follower(SECRET)
     follower.open()
     before = lab.drops()
-    opening = wire.put(beacon.opening(BEACON_PREFIX, [(0, HOST.index)], 1))
+    opening = wire.put(beacon.opening(BEACON_SECRET, [(0, HOST.index)], 1))
     server = wire.socket("node", socket.AF_INET, socket.SOCK_STREAM)
     server.bind((NODE4, 8080))
     server.listen()
@@ -236,7 +236,7 @@ def watched(wire: Wire, lab: Lab, payload: bytes) -> Window:
             client.shutdown(socket.SHUT_WR)
             got = b"".join(iter(lambda: accepted.recv(1 << 16), b""))
     assert got == payload
-    closing = wire.put(beacon.closing(BEACON_PREFIX, [(0, HOST.index)], 100))
+    closing = wire.put(beacon.closing(BEACON_SECRET, [(0, HOST.index)], 100))
     waiting = closing.last()
     while waiting:
         data = lab.next_bytes(timeout_s=2)
@@ -252,7 +252,7 @@ def watched(wire: Wire, lab: Lab, payload: bytes) -> Window:
 
 
 def test_a_window_sees_its_beacons_and_a_word_in_clear_in_a_stream_that_was_cut(wire: Wire) -> None:
-    payload = bytes(70_000) + canary(PREFIX, 42) + bytes(70_000)
+    payload = bytes(70_000) + canary(SECRET, 42) + bytes(70_000)
     with recording() as lab:
         lab.begin(ring_socket(wire))
         window = watched(wire, lab, payload)
@@ -265,7 +265,7 @@ def test_a_window_sees_its_beacons_and_a_word_in_clear_in_a_stream_that_was_cut(
 def test_a_ring_that_loses_what_arrives_misses_the_beacons_that_arrive(wire: Wire) -> None:
     with recording("meshlab.testing.mutants.capture:capture_loses_packets") as lab:
         lab.begin(ring_socket(wire))
-        window = watched(wire, lab, canary(PREFIX, 1))
+        window = watched(wire, lab, canary(SECRET, 1))
     assert {one.outgoing for one in window.missing} == {False}
     assert len(window.missing) == 4
     assert not window.drops
@@ -293,7 +293,7 @@ def test_what_the_kernel_dropped_is_counted(wire: Wire) -> None:
 
 
 def test_beyond_the_bound_the_recorder_says_what_it_did_not_keep_and_goes_on_when_there_is_room(wire: Wire) -> None:
-    follower = Follower(PREFIX)
+    follower = Follower(SECRET)
     with recording(limit_bytes=1 << 20) as lab:
         lab.begin(ring_socket(wire))
         follower.open()
@@ -305,7 +305,7 @@ def test_beyond_the_bound_the_recorder_says_what_it_did_not_keep_and_goes_on_whe
         wire.datagrams(10, b"there is room")
         again = lab.next_bytes()
         assert sum(1 for _ in recorded(again)) == 10
-    window = follower.close(WIRING, beacon.Beacons(BEACON_PREFIX, {}), {})
+    window = follower.close(WIRING, beacon.Beacons(BEACON_SECRET, {}), {})
     assert window.lost_bytes > 1 << 20
     assert "the window is larger than its bound" in window.blind
 

@@ -23,6 +23,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from ipaddress import ip_address
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,7 @@ import trustme
 from meshlab.model import Call, Outcome, Peer
 from meshlab.proofs import beacon, pcapng
 from meshlab.proofs.arrivals import Arrival, Arrivals
-from meshlab.proofs.canary import canary, canary_prefix
+from meshlab.proofs.canary import canary, secret_of
 from meshlab.proofs.follower import Follower
 from meshlab.proofs.links import Link, Site, Wiring
 from meshlab.proofs.packets import FIN, RST, SYN
@@ -39,8 +40,8 @@ from meshlab.proofs.route import Target
 from meshlab.proofs.window import Window
 
 FOLDER = Path(__file__).parents[2] / "fixtures" / "captures"
-PREFIX = canary_prefix(bytes(range(16)))
-BEACON_PREFIX = beacon.beacon_prefix(bytes(range(16, 32)))
+SECRET = secret_of(bytes(range(8)))
+BEACON_SECRET = secret_of(bytes(range(8, 16)))
 T0 = 1_700_000_000_000_000_000
 STEP_NS = 10_000
 ACK = 0x10
@@ -81,8 +82,8 @@ def wiring() -> Wiring:
 def beacons() -> tuple[beacon.Beacons, beacon.Beacons]:
     """Those of the opening and of the closing."""
     links = [(0, place) for place in range(len(LINKS))]
-    opening = beacon.opening(BEACON_PREFIX, links, 1)
-    return opening, beacon.closing(BEACON_PREFIX, links, 1 + len(opening.expected))
+    opening = beacon.opening(BEACON_SECRET, links, 1)
+    return opening, beacon.closing(BEACON_SECRET, links, 1 + len(opening.expected))
 
 
 # --- frames ----------------------------------------------------------------------------------------------------------
@@ -237,16 +238,17 @@ def _feed(bio: ssl.MemoryBIO, data: bytes) -> None:
 # --- scenes ----------------------------------------------------------------------------------------------------------
 
 Leak = Callable[[Script], None]
+IN_BOTH_HALVES = (16, 38)
+"""Where to cut, so that no segment holds a whole half of the secret, nor the number and the beginning of the first."""
 
 
-def _leak(form: Callable[[bytes], bytes], order: Sequence[int] = (0,), cut: int | None = None) -> Leak:
+def _leak(form: Callable[[bytes], bytes], order: Sequence[int] = (0,), cuts: Sequence[int] = ()) -> Leak:
     """Call 1's canary to an address elsewhere, over node-1's fabric: in some form, cut and sent in some order."""
 
     def leak(script: Script) -> None:
-        word = canary(PREFIX, 1)
-        pieces = [b"GET /?q=" + form(word) + b" HTTP/1.1\r\n\r\n"]
-        if cut is not None:
-            pieces = [pieces[0][:cut], pieces[0][cut:]]
+        word = canary(SECRET, 1)
+        request = b"GET /?q=" + form(word) + b" HTTP/1.1\r\n\r\n"
+        pieces = [request[start:end] for start, end in pairwise([0, *cuts, len(request)])]
         connection = Tcp(script, "shop/client", "elsewhere", 40001, 443, (CLIENT, FABRIC_1))
         connection.open()
         connection.shuffled(pieces, order)
@@ -281,8 +283,8 @@ def _clear_hbone(script: Script, word: bytes) -> None:
 def _plain(script: Script) -> None:
     connection = Tcp(script, "shop/client", "shop/plain", 40003, 9090, (CLIENT, FABRIC_1, FABRIC_2, PLAIN))
     connection.open()
-    connection.say(b"GET /" + canary(PREFIX, 3))
-    connection.say(b"HTTP/1.1 200 OK\r\n\r\n" + canary(PREFIX, 3), back=True)
+    connection.say(b"GET /" + canary(SECRET, 3))
+    connection.say(b"HTTP/1.1 200 OK\r\n\r\n" + canary(SECRET, 3), back=True)
     connection.end()
 
 
@@ -317,19 +319,21 @@ SCENES: dict[str, Scene] = {
     "leak-gzip": Scene("in a gzip stream", _leak(lambda word: gzip.compress(b"<p>" + word + b"</p>" * 9, mtime=0))),
     "leak-gzip-split": Scene(
         "in a gzip stream over two segments",
-        _leak(lambda word: gzip.compress(b"<p>" + word + b"</p>" * 9, mtime=0), (0, 1), cut=40),
+        _leak(lambda word: gzip.compress(b"<p>" + word + b"</p>" * 9, mtime=0), (0, 1), cuts=(40,)),
     ),
-    "leak-split": Scene("over two segments", _leak(bytes, (0, 1), cut=30)),
-    "leak-out-of-order": Scene("over two segments, the second first", _leak(bytes, (1, 0), cut=30)),
-    "leak-retransmitted": Scene("over two segments, the first sent twice", _leak(bytes, (0, 0, 1), cut=30)),
-    "clear-on-15008": Scene("no TLS on 15008", tunnel=lambda script: _clear_hbone(script, canary(PREFIX, 1))),
+    "leak-split": Scene("over three segments", _leak(bytes, (0, 1, 2), cuts=IN_BOTH_HALVES)),
+    "leak-out-of-order": Scene("over three segments, the last first", _leak(bytes, (2, 1, 0), cuts=IN_BOTH_HALVES)),
+    "leak-retransmitted": Scene(
+        "over three segments, the first sent twice", _leak(bytes, (0, 0, 1, 2), cuts=IN_BOTH_HALVES)
+    ),
+    "clear-on-15008": Scene("no TLS on 15008", tunnel=lambda script: _clear_hbone(script, canary(SECRET, 1))),
     "clear-after-handshake": Scene(
         "in clear on 15008 after a true handshake and 64 KiB",
-        tunnel=lambda script: _hbone(script, "shop/client", 40000, clear=b"DATA " + canary(PREFIX, 1)),
+        tunnel=lambda script: _hbone(script, "shop/client", 40000, clear=b"DATA " + canary(SECRET, 1)),
     ),
     "scrambled-on-15008": Scene(
         "no TLS on 15008, and the canary in no form that the search knows",
-        tunnel=lambda script: _clear_hbone(script, canary(PREFIX, 1)[::-1]),
+        tunnel=lambda script: _clear_hbone(script, canary(SECRET, 1)[::-1]),
     ),
     "drops": Scene("node-1's ring lost three packets", drops=3),
     "beacon-missing": Scene("a beacon that arrived from shop/client was not seen", deaf=CLIENT),
@@ -354,7 +358,7 @@ def _light(script: Script, some: beacon.Beacons, deaf: Link | None) -> None:
     for one in some.expected.values():
         link = LINKS[one.link[1]]
         if one.outgoing or link is not deaf:
-            for frame in beacon.frames(one, some.prefix):
+            for frame in beacon.frames(one, some.secret):
                 script.put(link, one.outgoing, frame)
 
 
@@ -376,7 +380,7 @@ def call(script: Script, number: int) -> Call:
         source_port=50000 + number,
         destination_ip=ip_address(ADDRESSES[to][six]),
         port=port,
-        canary=canary(PREFIX, number),
+        canary=canary(SECRET, number),
         outcome=outcome,
         started_ns=script.times[number][0],
         ended_ns=script.times[number][1],
@@ -415,7 +419,7 @@ def as_pcapng(name: str) -> bytes:
 def window_of(buffer: bytes, analyser: type[Follower] = Follower) -> Window:
     """The whole file as one window."""
     capture = pcapng.read(buffer)
-    follower = analyser(PREFIX)
+    follower = analyser(SECRET)
     follower.open()
     follower.feed(buffer, capture.packets)
     opening, closing = beacons()

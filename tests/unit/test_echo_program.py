@@ -17,9 +17,11 @@ from typing import Any
 import pytest
 
 from meshlab.kernel.channel import Channel, pair
+from meshlab.proofs.canary import canary, secret_of
 
 DEADLINE_S = 10.0
-CANARY = "mlc-" + "0f" * 16 + "-7."
+SECRET = secret_of(bytes(range(8)))
+CANARY = canary(SECRET, 7).decode()
 _START = "import json, sys; from meshlab.apps.echo import main; main(*map(json.loads, sys.argv[1:]))"
 
 
@@ -222,8 +224,8 @@ def test_server_first_greets_a_client_that_says_nothing(echo: Running) -> None:
 
 @pytest.mark.parametrize("split", [0, 1, 20, 41])
 def test_a_canary_is_known_wherever_it_was_and_however_it_was_split(echo: Running, split: int) -> None:
-    canary = "mlc-" + "ab" * 16 + f"-{1000 + split}."
-    data = b"x" * 70_000 + canary.encode() + b"y"
+    word = canary(SECRET, 1000 + split)
+    data = b"x" * 70_000 + word + b"y"
     cut = 70_000 + split
     with echo.dial("shop/a") as sock:
         sock.sendall(data[:cut])
@@ -233,8 +235,8 @@ def test_a_canary_is_known_wherever_it_was_and_however_it_was_split(echo: Runnin
         sock.sendall(data[cut:])
         sock.shutdown(socket.SHUT_WR)
         _to_the_end(sock)
-    answer = echo.ask(op="received", canaries=[canary, CANARY.replace("7.", "8.")], since_ns=0)
-    assert (answer["received"], answer["forgotten_until_ns"]) == ([canary], 0)
+    answer = echo.ask(op="received", canaries=[word.decode(), canary(SECRET, 8).decode()], since_ns=0)
+    assert (answer["received"], answer["forgotten_until_ns"]) == ([word.decode()], 0)
 
 
 def test_bytes_and_connections_are_counted_by_listener_and_client(echo: Running) -> None:

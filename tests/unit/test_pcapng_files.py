@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import Any
 
@@ -62,3 +63,60 @@ def test_every_fixture_tells_its_story_and_names_its_pods(name: str) -> None:
 def test_another_file_is_refused(junk: bytes) -> None:
     with pytest.raises(ValueError, match="no little-endian pcapng file"):
         pcapng.read(junk)
+
+
+WHOLE = b"".join(
+    pcapng.write(
+        [Link("node-1", 7, "shop/client")],
+        [(Link("node-1", 7, "shop/client"), True, 1, b"x" * 60)],
+        drops={Link("node-1", 7, "shop/client"): 3},
+        comment="why",
+        secrets=b"key",
+    )
+)
+
+
+@settings(deadline=None, max_examples=500)
+@given(st.lists(st.tuples(st.integers(0, len(WHOLE) - 1), st.integers(0, 255)), max_size=4), st.integers(0, len(WHOLE)))
+def test_a_broken_file_is_refused_or_read_and_nothing_else_happens(changes: list[tuple[int, int]], cut: int) -> None:
+    broken = bytearray(WHOLE)
+    for at, byte in changes:
+        broken[at] = byte
+    with contextlib.suppress(ValueError):
+        pcapng.read(bytes(broken[:cut]))
+    with contextlib.suppress(ValueError):
+        pcapng.read(bytes(broken))
+
+
+def _block(kind: int, body: bytes) -> bytes:
+    size = (12 + len(body)).to_bytes(4, "little")
+    return kind.to_bytes(4, "little") + size + body + size
+
+
+SECTION = next(pcapng.write([], []))
+INTERFACE = list(pcapng.write([Link("node-1", 7, "shop/client")], []))[1]
+
+
+@pytest.mark.parametrize(
+    ("tail", "says"),
+    [
+        (b"\6\0\0\0" + bytes(8), r"the pcapng block at byte 28 has no valid size"),
+        (b"\6\0\0\0\xff\xff\xff\xff" + bytes(8), "has no valid size"),
+        (b"\6\0\0", "has no valid size"),
+        (_block(6, bytes(20)), r"the pcapng block at byte 28 \(type 6\) is broken: no interface 0 was described"),
+        (_block(6, bytes(8)), "it has 8 bytes, not 20 or more"),
+        (INTERFACE + _block(6, bytes(20)), "it has no option 2"),
+        (INTERFACE + _block(6, bytes(12) + b"\xff" * 8), "its 4294967295 bytes of packet go beyond its end"),
+        (INTERFACE + _block(5, bytes(12) + b"\5\0\x99\0"), "its option 5 goes beyond its end"),
+        (_block(1, bytes(8)), "it has no option 3"),
+        (_block(1, bytes(8) + b"\3\0\4\0node"), "its description is not a node and an ifindex"),
+        (_block(1, bytes(8) + b"\3\0\4\0\xff\xff 1"), "is broken: 'utf-8' codec"),
+    ],
+)
+def test_a_broken_block_is_named_with_its_place(tail: bytes, says: str) -> None:
+    with pytest.raises(ValueError, match=says):
+        pcapng.read(SECTION + tail)
+
+
+def test_blocks_of_another_kind_are_skipped() -> None:
+    assert pcapng.read(SECTION + _block(0xBAD, bytes(4)) + INTERFACE).links

@@ -11,10 +11,11 @@ from scapy.layers.l2 import Ether
 from meshlab.proofs import beacon
 from meshlab.proofs.follower import Follower
 from meshlab.proofs.packets import Packet
+from meshlab.proofs.search import Search
 
 LINKS = [(0, 2), (1, 5)]
-OPENING = beacon.opening(scenes.BEACON_PREFIX, LINKS, 1)
-CLOSING = beacon.closing(scenes.BEACON_PREFIX, LINKS, 100)
+OPENING = beacon.opening(scenes.BEACON_SECRET, LINKS, 1)
+CLOSING = beacon.closing(scenes.BEACON_SECRET, LINKS, 100)
 EVERY = [*OPENING.expected.values(), *CLOSING.expected.values()]
 
 
@@ -31,7 +32,7 @@ def test_each_link_gets_a_datagram_and_a_stream_in_both_directions_and_over_a_wi
 
 @pytest.mark.parametrize("one", EVERY, ids=str)
 def test_its_frames_have_right_checksums_and_go_to_a_foreign_mac(one: beacon.Beacon) -> None:
-    for frame in beacon.frames(one, scenes.BEACON_PREFIX):
+    for frame in beacon.frames(one, scenes.BEACON_SECRET):
         packet = Ether(frame)
         network, transport = (IP if one.family == 4 else IPv6), (TCP if one.protocol == 6 else UDP)
         assert packet.dst == "02:6d:65:73:68:01"
@@ -42,21 +43,22 @@ def test_its_frames_have_right_checksums_and_go_to_a_foreign_mac(one: beacon.Bea
         assert bytes(remade) == frame
 
 
-def test_its_word_stands_in_no_single_segment_and_in_no_order_of_arrival() -> None:
+def test_its_number_stands_in_no_single_segment_and_in_no_order_of_arrival() -> None:
     (stream,) = (one for one in OPENING.expected.values() if one.protocol == 6 and one.link == (0, 2) and one.outgoing)
-    frames = beacon.frames(stream, scenes.BEACON_PREFIX)
-    assert not any(scenes.BEACON_PREFIX in frame for frame in frames)
-    assert scenes.BEACON_PREFIX not in b"".join(bytes(Ether(frame)[TCP].payload) for frame in frames)
+    frames = beacon.frames(stream, scenes.BEACON_SECRET)
+    arrived = b"".join(bytes(Ether(frame)[TCP].payload) for frame in frames)
+    search = Search(scenes.BEACON_SECRET)
+    assert {hit.number for data in (*frames, arrived) for hit in search.raw(data)} == {None}
 
 
 def _missing(skip: beacon.Beacon | None, frame_lost: int | None) -> tuple[beacon.Beacon, ...]:
     buffer, packets = b"", []
     for one in EVERY:
-        for place, frame in enumerate(beacon.frames(one, scenes.BEACON_PREFIX)):
+        for place, frame in enumerate(beacon.frames(one, scenes.BEACON_SECRET)):
             if one != skip or frame_lost not in {None, place}:
                 packets.append(Packet(*one.link, one.outgoing, 0, len(buffer), len(buffer) + len(frame), True))
                 buffer += frame
-    follower = Follower(scenes.PREFIX)
+    follower = Follower(scenes.SECRET)
     follower.open()
     follower.feed(buffer, packets)
     return follower.close(scenes.wiring(), OPENING.joined(CLOSING), {}).missing
@@ -85,5 +87,5 @@ def test_the_flush_barrier_waits_for_the_last_datagram_of_each_link_and_directio
     waiting = CLOSING.last()
     assert len(waiting) == len(LINKS) * 2
     one = next(one for one in CLOSING.expected.values() if one.protocol == 17)
-    (frame,) = beacon.frames(one, scenes.BEACON_PREFIX)
+    (frame,) = beacon.frames(one, scenes.BEACON_SECRET)
     assert CLOSING.unheard(b"..." + frame, waiting) == waiting - {one.number}

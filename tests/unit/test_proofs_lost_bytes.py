@@ -24,7 +24,7 @@ class Talk:
     """A tunnel that stands, whose client says what a test lets it say."""
 
     def __init__(self) -> None:
-        self.follower = Follower(scenes.PREFIX)
+        self.follower = Follower(scenes.SECRET)
         self.script = scenes.Script()
         self.tunnel = connection(self.script)
         tls = scenes.recorded_tls()

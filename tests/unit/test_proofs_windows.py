@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import base64
+import gzip
 import itertools
+import random
+import zlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from ipaddress import ip_address
@@ -10,6 +14,10 @@ from ipaddress import ip_address
 import capture_scenes as scenes
 import pytest
 import ring_blocks
+import search_forms
+from hpack import Encoder
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from meshlab.model import Call
 from meshlab.model.report import Proof, Result
@@ -20,11 +28,12 @@ from meshlab.proofs.follower import Follower
 from meshlab.proofs.links import Link, Site, Wiring
 from meshlab.proofs.packets import FIN, RST, UDP, Packet
 from meshlab.proofs.route import Target
+from meshlab.proofs.unread import Unread
 from meshlab.proofs.window import Window
 
 Frame = tuple[Link, bool, int, bytes]
 WAY = (scenes.CLIENT, scenes.FABRIC_1, scenes.FABRIC_2, scenes.SERVER)
-NONE = Beacons(scenes.BEACON_PREFIX, {})
+NONE = Beacons(scenes.BEACON_SECRET, {})
 
 
 def wiring() -> Wiring:
@@ -52,7 +61,7 @@ def connection(script: scenes.Script, port: int = 15008) -> scenes.Tcp:
 
 def windows(parts: Sequence[tuple[bool, Sequence[Frame]]]) -> list[Window]:
     """Feed each part, in a window of its own or (False) in none."""
-    follower, seen = Follower(scenes.PREFIX), []
+    follower, seen = Follower(scenes.SECRET), []
     for in_window, frames in parts:
         if in_window:
             follower.open()
@@ -107,7 +116,22 @@ def test_a_stream_with_a_hole_is_not_judged() -> None:
     (window,) = windows([(True, [*script.frames[:mark], *script.frames[lost:]])])
     assert [flow.hole for flow in window.flows if flow.payload_bytes] == [True] * len(WAY)
     proof = verdicts.nothing_in_clear(window, wiring(), scenes.FABRIC_1, 4, [])
-    assert (proof.result, "were not seen" in proof.reason) == (Result.CANNOT_TELL, True)
+    assert (proof.result, "with bytes missing in their middle" in proof.reason) == (Result.CANNOT_TELL, True)
+
+
+def test_a_hole_blinds_the_window_in_which_it_is_and_not_those_that_come_long_after_it() -> None:
+    script = scenes.Script()
+    stream = connection(script, 8080)
+    stream.open()
+    marks = []
+    for number in range(5):
+        marks.append(len(script.frames))
+        stream.say(b"x" * 20 + (canary(scenes.SECRET, number) if number == 4 else b""))
+    parts = split(script, *marks)
+    del parts[1]  # nobody saw it
+    seen = windows([(True, part) for part in parts])
+    assert ["bytes missing" in window.blind for window in seen] == [False, True, True, False, False]
+    assert {finding.number for finding in seen[-1].findings} == {4}
 
 
 def test_the_same_ports_used_again_are_another_connection() -> None:
@@ -125,7 +149,7 @@ def test_the_same_ports_used_again_are_another_connection() -> None:
 
 
 def test_what_ended_is_forgotten_and_what_lives_is_not() -> None:
-    follower, script = Follower(scenes.PREFIX), scenes.Script()
+    follower, script = Follower(scenes.SECRET), scenes.Script()
     for port in range(100):
         done = scenes.Tcp(script, "shop/client", "shop/plain", 1000 + port, 9090, WAY)
         done.open()
@@ -143,7 +167,7 @@ def test_what_ended_is_forgotten_and_what_lives_is_not() -> None:
 
 
 def test_one_window_at_a_time() -> None:
-    follower = Follower(scenes.PREFIX)
+    follower = Follower(scenes.SECRET)
     follower.open()
     with pytest.raises(ValueError, match="a window is open already"):
         follower.open()
@@ -167,13 +191,13 @@ def test_icmp_between_enrolled_pods_is_listed_and_anything_else_beside_15008_is_
 
 
 def _fabric_proof(script: scenes.Script) -> Proof:
-    beacons = beacon.opening(scenes.BEACON_PREFIX, [(0, 4)], 1)
+    beacons = beacon.opening(scenes.BEACON_SECRET, [(0, 4)], 1)
     lit = [
         (scenes.FABRIC_1, one.outgoing, script.now_ns(), frame)
         for one in beacons.expected.values()
-        for frame in beacon.frames(one, beacons.prefix)
+        for frame in beacon.frames(one, beacons.secret)
     ]
-    follower = Follower(scenes.PREFIX)
+    follower = Follower(scenes.SECRET)
     follower.open()
     follower.feed(recorded([*script.frames, *lit]))
     window = follower.close(wiring(), beacons, {})
@@ -192,27 +216,78 @@ def test_without_beacons_nothing_holds() -> None:
 
 def test_old_bytes_between_packets_are_no_leak() -> None:
     script = scenes.Script()
-    word = canary(scenes.PREFIX, 1)
-    script.put(scenes.CLIENT, False, scenes.ethernet("shop/client", "elsewhere", 4, bytes(8) + word[:-9], protocol=UDP))
+    word = canary(scenes.SECRET, 1)
+    script.put(
+        scenes.CLIENT, False, scenes.ethernet("shop/client", "elsewhere", 4, bytes(8) + word[6:15], protocol=UDP)
+    )
     script.put(scenes.CLIENT, False, scenes.ethernet("shop/client", "elsewhere", 4, bytes(8), protocol=UDP))
-    follower = Follower(scenes.PREFIX)
+    follower = Follower(scenes.SECRET)
     follower.open()
-    buffer = recorded(script.frames, stale=word[-9:])
-    assert scenes.PREFIX in buffer
+    buffer = recorded(script.frames, stale=word[15:22])
+    assert scenes.SECRET[:16] in buffer
     follower.feed(buffer)
     assert follower.close(wiring(), NONE, {}).findings == ()
 
 
-def test_a_number_that_a_packet_cuts_off_is_read_from_the_stream() -> None:
-    script, word = scenes.Script(), canary(scenes.PREFIX, 1234)
+@pytest.mark.parametrize("kept", [slice(0, 14), slice(0, 20), slice(2, None), slice(20, None)])
+def test_a_canary_that_was_cut_off_is_found_and_says_whose_it_is_where_its_beginning_is_there(kept: slice) -> None:
+    script, word = scenes.Script(), canary(scenes.SECRET, 1234)
     leak = connection(script, 8080)
     leak.open()
-    leak.say(word[:39])
-    (cut,) = windows([(True, script.frames)])
-    leak.say(word[39:])
-    (whole,) = windows([(True, script.frames)])
-    assert {finding.number for finding in cut.findings} == {None}
-    assert {(finding.number, finding.reassembled) for finding in whole.findings} == {(1234, True)}
+    leak.say(b"log: " + word[kept])
+    (window,) = windows([(True, script.frames)])
+    assert {finding.number for finding in window.findings} == {None if kept.start else 1234}
+
+
+FORMS: dict[str, Callable[[bytes], bytes]] = {
+    "raw": bytes,
+    "hex": lambda data: data.hex().encode(),
+    "base64": base64.b64encode,
+    "huffman": lambda data: Encoder().encode([(b"x-canary", data)]),
+    "gzip": gzip.compress,
+    "gzip in chunks": lambda data: search_forms.chunked(gzip.compress(data), 5),
+    "deflate": lambda data: search_forms.deflated(zlib.compress(data)),
+}
+
+
+@pytest.mark.parametrize("form", list(FORMS))
+@settings(deadline=None, max_examples=40)
+@given(data=st.data(), number=st.integers(0, 10**9))
+def test_a_canary_is_found_with_its_number_however_its_stream_is_cut_and_shuffled(
+    form: str, data: st.DataObject, number: int
+) -> None:
+    stream = FORMS[form](data.draw(st.binary(max_size=40)) + canary(scenes.SECRET, number) + b"&x=y")
+    cuts = data.draw(st.sets(st.integers(1, len(stream) - 1), max_size=6))
+    pieces = [stream[start:end] for start, end in itertools.pairwise([0, *sorted(cuts), len(stream)])]
+    order = data.draw(st.permutations(range(len(pieces))))
+    script = scenes.Script()
+    leak = connection(script, 8080)
+    leak.open()
+    leak.shuffled(pieces, [*order, *data.draw(st.lists(st.sampled_from(order), max_size=2))])
+    (window,) = windows([(True, script.frames)])
+    assert {finding.number for finding in window.findings} == {number}
+    assert not window.unread
+
+
+def test_a_window_of_random_streams_and_datagrams_holds_nothing_and_all_of_it_was_read() -> None:
+    noise, script = random.Random(4), scenes.Script()  # noqa: S311 - a test's
+    for port in range(20):
+        stream = scenes.Tcp(script, "shop/client", "elsewhere", 40000 + port, 443, (scenes.FABRIC_1,))
+        stream.open()
+        stream.say(noise.randbytes(50_000))
+        script.put(scenes.FABRIC_1, True, scenes.ethernet("shop/client", "elsewhere", 4, noise.randbytes(1400), UDP))
+    (window,) = windows([(True, script.frames)])
+    assert (window.findings, window.unread) == ((), {})
+
+
+def test_a_number_that_a_packet_cuts_off_is_read_from_the_stream() -> None:
+    script, word = scenes.Script(), canary(scenes.SECRET, 1234)
+    leak = connection(script, 8080)
+    leak.open()
+    leak.say(word[:6])
+    leak.say(word[6:])
+    (window,) = windows([(True, script.frames)])
+    assert {(finding.number, finding.reassembled) for finding in window.findings} == {(1234, True)}
 
 
 def test_a_canary_of_unknown_number_fails_its_link_and_makes_every_calls_proof_uncertain() -> None:
@@ -230,7 +305,7 @@ def test_a_canary_of_unknown_number_fails_its_link_and_makes_every_calls_proof_u
 
 
 def test_a_window_beyond_its_bound_says_its_size() -> None:
-    follower = Follower(scenes.PREFIX)
+    follower = Follower(scenes.SECRET)
     follower.open()
     follower.feed(ring_blocks.gap(0, 300 << 20))
     assert "is larger than its bound: 16 bytes kept, 314572800 not" in follower.close(wiring(), NONE, {}).blind
@@ -240,7 +315,7 @@ def test_frames_for_people_leave_the_beacons_out() -> None:
     window = scenes.window_of(scenes.as_pcapng("clean"))
     frames = list(window.frames())
     assert len(frames) == len(scenes.play(scenes.SCENES["clean"]).frames) - 24 * (1 + 5)
-    assert all(scenes.BEACON_PREFIX[:20] not in frame for _, _, _, frame in frames)
+    assert all(scenes.BEACON_SECRET[:20] not in frame for _, _, _, frame in frames)
     assert not any(flow.destination == ip_address("192.0.2.2").packed for flow in window.flows)
 
 
@@ -292,11 +367,14 @@ def test_the_way_holds_only_where_every_link_of_it_was_seen(link: Link) -> None:
     )
 
 
-def test_packets_and_gzip_streams_that_were_kept_or_searched_in_part_blind_a_window() -> None:
-    follower = Follower(scenes.PREFIX)
+def test_packets_that_were_kept_and_streams_that_were_searched_in_part_blind_a_window() -> None:
+    follower = Follower(scenes.SECRET)
     follower.open()
     frame = scenes.ethernet("shop/client", "elsewhere", 4, bytes(30), protocol=UDP)
     follower.feed(frame, [Packet(0, 2, False, 0, 0, len(frame), whole=False)])
     window = follower.close(wiring(), NONE, {})
     assert window.blind == "1 packets were kept in part only"
-    assert replace(window, cut_packets=0, cut_gzip=2).blind == "2 gzip streams were too large to be searched whole"
+    assert replace(window, cut_packets=0, unread={Unread.BROKEN: 2, Unread.HOLES: 1}).blind == (
+        "a canary could have been missed in 1 TCP streams with bytes missing in their middle,"
+        " in 2 compressed streams that break off in their middle"
+    )

@@ -18,9 +18,9 @@ from meshlab.apps.echo import Echo
 from meshlab.kernel.channel import pair
 from meshlab.lab.traffic import Request, TrafficLoop, perform, perform_all
 from meshlab.model import Call, Outcome
-from meshlab.proofs.canary import canary, canary_prefix
+from meshlab.proofs.canary import canary, secret_of
 
-PREFIX = canary_prefix(bytes(range(16)))
+SECRET = secret_of(bytes(range(8)))
 BULK = bytes(range(256)) * 1024
 DEADLINE_S = 10.0
 
@@ -87,7 +87,7 @@ def _request(port: int, **fields: Any) -> Request:
 
 
 def _call(traffic: TrafficLoop, request: Request, number: int = 7) -> Call:
-    return traffic.run(perform(_client(request), request, canary(PREFIX, number), number), DEADLINE_S)
+    return traffic.run(perform(_client(request), request, canary(SECRET, number), number), DEADLINE_S)
 
 
 @contextlib.contextmanager
@@ -134,7 +134,7 @@ def test_an_http_call_to_the_echo_is_ok_and_knows_who_answered(traffic: TrafficL
     assert call.peer is not None
     assert (call.peer.pod, call.peer.address, call.peer.port) == ("shop/echo", call.source_ip, call.source_port)
     assert call.peer.headers["x-mine"] == "yes"
-    assert call.peer.headers["x-meshlab-canary"] == canary(PREFIX, 7).decode()
+    assert call.peer.headers["x-meshlab-canary"] == canary(SECRET, 7).decode()
     assert call.started_ns < call.ended_ns
     assert call.sent_bytes > 100
 
@@ -196,7 +196,7 @@ def test_an_answer_of_another_pod_is_a_wrong_backend(traffic: TrafficLoop, ports
 
 def test_many_calls_at_once_each_get_their_own_answer(traffic: TrafficLoop, ports: dict[str, int]) -> None:
     requests = [_request(ports["echo"], kind=("http", "tcp")[number % 2]) for number in range(64)]
-    planned = [(_client(request), request, canary(PREFIX, number), number) for number, request in enumerate(requests)]
+    planned = [(_client(request), request, canary(SECRET, number), number) for number, request in enumerate(requests)]
     calls = traffic.run(perform_all(planned), DEADLINE_S)
     assert [call.number for call in calls] == list(range(64))
     assert {call.outcome for call in calls} == {Outcome.OK}
@@ -261,7 +261,7 @@ def test_a_reset_that_is_met_while_sending_counts_as_what_came_first(
         sock = _SendsLate(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
         sock.sending = sending
         sock.setblocking(False)
-        call = traffic.run(perform(sock, request, canary(PREFIX, 1), 1), DEADLINE_S)
+        call = traffic.run(perform(sock, request, canary(SECRET, 1), 1), DEADLINE_S)
     assert (call.outcome, call.sent_bytes) == (outcome, 0)
 
 
@@ -382,7 +382,7 @@ def test_what_changes_on_the_way_is_corruption(traffic: TrafficLoop, ports: dict
 
 
 def test_the_answer_to_another_call_is_corruption(traffic: TrafficLoop, ports: dict[str, int]) -> None:
-    other = canary(PREFIX, 8).decode()
+    other = canary(SECRET, 8).decode()
     call = _call(traffic, _request(ports["echo"], headers={"X-Meshlab-Canary": other}))
     assert (call.outcome, call.error) == (Outcome.CORRUPTED, f"the echo saw the canary {other!r}")
 
@@ -408,7 +408,7 @@ def test_a_request_that_cannot_be_written_is_the_callers_mistake(traffic: Traffi
     request = _request(80, headers={"X": "a\r\nb"})
     sock = _client(request)
     with pytest.raises(ValueError, match="line break"):
-        traffic.run(perform(sock, request, canary(PREFIX, 1), 1), DEADLINE_S)
+        traffic.run(perform(sock, request, canary(SECRET, 1), 1), DEADLINE_S)
     assert sock.fileno() == -1
 
 
@@ -424,7 +424,7 @@ def test_a_run_that_takes_too_long_is_cancelled_and_closes_its_sockets(traffic: 
         request = _request(port)
         sock = _client(request)
         with pytest.raises(TimeoutError):
-            traffic.run(perform(sock, request, canary(PREFIX, 1), 1), 0.05)
+            traffic.run(perform(sock, request, canary(SECRET, 1), 1), 0.05)
         assert closed.wait(DEADLINE_S)
 
 
