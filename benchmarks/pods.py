@@ -159,8 +159,8 @@ class _Node:
     def _make_netns(self, keys: Sequence[str]) -> None:
         made = self.sandbox.netns(keys)
         self.netns |= {netns.name: netns for netns in made}
-        fds = self.sandbox.sockets([(netns, socket.AF_NETLINK, socket.SOCK_RAW, NETLINK_ROUTE) for netns in made])
-        self._routes |= {key: RouteSocket(socket.socket(fileno=fd), key) for key, fd in zip(keys, fds, strict=True)}
+        sockets = self.sandbox.sockets([(netns, socket.AF_NETLINK, socket.SOCK_RAW, NETLINK_ROUTE) for netns in made])
+        self._routes |= {key: RouteSocket(sock, key) for key, sock in zip(keys, sockets, strict=True)}
 
     def _build_links(self, network: NetworkPlan) -> None:
         if not self._built:

@@ -55,17 +55,6 @@ def probe() -> list[Finding]:
     return found
 
 
-def require_ready() -> None:
-    """Raise where a lab cannot be.
-
-    Raises:
-        HostNotReadyError: the fixes, first things first.
-    """
-    missing = [finding for finding in probe() if not finding.ok]
-    if missing:
-        raise HostNotReadyError("\n".join(finding.fix or finding.detail for finding in missing))
-
-
 def _linux() -> Finding:
     if sys.platform != "linux":
         return Finding("Linux", False, f"this is {sys.platform}", "`vagrant up` gives a Linux machine")
@@ -100,8 +89,8 @@ def _netfilter(sandbox: Sandbox, netns: Netns) -> Finding:
     fix = "`sudo modprobe -a nf_tables nft_redir nft_ct nft_chain_nat`: redirection needs nf_tables"
 
     def attempt() -> None:
-        for fd in sandbox.sockets([(netns, socket.AF_NETLINK, socket.SOCK_RAW, NETLINK_NETFILTER)]):
-            with socket.socket(fileno=fd) as sock:
+        for sock in sandbox.sockets([(netns, socket.AF_NETLINK, socket.SOCK_RAW, NETLINK_NETFILTER)]):
+            with sock:
                 NftSocket(sock, netns.name).apply(inpod_rules().ruleset)
 
     return _try("nf_tables", "the redirect rules of a pod, both families", fix, attempt)
@@ -111,8 +100,8 @@ def _ring(sandbox: Sandbox, netns: Netns) -> Finding:
     fix = "`sudo modprobe af_packet`: captures need packet sockets with TPACKET_V3"
 
     def attempt() -> None:
-        for fd in sandbox.sockets([(netns, socket.AF_PACKET, socket.SOCK_RAW, 0)]):
-            with socket.socket(fileno=fd) as sock:
+        for sock in sandbox.sockets([(netns, socket.AF_PACKET, socket.SOCK_RAW, 0)]):
+            with sock:
                 sock.setsockopt(_SOL_PACKET, _PACKET_VERSION, _TPACKET_V3)
 
     return _try("captures", "packet sockets with TPACKET_V3", fix, attempt)
