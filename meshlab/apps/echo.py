@@ -27,7 +27,7 @@ from meshlab.apps import language
 from meshlab.apps.http1 import Head, MalformedError, read_head, write_head
 from meshlab.apps.language import Answer
 from meshlab.apps.received import CanaryScanner, Received
-from meshlab.kernel.channel import Channel, ChannelClosedError
+from meshlab.kernel.channel import Channel, close_all
 from meshlab.model import Address, Peer
 
 _BACKLOG = 512
@@ -201,12 +201,12 @@ class Echo:
     async def run(self) -> None:
         """Serve until the control channel closes or ``stop``."""
         loop = asyncio.get_running_loop()
-        loop.add_reader(self._channel.fileno(), self._on_message)
+        detach = self._channel.attach(loop, self._on_message, self.stop)
         servers = [await self._serve(loop, entry) for entry in self._config["pods"]]
         try:
             await self._done.wait()
         finally:
-            loop.remove_reader(self._channel.fileno())
+            detach()
             for server in servers:
                 server.close()
             for connection in self._living:
@@ -225,12 +225,9 @@ class Echo:
             lambda: self.connection(listener, self.record, self._living), sock=sock, backlog=_BACKLOG
         )
 
-    def _on_message(self) -> None:
-        try:
-            request, _ = self._channel.receive()
-            self._channel.send({"id": request["id"], **self._reply(request)})
-        except ChannelClosedError:
-            self.stop()
+    def _on_message(self, request: dict[str, Any], fds: list[int]) -> None:
+        close_all(fds)
+        self._channel.send({"id": request.get("id"), **self._reply(request)})
 
     def _reply(self, request: Mapping[str, Any]) -> dict[str, Any]:
         match request.get("op"):

@@ -36,6 +36,7 @@ from meshlab.kernel.uninterrupted import uninterrupted
 _ANSWER_S = 60.0
 _END_S = 2.0
 
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Start:
     """A program to be started: ``entry`` (``module:function``) is called with ``config`` and ``fds``."""
