@@ -16,13 +16,12 @@ from dataclasses import dataclass
 from meshlab.errors import HostNotReadyError, KernelRefusedError
 from meshlab.kernel.nft_wire import NETLINK_NETFILTER
 from meshlab.kernel.nftables import NftSocket
-from meshlab.kernel.sandbox import Furniture, Netns, Sandbox
+from meshlab.kernel.sandbox import MIN_DESCRIPTORS, MORE_DESCRIPTORS, Furniture, Netns, Sandbox
 from meshlab.plan.redirect import inpod_rules
 
 _SOL_PACKET = 263
 _PACKET_VERSION = 10
 _TPACKET_V3 = 2
-_MIN_FDS = 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +63,7 @@ def _linux() -> Finding:
 def _try(name: str, detail: str, fix: str, attempt: Callable[[], None]) -> Finding:
     try:
         attempt()
-    except (OSError, KernelRefusedError) as error:
+    except (OSError, HostNotReadyError, KernelRefusedError) as error:
         return Finding(name, False, str(error), f"{fix} ({error})")
     return Finding(name, True, detail)
 
@@ -109,6 +108,6 @@ def _ring(sandbox: Sandbox, netns: Netns) -> Finding:
 
 def _descriptors() -> Finding:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if hard != resource.RLIM_INFINITY and hard < _MIN_FDS:
-        return Finding("descriptors", False, f"at most {hard} open files", f"`ulimit -Hn {_MIN_FDS}`, or limits.conf")
+    if hard != resource.RLIM_INFINITY and hard < MIN_DESCRIPTORS:
+        return Finding("descriptors", False, f"at most {hard} open files", MORE_DESCRIPTORS)
     return Finding("descriptors", True, f"{soft} open files, {hard} at most")

@@ -7,6 +7,7 @@ thread-safe: nobody waits for another's answer. When netd is gone every method r
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import resource
@@ -34,6 +35,9 @@ _BOOT += "Channel; netd.start(Channel.from_fd(int(sys.argv[1])), int(sys.argv[2]
 _CLOSED = "the lab was closed"
 _DESCRIPTORS = 1 << 16
 """Enough for labs of thousands of pods."""
+NO_DESCRIPTORS = (errno.EMFILE, errno.ENFILE)
+MIN_DESCRIPTORS = 1024
+MORE_DESCRIPTORS = f"`ulimit -Hn {MIN_DESCRIPTORS}` as root, or a line in /etc/security/limits.conf"
 _START_S = 30.0
 _ANSWER_S = 30.0
 
@@ -250,6 +254,8 @@ class Sandbox:
         except ChannelClosedError as error:
             raise self._gone() from error
         if "error" in answer.body:
+            if answer.body["errno"] in NO_DESCRIPTORS:
+                raise too_few_descriptors()
             raise KernelRefusedError(what, where, answer.body["errno"], answer.body["error"])
         return answer
 
@@ -275,6 +281,12 @@ class Sandbox:
         if answer.body.get("keep"):
             answer.body["kept"] = answer.claim()
             self._owned += answer.body["kept"]
+
+
+def too_few_descriptors() -> HostNotReadyError:
+    """For an operation that found no room for another descriptor: how many there may be, and what mends it."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return HostNotReadyError(f"a lab needs more than the {hard} open files that are allowed here: {MORE_DESCRIPTORS}")
 
 
 def _launch(theirs: Channel, hello: dict[str, Any]) -> subprocess.Popen[bytes]:
@@ -330,9 +342,11 @@ def _end(netd: int) -> None:
     poll.poll()
 
 
-def explain_refusal(step: str, errno: int, text: str) -> str:
+def explain_refusal(step: str, number: int, text: str) -> str:
     """What to do where a lab cannot be: the fix first."""
-    name = {1: "EPERM", 13: "EACCES", 22: "EINVAL", 28: "ENOSPC"}.get(errno, str(errno))
+    if number in NO_DESCRIPTORS:
+        return str(too_few_descriptors())
+    name = {1: "EPERM", 13: "EACCES", 22: "EINVAL", 28: "ENOSPC"}.get(number, str(number))
     if step == "user namespace":
         return (
             f"user namespaces are off here ({text}, {name}): "
