@@ -133,7 +133,7 @@ class Netd:
                 ns.unshare(ns.CLONE_NEWNET)
                 made.append(_open_ns("net"))
                 ours.append(os.dup(made[-1]))
-        except OSError:
+        except BaseException:
             close_all((*made, *ours))
             raise
         finally:
@@ -151,7 +151,7 @@ class Netd:
             _furnish(request)
             made += [_open_ns("mnt"), _open_ns("uts")]
             made += [os.dup(fd) for fd in made]
-        except OSError:
+        except BaseException:
             close_all(made)
             raise
         finally:
@@ -178,7 +178,7 @@ class Netd:
                     current = netns
                 opened.append(socket.socket(family, kind, protocol))
             return None, [sock.detach() for sock in opened]
-        except OSError:
+        except BaseException:
             for sock in opened:
                 sock.close()
             raise
