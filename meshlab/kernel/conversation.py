@@ -110,7 +110,9 @@ class Conversation:
             ChannelClosedError: the program is gone.
             LabError: it did not answer within ``timeout_s``.
         """
-        box, deadline = self._boxes[number], time.monotonic() + timeout_s
+        box, deadline = self._boxes.get(number), time.monotonic() + timeout_s
+        if box is None:
+            raise ChannelClosedError(self.ended)
         try:
             while True:
                 left = max(0.0, deadline - time.monotonic())
@@ -161,11 +163,12 @@ class Conversation:
         return LabError(f"{self.name} did not answer within {timeout_s:g} s: {text}")
 
     def close(self) -> None:
-        """Close the channel; whoever waits is told."""
+        """Close the channel; whoever waits is told, and answers that nobody has fetched are dropped."""
         done: SimpleQueue[None] = SimpleQueue()
         self._reader.soon(lambda: done.put(self._end("it was closed here")))
         with contextlib.suppress(Empty):
             done.get(timeout=_CLOSE_S)
+        self._boxes.clear()
 
     # --- in the reader's thread ---
 

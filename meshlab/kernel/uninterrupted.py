@@ -19,27 +19,28 @@ def uninterrupted(work: Callable[[], _T], undo: Callable[[_T], object] = lambda 
     Raises:
         BaseException: what ``work`` raised, or else what came first while it was under way.
     """
-    turn = _thread.allocate_lock()
-    outcome: SimpleQueue[tuple[_T | None, BaseException | None]] = SimpleQueue()
+    turn, done = _thread.allocate_lock(), SimpleQueue[None]()
+    outcome: list[tuple[_T | None, BaseException | None]] = []
 
     def run() -> None:
         if not turn.acquire(blocking=False):
             return  # an interruption came just after the start, so that it was started twice
         try:
-            outcome.put((work(), None))
+            outcome.append((work(), None))
         except BaseException as error:
-            outcome.put((None, error))
+            outcome.append((None, error))
+        done.put(None)
 
     came: BaseException | None = None
-    while True:
+    while not outcome:  # what ``get`` gives may be lost to an interruption, so it says nothing
         try:
             _thread.start_new_thread(run, ())
-            result, error = outcome.get()
-            break
+            done.get()
         except BaseException as interruption:
             if isinstance(interruption, RuntimeError) and turn.acquire(blocking=False):
                 return work()  # no thread can be started any more
             came = came or interruption
+    ((result, error),) = outcome
     if error is not None:
         raise error
     if came is not None:

@@ -110,6 +110,23 @@ def test_descriptors_that_nobody_waits_for_any_more_are_closed(world: World) -> 
     assert _descriptors() == before
 
 
+def test_what_was_answered_before_the_end_can_still_be_fetched_and_after_closing_costs_no_descriptor() -> None:
+    before = _descriptors()
+    world = World()
+    numbers = [world.conversation.post("once"), world.conversation.post("twice")]
+    with open(os.devnull) as file:
+        for _ in numbers:
+            world.answer(world.next_request(), file.fileno())
+    world.program.close()
+    answer = world.conversation.answer(numbers[0], DEADLINE_S)
+    assert answer.body["to"] == "once"
+    world.conversation.close()
+    with pytest.raises(ChannelClosedError):
+        world.conversation.answer(numbers[1], DEADLINE_S)
+    del answer
+    assert _descriptors() == before
+
+
 def test_the_end_of_the_program_is_told_to_everybody_who_waits(world: World) -> None:
     asked = [_in_a_thread(lambda: world.ask("anyone?")) for _ in range(2)]
     watching = _in_a_thread(lambda: world.conversation.until(lambda: None, DEADLINE_S))
@@ -209,6 +226,13 @@ def test_uninterrupted_work_ends_before_the_interruption_is_raised_and_is_then_u
 
     assert _interrupted(lambda: uninterrupted(work, undo=lambda result: done.append(f"undo {result}")), 0.01)
     assert done == ["work", "undo result"]
+
+
+def test_an_interruption_at_any_moment_of_uninterrupted_work_is_raised_once_the_work_is_done() -> None:
+    for moment in range(400):
+        done: list[str] = []
+        _interrupted(lambda done=done: uninterrupted(lambda: done.append("work")), after_s=moment * 1e-6)  # type: ignore[misc]
+        assert done in ([], ["work"])
 
 
 def test_uninterrupted_work_gives_its_result_and_raises_its_errors() -> None:
