@@ -29,7 +29,7 @@ from meshlab.kernel.channel import Channel, ChannelClosedError, close_all
 
 _T = TypeVar("_T")
 _CLOSE_S = 5.0
-"""How long the reader may take to let go of a channel."""
+"""How long the reader may take for a task."""
 
 
 class Answer:
@@ -153,10 +153,7 @@ class Conversation:
 
     def take_in(self) -> None:
         """Return when everything that the program has sent until now was taken in."""
-        done: SimpleQueue[None] = SimpleQueue()
-        self._reader.soon(lambda: done.put(self._read(sys.maxsize)))
-        with contextlib.suppress(Empty):
-            done.get(timeout=_CLOSE_S)
+        self._reader.do(lambda: self._read(sys.maxsize))
 
     def late(self, timeout_s: float) -> LabError:
         text = "it hangs, or the machine is too busy; close the lab, and look at its logs"
@@ -164,10 +161,7 @@ class Conversation:
 
     def close(self) -> None:
         """Close the channel; whoever waits is told, and answers that nobody has fetched are dropped."""
-        done: SimpleQueue[None] = SimpleQueue()
-        self._reader.soon(lambda: done.put(self._end("it was closed here")))
-        with contextlib.suppress(Empty):
-            done.get(timeout=_CLOSE_S)
+        self._reader.do(lambda: self._end("it was closed here"))
         self._boxes.clear()
 
     # --- in the reader's thread ---
@@ -187,7 +181,7 @@ class Conversation:
         except ChannelClosedError as error:
             self._end(str(error))
         except Exception as error:  # must not end the reader, which serves others too
-            self.fault = error.strerror if isinstance(error, OSError) else f"{type(error).__name__}: {error}"
+            self.fault = f"{type(error).__name__}: {error}"
             self._end(self.fault)
 
     def _write(self) -> None:
@@ -245,6 +239,14 @@ class _Reader:
         """Do ``task`` in the reader's thread."""
         self._tasks.put(task)
         os.eventfd_write(self._wake, 1)
+
+    def do(self, task: Callable[[], None]) -> None:
+        """Do ``task`` in the reader's thread, and return when it is done."""
+        done: SimpleQueue[None] = SimpleQueue()
+        self.soon(task)
+        self.soon(lambda: done.put(None))
+        with contextlib.suppress(Empty):  # there is no reader left where Python itself is ending
+            done.get(timeout=_CLOSE_S)
 
     # --- in the reader's thread ---
 

@@ -16,6 +16,7 @@ import gc
 import importlib
 import json
 import os
+import select
 import selectors
 import signal
 import subprocess
@@ -194,6 +195,8 @@ def serve(channel: Channel, owner: int, modules: list[str]) -> None:
         ChannelClosedError: the owner has closed its end.
     """
     for module in modules:
+        if select.select([owner], [], [], 0)[0]:
+            return  # imports take a second, and nobody waits for them any more
         importlib.import_module(module)
     gc.collect()
     gc.freeze()

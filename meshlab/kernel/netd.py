@@ -373,7 +373,8 @@ def _become_netd(channel: Channel, owner: int, hello: dict[str, Any]) -> Netd | 
         pause("after unshare")
         pause("before the first fork")
         if child := os.fork():
-            return _wait_for(child, channel, owner)
+            _wait_for(child, channel, owner)
+            return None
         step = "mounts"
         netd = Netd(channel, owner, _build_base(hello["binds"]))
         opened = [*(_open_ns(kind) for kind in ("user", "pid", "ipc")), os.pidfd_open(os.getpid())]

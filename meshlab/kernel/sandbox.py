@@ -275,6 +275,8 @@ class Sandbox:
                 self.exits.pop(event["pid"], None)  # of an earlier process with this pid: they come round again
             case "failed":
                 self._last_words = event["why"]
+            case _:
+                pass
 
     def _keep(self, answer: Answer) -> None:
         """Namespaces are ours from the moment they arrive, so that ``close`` lets go of each."""

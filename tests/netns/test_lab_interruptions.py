@@ -17,6 +17,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import doomed
 import pytest
@@ -132,3 +133,32 @@ def test_whichever_process_is_killed_whenever_nothing_is_left_and_one_sentence_s
         told = output.removeprefix("open\n")
         assert told == "fine\n" or re.match(r"\w+Error: \S", told), f"{who}\n{output}"
     assert host() == before
+
+
+def test_where_the_owner_of_a_campaign_is_killed_its_workers_and_their_labs_end_at_once(tmp_path: Path) -> None:
+    argv = [sys.executable, "-m", "meshlab", "fuzz", "quickstart", "--workers", "2", "--for", "10m"]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    with (
+        subprocess.Popen(
+            argv, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment
+        ) as owner,
+        _with_labs(owner.pid, 2) as theirs,
+    ):
+        owner.kill()
+        assert theirs.left(1.0) == []
+
+
+_PROGRAMS = 7
+"""Of a lab of two nodes, at least."""
+
+
+def _with_labs(owner: int, count: int) -> Belongings:
+    """What an owner has, as soon as that many of its labs run their programs."""
+    deadline = time.monotonic() + DEADLINE_S
+    while time.monotonic() < deadline:
+        theirs = Belongings.of(owner)
+        if len(theirs.links("pid:")) >= count and len(theirs.pids) >= _PROGRAMS * count:
+            return theirs
+        theirs.close()
+        select.select([], [], [], 0.05)
+    raise AssertionError("the labs were not opened")
