@@ -226,7 +226,8 @@ class _Reader:
         self._tasks: SimpleQueue[Callable[[], None]] = SimpleQueue()
         self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._selector.register(self._wake, selectors.EVENT_READ, self._run_tasks)
-        threading.Thread(target=self._run, name="meshlab-reader", daemon=True).start()
+        self._thread = threading.Thread(target=self._run, name="meshlab-reader", daemon=True)
+        self._thread.start()
 
     @classmethod
     def shared(cls) -> _Reader:
@@ -242,6 +243,9 @@ class _Reader:
 
     def do(self, task: Callable[[], None]) -> None:
         """Do ``task`` in the reader's thread, and return when it is done."""
+        if threading.get_ident() == self._thread.ident:
+            task()
+            return
         done: SimpleQueue[None] = SimpleQueue()
         self.soon(task)
         self.soon(lambda: done.put(None))

@@ -16,16 +16,18 @@ import signal
 import socket
 import subprocess
 import sys
+import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from meshlab.errors import HostNotReadyError, KernelRefusedError, LabError, LabLostError, StillRunsError
 from meshlab.kernel.channel import MAX_FDS, Channel, ChannelClosedError, close_all, pair
 from meshlab.kernel.conversation import Answer, Conversation
 from meshlab.kernel.uninterrupted import uninterrupted
 
+_T = TypeVar("_T")
 _ROOT = str(Path(__file__).resolve().parents[2])
 _BOOT = (
     f"import sys; sys.path.insert(0, {_ROOT!r}); from meshlab.kernel import netd; from meshlab.kernel.channel import "
@@ -93,7 +95,8 @@ class Sandbox:
     ) -> None:
         self._parent = parent
         """Of netd; it ends when netd does."""
-        self._netd = Conversation("netd, PID 1 of the lab,", channel, self._on_event, self._keep)
+        on_event, keep = weakref.WeakMethod(self._on_event), weakref.WeakMethod(self._keep)
+        self._netd = Conversation("netd, PID 1 of the lab,", channel, _weakly(on_event), _weakly(keep))
         self._owned = [user, pid, ipc, netd]
         self._last_words = ""
         self.user_fd = user
@@ -235,6 +238,11 @@ class Sandbox:
         """End netd, and with it every process of the lab; nothing is left when this returns or raises."""
         uninterrupted(self._close)
 
+    def __del__(self) -> None:
+        """Ctrl-C may come between the end of ``start`` and the moment when somebody has what it returns."""
+        with contextlib.suppress(Exception):
+            self._close()
+
     def _close(self) -> None:
         if self.lost == _CLOSED:
             return
@@ -283,6 +291,16 @@ class Sandbox:
         if answer.body.get("keep"):
             answer.body["kept"] = answer.claim()
             self._owned += answer.body["kept"]
+
+
+def _weakly(method: weakref.WeakMethod[Callable[[_T], None]]) -> Callable[[_T], None]:
+    """The same without keeping its object: the reader must not keep a lab that nobody has any more."""
+
+    def call(argument: _T) -> None:
+        if (alive := method()) is not None:
+            alive(argument)
+
+    return call
 
 
 def too_few_descriptors() -> HostNotReadyError:

@@ -41,7 +41,7 @@ class Peer:
     def __init__(self, name: str, channel: Channel, why_gone: Callable[[], str]) -> None:
         self.name = name
         self.events: list[dict[str, Any]] = []
-        self._conversation = Conversation(name, channel, lambda event: self.events.append(event))
+        self._conversation = Conversation(name, channel, self.events.append)
         self._why_gone = why_gone
 
     def post(self, operation: str, fds: Sequence[int] = (), **fields: Any) -> int:

@@ -18,6 +18,8 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
+from typing import Any
 
 import doomed
 import pytest
@@ -88,6 +90,52 @@ def test_a_lab_that_is_interrupted_anywhere_leaves_nothing_and_the_next_one_work
     with pytest.raises(KeyboardInterrupt), _interrupted_after(moment, watched):  # noqa: PT012 - any moment of any lab
         while True:
             _live()
+    gc.collect()
+    with watched[0] as theirs:
+        assert theirs.left(GONE_WITHIN_S) == []
+    _live()
+    assert _open_here() == ours
+    assert host() == before
+
+
+PLACES = (
+    "Sandbox.start",
+    "Sandbox.netns",
+    "Site.open_sockets",
+    "ForkServer.start",
+    "Programs.python",
+    "Peer.ask",
+    "Peer.wait_event",
+    "Conversation.answer",
+    "findings",
+    "Site.close",
+)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize("event", ["call", "return"])
+@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.usefixtures("life_s")
+def test_a_lab_that_is_interrupted_just_there_leaves_nothing_and_the_next_one_works(place: str, event: str) -> None:
+    before, ours = host(), _open_here()
+    watched: list[Belongings] = []
+
+    def interrupt(frame: FrameType, what: str, _: object) -> Any:
+        if frame.f_code.co_qualname != place:
+            return None
+        if what == event:
+            watched.append(Belongings.of(os.getpid(), with_owner=False))
+            raise KeyboardInterrupt  # Python calls us no more after this
+        return interrupt
+
+    tracer = sys.gettrace()
+    sys.settrace(interrupt)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            _live()
+    finally:
+        sys.settrace(tracer)
+    gc.collect()
     with watched[0] as theirs:
         assert theirs.left(GONE_WITHIN_S) == []
     _live()
