@@ -95,8 +95,8 @@ class Sandbox:
     ) -> None:
         self._parent = parent
         """Of netd; it ends when netd does."""
-        on_event, keep = weakref.WeakMethod(self._on_event), weakref.WeakMethod(self._keep)
-        self._netd = Conversation("netd, PID 1 of the lab,", channel, _weakly(on_event), _weakly(keep))
+        on_event, keep = _weakly(self._on_event), _weakly(self._keep)
+        self._netd = Conversation("netd, PID 1 of the lab,", channel, on_event, keep)
         self._owned = [user, pid, ipc, netd]
         self._last_words = ""
         self.user_fd = user
@@ -293,11 +293,12 @@ class Sandbox:
             self._owned += answer.body["kept"]
 
 
-def _weakly(method: weakref.WeakMethod[Callable[[_T], None]]) -> Callable[[_T], None]:
+def _weakly(method: Callable[[_T], None]) -> Callable[[_T], None]:
     """The same without keeping its object: the reader must not keep a lab that nobody has any more."""
+    weak = weakref.WeakMethod(method)
 
     def call(argument: _T) -> None:
-        if (alive := method()) is not None:
+        if (alive := weak()) is not None:
             alive(argument)
 
     return call

@@ -193,7 +193,7 @@ def test_where_the_owner_of_a_campaign_is_killed_its_workers_and_their_labs_end_
         _with_labs(owner.pid, 2) as theirs,
     ):
         owner.kill()
-        assert theirs.left(1.0) == []
+        assert theirs.left(3.0) == []
 
 
 _PROGRAMS = 7
