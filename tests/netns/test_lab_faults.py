@@ -297,7 +297,9 @@ def test_an_audit_that_could_not_ask_the_control_plane_says_so_beside_what_it_fo
     def close_with_a_stuck_control_plane() -> None:
         with lab_factory(doomed.TOPOLOGY) as lab:
             lab.site.programs.end("control-plane", signal.SIGSTOP)
-            lab.sandbox.kill(lab.site.programs.by_name["echo@node-2"].pid)
+            echo = lab.site.programs.by_name["echo@node-2"].pid
+            lab.sandbox.kill(echo)
+            lab.sandbox.wait_exit(echo, DEADLINE_S)
 
     with pytest.raises(AuditError, match="nobody knows whether a proxy refused its configuration") as told:
         close_with_a_stuck_control_plane()
