@@ -159,8 +159,8 @@ class _Node:
     def _make_netns(self, keys: Sequence[str]) -> None:
         made = self.sandbox.netns(keys)
         self.netns |= {netns.name: netns for netns in made}
-        fds = self.sandbox.sockets([(netns, socket.AF_NETLINK, socket.SOCK_RAW, NETLINK_ROUTE) for netns in made])
-        self._routes |= {key: RouteSocket(socket.socket(fileno=fd), key) for key, fd in zip(keys, fds, strict=True)}
+        sockets = self.sandbox.sockets([(netns, socket.AF_NETLINK, socket.SOCK_RAW, NETLINK_ROUTE) for netns in made])
+        self._routes |= {key: RouteSocket(sock, key) for key, sock in zip(keys, sockets, strict=True)}
 
     def _build_links(self, network: NetworkPlan) -> None:
         if not self._built:
@@ -212,14 +212,11 @@ def _link_into(witness: Sandbox, node: _Node) -> socket.socket:
     """A socket on a link whose other end is in the last pod: it fails when that pod's netns is no more."""
     last = list(node.netns)[-1]
     (outside,) = witness.netns(["witness"])
-    route, packets = (
-        socket.socket(fileno=fd)
-        for fd in witness.sockets(
-            [
-                (outside, socket.AF_NETLINK, socket.SOCK_RAW, NETLINK_ROUTE),
-                (outside, socket.AF_PACKET, socket.SOCK_RAW, 0),
-            ]
-        )
+    route, packets = witness.sockets(
+        [
+            (outside, socket.AF_NETLINK, socket.SOCK_RAW, NETLINK_ROUTE),
+            (outside, socket.AF_PACKET, socket.SOCK_RAW, 0),
+        ]
     )
     end = End("gone", 10)
     link = Veth(end=end, peer=End("gone", 1 << 20), peer_netns=last, mac="02:00:00:00:00:01")

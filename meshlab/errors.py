@@ -86,6 +86,10 @@ class LabLostError(LabError):
     """The lab's netd or one of its programs is gone, so nothing in it can be trusted any more."""
 
 
+class StillRunsError(LabError, TimeoutError):
+    """A process of the lab had not ended at the deadline."""
+
+
 class NotEnrolledError(LabError):
     """A pod that belongs in the mesh was still pending at the deadline."""
 

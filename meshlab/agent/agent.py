@@ -93,6 +93,7 @@ class Agent:
         Raises:
             ChannelClosedError: the lab is gone.
         """
+        self._channel.watch(self._selector)
         for key, _ in self._selector.select(self._patience(timeout_s)):
             if key.fileobj in self._connections or not isinstance(key.fileobj, Connection):
                 key.data()
@@ -124,7 +125,10 @@ class Agent:
     # --- what the lab asks ---
 
     def _answer(self) -> None:
-        request, fds = self._channel.receive()
+        self._channel.flush()
+        if (message := self._channel.take()) is None:
+            return
+        request, fds = message
         try:
             match request["op"]:
                 case "enrol":
@@ -142,8 +146,8 @@ class Agent:
                     raise ValueError(f"no operation {other!r}; there are enrol, give_up, remove, rules")
         except ChannelClosedError:
             raise
-        except (KernelRefusedError, OSError, ValueError, KeyError) as error:
-            self._channel.send({"id": request["id"], "error": f"{type(error).__name__}: {error}"})
+        except (KernelRefusedError, OSError, ValueError, LookupError, TypeError) as error:
+            self._channel.send({"id": request.get("id"), "error": f"{type(error).__name__}: {error}"})
 
     def _enrol(self, request: dict[str, Any], fds: list[int]) -> None:
         deadline = time.monotonic() + request.get("timeout_s", 10.0)

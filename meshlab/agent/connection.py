@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import array
-import os
 import socket
 from collections.abc import Callable, Iterable
 from typing import Any
 
 from meshlab.errors import ProtocolError
+from meshlab.kernel.channel import close_all, descriptors
 from meshlab.protocols.zds import (
     MAX_PACKET_BYTES,
     AgentEffect,
@@ -77,11 +77,8 @@ class Connection:
             packet, ancillary, flags, _ = self._sock.recvmsg(MAX_PACKET_BYTES, socket.CMSG_SPACE(64))
         except OSError as error:
             raise ProtocolError(f"the connection is lost: {error}") from error
-        received = array.array("i")
-        for _, _, payload in ancillary:
-            received.frombytes(payload[: len(payload) - len(payload) % received.itemsize])
-        for fd in received:
-            os.close(fd)
+        received = descriptors(ancillary)
+        close_all(received)
         if received or flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC):
             raise ProtocolError(f"a packet of more than {MAX_PACKET_BYTES} bytes, or with descriptors")
         if not packet:

@@ -15,6 +15,7 @@ by descriptor, already inside their pods.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import resource
 import signal
@@ -31,7 +32,7 @@ from meshlab.apps import language
 from meshlab.apps.http1 import Head, MalformedError, read_head, write_head
 from meshlab.apps.language import Answer
 from meshlab.apps.received import CanaryScanner, Received
-from meshlab.kernel.channel import Channel, ChannelClosedError
+from meshlab.kernel.channel import Channel, ChannelClosedError, close_all
 from meshlab.model import Address, Peer
 
 _BACKLOG = 512
@@ -215,12 +216,12 @@ class Echo:
     async def run(self) -> None:
         """Serve until the control channel closes or ``stop``."""
         loop = asyncio.get_running_loop()
-        loop.add_reader(self._channel.fileno(), self._on_message)
+        detach = self._channel.attach(loop, self._on_message, self.stop)
         servers = [await self._serve(loop, entry) for entry in self._config["pods"]]
         try:
             await self._done.wait()
         finally:
-            loop.remove_reader(self._channel.fileno())
+            detach()
             for server in servers:
                 server.close()
             for connection in self._living:
@@ -239,23 +240,17 @@ class Echo:
             lambda: self.connection(listener, self.record, self._living), sock=sock, backlog=_BACKLOG
         )
 
-    def _on_message(self) -> None:
-        try:
-            request, _ = self._channel.receive()
-        except ChannelClosedError:
-            self.stop()
-        else:
-            self._answer(request, _ROUNDS)
+    def _on_message(self, request: dict[str, Any], fds: list[int]) -> None:
+        close_all(fds)
+        self._answer(request, _ROUNDS)
 
     def _answer(self, request: Mapping[str, Any], rounds: int) -> None:
         """Answer when what has already arrived is counted."""
         if rounds:
             asyncio.get_running_loop().call_soon(self._answer, request, rounds - 1)
             return
-        try:
-            self._channel.send({"id": request["id"], **self._reply(request)})
-        except ChannelClosedError:
-            self.stop()
+        with contextlib.suppress(ChannelClosedError):  # the end of the channel ends the program by itself
+            self._channel.send({"id": request.get("id"), **self._reply(request)})
 
     def _reply(self, request: Mapping[str, Any]) -> dict[str, Any]:
         match request.get("op"):

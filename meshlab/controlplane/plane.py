@@ -23,7 +23,6 @@ import asyncio
 import base64
 import itertools
 import time
-from collections import deque
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -34,7 +33,7 @@ import grpc
 from meshlab.controlplane.authority import CA_METHOD, CA_SERVICE, Authority
 from meshlab.controlplane.journal import Entry, Journal
 from meshlab.errors import ProtocolError
-from meshlab.kernel.channel import Channel, ChannelClosedError
+from meshlab.kernel.channel import Channel, ChannelClosedError, close_all
 from meshlab.pki import Issuer
 from meshlab.protocols.messages import message
 from meshlab.protocols.xds import DELTA_ADS_METHOD, DELTA_ADS_SERVICE, ZTUNNEL_TYPES, Request, Response
@@ -101,7 +100,6 @@ class ControlPlane:
         self._push: _Push | None = None
         self._refused_before: set[tuple[str, str]] = set()
         """Type and version of what was refused once: other nodes' NACKs of it are no news."""
-        self._unsent: deque[dict[str, Any]] = deque()
         self._happened = asyncio.Event()
         self._stopped = asyncio.Event()
         self._configured = asyncio.Event()
@@ -120,14 +118,20 @@ class ControlPlane:
         await server.start()
         async with asyncio.TaskGroup() as tasks:
             operations: set[asyncio.Task[None]] = set()
-            loop.add_reader(self.channel.fileno(), self._readable, tasks, operations)
+
+            def asked(request: dict[str, Any], fds: list[int]) -> None:
+                close_all(fds)
+                operation = tasks.create_task(self._operate(request))
+                operations.add(operation)
+                operation.add_done_callback(operations.discard)
+
+            detach = self.channel.attach(loop, asked, self.stop)
             self._tell({"event": "listening", "address": self.config.listen, "port": port})
             await self._stopped.wait()
-            loop.remove_reader(self.channel.fileno())
             for operation in operations:
                 operation.cancel()
             await server.stop(grace=None)
-            loop.remove_writer(self.channel.fileno())  # streams that were cut had something to say
+            detach()  # not earlier: streams that were cut had something to say
 
     def stop(self) -> None:
         self._stopped.set()
@@ -249,16 +253,6 @@ class ControlPlane:
 
     # --- towards the lab ---
 
-    def _readable(self, tasks: asyncio.TaskGroup, operations: set[asyncio.Task[None]]) -> None:
-        try:
-            request, _ = self.channel.receive()
-        except ChannelClosedError:
-            self.stop()
-            return
-        operation = tasks.create_task(self._operate(request))
-        operations.add(operation)
-        operation.add_done_callback(operations.discard)
-
     async def _operate(self, request: Mapping[str, Any]) -> None:
         try:
             match request["op"]:
@@ -357,17 +351,11 @@ class ControlPlane:
             self._tell({"event": "conversation", **entry})
 
     def _tell(self, answer: dict[str, Any]) -> None:
-        """Send to the lab once it has room: a lab that does not listen for a while must not stop the mesh."""
-        self._unsent.append(answer)
-        asyncio.get_running_loop().add_writer(self.channel.fileno(), self._writable)
-
-    def _writable(self) -> None:
+        """Send to the lab, once it has room: a lab that does not listen for a while must not stop the mesh."""
         try:
-            self.channel.send(self._unsent.popleft())
+            self.channel.send(answer)
         except ChannelClosedError:
             self.stop()
-        if not self._unsent:
-            asyncio.get_running_loop().remove_writer(self.channel.fileno())
 
 
 def _snapshot(encoded: Mapping[str, Mapping[str, str]]) -> Snapshot:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import signal
+import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -240,8 +242,16 @@ class _Told:
         return self() and self.word == _ENOUGH
 
 
+def _end_with_who_started_this() -> None:
+    """Whoever was killed has nobody end the workers in order; labs end with their owner, which is this process."""
+    if (parent := multiprocessing.parent_process()) is not None:
+        parent.join()
+        os._exit(1)
+
+
 def _work(pipe: Connection, plan: Plan) -> None:
     """One worker's process."""
+    threading.Thread(target=_end_with_who_started_this, daemon=True).start()
     try:
         told = _Told(pipe)
         _alone(plan, pipe.send, told, told.enough)

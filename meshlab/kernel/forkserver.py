@@ -16,6 +16,7 @@ import gc
 import importlib
 import json
 import os
+import select
 import selectors
 import signal
 import subprocess
@@ -28,8 +29,13 @@ from typing import Any, NoReturn
 
 from meshlab.errors import KernelRefusedError, LabLostError
 from meshlab.kernel import namespaces as ns
-from meshlab.kernel.channel import Channel, ChannelClosedError, pair
+from meshlab.kernel.channel import Channel, ChannelClosedError, close_all, pair
+from meshlab.kernel.conversation import Conversation
 from meshlab.kernel.sandbox import Mntns, Netns, Sandbox
+from meshlab.kernel.uninterrupted import uninterrupted
+
+_ANSWER_S = 60.0
+_END_S = 2.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,9 +63,9 @@ class ForkServer:
     _guard = threading.Lock()
 
     def __init__(self, channel: Channel, process: subprocess.Popen[bytes]) -> None:
-        self._channel = channel
+        self._server = Conversation("the fork server", channel, lambda _: None)
         self._process = process
-        self._lock = threading.Lock()
+        self._dropped = False
 
     @classmethod
     def shared(cls, modules: Iterable[str]) -> ForkServer:
@@ -76,41 +82,43 @@ class ForkServer:
     def close_shared(cls) -> None:
         """End the process' own server, where there is one."""
         with cls._guard:
-            if cls._shared is not None:
-                cls._shared.close()
-                cls._shared = None
+            dropped, cls._shared = cls._shared, None
+        if dropped is not None:
+            dropped.close()
 
     @classmethod
     def _start(cls, modules: list[str]) -> ForkServer:
         ours, theirs = pair()
-        owner = os.pidfd_open(os.getpid())
-        argv = [sys.executable, "-m", "meshlab.kernel.forkserver", str(theirs.fileno()), str(owner), *modules]
-        process = subprocess.Popen(  # noqa: S603 - our own module
-            argv,
-            pass_fds=(theirs.fileno(), owner),
-            stdin=subprocess.DEVNULL,
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
-            start_new_session=True,  # a terminal's Ctrl-C is for the owner, who ends labs in order
-        )
-        theirs.close()
-        os.close(owner)
-        return cls(ours, process)
+        try:
+            return cls(ours, uninterrupted(lambda: _launch(theirs, modules), undo=_abandon))
+        except BaseException:
+            ours.close()
+            raise
+        finally:
+            theirs.close()
 
     def start(self, sandbox: Sandbox, starts: Sequence[Start]) -> list[int]:
         """Start programs in a lab, all at once; their pids there.
 
         Raises:
             LabLostError: the lab or the server ended meanwhile.
+            LabError: the server did not answer in time.
             KernelRefusedError: one of them could not be started; others may run.
         """
         shared = [sandbox.ipc_fd, sandbox.pid_fd, *([sandbox.user_fd] if sandbox.rootless else [])]
-        request = {"rootless": sandbox.rootless, "programs": [_described(start) for start in starts]}
-        with self._lock:
-            try:
-                self._channel.send(request, [*shared, *(fd for start in starts for fd in start.carried)])
-                answer, _ = self._channel.receive(timeout_s=60)
-            except ChannelClosedError as error:
-                raise LabLostError(f"the fork server is gone (exit status {self._process.wait(5)})") from error
+        carried = [*shared, *(fd for start in starts for fd in start.carried)]
+        programs = [_described(start) for start in starts]
+        try:
+            number = self._server.post("start", carried, rootless=sandbox.rootless, programs=programs)
+            answer = self._server.answer(number, _ANSWER_S).body
+        except BaseException as error:
+            self._drop()  # whatever it is doing now: the next lab gets a server that does nothing else
+            if isinstance(error, ChannelClosedError):
+                raise LabLostError(f"the fork server is gone: {self._how_ended()}") from error
+            raise
+        finally:
+            if self._dropped and not self._server.asked:
+                self.close()
         if "error" in answer:
             sandbox.poll()  # says so where the lab has ended meanwhile
             where = ", ".join(start.netns.name for start in starts)
@@ -119,8 +127,56 @@ class ForkServer:
 
     def close(self) -> None:
         """End the server; labs that run are not touched."""
-        self._channel.close()
-        self._process.wait(10)
+        self._server.close()
+        uninterrupted(self._wait)
+
+    def _drop(self) -> None:
+        """Let the next lab start another server; other threads' labs still get their answers of this one."""
+        self._dropped = True
+        with ForkServer._guard:
+            if ForkServer._shared is self:
+                ForkServer._shared = None
+
+    def _how_ended(self) -> str:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            return f"exit status {self._process.wait(1)}"
+        return self._server.fault or "it closed its channel"
+
+    def _wait(self) -> None:
+        """It ends at the end of its channel, unless it hangs."""
+        try:
+            self._process.wait(_END_S)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+
+
+def _launch(theirs: Channel, modules: Sequence[str]) -> subprocess.Popen[bytes]:
+    owner = os.pidfd_open(os.getpid())
+    argv = [sys.executable, "-m", "meshlab.kernel.forkserver", str(theirs.fileno()), str(owner), *modules]
+    try:
+        return subprocess.Popen(  # noqa: S603 - our own module
+            argv,
+            pass_fds=(theirs.fileno(), owner),
+            stdin=subprocess.DEVNULL,
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
+            start_new_session=True,  # a terminal's Ctrl-C is for the owner, who ends labs in order
+        )
+    finally:
+        os.close(owner)
+
+
+def _abandon(started: subprocess.Popen[bytes]) -> None:
+    started.kill()
+    started.wait()
+
+
+def _forget_shared() -> None:
+    """In a forked child, whose parent the server belongs to."""
+    ForkServer._shared, ForkServer._guard = None, threading.Lock()
+
+
+os.register_at_fork(after_in_child=_forget_shared)
 
 
 def _described(start: Start) -> dict[str, Any]:
@@ -133,29 +189,39 @@ def _described(start: Start) -> dict[str, Any]:
 
 
 def serve(channel: Channel, owner: int, modules: list[str]) -> None:
+    """Answer until the owner is gone.
+
+    Raises:
+        ChannelClosedError: the owner has closed its end.
+    """
     for module in modules:
+        if select.select([owner], [], [], 0)[0]:
+            return  # imports take a second, and nobody waits for them any more
         importlib.import_module(module)
     gc.collect()
     gc.freeze()
     with selectors.DefaultSelector() as selector:
-        selector.register(channel.fileno(), selectors.EVENT_READ)
+        selector.register(channel, selectors.EVENT_READ)
         selector.register(owner, selectors.EVENT_READ)
         while True:
-            if any(key.fd == owner for key, _ in selector.select()):
-                return
-            try:
-                request, fds = channel.receive()
-            except ChannelClosedError:
-                return
-            try:
-                answer = _fork_into_lab(request, fds)
-            except OSError as error:
-                answer = {"what": "fork", "errno": error.errno or 0, "error": str(error)}
-            finally:
-                for fd in fds:
-                    os.close(fd)
-            with contextlib.suppress(ChannelClosedError):  # told again by the next look
-                channel.send(answer)
+            channel.watch(selector)
+            for key, events in selector.select():
+                if key.fd == owner:
+                    return
+                if events & selectors.EVENT_WRITE:
+                    channel.flush()
+                elif (message := channel.take()) is not None:
+                    _answer(channel, *message)
+
+
+def _answer(channel: Channel, request: dict[str, Any], fds: list[int]) -> None:
+    try:
+        answer = _fork_into_lab(request, fds)
+    except OSError as error:
+        answer = {"what": "fork", "errno": error.errno or 0, "error": str(error)}
+    finally:
+        close_all(fds)
+    channel.send({"id": request["id"], **answer})
 
 
 def _fork_into_lab(request: dict[str, Any], fds: list[int]) -> dict[str, Any]:
@@ -261,4 +327,5 @@ def _run(entry: str, config: Mapping[str, Any], fds: Mapping[str, int]) -> int:
 
 
 if __name__ == "__main__":
-    serve(Channel.from_fd(int(sys.argv[1])), int(sys.argv[2]), sys.argv[3:])
+    with contextlib.suppress(ChannelClosedError):
+        serve(Channel.from_fd(int(sys.argv[1])), int(sys.argv[2]), sys.argv[3:])

@@ -4,31 +4,39 @@
       netns N          -> N descriptors                    sockets [[netns, family, type, proto] ...] -> descriptors
       mntns {...}      -> descriptors of mnt and uts       spawn {argv, env, netns, mntns, capabilities} -> pid, pidfd
       sysctl [...]                                         kill {pid, signal};  reap
-                                                           event exit {pid, status}, for every process of the lab
+                                                           event started {pid}, before the answer to spawn
+                                                           event exits [[pid, status] ...], of every process of the lab
+                                                           event failed {why}: its last words
 
-Single-threaded, standard library only (it is started ``python -I -S``), and it obeys: nothing is decided here. It polls
-the pidfd of its owner, since the end of file alone is defeated by a leaked descriptor. When netd goes, the kernel ends
-its pid namespace, and with it every process, netns and mount of the lab. Nothing else has to clean up: to close a lab
-is to kill its netd.
+Single-threaded, standard library only (it is started ``python -I -S``), and it obeys: nothing is decided here. It never
+waits but for everything at once: it reaps, whether the owner reads or not, and it polls the pidfd of its owner, since
+the end of file alone is defeated by a leaked descriptor. When netd goes, the kernel ends its pid namespace, and with it
+every process, netns and mount of the lab. Nothing else has to clean up: to close a lab is to kill its netd.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
+import json
 import os
 import selectors
 import signal
 import socket
 import sys
 from collections.abc import Callable
-from typing import Any, NoReturn
+from typing import Any
 
 from meshlab.kernel import namespaces as ns
-from meshlab.kernel.channel import MAX_FDS, Channel, ChannelClosedError
+from meshlab.kernel.channel import MAX_FDS, Channel, ChannelClosedError, close_all
 
 _TMPFS_FLAGS = ns.MS_NOSUID | ns.MS_NODEV
 _GLOBAL = ("/proc/sys", "/proc/sysrq-trigger", "/proc/irq", "/proc/bus", "/proc/fs")
 """Of the whole machine: uid 0 may write there without any capability. Container runtimes make the same read-only."""
+_KEPT = ("netns", "mntns")
+"""Operations whose descriptors the owner keeps until the lab ends."""
+_BOUND = "size=64m,nr_inodes=65536"
+"""Of every tmpfs of a lab: what a program writes there is the machine's memory, and so is every empty file."""
 _SCRATCH = ("/tmp", "/var/tmp", "/run", "/dev/shm")  # noqa: S108 - mounted over, never used on the host
 
 
@@ -40,6 +48,8 @@ class Netd:
         self._owner = owner
         self._sysctls = sysctls
         """``/proc/sys`` as only netd has it: writable."""
+        self._ended: dict[int, int] = {}
+        """Exit status by pid, of what the owner has not been told yet; no larger than there are pids."""
         self._netns: list[int] = []
         self._mntns: list[tuple[int, int]] = []
         self._home_net = _open_ns("net")
@@ -47,36 +57,64 @@ class Netd:
         self._home_uts = _open_ns("uts")
 
     def serve(self) -> None:
-        """Answer requests until the owner is gone or asks for the end."""
+        """Answer requests until the owner is gone or asks for the end.
+
+        Raises:
+            ChannelClosedError: the owner has closed its end.
+        """
         wake_read, wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         signal.signal(signal.SIGCHLD, lambda *_: None)
         signal.set_wakeup_fd(wake_write, warn_on_full_buffer=False)
         with selectors.DefaultSelector() as selector:
-            for fd in (self._channel.fileno(), self._owner, wake_read):
+            for fd in (self._owner, wake_read):
                 selector.register(fd, selectors.EVENT_READ)
+            selector.register(self._channel, selectors.EVENT_READ)
             while True:
-                for key, _ in selector.select():
+                self._channel.watch(selector)
+                for key, events in selector.select():
                     if key.fd == self._owner:
                         return
                     if key.fd == wake_read:
                         os.read(wake_read, 4096)
-                        self._reap()
-                    else:
-                        self._answer()
+                    elif events & selectors.EVENT_WRITE:
+                        self._channel.flush()
+                    elif (message := self._channel.take()) is not None:
+                        self._answer(*message)
+                self._reap()
+                if not self._channel.unsent:  # an owner that does not read must not make us keep more and more
+                    self._tell_exits()
 
     def _reap(self) -> None:
-        while True:
-            try:
-                pid, status = os.waitpid(-1, os.WNOHANG)
-            except ChildProcessError:
-                return
-            if pid == 0:
-                return
-            self._channel.send({"event": "exit", "pid": pid, "status": os.waitstatus_to_exitcode(status)})
+        with contextlib.suppress(ChildProcessError):
+            while (ended := os.waitpid(-1, os.WNOHANG))[0]:
+                self._ended[ended[0]] = os.waitstatus_to_exitcode(ended[1])
 
-    def _answer(self) -> None:
-        request, fds = self._channel.receive()
-        operations: dict[str, Callable[[dict[str, Any], list[int]], tuple[Any, list[int]]]] = {
+    def _tell_exits(self) -> None:
+        if self._ended:
+            self._channel.send({"event": "exits", "exits": list(self._ended.items())})
+            self._ended.clear()
+
+    def _answer(self, request: Any, fds: list[int]) -> None:
+        """What has ended before is told first. A request that makes no sense gets an error, as one that fails."""
+        given: list[int] = []
+        try:
+            result, given = self._operations()[request["op"]](request, fds)
+            answer = {"result": result, "keep": request["op"] in _KEPT}
+        except OSError as error:
+            answer = {"errno": error.errno or 0, "error": error.strerror or str(error)}
+        except Exception as error:
+            answer = {"errno": errno.EINVAL, "error": f"netd does not understand it: {type(error).__name__}: {error}"}
+        number = request.get("id") if isinstance(request, dict) else None
+        try:
+            self._tell_exits()
+            if "result" in answer and request["op"] == "spawn":
+                self._channel.send({"event": "started", "pid": answer["result"]})
+            self._channel.send({"id": number, **answer}, given)
+        finally:
+            close_all((*fds, *given))  # a socket that stays open here would never be closed for its peer
+
+    def _operations(self) -> dict[str, Callable[[dict[str, Any], list[int]], tuple[Any, list[int]]]]:
+        return {
             "netns": self._make_netns,
             "mntns": self._make_mntns,
             "sockets": self._open_sockets,
@@ -85,42 +123,42 @@ class Netd:
             "kill": self._kill,
             "reap": self._reap_all,
         }
-        given: list[int] = []
-        try:
-            result, given = operations[request["op"]](request, fds)
-            self._channel.send({"id": request["id"], "result": result}, given)
-        except ChannelClosedError:
-            raise
-        except OSError as error:
-            self._channel.send({"id": request["id"], "errno": error.errno or 0, "error": error.strerror or str(error)})
-        finally:
-            for fd in (*fds, *given):  # a socket that stays open here would never be closed for its peer
-                os.close(fd)
 
     def _make_netns(self, request: dict[str, Any], _fds: list[int]) -> tuple[Any, list[int]]:
-        made = []
+        """Each once for the owner, and once for us."""
+        made: list[int] = []
+        ours: list[int] = []
         try:
             for _ in range(min(request["count"], MAX_FDS)):
                 ns.unshare(ns.CLONE_NEWNET)
                 made.append(_open_ns("net"))
+                ours.append(os.dup(made[-1]))
+        except BaseException:
+            close_all((*made, *ours))
+            raise
         finally:
             ns.setns(self._home_net, ns.CLONE_NEWNET)
         first = len(self._netns)
-        self._netns += [os.dup(fd) for fd in made]
+        self._netns += ours
         return first, made
 
     def _make_mntns(self, request: dict[str, Any], _: list[int]) -> tuple[Any, list[int]]:
         ns.unshare(ns.CLONE_NEWNS | ns.CLONE_NEWUTS)
+        made: list[int] = []
         try:
             if request["netns"] is not None:
                 self._mount_sysfs_of(request["netns"])
             _furnish(request)
-            made = (_open_ns("mnt"), _open_ns("uts"))
+            made += [_open_ns("mnt"), _open_ns("uts")]
+            made += [os.dup(fd) for fd in made]
+        except BaseException:
+            close_all(made)
+            raise
         finally:
             ns.setns(self._home_mnt, ns.CLONE_NEWNS)
             ns.setns(self._home_uts, ns.CLONE_NEWUTS)
-        self._mntns.append((os.dup(made[0]), os.dup(made[1])))
-        return len(self._mntns) - 1, list(made)
+        self._mntns.append((made[2], made[3]))
+        return len(self._mntns) - 1, made[:2]
 
     def _mount_sysfs_of(self, netns: int) -> None:
         """A sysfs shows the links of the netns that it was mounted in."""
@@ -140,6 +178,10 @@ class Netd:
                     current = netns
                 opened.append(socket.socket(family, kind, protocol))
             return None, [sock.detach() for sock in opened]
+        except BaseException:
+            for sock in opened:
+                sock.close()
+            raise
         finally:
             ns.setns(self._home_net, ns.CLONE_NEWNET)
 
@@ -230,7 +272,7 @@ def _mount_sysfs() -> None:
 def _mount_scratch() -> None:
     for folder in _SCRATCH:
         if os.path.isdir(folder) and not os.path.islink(folder):
-            ns.mount("tmpfs", folder, "tmpfs", _TMPFS_FLAGS, "mode=1777,size=64m" if folder != "/run" else "mode=755")
+            ns.mount("tmpfs", folder, "tmpfs", _TMPFS_FLAGS, f"mode={'755' if folder == '/run' else '1777'},{_BOUND}")
 
 
 def _bind(fd: int, path: str) -> None:
@@ -260,7 +302,7 @@ def _furnish(request: dict[str, Any]) -> None:
         os.makedirs(folder, exist_ok=True)
     for folder in request["empty_dirs"]:
         _make_mount_point(folder)
-        ns.mount("tmpfs", folder, "tmpfs", _TMPFS_FLAGS, "mode=1777,size=64m")
+        ns.mount("tmpfs", folder, "tmpfs", _TMPFS_FLAGS, f"mode=1777,{_BOUND}")
 
 
 def _make_mount_point(folder: str) -> None:
@@ -295,11 +337,26 @@ def _enter_user_namespace() -> None:
             file.write(text)
 
 
-def start(channel: Channel, owner: int) -> None:
-    """Become a lab's netd: unshare, fork into the new pid namespace, build the mounts, report, serve."""
+def start(channel: Channel, owner: int, hello: str) -> None:
+    """Become a lab's netd: unshare, fork into the new pid namespace, build the mounts, report, serve.
+
+    An owner that is gone meanwhile is nobody to whom anything could be told.
+    """
     for fd in (channel.fileno(), owner):
         os.set_inheritable(fd, False)  # no program of the lab may have them
-    hello, _ = channel.receive()
+    with contextlib.suppress(ChannelClosedError):
+        if netd := _become_netd(channel, owner, json.loads(hello)):
+            try:
+                netd.serve()
+            except ChannelClosedError:
+                raise
+            except BaseException as error:
+                channel.send({"event": "failed", "why": f"{type(error).__name__}: {error}"})
+    os._exit(0)
+
+
+def _become_netd(channel: Channel, owner: int, hello: dict[str, Any]) -> Netd | None:
+    """In the new lab's PID 1: netd, which has said that it is ready. Everywhere else None, after the lab's end."""
 
     def pause(name: str) -> None:
         """A named step: where a test hands in a hook, it may end somebody just here."""
@@ -317,29 +374,26 @@ def start(channel: Channel, owner: int) -> None:
         pause("before the first fork")
         if child := os.fork():
             _wait_for(child, channel, owner)
+            return None
         step = "mounts"
-        sysctls = _build_base(hello["binds"])
+        netd = Netd(channel, owner, _build_base(hello["binds"]))
+        opened = [*(_open_ns(kind) for kind in ("user", "pid", "ipc")), os.pidfd_open(os.getpid())]
+    except ChannelClosedError:
+        raise
     except OSError as error:
-        with contextlib.suppress(ChannelClosedError):
-            channel.send({"failed": step, "errno": error.errno or 0, "error": error.strerror or str(error)})
-        os._exit(1)
-    netd = Netd(channel, owner, sysctls)
-    opened = [*(_open_ns(kind) for kind in ("user", "pid", "ipc")), os.pidfd_open(os.getpid())]
-    with contextlib.suppress(ChannelClosedError):
-        channel.send({"ready": True}, opened)
-        for fd in opened:
-            os.close(fd)
-        netd.serve()
-    os._exit(0)
+        channel.send({"failed": step, "errno": error.errno or 0, "error": error.strerror or str(error)})
+        return None
+    channel.send({"ready": True}, opened)
+    close_all(opened)
+    return netd
 
 
-def _wait_for(child: int, channel: Channel, owner: int) -> NoReturn:
+def _wait_for(child: int, channel: Channel, owner: int) -> None:
     """PID 1 of the new pid namespace goes on; we only reap it, since not every container has an init that would."""
     channel.close()
     os.close(owner)
     os.waitpid(child, 0)
-    os._exit(0)
 
 
 if __name__ == "__main__":
-    start(Channel.from_fd(int(sys.argv[1])), int(sys.argv[2]))
+    start(Channel.from_fd(int(sys.argv[1])), int(sys.argv[2]), sys.argv[3])

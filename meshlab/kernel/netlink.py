@@ -13,6 +13,8 @@ Sources: man 7 netlink, man 7 rtnetlink, include/uapi/linux/{netlink,rtnetlink,i
 from __future__ import annotations
 
 import errno
+import itertools
+import select
 import socket
 import struct
 import time
@@ -43,6 +45,7 @@ NLM_F_APPEND = 0x800
 NLMSG_ERROR = 2
 NLMSG_DONE = 3
 
+_NLM_F_DUMP_INTR = 0x10
 _NLM_F_CAPPED = 0x100
 _NLM_F_ACK_TLVS = 0x200
 _NLA_TYPE_MASK = 0x3FFF
@@ -53,6 +56,8 @@ _NLMSGERR_ATTR_MSG = 1
 _HEADER = struct.Struct("=IHHII")
 _NLA = struct.Struct("=HH")
 _RECEIVE_BYTES = 65536
+_DUMP_S = 5.0
+_DUMP_TRIES = 10
 _MESSAGES_PER_SEND = 64
 """More errors than this at once would not fit the default receive buffer."""
 
@@ -103,11 +108,11 @@ def attributes(data: bytes) -> Iterator[tuple[int, bytes]]:
         offset += (size + 3) & ~3
 
 
-def framed(messages: Sequence[Message]) -> bytes:
-    """The messages as one packet; each one's sequence number is its place."""
+def framed(messages: Sequence[Message], first: int = 0) -> bytes:
+    """The messages as one packet; each one's sequence number is its place, counted from ``first``."""
     return b"".join(
         _HEADER.pack(_HEADER.size + len(body), kind, flags, place, 0) + body + bytes(-len(body) % 4)
-        for place, (kind, flags, body) in enumerate(messages)
+        for place, (kind, flags, body) in enumerate(messages, first)
     )
 
 
@@ -196,6 +201,8 @@ class Answer:
     errno: int
     detail: str
     body: bytes
+    interrupted: bool = False
+    """The table changed while it was dumped: some of it may be old, or missing."""
 
 
 class NetlinkSocket:
@@ -204,6 +211,7 @@ class NetlinkSocket:
     def __init__(self, sock: socket.socket, netns: str) -> None:
         self.sock = sock
         self.netns = netns
+        self._dumps = itertools.count(1 << 16)  # no place of a message in a packet
         sock.setsockopt(_SOL_NETLINK, _NETLINK_EXT_ACK, 1)
         sock.setsockopt(_SOL_NETLINK, _NETLINK_CAP_ACK, 1)
 
@@ -220,17 +228,40 @@ class NetlinkSocket:
             except BlockingIOError:
                 return answers
 
-    def dump(self, kind: int, body: bytes) -> list[bytes]:
-        """The bodies of all messages that a dump request brings."""
-        self.sock.sendto(framed([Message(kind, NLM_F_REQUEST | NLM_F_DUMP, body)]), (0, 0))
-        bodies: list[bytes] = []
-        while True:
-            for answer in _answers(self.sock.recv(_RECEIVE_BYTES)):
+    def dump(self, kind: int, body: bytes, timeout_s: float = _DUMP_S) -> list[bytes]:
+        """The bodies of all messages that a dump request brings, of one moment: a dump that a change cut is repeated.
+
+        Raises:
+            KernelRefusedError: it was refused, did not end within ``timeout_s``, or was cut each time.
+        """
+        deadline = time.monotonic() + timeout_s
+        for _ in range(_DUMP_TRIES):
+            answers = self._dump_once(kind, body, deadline)
+            if not any(answer.interrupted for answer in answers):
+                return [answer.body for answer in answers if answer.kind != NLMSG_DONE]
+        text = f"the table changed during each of {_DUMP_TRIES} dumps"
+        raise KernelRefusedError(f"dump {kind}", self.netns, errno.EINTR, text)
+
+    def _dump_once(self, kind: int, body: bytes, deadline: float) -> list[Answer]:
+        number = next(self._dumps)
+        self.sock.sendto(framed([Message(kind, NLM_F_REQUEST | NLM_F_DUMP, body)], number), (0, 0))
+        answers: list[Answer] = []
+        while not answers or answers[-1].kind != NLMSG_DONE:
+            for answer in _answers(self._receive(kind, deadline)):
+                if answer.place != number:
+                    continue  # the rest of a dump that somebody gave up
                 if answer.errno:
                     raise KernelRefusedError(f"dump {kind}", self.netns, answer.errno, answer.detail)
-                if answer.kind == NLMSG_DONE:
-                    return bodies
-                bodies.append(answer.body)
+                answers.append(answer)
+        return answers
+
+    def _receive(self, kind: int, deadline: float) -> bytes:
+        """The next packet; Linux may put off the rest of a dump, so it is waited for."""
+        poll = select.poll()
+        poll.register(self.sock, select.POLLIN)
+        if not poll.poll(max(0.0, deadline - time.monotonic()) * 1000):
+            raise KernelRefusedError(f"dump {kind}", self.netns, errno.ETIMEDOUT, "it did not end")
+        return self.sock.recv(_RECEIVE_BYTES, socket.MSG_DONTWAIT)
 
     def refuse_errors(self, answers: Iterable[Answer], describe: Callable[[int], str]) -> None:
         """Raise the first error among ``answers``; ``describe`` says what the message at a place was for."""
@@ -290,7 +321,7 @@ def _answers(packet: bytes) -> Iterator[Answer]:
         size, kind, flags, place, _ = _HEADER.unpack_from(packet, offset)
         body = packet[offset + _HEADER.size : offset + size]
         errno, detail = _error(kind, flags, body)
-        yield Answer(kind, place, errno, detail, body)
+        yield Answer(kind, place, errno, detail, body, bool(flags & _NLM_F_DUMP_INTR))
         offset += (size + 3) & ~3
 
 

@@ -16,15 +16,14 @@ from dataclasses import dataclass
 from meshlab.errors import HostNotReadyError, KernelRefusedError
 from meshlab.kernel.nft_wire import NETLINK_NETFILTER
 from meshlab.kernel.nftables import NftSocket
-from meshlab.kernel.sandbox import Furniture, Netns, Sandbox
+from meshlab.kernel.sandbox import MIN_DESCRIPTORS, MORE_DESCRIPTORS, Furniture, Netns, Sandbox
 from meshlab.plan.redirect import inpod_rules
 
 _SOL_PACKET = 263
 _PACKET_VERSION = 10
 _TPACKET_V3 = 2
-_MIN_FDS = 64
+_LEAST_DESCRIPTORS = 64
 """Enough for a lab of three pods; each costs its owner three."""
-_MANY_FDS = 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +65,7 @@ def _linux() -> Finding:
 def _try(name: str, detail: str, fix: str, attempt: Callable[[], None]) -> Finding:
     try:
         attempt()
-    except (OSError, KernelRefusedError) as error:
+    except (OSError, HostNotReadyError, KernelRefusedError) as error:
         return Finding(name, False, str(error), f"{fix} ({error})")
     return Finding(name, True, detail)
 
@@ -91,8 +90,8 @@ def _netfilter(sandbox: Sandbox, netns: Netns) -> Finding:
     fix = "`sudo modprobe -a nf_tables nft_redir nft_ct nft_chain_nat`: redirection needs nf_tables"
 
     def attempt() -> None:
-        for fd in sandbox.sockets([(netns, socket.AF_NETLINK, socket.SOCK_RAW, NETLINK_NETFILTER)]):
-            with socket.socket(fileno=fd) as sock:
+        for sock in sandbox.sockets([(netns, socket.AF_NETLINK, socket.SOCK_RAW, NETLINK_NETFILTER)]):
+            with sock:
                 NftSocket(sock, netns.name).apply(inpod_rules().ruleset)
 
     return _try("nf_tables", "the redirect rules of a pod, both families", fix, attempt)
@@ -102,8 +101,8 @@ def _ring(sandbox: Sandbox, netns: Netns) -> Finding:
     fix = "`sudo modprobe af_packet`: captures need packet sockets with TPACKET_V3"
 
     def attempt() -> None:
-        for fd in sandbox.sockets([(netns, socket.AF_PACKET, socket.SOCK_RAW, 0)]):
-            with socket.socket(fileno=fd) as sock:
+        for sock in sandbox.sockets([(netns, socket.AF_PACKET, socket.SOCK_RAW, 0)]):
+            with sock:
                 sock.setsockopt(_SOL_PACKET, _PACKET_VERSION, _TPACKET_V3)
 
     return _try("captures", "packet sockets with TPACKET_V3", fix, attempt)
@@ -111,8 +110,11 @@ def _ring(sandbox: Sandbox, netns: Netns) -> Finding:
 
 def _descriptors() -> Finding:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    fix = f"`ulimit -Hn {_MANY_FDS}`, or limits.conf"
-    if hard != resource.RLIM_INFINITY and hard < _MIN_FDS:
-        return Finding("descriptors", False, f"at most {hard} open files", fix)
-    few = f"; for labs of many pods {fix}" if hard != resource.RLIM_INFINITY and hard < _MANY_FDS else ""
-    return Finding("descriptors", True, f"{soft} open files, {hard} at most{few}")
+    if hard != resource.RLIM_INFINITY and hard < _LEAST_DESCRIPTORS:
+        return Finding("descriptors", False, f"at most {hard} open files", MORE_DESCRIPTORS)
+    few = hard != resource.RLIM_INFINITY and hard < MIN_DESCRIPTORS
+    return Finding(
+        "descriptors",
+        True,
+        f"{soft} open files, {hard} at most{f'; for labs of many pods {MORE_DESCRIPTORS}' if few else ''}",
+    )

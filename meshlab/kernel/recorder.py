@@ -8,7 +8,7 @@ own. One thread; whatever it waits for is an event.
         --{"op": "position", "after", "timeout_s"}-> {"position", "drops", "packets"} (by node)
         --{"op": "release", "before"}-------------> {}
         --{"op": "log", "name"} + a pipe's read end> {}
-        --{"op": "logs", "names"?}----------------> {"logs": {name: {"text", "bytes", "lost", "alarms"}}}
+        --{"op": "logs", "names"?}----------------> {"logs": {name: {"text", "bytes", "lost", "alarms", "more_alarms"}}}
         --{"op": "log_since", "places": {name: n}}> {"logs": {name: {"text", "lost", "next"}}}
         <-{"event": "backlog", "position"}--------- half of the bound is in use: follow, then release
 """
@@ -65,6 +65,7 @@ class Recorder:
         self._selector.register(self.channel, selectors.EVENT_READ, self._requested)
         try:
             while True:
+                self.channel.watch(self._selector)
                 for key, _ in self._selector.select(self._patience_s()):
                     key.data()
                 self._answer_waiting()
@@ -83,7 +84,10 @@ class Recorder:
             self.channel.send({"event": "backlog", "position": self.recording.position})
 
     def _requested(self) -> None:
-        request, fds = self.channel.receive()
+        self.channel.flush()
+        if (message := self.channel.take()) is None:
+            return
+        request, fds = message
         op = self._ops.get(request.get("op"))
         try:
             if op is None:
@@ -91,7 +95,7 @@ class Recorder:
             op(request, fds)
         except ChannelClosedError:
             raise
-        except (OSError, ValueError, KeyError) as error:
+        except (OSError, LookupError, TypeError, ValueError) as error:
             self.channel.send({"id": request.get("id"), "error": f"{type(error).__name__}: {error}"})
 
     def _op_ring(self, request: dict[str, Any], fds: list[int]) -> None:

@@ -22,6 +22,7 @@ _KEPT_BYTES = 4 << 20
 """What is kept for those who read a log as it grows."""
 _ALARMS = (b"panicked at", b"Traceback (most recent call last)")
 _MOST_ALARMS = 20
+_ALARM_BYTES = 500
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.fallocate.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64)
@@ -69,7 +70,9 @@ class Log:
         self.fd = fd
         self.total_bytes = 0
         self.alarms: list[str] = []
-        """Lines with a panic or a traceback, the first twenty, wherever they stand."""
+        """The first twenty lines with a panic or a traceback, wherever they stand."""
+        self.more_alarms = 0
+        """How many more there were."""
         self._head = bytearray()
         self._tail: deque[bytes] = deque()
         self._tail_bytes = 0
@@ -96,7 +99,10 @@ class Log:
             self.read()
 
     def report(self) -> dict[str, object]:
-        """Text, how many bytes came in all, how many of them are left out, and the alarms."""
+        """Text, how many bytes came in all, how many of them are left out, and the alarms.
+
+        A last line that has no end yet counts: a program that panics may never write another byte.
+        """
         tail = self._last(min(_TAIL_BYTES, self.total_bytes - len(self._head)))
         lost = self.total_bytes - len(self._head) - len(tail)
         between = f"\n... {lost} bytes left out ...\n".encode() if lost else b""
@@ -105,7 +111,8 @@ class Log:
             "text": text.decode(errors="replace"),
             "bytes": self.total_bytes,
             "lost": lost,
-            "alarms": list(self.alarms),
+            "alarms": [*self.alarms, *_alarms_in([self._line])][:_MOST_ALARMS],
+            "more_alarms": self.more_alarms,
         }
 
     def since(self, place: int) -> dict[str, object]:
@@ -140,9 +147,13 @@ class Log:
 
     def _watch(self, data: bytes) -> None:
         """Pipes cut lines where they like, so the end of the last line waits for the rest of it."""
-        seen = self._line + data
-        if any(word in seen for word in _ALARMS) and len(self.alarms) < _MOST_ALARMS:
-            whole = seen.splitlines()[: None if seen.endswith(b"\n") else -1]
-            lines = [line for line in whole if any(word in line for word in _ALARMS)]
-            self.alarms += [line.decode(errors="replace") for line in lines]
-        self._line = seen[seen.rfind(b"\n") + 1 :][-_PAGE:]
+        *whole, line = (self._line + data).split(b"\n")
+        found = _alarms_in(whole)
+        kept = found[: _MOST_ALARMS - len(self.alarms)]
+        self.alarms += kept
+        self.more_alarms += len(found) - len(kept)
+        self._line = line[:_PAGE] if _alarms_in([line]) else line[-_PAGE:]
+
+
+def _alarms_in(lines: Sequence[bytes]) -> list[str]:
+    return [line[:_ALARM_BYTES].decode(errors="replace") for line in lines if any(word in line for word in _ALARMS)]

@@ -1,41 +1,50 @@
 """The owner's side of netd: starts it, asks it for namespaces, sockets and programs, and knows who has exited.
 
 A ``Sandbox`` is one lab's share of the kernel. Its methods block for one round trip (30 us for a socket) and are
-thread-safe. When netd is gone every method raises ``LabLostError``.
+thread-safe: nobody waits for another's answer. When netd is gone every method raises ``LabLostError``.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
+import json
 import os
 import resource
 import select
 import signal
+import socket
 import subprocess
 import sys
-import threading
-import time
+import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from meshlab.errors import HostNotReadyError, KernelRefusedError, LabLostError
-from meshlab.kernel.channel import MAX_FDS, Channel, ChannelClosedError, pair
+from meshlab.errors import HostNotReadyError, KernelRefusedError, LabError, LabLostError, StillRunsError
+from meshlab.kernel.channel import MAX_FDS, Channel, ChannelClosedError, close_all, pair
+from meshlab.kernel.conversation import Answer, Conversation
 from meshlab.kernel.namespaces import effective_capabilities
+from meshlab.kernel.uninterrupted import uninterrupted
 
+_T = TypeVar("_T")
 _ROOT = str(Path(__file__).resolve().parents[2])
 _BOOT = (
     f"import sys; sys.path.insert(0, {_ROOT!r}); from meshlab.kernel import netd; from meshlab.kernel.channel import "
 )
-_BOOT += "Channel; netd.start(Channel.from_fd(int(sys.argv[1])), int(sys.argv[2]))"
-
+_BOOT += "Channel; netd.start(Channel.from_fd(int(sys.argv[1])), int(sys.argv[2]), sys.argv[3])"
 
 _ROOT_NEEDS = frozenset({"NET_ADMIN", "NET_RAW", "SETPCAP", "SYS_ADMIN", "SYS_CHROOT"})
 """Without one of these uid 0 builds no lab: mostly a container's root, which a user namespace serves as anyone else."""
 _CLOSED = "the lab was closed"
 _DESCRIPTORS = 1 << 16
 """Enough for labs of thousands of pods."""
+NO_DESCRIPTORS = (errno.EMFILE, errno.ENFILE)
+MIN_DESCRIPTORS = 1024
+MORE_DESCRIPTORS = f"`ulimit -Hn {MIN_DESCRIPTORS}` as root, or a line in /etc/security/limits.conf"
+_START_S = 30.0
+_ANSWER_S = 30.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,10 +98,10 @@ class Sandbox:
     ) -> None:
         self._parent = parent
         """Of netd; it ends when netd does."""
-        self._channel = channel
-        self._lock = threading.RLock()
-        self._next = 0
+        on_event, keep = _weakly(self._on_event), _weakly(self._keep)
+        self._netd = Conversation("netd, PID 1 of the lab,", channel, on_event, keep)
         self._owned = [user, pid, ipc, netd]
+        self._last_words = ""
         self.user_fd = user
         self.pid_fd = pid
         self.ipc_fd = ipc
@@ -122,40 +131,32 @@ class Sandbox:
         """
         rootless = not _is_able_root() if rootless is None else rootless
         _raise_descriptor_limit()
+        hello = {"rootless": rootless, "binds": sorted(set(binds)), "steps": step is not None}
         ours, theirs = pair()
-        owner = os.pidfd_open(os.getpid())
-        argv = [sys.executable, "-I", "-S", "-c", _BOOT, str(theirs.fileno()), str(owner)]
+        process: subprocess.Popen[bytes] | None = None
         try:
-            process = subprocess.Popen(  # noqa: S603 - our own file
-                argv,
-                pass_fds=(theirs.fileno(), owner),
-                stdin=subprocess.DEVNULL,
-                env={"PATH": os.environ.get("PATH", "")},
-                start_new_session=True,  # a terminal's Ctrl-C is for the owner, who ends labs in order
-            )
-        finally:
+            process = uninterrupted(lambda: _launch(theirs, hello), undo=_abandon)
             theirs.close()
-            os.close(owner)
-        try:
-            hello = {"rootless": rootless, "binds": sorted(set(binds)), "steps": step is not None}
-            return cls(process, ours, *_greet(ours, hello, step), rootless=rootless)
+            return cls(process, ours, *_greet(ours, step), rootless=rootless)
         except BaseException:
+            theirs.close()
             ours.close()  # netd ends at this, wherever it is
-            process.wait()
+            if process is not None:
+                uninterrupted(process.wait)
             raise
 
     def netns(self, names: Sequence[str]) -> list[Netns]:
         """New network namespaces, in the order of their names."""
         made: list[Netns] = []
         while len(made) < len(names):
-            first, fds = self._ask("netns", count=len(names) - len(made))
-            made += [Netns(first + place, fd, names[len(made) + place]) for place, fd in enumerate(fds)]
-        self._owned += [netns.fd for netns in made]
+            answer = self._ask("netns", count=len(names) - len(made))
+            first, numbered = answer.body["result"], enumerate(answer.body["kept"])
+            made += [Netns(first + place, fd, names[len(made) + place]) for place, fd in numbered]
         return made
 
     def mntns(self, furniture: Furniture, netns: Netns | None = None) -> Mntns:
         """A mount namespace and a host name of its own, furnished; its /sys shows the links of ``netns``."""
-        number, fds = self._ask(
+        answer = self._ask(
             "mntns",
             netns=None if netns is None else netns.number,
             hostname=furniture.hostname,
@@ -164,16 +165,20 @@ class Sandbox:
             empty_dirs=list(furniture.empty_dirs),
             binds=list(furniture.binds),
         )
-        self._owned += fds
-        return Mntns(number, fds[0], fds[1])
+        return Mntns(answer.body["result"], *answer.body["kept"])
 
-    def sockets(self, wanted: Sequence[tuple[Netns, int, int, int]]) -> list[int]:
-        """Descriptors of sockets ``(netns, family, type, protocol)``, in order; any number."""
-        opened: list[int] = []
-        for start in range(0, len(wanted), MAX_FDS):
-            part = wanted[start : start + MAX_FDS]
-            _, fds = self._ask("sockets", sockets=[[netns.number, *rest] for netns, *rest in part])
-            opened += fds
+    def sockets(self, wanted: Sequence[tuple[Netns, int, int, int]]) -> list[socket.socket]:
+        """Sockets ``(netns, family, type, protocol)``, in order; any number. The caller closes them."""
+        opened: list[socket.socket] = []
+        try:
+            for start in range(0, len(wanted), MAX_FDS):
+                part = wanted[start : start + MAX_FDS]
+                answer = self._ask("sockets", sockets=[[netns.number, *rest] for netns, *rest in part])
+                opened += [socket.socket(fileno=fd) for fd in answer.claim()]
+        except BaseException:
+            for sock in opened:
+                sock.close()
+            raise
         return opened
 
     def sysctl(self, values: Sequence[tuple[Netns, str, str]]) -> None:
@@ -192,21 +197,19 @@ class Sandbox:
         cwd: str = "/",
     ) -> tuple[int, int]:
         """Start a program; its pid, as the lab's pid namespace has it, and a pidfd, which the caller closes."""
-        with self._lock:
-            pid, (pidfd,) = self._ask(
-                "spawn",
-                fds=stdio,
-                argv=list(argv),
-                env=dict(env),
-                cwd=cwd,
-                netns=netns.number,
-                mntns=mntns.number,
-                capabilities=sorted(capabilities),
-                what=f"start {argv[0]}",
-                where=netns.name,
-            )
-            self.exits.pop(pid, None)  # of an earlier process with this pid: they come round again
-        return int(pid), pidfd
+        answer = self._ask(
+            "spawn",
+            fds=stdio,
+            argv=list(argv),
+            env=dict(env),
+            cwd=cwd,
+            netns=netns.number,
+            mntns=mntns.number,
+            capabilities=sorted(capabilities),
+            what=f"start {argv[0]}",
+            where=netns.name,
+        )
+        return int(answer.body["result"]), answer.claim()[0]
 
     def kill(self, pid: int, number: int = signal.SIGKILL) -> None:
         self._ask("kill", pid=pid, signal=int(number))
@@ -223,63 +226,110 @@ class Sandbox:
         """The exit status of ``pid``.
 
         Raises:
-            TimeoutError: it still runs.
+            StillRunsError: it still runs; also a ``TimeoutError``.
+            LabLostError: netd is gone.
         """
-        deadline = time.monotonic() + timeout_s
-        with self._lock:
-            while pid not in self.exits:
-                self._take(*self._receive(max(0.0, deadline - time.monotonic())))
-            return self.exits[pid]
+        try:
+            status = self._netd.until(lambda: self.exits.get(pid), timeout_s)
+        except ChannelClosedError as error:
+            raise self._gone() from error
+        if status is None:
+            raise StillRunsError(f"process {pid} of the lab still runs after {timeout_s:g} s")
+        return status
 
     def close(self) -> None:
-        """End netd, and with it every process of the lab; nothing is left when this returns."""
-        with self._lock:
-            if self.lost == _CLOSED:
-                return
-            self.lost = _CLOSED
-            _end(self.netd_fd)
-            self._parent.wait()
-            self._channel.close()
-            for fd in self._owned:
-                os.close(fd)
-            self._owned.clear()
+        """End netd, and with it every process of the lab; nothing is left when this returns or raises."""
+        uninterrupted(self._close)
 
-    def _ask(self, operation: str, fds: Sequence[int] = (), **fields: Any) -> tuple[Any, list[int]]:
+    def __del__(self) -> None:
+        """Ctrl-C may come between the end of ``start`` and the moment when somebody has what it returns."""
+        with contextlib.suppress(Exception):
+            self._close()
+
+    def _close(self) -> None:
+        if self.lost == _CLOSED:
+            return
+        self.lost = _CLOSED
+        _end(self.netd_fd)
+        self._parent.wait()
+        self._netd.close()
+        close_all(self._owned)
+        self._owned.clear()
+
+    def _ask(self, operation: str, fds: Sequence[int] = (), **fields: Any) -> Answer:
         what, where = fields.pop("what", operation), fields.pop("where", "the lab's own")
-        with self._lock:
-            if self.lost:
-                raise LabLostError(self.lost)
-            self._next += 1
-            try:
-                self._channel.send({"id": self._next, "op": operation, **fields}, fds)
-            except ChannelClosedError as error:
-                raise self._gone() from error
-            while True:
-                message, received = self._receive(30)
-                if message.get("id") == self._next:
-                    break
-                self._take(message, received)
-        if "error" in message:
-            raise KernelRefusedError(what, where, message["errno"], message["error"])
-        return message["result"], received
-
-    def _receive(self, timeout_s: float) -> tuple[Any, list[int]]:
         if self.lost:
             raise LabLostError(self.lost)
         try:
-            return self._channel.receive(timeout_s)
+            answer = self._netd.answer(self._netd.post(operation, fds, **fields), _ANSWER_S)
         except ChannelClosedError as error:
             raise self._gone() from error
+        if "error" in answer.body:
+            if answer.body["errno"] in NO_DESCRIPTORS:
+                raise too_few_descriptors()
+            raise KernelRefusedError(what, where, answer.body["errno"], answer.body["error"])
+        return answer
 
     def _gone(self) -> LabLostError:
-        self.lost = "netd, PID 1 of the lab, is gone, and everything in the lab with it (was it killed?)"
+        why = self._last_words or self._netd.fault
+        how = f": {why}" if why else " (was it killed?)"
+        self.lost = self.lost or f"netd, PID 1 of the lab, is gone, and everything in the lab with it{how}"
         return LabLostError(self.lost)
 
-    def _take(self, message: Any, fds: list[int]) -> None:
-        for fd in fds:
-            os.close(fd)
-        if message.get("event") == "exit":
-            self.exits[message["pid"]] = message["status"]
+    # --- in the reader's thread ---
+
+    def _on_event(self, event: dict[str, Any]) -> None:
+        match event["event"]:
+            case "exits":
+                self.exits.update(event["exits"])
+            case "started":
+                self.exits.pop(event["pid"], None)  # of an earlier process with this pid: they come round again
+            case "failed":
+                self._last_words = event["why"]
+            case _:
+                pass
+
+    def _keep(self, answer: Answer) -> None:
+        """Namespaces are ours from the moment they arrive, so that ``close`` lets go of each."""
+        if answer.body.get("keep"):
+            answer.body["kept"] = answer.claim()
+            self._owned += answer.body["kept"]
+
+
+def _weakly(method: Callable[[_T], None]) -> Callable[[_T], None]:
+    """The same without keeping its object: the reader must not keep a lab that nobody has any more."""
+    weak = weakref.WeakMethod(method)
+
+    def call(argument: _T) -> None:
+        if (alive := weak()) is not None:
+            alive(argument)
+
+    return call
+
+
+def too_few_descriptors() -> HostNotReadyError:
+    """For an operation that found no room for another descriptor: how many there may be, and what mends it."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return HostNotReadyError(f"a lab needs more than the {hard} open files that are allowed here: {MORE_DESCRIPTORS}")
+
+
+def _launch(theirs: Channel, hello: dict[str, Any]) -> subprocess.Popen[bytes]:
+    owner = os.pidfd_open(os.getpid())
+    try:
+        return subprocess.Popen(  # noqa: S603 - our own file
+            [sys.executable, "-I", "-S", "-c", _BOOT, str(theirs.fileno()), str(owner), json.dumps(hello)],
+            pass_fds=(theirs.fileno(), owner),
+            stdin=subprocess.DEVNULL,
+            env={"PATH": os.environ.get("PATH", "")},
+            start_new_session=True,  # a terminal's Ctrl-C is for the owner, who ends labs in order
+        )
+    finally:
+        os.close(owner)
+
+
+def _abandon(started: subprocess.Popen[bytes]) -> None:
+    started.kill()
+    started.wait()
 
 
 def _is_able_root() -> bool:
@@ -294,17 +344,18 @@ def _raise_descriptor_limit() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
-def _greet(channel: Channel, hello: dict[str, Any], step: Callable[[str], None] | None) -> list[int]:
-    """Tell a new netd what it is to be, and wait until it is; descriptors of its namespaces, and of itself."""
+def _greet(channel: Channel, step: Callable[[str], None] | None) -> list[int]:
+    """Wait until a new netd is ready; descriptors of its namespaces, and of itself."""
     try:
-        channel.send(hello)
-        answer, fds = channel.receive(timeout_s=30)
+        answer, fds = channel.receive(_START_S)
         while step is not None and "step" in answer:
             step(answer["step"])
             channel.send({"go": True})
-            answer, fds = channel.receive(timeout_s=30)
+            answer, fds = channel.receive(_START_S)
     except ChannelClosedError as error:
         raise LabLostError("netd ended before it had made the lab's namespaces (was it killed?)") from error
+    except TimeoutError as error:
+        raise LabError(f"netd was not ready within {_START_S:g} s: is the machine overloaded?") from error
     if "failed" in answer:
         raise HostNotReadyError(explain_refusal(answer["failed"], answer["errno"], answer["error"]))
     return fds
@@ -319,9 +370,11 @@ def _end(netd: int) -> None:
     poll.poll()
 
 
-def explain_refusal(step: str, errno: int, text: str) -> str:
+def explain_refusal(step: str, number: int, text: str) -> str:
     """What to do where a lab cannot be: the fix first."""
-    name = {1: "EPERM", 13: "EACCES", 22: "EINVAL", 28: "ENOSPC"}.get(errno, str(errno))
+    if number in NO_DESCRIPTORS:
+        return str(too_few_descriptors())
+    name = {1: "EPERM", 13: "EACCES", 22: "EINVAL", 28: "ENOSPC"}.get(number, str(number))
     as_root = "in a container with `--privileged`" if os.geteuid() == 0 else "as root"
     if step == "user namespace":
         return (

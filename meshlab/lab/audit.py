@@ -1,12 +1,25 @@
-"""What was not as it should be in a lab: read from exits, logs and the control plane's record. Never from silence."""
+"""What was not as it should be in a lab: read from exits, logs and the control plane's record.
+
+Silence is never good: what could not be asked is a finding of its own. A program can print as many panics as it likes,
+so each kind of finding has a bound, and the last line of a kind says how many more there are.
+"""
 
 from __future__ import annotations
 
-from meshlab.errors import LabError, LabLostError
+from collections.abc import Mapping
+from typing import Any
+
+from meshlab.errors import LabError
 from meshlab.lab.programs import describe_exit
 from meshlab.lab.site import Site
 
 _LINES = 12
+_LINE_CHARACTERS = 400
+_OF_A_PROGRAM = 5
+_OF_A_KIND = 20
+_ASK_S = 5.0
+
+Logs = Mapping[str, Mapping[str, Any]]
 
 
 def findings(site: Site) -> list[str]:
@@ -16,37 +29,44 @@ def findings(site: Site) -> list[str]:
         LabLostError: netd is gone, so nothing can be looked at.
     """
     site.sandbox.poll()
-    return [*_exits(site), *_panics(site), *_nacks(site)]
+    logs, unread = _logs(site)
+    return [
+        *_bounded(_exits(site, logs), "programs ended"),
+        *unread,
+        *_bounded(panics(logs), "programs printed panics"),
+        *_bounded(_nacks(site), "pushes were refused"),
+    ]
 
 
-def _exits(site: Site) -> list[str]:
+def _logs(site: Site) -> tuple[Logs, list[str]]:
+    """What every program has printed; or nothing, and a finding, where the recorder cannot say it."""
+    recorder = site.programs.recorder
+    if recorder is None:
+        return {}, []
+    try:
+        return recorder.ask("logs", within_s=_ASK_S)[0]["logs"], []
+    except LabError as error:
+        return {}, [f"nobody knows whether a program printed a panic: {error}"]
+
+
+def _exits(site: Site, logs: Logs) -> list[str]:
     found = []
     for program in site.programs.by_name.values():
         status = site.sandbox.exits.get(program.pid)
-        if status is None or program.ended_by_us:
-            continue
-        if program.name == "recorder":
-            found.append(f"recorder ended: {describe_exit(status)}")
-        else:
-            found.append(f"{program.name} ended: {describe_exit(status)}{_tail(site, program.name)}")
+        if status is not None and not program.ended_by_us:
+            found.append(f"{program.name} ended: {describe_exit(status)}{_tail(logs, program.name)}")
     return found
 
 
-def _panics(site: Site) -> list[str]:
+def panics(logs: Logs) -> list[str]:
     """The recorder notes such lines as they come, wherever in a long output they stand."""
-    recorder = site.programs.recorder
-    if recorder is None:
-        return []
-    try:
-        answer, _ = recorder.ask("logs")
-    except (LabLostError, LabError):
-        return []  # its exit is reported already
     found = []
-    for name, log in answer["logs"].items():
-        for alarm in log["alarms"]:
-            at = log["text"].find(alarm)
-            lines = log["text"][at:].splitlines()[:_LINES] if at >= 0 else [alarm]
-            found.append(f"{name} printed a panic:\n" + "\n".join(f"    {line}" for line in lines))
+    for name, log in logs.items():
+        alarms = log["alarms"][:_OF_A_PROGRAM]
+        found += [f"{name} printed a panic:{_quoted(_from(log['text'], alarm))}" for alarm in alarms]
+        more = len(log["alarms"]) - len(alarms) + log["more_alarms"]
+        if more:
+            found.append(f"{name} printed {more} more panics: `lab.logs({name!r})` has what was kept")
     return found
 
 
@@ -54,16 +74,30 @@ def _nacks(site: Site) -> list[str]:
     program = site.programs.by_name.get("control-plane")
     if program is None or program.peer is None or program.pid in site.sandbox.exits:
         return []
-    answer, _ = program.peer.ask("status")
+    try:
+        answer, _ = program.peer.ask("status", within_s=_ASK_S)
+    except LabError as error:
+        return [f"nobody knows whether a proxy refused its configuration: {error}"]
     return [
         f"ztunnel@{nack['node']} refused {nack['type_url']}, which nobody had asked for: {nack['detail']}"
         for nack in answer.get("unexpected", [])
     ]
 
 
-def _tail(site: Site, name: str) -> str:
-    try:
-        lines = site.programs.logs(name).splitlines()[-_LINES:]
-    except (LabLostError, LabError):
-        return ""
-    return "; its last lines:\n" + "\n".join(f"    {line}" for line in lines) if lines else ""
+def _bounded(found: list[str], what: str) -> list[str]:
+    more = len(found) - _OF_A_KIND
+    return found if more <= 0 else [*found[:_OF_A_KIND], f"and {more} more findings like these: {what}"]
+
+
+def _from(text: str, alarm: str) -> list[str]:
+    at = text.find(alarm)
+    return text[at:].splitlines()[:_LINES] if at >= 0 else [alarm]
+
+
+def _tail(logs: Logs, name: str) -> str:
+    lines = logs[name]["text"].splitlines()[-_LINES:] if name in logs else []
+    return f"; its last lines:{_quoted(lines)}" if lines else ""
+
+
+def _quoted(lines: list[str]) -> str:
+    return "".join(f"\n    {line[:_LINE_CHARACTERS]}" for line in lines)

@@ -19,7 +19,7 @@ from meshlab.errors import LabError, NotEnrolledError
 from meshlab.implementations import NodeSlot
 from meshlab.kernel.forkserver import ForkServer
 from meshlab.kernel.netlink import RouteSocket
-from meshlab.kernel.sandbox import Sandbox
+from meshlab.kernel.sandbox import NO_DESCRIPTORS, Sandbox, too_few_descriptors
 from meshlab.lab import arrivals
 from meshlab.lab.captures import Captures, open_rings
 from meshlab.lab.configuration import Configuration
@@ -57,24 +57,29 @@ def build(topology: Topology, settings: Settings, visible: tuple[str, ...]) -> B
     """Build a lab; whatever fails, nothing of it is left."""
     choices = settings.choices(topology)
     started = time.monotonic()
-    forks = ForkServer.shared(WARM)
-    network, ca = plan_network(topology), MeshCA()
-    sandbox = Sandbox.start(binds(visible), step=None if settings.step is no_step else settings.step)
-    site = Site(
-        topology=topology,
-        settings=settings,
-        choices=choices,
-        network=network,
-        sandbox=sandbox,
-        programs=Programs(sandbox, forks),
-        mounts=Mounts(sandbox, topology.mesh, binds(visible)),
-        ca=ca,
-        token=secrets.token_urlsafe(16),
-    )
+    site: Site | None = None
+    sandbox: Sandbox | None = None
     try:
+        forks = ForkServer.shared(WARM)
+        network, ca = plan_network(topology), MeshCA()
+        sandbox = Sandbox.start(binds(visible), step=None if settings.step is no_step else settings.step)
+        site = Site(
+            topology=topology,
+            settings=settings,
+            choices=choices,
+            network=network,
+            sandbox=sandbox,
+            programs=Programs(sandbox, forks),
+            mounts=Mounts(sandbox, topology.mesh, binds(visible)),
+            ca=ca,
+            token=secrets.token_urlsafe(16),
+        )
         return _build(site, started)
-    except BaseException:
-        site.close()
+    except BaseException as error:
+        if (unfinished := site or sandbox) is not None:
+            unfinished.close()
+        if isinstance(error, OSError) and error.errno in NO_DESCRIPTORS:
+            raise too_few_descriptors() from error
         raise
 
 

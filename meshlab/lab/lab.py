@@ -154,9 +154,14 @@ class Lab:
         sockets = self.site.open_sockets(
             [(pod_netns(r.source), families[r.family], socket.SOCK_STREAM, socket.IPPROTO_TCP) for r in requests]
         )
-        for sock in sockets:
-            sock.setblocking(False)
-        self.site.settings.step("mid-call")
+        try:
+            for sock in sockets:
+                sock.setblocking(False)
+            self.site.settings.step("mid-call")
+        except BaseException:
+            for sock in sockets:
+                sock.close()
+            raise
         work = [
             (sock, request, canary(self._secret, number), number)
             for number, (sock, request) in enumerate(zip(sockets, requests, strict=True), first)

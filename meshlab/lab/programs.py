@@ -7,15 +7,14 @@ from __future__ import annotations
 
 import os
 import signal
-import threading
-import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 from meshlab.errors import LabError, LabLostError
-from meshlab.kernel.channel import Channel, ChannelClosedError, pair
+from meshlab.kernel.channel import Channel, ChannelClosedError, close_all, pair
+from meshlab.kernel.conversation import Conversation
 from meshlab.kernel.forkserver import ForkServer, Start
 from meshlab.kernel.sandbox import Mntns, Netns, Sandbox
 
@@ -34,31 +33,26 @@ WARM = (
 
 
 class Peer:
-    """The other end of a program's control channel: numbered requests, answers in any order, events kept."""
+    """The other end of a program's control channel: numbered requests, answers in any order, events kept.
+
+    Threads do not wait for each other: each waits for its own answer.
+    """
 
     def __init__(self, name: str, channel: Channel, why_gone: Callable[[], str]) -> None:
         self.name = name
         self.events: list[dict[str, Any]] = []
-        self._channel = channel
+        self._conversation = Conversation(name, channel, self.events.append)
         self._why_gone = why_gone
-        self._lock = threading.RLock()
-        self._number = 0
-        self._answers: dict[int, tuple[dict[str, Any], list[int]]] = {}
 
     def post(self, operation: str, fds: Sequence[int] = (), **fields: Any) -> int:
         """Send a request without waiting; its number is for ``answer``."""
-        with self._lock:
-            self._number += 1
-            try:
-                self._channel.send({"id": self._number, "op": operation, **fields}, fds)
-            except ChannelClosedError as error:
-                raise LabLostError(self._why_gone()) from error
-            return self._number
+        with self._saying_why_gone():
+            return self._conversation.post(operation, fds, **fields)
 
     def answer(
         self, number: int, timeout_s: float, meanwhile: Callable[[], None] = lambda: None
     ) -> tuple[dict[str, Any], list[int]]:
-        """The answer to request ``number``.
+        """The answer to request ``number``, and its descriptors, which are the caller's.
 
         Args:
             meanwhile: looks, while no answer comes, for what would make waiting vain; it may raise.
@@ -67,19 +61,11 @@ class Peer:
             LabLostError: the program is gone.
             LabError: it answered with an error, or not within ``timeout_s``.
         """
-        deadline = time.monotonic() + timeout_s
-        with self._lock:
-            while number not in self._answers:
-                left = max(0.0, deadline - time.monotonic())
-                if self._took(min(left, _LOOK_S)):
-                    continue
-                if left <= _LOOK_S:
-                    raise self._late(timeout_s)
-                meanwhile()
-            answer, fds = self._answers.pop(number)
-        if "error" in answer:
-            raise LabError(f"{self.name}: {answer['error']}")
-        return answer, fds
+        with self._saying_why_gone():
+            answer = self._conversation.answer(number, timeout_s, meanwhile, _LOOK_S)
+        if "error" in answer.body:
+            raise LabError(f"{self.name}: {answer.body['error']}")
+        return answer.body, answer.claim()
 
     def ask(
         self, operation: str, fds: Sequence[int] = (), within_s: float = 10.0, **fields: Any
@@ -88,51 +74,35 @@ class Peer:
         return self.answer(self.post(operation, fds, **fields), within_s)
 
     def wait_event(self, name: str, timeout_s: float) -> dict[str, Any]:
-        """The first event of that name, now or when it comes."""
-        deadline = time.monotonic() + timeout_s
-        with self._lock:
-            while True:
-                for event in self.events:
-                    if event["event"] == name:
-                        return event
-                self._take(max(0.0, deadline - time.monotonic()), timeout_s)
+        """The first event of that name, now or when it comes.
+
+        Raises:
+            LabLostError: the program is gone.
+            LabError: there was none within ``timeout_s``.
+        """
+        with self._saying_why_gone():
+            found = self._conversation.until(lambda: self._first(name), timeout_s)
+        if found is None:
+            raise self._conversation.late(timeout_s)
+        return found
 
     def drain(self) -> list[dict[str, Any]]:
         """Every event so far."""
-        with self._lock:
-            try:
-                while True:
-                    self._take(0.0, 0.0)
-            except LabError:
-                return list(self.events)
+        self._conversation.take_in()
+        return list(self.events)
 
     def close(self) -> None:
-        self._channel.close()
-        for _, fds in self._answers.values():  # that nobody came for
-            for fd in fds:
-                os.close(fd)
-        self._answers.clear()
+        self._conversation.close()
 
-    def _take(self, remaining_s: float, timeout_s: float) -> None:
-        if not self._took(remaining_s):
-            raise self._late(timeout_s)
+    def _first(self, name: str) -> dict[str, Any] | None:
+        return next((event for event in tuple(self.events) if event["event"] == name), None)
 
-    def _took(self, remaining_s: float) -> bool:
-        """Whether a message came in time."""
+    @contextmanager
+    def _saying_why_gone(self) -> Iterator[None]:
         try:
-            message, fds = self._channel.receive(remaining_s)
+            yield
         except ChannelClosedError as error:
             raise LabLostError(self._why_gone()) from error
-        except TimeoutError:
-            return False
-        if "event" in message:
-            self.events.append(message)
-        else:
-            self._answers[message["id"]] = (message, fds)
-        return True
-
-    def _late(self, timeout_s: float) -> LabError:
-        return LabError(f"{self.name} did not answer within {timeout_s:g} s")
 
 
 @dataclass(slots=True)
@@ -174,20 +144,30 @@ class Programs:
         control: bool = True,
     ) -> Program:
         """Start ``module:function`` warm, with a control channel unless told otherwise; it takes ``fds`` from us."""
-        ours, theirs = pair() if control else (None, None)
-        peer = Peer(name, ours, lambda: self.why_gone(name)) if ours else None
-        out = self._log_pipe(name)
+        passed = dict(fds)
+        try:
+            if control:
+                ours, theirs = pair()
+                peer = Peer(name, ours, lambda: self.why_gone(name))
+                passed["control"] = theirs.sock.detach()
+            program = Program(name, 0, peer if control else None)
+            out = self._log_pipe(name)
+        except BaseException:
+            close_all(passed.values())
+            if control and "control" in passed:
+                peer.close()
+            raise
         start = Start(
             entry=entry,
             config=config,
-            fds={**fds, **({"control": theirs.sock.detach()} if theirs else {})},
+            fds=passed,
             netns=netns,
             mntns=mntns,
             capabilities=capabilities,
             stdout=out,
             stderr=out,
         )
-        program = self._known(Program(name, 0, peer))
+        self.by_name[name] = program
         self._waiting.append((program, start))
         if not self._gathering:
             with self.at_once():
@@ -205,10 +185,7 @@ class Programs:
                 program.pid = pid
         finally:
             self._gathering = False
-            for _, start in self._waiting:
-                for fd in (start.stdout, *start.fds.values()):
-                    os.close(fd)
-            self._waiting.clear()
+            self._let_go()
 
     def command(
         self,
@@ -238,15 +215,30 @@ class Programs:
         finally:
             os.close(out)
             os.close(null)
-        return self._known(Program(name, pid))
+        self.by_name[name] = Program(name, pid)
+        return self.by_name[name]
+
+    def _let_go(self) -> None:
+        """Close what programs were to be started with: they have their own copies, or will never need any."""
+        while self._waiting:
+            _, start = self._waiting.pop()
+            close_all((start.stdout, *start.fds.values()))
+
+    def close(self) -> None:
+        """Let go of everything that no program was given."""
+        self._let_go()
+        while self._early_logs:
+            os.close(self._early_logs.pop()[1])
 
     def record_logs_with(self, recorder: Peer) -> None:
         """From now on output goes to ``recorder``; what was started earlier is handed over."""
         self.recorder = recorder
-        for name, fd in self._early_logs:
-            recorder.post("log", [fd], name=name)
-            os.close(fd)
-        self._early_logs.clear()
+        while self._early_logs:
+            name, fd = self._early_logs.pop(0)
+            try:
+                recorder.post("log", [fd], name=name)
+            finally:
+                os.close(fd)
 
     def logs(self, name: str) -> str:
         """What ``name`` has printed, head and tail within the recorder's bound."""
@@ -287,16 +279,17 @@ class Programs:
             last = "\n".join(self.logs(name).splitlines()[-15:])
         return f"{name} is gone: {describe_exit(status)}" + (f"; its last lines:\n{last}" if last else "")
 
-    def _known(self, program: Program) -> Program:
-        self.by_name[program.name] = program
-        return program
-
     def _log_pipe(self, name: str) -> int:
         read, write = os.pipe2(os.O_CLOEXEC)
         if self.recorder is None:
             self._early_logs.append((name, read))
-        else:
+            return write
+        try:
             self.recorder.post("log", [read], name=name)
+        except BaseException:
+            os.close(write)
+            raise
+        finally:
             os.close(read)
         return write
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import importlib
 import os
 import socket
@@ -13,6 +12,7 @@ from typing import Any
 from meshlab.implementations import Choice
 from meshlab.kernel.netlink import RouteSocket
 from meshlab.kernel.sandbox import Netns, Sandbox
+from meshlab.kernel.uninterrupted import uninterrupted
 from meshlab.lab.mounts import Mounts
 from meshlab.lab.programs import Peer, Programs
 from meshlab.lab.settings import Settings
@@ -65,16 +65,19 @@ class Site:
 
     def open_sockets(self, wanted: list[tuple[str, int, int, int]]) -> list[socket.socket]:
         """Sockets ``(netns, family, type, protocol)``, driven from here; one round trip for 253 of them."""
-        fds = self.sandbox.sockets([(self.netns[key], *rest) for key, *rest in wanted])  # type: ignore[misc]
-        return [socket.socket(fileno=fd) for fd in fds]
+        return self.sandbox.sockets([(self.netns[key], *rest) for key, *rest in wanted])  # type: ignore[misc]
 
     def close(self) -> None:
-        """End netd, and with it everything; nothing of the lab is left when this returns."""
+        """End netd, and with it everything; nothing of the lab is left when this returns, or is interrupted."""
+        uninterrupted(self._close)
+
+    def _close(self) -> None:
         for route in self.routes.values():
             route.close()
         for program in self.programs.by_name.values():
             if program.peer is not None:
                 program.peer.close()
+        self.programs.close()
         self.sandbox.close()
         if self.keylog >= 0:
             os.close(self.keylog)
@@ -85,9 +88,3 @@ def named(entry: str) -> object:
     """The object that ``package.module:name`` names."""
     module, _, name = entry.partition(":")
     return getattr(importlib.import_module(module), name)
-
-
-def close_all(fds: list[int]) -> None:
-    for fd in fds:
-        with contextlib.suppress(OSError):
-            os.close(fd)

@@ -14,6 +14,7 @@ import socket
 from typing import Protocol
 
 from meshlab.errors import ProtocolError
+from meshlab.kernel.channel import close_all, descriptors
 from meshlab.protocols.zds import (
     MAX_PACKET_BYTES,
     Added,
@@ -114,18 +115,13 @@ class ZdsClient:
 async def _receive(sock: socket.socket) -> tuple[bytes, list[int]]:
     """One packet and its descriptors; empty at the end. One byte more than is allowed is read, so that it shows."""
     await _readable(sock)
-    fds = array.array("i")
-    data, ancillary, flags, _ = sock.recvmsg(
-        MAX_PACKET_BYTES + 1, socket.CMSG_SPACE(_MAX_FDS * fds.itemsize), socket.MSG_CMSG_CLOEXEC
-    )
-    for level, kind, payload in ancillary:
-        if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
-            fds.frombytes(payload[: len(payload) - len(payload) % fds.itemsize])
+    room = socket.CMSG_SPACE(_MAX_FDS * array.array("i").itemsize)
+    data, ancillary, flags, _ = sock.recvmsg(MAX_PACKET_BYTES + 1, room, socket.MSG_CMSG_CLOEXEC)
+    fds = descriptors(ancillary)
     if flags & socket.MSG_CTRUNC:
-        for fd in fds:
-            os.close(fd)
+        close_all(fds)
         raise UnreadableError("failure to read message : truncated descriptors")
-    return data, list(fds)
+    return data, fds
 
 
 async def _readable(sock: socket.socket) -> None:

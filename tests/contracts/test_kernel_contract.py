@@ -46,8 +46,8 @@ def edge(request: pytest.FixtureRequest) -> Iterator[Edge]:
 
     def linux(names: Sequence[str]) -> dict[str, tuple[Routes, Mapping[str, int]]]:
         netns = sandbox.netns(list(names))
-        fds = sandbox.sockets([(one, socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE) for one in netns])
-        opened.extend(RouteSocket(socket.socket(fileno=fd), name) for fd, name in zip(fds, names, strict=True))
+        sockets = sandbox.sockets([(one, socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE) for one in netns])
+        opened.extend(RouteSocket(sock, name) for sock, name in zip(sockets, names, strict=True))
         by_name = {one.name: one.fd for one in netns}
         return {name: (routes, by_name) for name, routes in zip(names, opened, strict=True)}
 

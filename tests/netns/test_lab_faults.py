@@ -272,6 +272,52 @@ def test_a_change_does_not_wait_for_a_proxy_that_died(lab_factory: LabFactory) -
         kill_and_change()
 
 
+NOISY = """
+apiVersion: meshlab.dev/v1alpha1
+kind: Lab
+metadata: {name: noisy}
+spec:
+  nodes: [node-1]
+  dataplane: {ztunnel: none}
+  pods:
+    shop/noisy: {node: node-1, run: [sh, -c, "yes 'thread panicked at x.rs' | head -n 13312; exec sleep 600"]}
+"""
+
+
+def test_an_audit_that_could_not_ask_the_recorder_says_so(lab_factory: LabFactory) -> None:
+    def close_with_a_stuck_recorder() -> None:
+        with lab_factory(doomed.TOPOLOGY) as lab:
+            lab.site.programs.end("recorder", signal.SIGSTOP)
+
+    with pytest.raises(AuditError, match="nobody knows whether a program printed a panic: recorder did not answer"):
+        close_with_a_stuck_recorder()
+
+
+def test_an_audit_that_could_not_ask_the_control_plane_says_so_beside_what_it_found(lab_factory: LabFactory) -> None:
+    def close_with_a_stuck_control_plane() -> None:
+        with lab_factory(doomed.TOPOLOGY) as lab:
+            lab.site.programs.end("control-plane", signal.SIGSTOP)
+            echo = lab.site.programs.by_name["echo@node-2"].pid
+            lab.sandbox.kill(echo)
+            lab.sandbox.wait_exit(echo, DEADLINE_S)
+
+    with pytest.raises(AuditError, match="nobody knows whether a proxy refused its configuration") as told:
+        close_with_a_stuck_control_plane()
+    assert "echo@node-2 ended: killed by SIGKILL" in str(told.value)
+
+
+def test_a_program_that_panics_thousands_of_times_is_told_in_a_few_lines(lab_factory: LabFactory) -> None:
+    def wait_until_it_has_panicked() -> None:
+        with lab_factory(NOISY) as lab:
+            deadline = time.monotonic() + DEADLINE_S
+            while lab.logs("shop/noisy").count("\n") < 5000 and time.monotonic() < deadline:
+                pass
+
+    with pytest.raises(AuditError, match=r"shop/noisy printed \d+ more panics") as told:
+        wait_until_it_has_panicked()
+    assert len(str(told.value)) < 10_000
+
+
 _FALSE = next(path for path in ("/bin/false", "/usr/bin/false") if os.path.exists(path))
 
 

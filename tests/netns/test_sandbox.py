@@ -8,11 +8,15 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+import threading
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from queue import SimpleQueue
+from typing import Any
 
 import pytest
-from leftovers import Belongings, capabilities, host, inhabitants, pid_inside
+from leftovers import Belongings, capabilities, children, command, host, inhabitants, pid_inside, state
 
 from meshlab.errors import KernelRefusedError, LabLostError
 from meshlab.kernel import execute
@@ -86,7 +90,7 @@ def test_sockets_come_in_order_in_any_number_and_live_in_their_netns(room: Room)
     other = room.sandbox.netns(["other"])[0]
     room.sandbox.sysctl([(room.netns, "net/ipv4/ip_local_port_range", "2000 2000"), (other, *_RANGE)])
     wanted = [(room.netns if place % 2 else other, socket.AF_INET, socket.SOCK_DGRAM, 0) for place in range(600)]
-    sockets = [socket.socket(fileno=fd) for fd in room.sandbox.sockets(wanted)]
+    sockets = room.sandbox.sockets(wanted)
     try:
         assert len(sockets) == 600
         for sock in sockets[:2]:
@@ -104,8 +108,8 @@ def test_netd_keeps_none_of_the_sockets_that_it_handed_out(room: Room) -> None:
     netd = f"/proc/{room.on_host(1)}/fd"
     assert room.run("true").status == 0  # after a round trip it has let go of what it had sent before
     before = len(os.listdir(netd))
-    for fd in room.sandbox.sockets([(room.netns, socket.AF_INET, socket.SOCK_STREAM, 0)] * 300):
-        os.close(fd)
+    for sock in room.sandbox.sockets([(room.netns, socket.AF_INET, socket.SOCK_STREAM, 0)] * 300):
+        sock.close()
     assert room.run("true").status == 0
     assert len(os.listdir(netd)) == before
 
@@ -164,6 +168,51 @@ def test_orphans_are_reaped(room: Room) -> None:
     room.sandbox.kill(orphan)
     room.sandbox.wait_exit(orphan, 5)
     assert sorted(map(pid_inside, inhabitants([room.lab]))) == [1]
+
+
+def test_a_thread_that_waits_for_a_program_keeps_no_other_from_the_lab(room: Room) -> None:
+    """The wait ends with the program, and the program with what the other thread asks for."""
+    pid = room.start("sleep", "1000")
+    ended: SimpleQueue[int] = SimpleQueue()
+    waiting = threading.Thread(target=lambda: ended.put(room.sandbox.wait_exit(pid, 60)))
+    waiting.start()
+    for sock in room.sandbox.sockets([(room.netns, socket.AF_INET, socket.SOCK_STREAM, 0)] * 300):
+        sock.close()
+    assert ended.empty()
+    room.sandbox.kill(pid)
+    assert ended.get(timeout=10) == -signal.SIGKILL
+    waiting.join()
+
+
+MALFORMED: list[dict[str, Any]] = [
+    {"operation": "dance"},
+    {"operation": "kill"},
+    {"operation": "kill", "pid": "one", "signal": 9},
+    {"operation": "sockets", "sockets": [[99, 2, 1, 0]]},
+    {"operation": "spawn", "argv": []},
+    {"operation": "mntns", "netns": 0},
+]
+
+
+@pytest.mark.parametrize("request_", MALFORMED, ids=str)
+def test_a_request_that_makes_no_sense_is_refused_and_netd_lives(room: Room, request_: dict[str, Any]) -> None:
+    netd = f"/proc/{room.on_host(1)}/fd"
+    assert room.run("true").status == 0  # after a round trip it has let go of what it had sent before
+    before = len(os.listdir(netd))
+    with pytest.raises(KernelRefusedError):
+        room.sandbox._ask(**request_)
+    assert room.run("true").status == 0
+    assert len(os.listdir(netd)) == before
+
+
+def test_every_scratch_folder_has_a_size(room: Room) -> None:
+    shown = room.run("cat", "/proc/mounts").stdout.decode().splitlines()
+    mounted = {line.split()[1]: line for line in shown if line.split()[2] == "tmpfs"}
+    for folder in ("/tmp", "/var/tmp", "/run", "/dev/shm"):  # noqa: S108
+        if folder in mounted:
+            assert "size=65536k" in mounted[folder], mounted[folder]
+            assert "nr_inodes=65536" in mounted[folder], mounted[folder]
+    assert "/run" in mounted
 
 
 # --- the end ---------------------------------------------------------------------------------------------------------
@@ -260,6 +309,75 @@ def test_a_lab_ends_with_its_owner_though_a_child_of_the_owner_keeps_every_descr
             os.kill(int(child), signal.SIGKILL)
 
 
+OWNER_THAT_DOES_NOT_READ = """
+import os, signal
+from meshlab.kernel import conversation
+from meshlab.kernel.sandbox import Furniture, Sandbox
+sandbox = Sandbox.start()
+netns, mntns = sandbox.netns(["one"])[0], sandbox.mntns(Furniture())
+child = os.fork()
+if child:
+    orphans = "i=0; while [ $i -lt 1500 ]; do (true &); i=$((i+1)); done; exec sleep 4321"
+    null = os.open(os.devnull, os.O_RDWR)
+    sandbox.spawn(["sh", "-c", orphans], netns=netns, mntns=mntns, capabilities=[], stdio=(null,) * 3,
+                  env={"PATH": os.environ["PATH"]})
+    print(os.fstat(sandbox.pid_fd).st_ino, child, flush=True)
+    os.kill(os.getpid(), signal.SIGSTOP)
+signal.pause()
+"""
+
+
+def test_a_lab_ends_with_an_owner_that_did_not_read_and_until_then_its_orphans_are_reaped() -> None:
+    """More exits than the channel holds must not make netd wait: it would look neither at its owner nor at orphans."""
+    argv = [sys.executable, "-c", OWNER_THAT_DOES_NOT_READ]
+    with subprocess.Popen(argv, stdout=subprocess.PIPE, text=True, env=_env()) as owner:
+        assert owner.stdout is not None
+        inode, child = owner.stdout.readline().split()
+        lab = f"pid:[{inode}]"
+        netd = os.pidfd_open(inhabitants([lab])[0])
+        try:
+            assert _eventually(lambda: any("sleep 4321" in command(pid) for pid in inhabitants([lab])))
+            assert _eventually(lambda: not any(state(pid) == "Z" for pid in children(inhabitants([lab])[0])))
+            owner.kill()
+            assert select.select([netd], [], [], 5)[0]
+            assert inhabitants([lab]) == []
+        finally:
+            os.close(netd)
+            owner.kill()
+            os.kill(int(child), signal.SIGKILL)
+
+
+def _eventually(seen: Callable[[], bool], within_s: float = 30.0) -> bool:
+    deadline = time.monotonic() + within_s
+    while time.monotonic() < deadline:
+        if seen():
+            return True
+        select.select([], [], [], 0.02)
+    return False
+
+
+KILLED_WHILE_NETD_STARTS = """
+import os, signal
+from meshlab.kernel import sandbox
+from meshlab.kernel.channel import Channel
+def die(*_):
+    os.kill(os.getpid(), signal.SIGKILL)
+if {step!r}:
+    sandbox.Sandbox.start(step=lambda name: die() if name == {step!r} else None)
+sandbox._greet = die
+sandbox.Sandbox.start()
+"""
+
+
+@pytest.mark.parametrize("step", ["", "after unshare", "before the first fork"])
+def test_an_owner_that_is_killed_while_netd_starts_leaves_no_word_and_no_netd(step: str) -> None:
+    argv = [sys.executable, "-c", KILLED_WHILE_NETD_STARTS.format(step=step)]
+    with subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=_env()) as owner:
+        output, _ = owner.communicate(timeout=30)  # until netd, which has the same standard error, has ended as well
+    assert owner.returncode == -signal.SIGKILL
+    assert output == ""
+
+
 WHERE_INIT_REAPS_NOBODY = """
 import ctypes, os
 from meshlab.kernel.sandbox import Sandbox
@@ -285,6 +403,25 @@ def _run(script: str) -> str:
     done = subprocess.run(argv, capture_output=True, text=True, env=_env(), check=True, timeout=30)
     assert done.stderr == ""
     return done.stdout
+
+
+@pytest.mark.parametrize("most", [12, 20, 32])
+def test_too_few_descriptors_are_told_with_the_command_that_mends_it(most: int) -> None:
+    message = _run(TOO_FEW_DESCRIPTORS.format(most=most))
+    assert message.startswith(f"a lab needs more than the {most} open files that are allowed here: `ulimit -Hn 1024`")
+
+
+TOO_FEW_DESCRIPTORS = """
+import resource
+from meshlab import open_lab
+from meshlab.errors import HostNotReadyError
+resource.setrlimit(resource.RLIMIT_NOFILE, ({most}, {most}))
+try:
+    with open_lab("quickstart"):
+        pass
+except HostNotReadyError as error:
+    print(error)
+"""
 
 
 # --- a machine that cannot hold a lab --------------------------------------------------------------------------------

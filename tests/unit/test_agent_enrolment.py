@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import array
+import contextlib
 import os
 import socket
 from collections.abc import Callable, Iterator, Mapping
@@ -351,6 +352,28 @@ def test_a_record_has_every_packet_with_who_said_it(make: Callable[..., Bench]) 
         ("zds-from-ztunnel", {"ack": {}}),
     ]
     assert [event["nfds"] for event in bench.events if event["k"] == "zds-to-ztunnel"] == [0, 1]
+
+
+def test_a_lab_that_does_not_read_its_record_keeps_no_proxy_waiting_and_misses_nothing_later(
+    make: Callable[..., Bench],
+) -> None:
+    bench = make(record=True)
+    proxy = synced(bench)
+    names = [f"pod-{number}" for number in range(300)]
+    bench.enrol(*names)
+    for _ in names:
+        proxy.receive()
+        proxy.ack()
+        bench.agent.step(5)
+    enrolled: list[str] = []
+    while not enrolled:
+        bench.agent.step(0)  # it writes what there is room for now
+        with contextlib.suppress(TimeoutError):
+            message, _ = bench.lab.receive(timeout_s=0)
+            bench.events.append(message)
+            enrolled = message.get("enrolled", [])
+    assert enrolled == [f"uid-{name}" for name in names]
+    assert sum(event.get("k") == "zds-to-ztunnel" for event in bench.events) == len(names) + 1
 
 
 @pytest.mark.parametrize("record", [False, True])

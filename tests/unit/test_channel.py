@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import array
+import asyncio
 import errno
 import fcntl
 import itertools
 import os
 import resource
-import signal
+import selectors
 import socket
+import threading
 from collections.abc import Iterator
 
 import pytest
@@ -136,34 +139,108 @@ def test_nothing_within_the_deadline_is_a_timeout_and_the_channel_goes_on(ends: 
     assert right.receive(1)[0] == "late"
 
 
-def test_a_full_buffer_is_waited_for_whatever_the_last_receive_left(ends: Ends) -> None:
+def test_what_finds_no_room_is_queued_and_goes_out_in_order_when_the_other_end_reads(ends: Ends) -> None:
     left, right = ends
-    with pytest.raises(TimeoutError):
-        left.receive(0)  # leaves the socket non-blocking
-    packets = _fill(left.sock)
-
-    def make_room(*_: object) -> None:
-        for _packet in range(packets):
-            right.sock.recv(1)
-
-    before = signal.signal(signal.SIGALRM, make_room)
-    try:
-        signal.setitimer(signal.ITIMER_REAL, 0.1)  # comes while ``send`` waits
-        left.send("at last")
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
-    assert right.receive(1)[0] == "at last"
+    with open(os.devnull) as file:
+        sent = _send_until_something_waits(left, file.fileno())
+    assert left.unsent
+    for number in range(sent):
+        message, (fd,) = right.receive(5)
+        os.close(fd)
+        assert message == number
+        left.flush()
+    assert not left.unsent
 
 
-def _fill(sock: socket.socket) -> int:
-    """Send packets until there is no room; how many it took."""
-    for count in itertools.count():
-        try:
-            sock.send(b"filling")
-        except BlockingIOError:
+def test_who_waits_for_an_answer_writes_meanwhile_what_was_queued(ends: Ends) -> None:
+    left, right = ends
+    sent = _send_until_something_waits(left)
+
+    def read_all_and_answer() -> None:
+        assert [right.receive(5)[0] for _ in range(sent)] == list(range(sent))
+        right.send("answer")
+
+    reader = threading.Thread(target=read_all_and_answer)
+    reader.start()
+    assert left.receive(5)[0] == "answer"
+    reader.join()
+
+
+def test_an_end_that_does_not_read_is_lost_at_the_bound_and_costs_nothing_any_more() -> None:
+    before = _open_descriptors()
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with theirs, open(os.devnull) as file:
+        channel = Channel(ours, unsent_limit_bytes=1_000_000)
+        with pytest.raises(ChannelClosedError, match=r"the other end does not read: 1\d{6} bytes wait for it"):
+            _send_for_ever(channel, file.fileno())
+        with pytest.raises(ChannelClosedError):
+            channel.send("once more")
+    assert _open_descriptors() == before
+
+
+def _send_for_ever(channel: Channel, fd: int) -> None:
+    while True:
+        channel.send("x" * 10_000, [fd])
+
+
+@pytest.mark.parametrize("loop_of", ["selectors", "asyncio"])
+def test_a_loop_writes_what_was_queued_once_there_is_room(ends: Ends, loop_of: str) -> None:
+    left, right = ends
+    sent = _send_until_something_waits(left)
+    reader = threading.Thread(target=lambda: [right.receive(5) for _ in range(sent)])
+    if loop_of == "asyncio":
+        asyncio.run(_written_by_asyncio(left, reader))
+    else:
+        with selectors.DefaultSelector() as selector:
+            selector.register(left, selectors.EVENT_READ)
+            reader.start()
+            while left.unsent:
+                left.watch(selector)
+                assert selector.select(5)
+                left.flush()
+            left.watch(selector)
+            assert selector.get_key(left).events == selectors.EVENT_READ
+    assert not left.unsent
+    reader.join()
+
+
+async def _written_by_asyncio(left: Channel, reader: threading.Thread) -> None:
+    ended = asyncio.Event()
+    detach = left.attach(asyncio.get_running_loop(), lambda *_: None, ended.set)
+    left.send("one more, so that the loop knows")
+    reader.start()
+    async with asyncio.timeout(5):
+        await asyncio.to_thread(reader.join)  # it has read what was sent before there was a loop
+    detach()
+    assert not ended.is_set()
+
+
+def _send_until_something_waits(channel: Channel, *fds: int) -> int:
+    """Send numbers until some are queued; how many were sent."""
+    for count in itertools.count(1):
+        channel.send(count - 1, fds)
+        if channel.unsent and count % 10 == 0:
             return count
     raise AssertionError
+
+
+def test_a_message_that_is_not_whole_yet_is_not_waited_for(ends: Ends) -> None:
+    left, right = ends
+    with open(os.devnull) as file:
+        whole = _packets_of([file.fileno()] * (MAX_FDS + 1))
+        left.sock.sendmsg(*whole[0])
+        assert right.take() is None
+        left.sock.sendmsg(*whole[1])
+        message, fds = right.take() or ("nothing", [])
+    assert (message, len(fds)) == ("x", MAX_FDS + 1)
+    _close(fds)
+
+
+def _packets_of(fds: list[int]) -> list[tuple[list[bytes], list[tuple[int, int, array.array[int]]]]]:
+    """What ``send`` writes for a message with more descriptors than one packet takes."""
+    rights = (socket.SOL_SOCKET, socket.SCM_RIGHTS)
+    ahead = ([b"\0\0\0\2"], [(*rights, array.array("i", fds[:MAX_FDS]))])
+    return [ahead, ([b"\0\0\0\0", b'"x"'], [(*rights, array.array("i", fds[MAX_FDS:]))])]
 
 
 def test_descriptors_without_room_are_told_and_nothing_of_them_stays(ends: Ends) -> None:
@@ -181,4 +258,8 @@ def test_descriptors_without_room_are_told_and_nothing_of_them_stays(ends: Ends)
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     assert refused.value.errno == errno.EMFILE
-    assert _open_descriptors() == before - 1  # the channel itself is closed: what comes next could not be told apart
+    assert _open_descriptors() == before
+    with pytest.raises(ChannelClosedError):
+        right.receive(1)  # what comes next could not be told apart
+    right.send("last words")
+    assert left.receive(1)[0] == "last words"
