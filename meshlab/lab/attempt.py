@@ -8,7 +8,8 @@ first. So ``Outcome.OK`` says that the right bytes came back.
     bytes that nobody sent -> CORRUPTED, TLS_ALERT  of another pod -> WRONG_BACKEND
     whole, but not 2xx -> HTTP_STATUS               (TIMEOUT is its caller's: the deadline)
 
-The HTTP here is written by hand on purpose: a client library would retry, hide a reset, or end in an exception.
+HTTP is read by h11, which knows no sockets: a whole client library would retry, hide a reset, or end in an exception.
+Whatever comes back, a call ends at its deadline and keeps a bounded part of it.
 """
 
 from __future__ import annotations
@@ -24,11 +25,14 @@ from ipaddress import ip_address
 from typing import Literal
 
 from meshlab.apps import language
-from meshlab.apps.http1 import MalformedError, ResponseReader, write_head
+from meshlab.apps.bodies import Body
+from meshlab.apps.http1 import KEPT_BYTES, MalformedError, ResponseReader, write_head
 from meshlab.apps.language import Answer
 from meshlab.model import Address, Family, Outcome, Peer
 
-_READ_BYTES = 256 * 1024
+_READ_BYTES = 64 * 1024
+_SENT_BYTES = 256 * 1024
+_SHOWN = 80
 _TLS_ALERT = b"\x15\x03"
 _OUTCOMES = {
     errno.ECONNREFUSED: Outcome.CONNECT_REFUSED,
@@ -97,9 +101,10 @@ class Attempt:
     status: int | None = None
     headers: Mapping[str, str] = field(default_factory=dict)
     body: bytes = b""
+    body_bytes: int = 0
     peer: Peer | None = None
     _send_error: OSError | None = None
-    _got_byte: bool = False
+    _received: int = 0
 
     async def run(self) -> End:
         """Make the call; whatever the network does is an ``End``."""
@@ -147,14 +152,26 @@ class Attempt:
             data = await asyncio.get_running_loop().sock_recv(self.sock, _READ_BYTES)
         except OSError as error:
             raise self._broken(error) from error
-        self._got_byte = self._got_byte or bool(data)
+        self._received += len(data)
+        if self._received > _READ_BYTES:
+            # sock_recv does not wait while there is something to read, and a deadline needs a loop that turns.
+            await asyncio.sleep(0)
         return data
+
+    def keep(self, body: Body) -> None:
+        """Note what came back."""
+        self.body, self.body_bytes = bytes(body.kept), body.size
+
+    @property
+    def keeps(self) -> int:
+        """How much of a body is kept; of one that should be the request's own, all that is right."""
+        return max(KEPT_BYTES, len(self.request.body))
 
     def closed(self) -> _EndedError:
         """The answer ended too early. A reset that sending has met is not told again to a read."""
         if self._send_error is not None:
             return self._broken(self._send_error)
-        return _EndedError(Outcome.CLOSED_LATE if self._got_byte else Outcome.CLOSED)
+        return _EndedError(Outcome.CLOSED_LATE if self._received else Outcome.CLOSED)
 
     def finish(self) -> End:
         """Every byte is right; was it the right pod's?"""
@@ -165,7 +182,7 @@ class Attempt:
         return End(Outcome.WRONG_BACKEND, f"answered by {who}, not {' or '.join(sorted(allowed))}")
 
     def _broken(self, error: OSError) -> _EndedError:
-        late = Outcome.CLOSED_LATE if self._got_byte else None
+        late = Outcome.CLOSED_LATE if self._received else None
         return _EndedError(late or _OUTCOMES.get(error.errno or 0, Outcome.UNREACHABLE), _words(error))
 
     def _send_at_once(self, data: bytes) -> int:
@@ -182,8 +199,8 @@ class Attempt:
     async def _send(self, data: bytes, half_close: bool) -> None:
         loop = asyncio.get_running_loop()
         try:
-            for at in range(0, len(data), _READ_BYTES):
-                piece = data[at : at + _READ_BYTES]
+            for at in range(0, len(data), _SENT_BYTES):
+                piece = data[at : at + _SENT_BYTES]
                 await loop.sock_sendall(self.sock, piece)
                 self.sent += len(piece)
         except OSError as error:
@@ -205,7 +222,7 @@ class _Http:
         self._attempt = attempt
         self._request = attempt.request
         self._payload = self._head() + attempt.request.body
-        self._reader = ResponseReader(bodiless=attempt.request.method == "HEAD")
+        self._reader = ResponseReader(attempt.request.method, attempt.keeps)
 
     async def run(self) -> End:
         await self._attempt.exchange(self._payload, self._receive())
@@ -238,10 +255,12 @@ class _Http:
                     reader.end()
                     break
                 _feed(reader, data)
+                if self._request.echo and not reader.body.is_whole:
+                    raise _EndedError(Outcome.CORRUPTED, f"the answer has more than {attempt.keeps} bytes")
         finally:
             attempt.status = reader.status
-            attempt.headers = reader.head.headers if reader.head else {}
-            attempt.body = reader.body if reader.complete else reader.partial
+            attempt.headers = reader.headers
+            attempt.keep(reader.body)
 
     def _judge(self) -> End:
         """The whole answer is here. Is it the one that was asked for?"""
@@ -269,9 +288,9 @@ class _Http:
         if answer is None:
             return "the answer is not the echo's"
         if answer.canary.encode() != self._attempt.canary:
-            return f"the echo saw the canary {answer.canary!r}"
+            return f"the echo saw the canary {answer.canary[:_SHOWN]!r}"
         if (answer.method, answer.path) != (request.method, request.path):
-            return f"the echo saw {answer.method} {answer.path}"
+            return f"the echo saw {answer.method[:_SHOWN]} {answer.path[:_SHOWN]}"
         if answer.body_sha256 != hashlib.sha256(request.body).hexdigest():
             return f"the echo saw another body, of {answer.body_bytes} bytes"
         if request.mode == "echo-body" and self._attempt.body != request.body:
@@ -288,44 +307,48 @@ class _Tcp:
         self._half_close = attempt.request.mode == "half-close"
         mode = language.HALF_CLOSE if self._half_close else language.ECHO
         self._payload = language.opening(mode, attempt.canary) + attempt.request.body
-        self._got = bytearray()
+        self._got = Body(attempt.keeps + len(self._payload) + language.LINE_BYTES)
 
     async def run(self) -> End:
         if self._request.mode == "server-first":
             await self._receive_greeting()
         await self._attempt.exchange(self._payload, self._receive(), self._half_close)
-        if not self._got:
+        if not self._got.size:
             raise self._attempt.closed()
         return self._judge_echo() if self._request.echo else self._attempt.finish()
 
     async def _receive_greeting(self) -> None:
         """Wait for the server's first line."""
-        while b"\n" not in self._got and len(self._got) < language.LINE_BYTES:
+        got = self._got.kept
+        while b"\n" not in got and len(got) < language.LINE_BYTES:
             data = await self._attempt.receive()
             if not data:
                 raise self._attempt.closed()
-            self._got += data
+            self._got.add(data)
 
     async def _receive(self) -> None:
         try:
-            while self._half_close or not self._enough():
+            while not self._enough():
                 data = await self._attempt.receive()
                 if not data:
                     break
-                self._got += data
+                self._got.add(data)
         finally:
-            self._attempt.body = bytes(self._got)
+            self._attempt.keep(self._got)
 
     def _enough(self) -> bool:
         if not self._request.echo:
-            return bool(self._got)
-        line = self._got.find(b"\n", 0, language.LINE_BYTES)
+            return bool(self._got.size) and not self._half_close
+        if self._half_close:  # then the end is awaited, unless there is more than can be right
+            return self._got.size > language.LINE_BYTES + len(self._payload)
+        got = self._got.kept
+        line = got.find(b"\n", 0, language.LINE_BYTES)
         if line < 0:
-            return len(self._got) >= language.LINE_BYTES
-        return len(self._got) - line - 1 >= len(self._payload)
+            return len(got) >= language.LINE_BYTES
+        return len(got) - line - 1 >= len(self._payload)
 
     def _judge_echo(self) -> End:
-        attempt, got = self._attempt, bytes(self._got)
+        attempt, got = self._attempt, bytes(self._got.kept)
         line, newline, rest = got.partition(b"\n")
         attempt.peer = language.read_greeting(line) if newline else None
         if attempt.peer is None and (newline or not language.may_greet(got)):
@@ -335,6 +358,7 @@ class _Tcp:
         if len(rest) < len(self._payload):
             raise attempt.closed()
         attempt.body = self._request.body
+        attempt.body_bytes = len(attempt.body)
         return attempt.finish()
 
 

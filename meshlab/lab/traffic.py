@@ -104,6 +104,7 @@ async def perform(sock: socket.socket, request: Request, canary: bytes, number: 
         status=attempt.status,
         headers=attempt.headers,
         body=attempt.body,
+        body_bytes=attempt.body_bytes,
         sent_bytes=attempt.sent,
         peer=attempt.peer,
         error=end.error,
