@@ -5,7 +5,12 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-_SHAPE = re.compile(r"spiffe://([^/]+)/ns/([^/]+)/sa/([^/]+)")
+_TRUST_DOMAIN = r"[a-z0-9._-]{1,255}"
+_SEGMENT = r"(?!\.\.?(?:/|\Z))[a-zA-Z0-9._-]+"
+"""SPIFFE allows no other character, and neither ``.`` nor ``..`` as a whole segment."""
+_SHAPE = re.compile(rf"spiffe://({_TRUST_DOMAIN})/ns/({_SEGMENT})/sa/({_SEGMENT})")
+_LONGEST = 2048
+_SHOWN = 80
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -21,13 +26,15 @@ class SpiffeId:
         """Read ``spiffe://<trust domain>/ns/<namespace>/sa/<service account>``.
 
         Raises:
-            ValueError: ``uri`` has another shape.
+            ValueError: ``uri`` has another shape, a character that no SPIFFE ID has, or more than 2048 bytes.
 
         Source: https://istio.io/latest/docs/concepts/security/#istio-identity
+        Source: https://spiffe.io/docs/latest/spiffe-specs/spiffe-id/
         """
-        match = _SHAPE.fullmatch(uri)
+        match = _SHAPE.fullmatch(uri) if len(uri) <= _LONGEST else None
         if match is None:
-            raise ValueError(f"{uri!r} is not spiffe://TRUST-DOMAIN/ns/NAMESPACE/sa/SERVICE-ACCOUNT")
+            shown = repr(uri[:_SHOWN]) + ("..." if len(uri) > _SHOWN else "")
+            raise ValueError(f"{shown} is not spiffe://TRUST-DOMAIN/ns/NAMESPACE/sa/SERVICE-ACCOUNT")
         return cls(*match.groups())
 
     @property
