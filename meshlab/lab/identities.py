@@ -6,16 +6,15 @@ the source's proxy did. Where that proxy is ours the grade is ``peer``, else ``c
 
 from __future__ import annotations
 
-import json
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from meshlab.implementations import Reference
 from meshlab.model import Call, SpiffeId
 from meshlab.model.report import Grade
+from meshlab.proofs.access_log import Opened, read_opened
 from meshlab.proofs.route import Target
 
 if TYPE_CHECKING:
@@ -25,8 +24,6 @@ _PATIENCE_S = 2.0
 """A log is written beside the traffic: its line may come this much after the end of the call."""
 _PEER_CONTROL = "{who} verified the certificate against the lab's root"
 _CLAIM_CONTROL = "{who} logs the identity of each connection"
-
-Record = Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +43,7 @@ class AccessLogs:
     """The access logs of a lab's node proxies, read when they are needed and again when a line is missing."""
 
     lab: Lab
-    _records: dict[tuple[str, str], list[Record]] = field(default_factory=dict)
+    _records: dict[tuple[str, str], list[Opened]] = field(default_factory=dict)
     """Node and direction -> its records of opened connections."""
 
     def sightings(self, call: Call, targets: Sequence[Target]) -> list[Sighting]:
@@ -72,14 +69,14 @@ class AccessLogs:
             address = destination.address(call.family)
             hbone = f"{address}:{target.port}" if call.family == 4 else f"[{address}]:{target.port}"
             for record in self._of(destination.node, "inbound"):
-                if _matches(record, call, caller, hbone) and "src.identity" in record:
+                if _matches(record, call, caller, hbone) and record.source_identity:
                     expected = source.identity(mesh.trust_domain)
-                    yield Sighting(expected, record["src.identity"], *self._grade(destination.node))
+                    yield Sighting(expected, record.source_identity, *self._grade(destination.node))
             for record in self._of(source.node, "outbound"):
-                own = _matches(record, call, caller, hbone) and _port(record) == call.source_port
-                if own and "dst.identity" in record:
+                own = _matches(record, call, caller, hbone) and record.source_port == call.source_port
+                if own and record.destination_identity:
                     expected = destination.identity(mesh.trust_domain)
-                    yield Sighting(expected, record["dst.identity"], *self._grade(source.node))
+                    yield Sighting(expected, record.destination_identity, *self._grade(source.node))
 
     def _grade(self, node: str) -> tuple[Grade, str]:
         choice = self.lab.site.choices[node]
@@ -88,45 +85,23 @@ class AccessLogs:
             return Grade.PEER, _PEER_CONTROL.format(who=who)
         return Grade.CLAIM, _CLAIM_CONTROL.format(who=who)
 
-    def _of(self, node: str, direction: str) -> Sequence[Record]:
+    def _of(self, node: str, direction: str) -> Sequence[Opened]:
         if (node, direction) not in self._records:
             self._records[node, "inbound"], self._records[node, "outbound"] = [], []
             for record in _opened(self.lab, f"ztunnel@{node}"):
-                self._records.setdefault((node, str(record.get("direction"))), []).append(record)
+                self._records.setdefault((node, record.direction), []).append(record)
         return self._records[node, direction]
 
 
-def _opened(lab: Lab, program: str) -> Iterator[Record]:
-    yield from read_records(lab.logs(program) if program in lab.site.programs.by_name else "")
+def _opened(lab: Lab, program: str) -> Iterator[Opened]:
+    yield from read_opened(lab.logs(program) if program in lab.site.programs.by_name else "")
 
 
-def read_records(text: str) -> Iterator[Record]:
-    """The records of opened connections in a ztunnel's log."""
-    for line in text.splitlines():
-        if '"connection opened"' in line:
-            try:
-                yield json.loads(line)
-            except ValueError:
-                continue  # the line on which the recorder cut the middle out
+def _matches(record: Opened, call: Call, caller: str, hbone: str) -> bool:
+    return record.hbone == hbone and record.source == caller and _in_time(record, call)
 
 
-def _matches(record: Record, call: Call, caller: str, hbone: str) -> bool:
-    return record.get("dst.hbone_addr") == hbone and _host(record) == caller and _in_time(record, call)
-
-
-def _host(record: Record) -> str:
-    return str(record.get("src.addr", "")).rpartition(":")[0].strip("[]")
-
-
-def _port(record: Record) -> int:
-    port = str(record.get("src.addr", "")).rpartition(":")[2]
-    return int(port) if port.isdigit() else 0
-
-
-def _in_time(record: Record, call: Call) -> bool:
+def _in_time(record: Opened, call: Call) -> bool:
     """Whether the record was written while the call was under way; logs count microseconds, calls nanoseconds."""
-    try:
-        at_ns = datetime.fromisoformat(str(record["time"])).timestamp() * 1e9
-    except (KeyError, ValueError):
-        return False
-    return call.started_ns - 1e6 <= at_ns <= call.ended_ns + 1e6
+    at_ns = record.at_ns
+    return at_ns is not None and call.started_ns - 1e6 <= at_ns <= call.ended_ns + 1e6
