@@ -104,7 +104,7 @@ class Attempt:
     body_bytes: int = 0
     peer: Peer | None = None
     _send_error: OSError | None = None
-    _received: int = 0
+    received: int = 0
 
     async def run(self) -> End:
         """Make the call; whatever the network does is an ``End``."""
@@ -152,8 +152,8 @@ class Attempt:
             data = await asyncio.get_running_loop().sock_recv(self.sock, _READ_BYTES)
         except OSError as error:
             raise self._broken(error) from error
-        self._received += len(data)
-        if self._received > _READ_BYTES:
+        self.received += len(data)
+        if self.received > _READ_BYTES:
             # sock_recv does not wait while there is something to read, and a deadline needs a loop that turns.
             await asyncio.sleep(0)
         return data
@@ -171,7 +171,7 @@ class Attempt:
         """The answer ended too early. A reset that sending has met is not told again to a read."""
         if self._send_error is not None:
             return self._broken(self._send_error)
-        return _EndedError(Outcome.CLOSED_LATE if self._received else Outcome.CLOSED)
+        return _EndedError(Outcome.CLOSED_LATE if self.received else Outcome.CLOSED)
 
     def finish(self) -> End:
         """Every byte is right; was it the right pod's?"""
@@ -182,7 +182,7 @@ class Attempt:
         return End(Outcome.WRONG_BACKEND, f"answered by {who}, not {' or '.join(sorted(allowed))}")
 
     def _broken(self, error: OSError) -> _EndedError:
-        late = Outcome.CLOSED_LATE if self._received else None
+        late = Outcome.CLOSED_LATE if self.received else None
         return _EndedError(late or _OUTCOMES.get(error.errno or 0, Outcome.UNREACHABLE), _words(error))
 
     def _send_at_once(self, data: bytes) -> int:
