@@ -7,7 +7,7 @@ by h11, because a test may want to send what h11 would refuse.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import h11
 
@@ -83,10 +83,14 @@ class ResponseReader:
                 self.body.add(event.data)
             case h11.EndOfMessage() | h11.PAUSED:  # paused: after a CONNECT that was granted
                 self.complete = True
-        return event is not h11.NEED_DATA and not isinstance(event, h11.ConnectionClosed)
+            case h11.NEED_DATA | h11.ConnectionClosed():
+                return False
+            case _:
+                pass  # an interim response
+        return True
 
 
-def joined(headers: h11.Headers) -> dict[str, str]:
+def joined(headers: Iterable[tuple[bytes, bytes]]) -> dict[str, str]:
     """Headers as a mapping: names in lower case, values of a repeated name joined by commas."""
     values: dict[bytes, list[bytes]] = {}
     for name, value in headers:

@@ -81,7 +81,9 @@ class HttpEcho:
             case h11.NEED_DATA:
                 self._tell_to_go_on()
                 return False
-        return event is not h11.PAUSED
+            case _:
+                return False
+        return True
 
     def _begin(self, request: h11.Request) -> None:
         self._request = request

@@ -101,6 +101,9 @@ ANSWER = {
 }
 
 
+ODD: list[object] = [None, [], 7.0, True, "\ud800"]
+
+
 @pytest.mark.parametrize(
     "text",
     [
@@ -111,7 +114,7 @@ ANSWER = {
         "[" * 100_000,
         '{"a":' * 100_000,
         "1" * 5000,
-        *(json.dumps({**ANSWER, key: value}) for key in ANSWER for value in (None, [], 7.0, True, "\ud800")),
+        *(json.dumps({**ANSWER, key: value}) for key in ANSWER for value in ODD),
         *(
             json.dumps({**ANSWER, "peer": {"address": "10.0.0.1", "port": port}})
             for port in (-1, 65536, True, "1", 1.0)

@@ -7,6 +7,7 @@ import json
 import shutil
 import ssl
 import subprocess
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -253,7 +254,7 @@ def _changed(csr: str, old: bytes, new: bytes) -> str:
     return f"-----BEGIN CERTIFICATE REQUEST-----\n{text}-----END CERTIFICATE REQUEST-----\n"
 
 
-ODD_CSRS = {
+ODD_CSRS: dict[str, Callable[[str], str]] = {
     "version 15": lambda csr: _changed(csr, b"\x02\x01\x00\x30", b"\x02\x01\x0e\x30"),  # InvalidVersion
     "an unknown signature": lambda csr: _changed(csr, b"\xce\x3d\x04\x03\x02", b"\xce\x3d\x04\x58\x02"),
     "an unknown curve": lambda csr: _changed(csr, b"\x3d\x03\x01\x07", b"\x3d\x03\x01\x77"),
