@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 
-from benchmarks import calls, lifetime, plugin, pods, start
+from benchmarks import calls, hostile, lifetime, plugin, pods, start
 from benchmarks.measure import Report
 
 BENCHMARKS: Mapping[str, Callable[..., Report]] = {
@@ -17,6 +17,7 @@ BENCHMARKS: Mapping[str, Callable[..., Report]] = {
     "pods": pods.run,
     "calls": calls.run,
     "lifetime": lifetime.run,
+    "hostile": hostile.run,
 }
 
 
@@ -26,12 +27,15 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--json", action="store_true", help="one JSON document instead of text")
     parser.add_argument("--ztunnel", help="node proxy of 'start', 'calls' and 'lifetime': reference, or [NAME=]PATH")
     parser.add_argument("--rounds", type=int, default=5, help="interleaved rounds, of which the median counts")
+    parser.add_argument("--inputs", type=int, default=hostile.INPUTS, help="changed inputs of 'hostile', in sum")
     options = parser.parse_args(arguments)
     if unknown := [name for name in options.names if name not in BENCHMARKS]:
         parser.error(f"no benchmark {unknown[0]!r}: there are {', '.join(BENCHMARKS)}")
     reports = []
     for name in options.names or BENCHMARKS:
         chosen = {"ztunnel": options.ztunnel} if options.ztunnel and name in {"start", "calls", "lifetime"} else {}
+        if name == "hostile":
+            chosen = {"inputs": options.inputs}
         reports.append(BENCHMARKS[name](rounds=options.rounds, **chosen))
         if not options.json:
             print(reports[-1].text(), flush=True)

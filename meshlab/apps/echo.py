@@ -1,8 +1,8 @@
 """The built-in echo: every pod of a node that runs nothing else, in one process.
 
-It answers HTTP/1.1 and raw TCP on the same port (``language.py``) and remembers what it received (``received.py``), so
-that a proof can ask whether a byte of a denied call ever arrived. It binds nothing itself: its sockets come listening,
-by descriptor, already inside their pods.
+It answers HTTP/1.1 (``http_echo.py``) and raw TCP on the same port (``language.py``) and remembers what it received
+(``received.py``), so that a proof can ask whether a byte of a denied call ever arrived. What its connections keep is
+bounded, each and in sum. It binds nothing itself: its sockets come listening, by descriptor, already inside their pods.
 
     config   {"pods": [{"pod": "shop/server", "port": 8080, "listener": 0, "mode": "echo" | "server-first"}]}
     fds      control, listener-0, listener-1, ...
@@ -16,31 +16,25 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import hashlib
 import resource
 import signal
 import socket
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
-from http import HTTPStatus
 from ipaddress import IPv6Address, ip_address
 from typing import Any
 
 from meshlab.apps import language
-from meshlab.apps.http1 import Head, MalformedError, read_head, write_head
-from meshlab.apps.language import Answer
+from meshlab.apps.http_echo import KEPT_BYTES, HttpEcho, Memory
 from meshlab.apps.received import CanaryScanner, Received
 from meshlab.kernel.channel import Channel, ChannelClosedError, close_all
 from meshlab.model import Address, Peer
 
 _BACKLOG = 512
-_PHRASES = {status.value: status.phrase for status in HTTPStatus}
 _ROUNDS = 4
 """Rounds of the loop after which all that a socket held when somebody asked has been read: accept, connect, read."""
-_KEPT_BYTES = 64 << 20
-"""The largest body, or half-closed stream, that is kept until its end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,10 +49,13 @@ class Listener:
 class EchoConnection(asyncio.Protocol):
     """One connection; what it does with bytes is the bound method ``_take``, chosen by the first of them."""
 
-    def __init__(self, listener: Listener, record: Received, living: set[EchoConnection]) -> None:
+    def __init__(self, listener: Listener, record: Received, living: set[EchoConnection], memory: Memory) -> None:
         self._listener = listener
         self._living = living
         self._record = record
+        self._memory = memory
+        self._counted = 0
+        self._requests: HttpEcho | None = None
         self._scanner = CanaryScanner(record)
         self._buffer = bytearray()
         self._take = self._sniff
@@ -76,6 +73,7 @@ class EchoConnection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._living.discard(self)
+        self._memory.held -= self._counted
 
     def abort(self) -> None:
         self._transport.abort()
@@ -84,20 +82,23 @@ class EchoConnection(asyncio.Protocol):
         self._record.took(self._connection, len(data))
         self._scanner.feed(data)
         self._take(data)
+        self._account()
 
     def eof_received(self) -> None:
         """The client closed its side. What is buffered goes out, then the transport closes ours."""
         if self._take == self._keep:
             self._greet()
+        if self._take in (self._keep, self._sniff):
             self._transport.write(bytes(self._buffer))
-        elif self._take == self._sniff:
-            self._transport.write(bytes(self._buffer))
+            self._buffer.clear()
+            self._account()
 
     def pause_writing(self) -> None:
         """The client does not read: then neither do we."""
         self._transport.pause_reading()
 
     def resume_writing(self) -> None:
+        self._account()
         self._transport.resume_reading()
 
     def _sniff(self, data: bytes) -> None:
@@ -109,6 +110,14 @@ class EchoConnection(asyncio.Protocol):
         self._buffer.clear()
         if kind == "echo":
             self._greet()
+        if kind == "http":
+            client = Peer(
+                pod=self._listener.pod,
+                server_port=self._listener.port,
+                address=self._client,
+                port=self._client_port,
+            )
+            self._requests = HttpEcho(client, self._memory)
         self._take = {"http": self._http, "half-close": self._keep}.get(kind, self._echo)
         self._take(first)
 
@@ -117,7 +126,8 @@ class EchoConnection(asyncio.Protocol):
 
     def _keep(self, data: bytes) -> None:
         self._buffer += data
-        if len(self._buffer) > _KEPT_BYTES:
+        if len(self._buffer) > KEPT_BYTES or self._memory.is_full:
+            self._buffer.clear()
             self._transport.abort()
 
     def _greet(self) -> None:
@@ -128,76 +138,18 @@ class EchoConnection(asyncio.Protocol):
 
     def _http(self, data: bytes) -> None:
         """Answer each request that is whole."""
-        self._buffer += data
-        try:
-            while self._buffer and not self._transport.is_closing():
-                head = read_head(self._buffer)
-                if head is None:
-                    return
-                if head.chunked:
-                    self._refuse(HTTPStatus.LENGTH_REQUIRED)
-                    return
-                length = head.length or 0
-                if length > _KEPT_BYTES:
-                    self._refuse(HTTPStatus.REQUEST_ENTITY_TOO_LARGE)
-                    return
-                if len(self._buffer) < head.size + length:
-                    self._continue(head)
-                    return
-                body = bytes(self._buffer[head.size : head.size + length])
-                del self._buffer[: head.size + length]
-                self._answer(head, body)
-        except MalformedError:
-            self._refuse(HTTPStatus.BAD_REQUEST)
-
-    def _continue(self, head: Head) -> None:
-        """A client that asks first (curl, for a megabyte) is told to go on, while its body is still unsent."""
-        if head.headers.get("expect", "").lower() == "100-continue" and len(self._buffer) == head.size:
-            self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-
-    def _refuse(self, status: HTTPStatus) -> None:
-        start = f"HTTP/1.1 {status.value} {status.phrase}"
-        self._transport.write(write_head(start, {"Content-Length": "0", "Connection": "close"}))
-        self._transport.close()
-
-    def _answer(self, head: Head, body: bytes) -> None:
-        method, path, version = head.start
-        answer = Answer(
-            peer=Peer(
-                pod=self._listener.pod,
-                server_port=self._listener.port,
-                address=self._client,
-                port=self._client_port,
-                headers=head.headers,
-            ),
-            method=method,
-            path=path,
-            body_bytes=len(body),
-            body_sha256=hashlib.sha256(body).hexdigest(),
-            canary=head.headers.get(language.CANARY_HEADER.lower(), ""),
-        )
-        keep = version == "HTTP/1.1" and "close" not in head.headers.get("connection", "").lower()
-        self._transport.write(self._response(answer, body, keep))
-        if not keep:
+        assert self._requests is not None
+        if answers := self._requests.receive(data):
+            self._transport.write(answers)
+        if self._requests.closing:
             self._transport.close()
 
-    def _response(self, answer: Answer, body: bytes, keep: bool) -> bytes:
-        """The JSON as body; in a header where the body is the request's, or there is none."""
-        code = _status(answer.peer.headers.get(language.STATUS_HEADER.lower(), "200"))
-        bodiless = answer.method == "HEAD" or code in {204, 304}
-        if bodiless or answer.peer.headers.get(language.ECHO_HEADER.lower()) == "body":
-            # Without the request's headers: a head that held them all again could be too long for a client.
-            short = replace(answer, peer=replace(answer.peer, headers={}))
-            headers = {"Content-Type": "application/octet-stream", language.ANSWER_HEADER: short.to_json()}
-            text = b"" if bodiless else body
-        else:
-            headers = {"Content-Type": "application/json"}
-            text = answer.to_json().encode()
-        if not bodiless:
-            headers["Content-Length"] = str(len(text))
-        if not keep:
-            headers["Connection"] = "close"
-        return write_head(f"HTTP/1.1 {code} {_phrase(code)}", headers) + text
+    def _account(self) -> None:
+        """Tell the echo how much this connection holds: what it keeps, and what its client has not read yet."""
+        kept = len(self._buffer) + (self._requests.held if self._requests else 0)
+        holds = kept + self._transport.get_write_buffer_size()
+        self._memory.held += holds - self._counted
+        self._counted = holds
 
 
 class Echo:
@@ -212,6 +164,7 @@ class Echo:
         self._channel = Channel.from_fd(fds["control"])
         self._done = asyncio.Event()
         self._living: set[EchoConnection] = set()
+        self._memory = Memory()
 
     async def run(self) -> None:
         """Serve until the control channel closes or ``stop``."""
@@ -237,7 +190,7 @@ class Echo:
         sock = socket.socket(fileno=self._fds[f"listener-{entry['listener']}"])
         sock.setblocking(False)
         return await loop.create_server(
-            lambda: self.connection(listener, self.record, self._living), sock=sock, backlog=_BACKLOG
+            lambda: self.connection(listener, self.record, self._living, self._memory), sock=sock, backlog=_BACKLOG
         )
 
     def _on_message(self, request: dict[str, Any], fds: list[int]) -> None:
@@ -275,15 +228,6 @@ async def _serve_until_told(config: Mapping[str, Any], fds: Mapping[str, int]) -
     echo = Echo(config, fds)
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, echo.stop)
     await echo.run()
-
-
-def _status(text: str) -> int:
-    """The status that is asked for; 200 where that is none between 200 and 599."""
-    return int(text) if text.isascii() and text.isdigit() and 200 <= int(text) <= 599 else 200
-
-
-def _phrase(code: int) -> str:
-    return _PHRASES.get(code, "Status")
 
 
 def _unmapped(host: str) -> Address:

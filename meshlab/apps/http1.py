@@ -1,73 +1,101 @@
-"""As much HTTP/1.1 as the echo and its callers need, without sockets: heads, and bodies by length or chunks.
+"""HTTP/1.1 as a caller needs it, without sockets: h11 reads the answer, and the head of a request is written here.
 
-Source: RFC 9112
+h11 is strict about what it reads (RFC 9112), takes time that is linear in the number of bytes, retries nothing and
+hides nothing: the status is known when the head has come, and the body as far as it has come. A request is not written
+by h11, because a test may want to send what h11 would refuse.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
+
+import h11
+
+from meshlab.apps.bodies import Body
 
 HEAD_BYTES = 64 * 1024
 """The longest head that is read."""
+KEPT_BYTES = 1 << 20
+"""How much of a body is kept where nothing else is asked for."""
+
+_BEGINNING = b"HTTP/1."
+_WORDS = 160
 
 
 class MalformedError(ValueError):
     """The bytes are not HTTP/1.1."""
 
 
-@dataclass(frozen=True, slots=True)
-class Head:
-    """A start line and its headers."""
+class ResponseReader:
+    """Takes the bytes of one response until it is whole."""
 
-    start: tuple[str, str, str]
-    headers: Mapping[str, str]
-    """Names in lower case; values of a repeated name are joined by commas."""
-    size: int
-    """Bytes on the wire, with the empty line."""
+    def __init__(self, method: str = "GET", keeps: int = KEPT_BYTES) -> None:
+        self.status: int | None = None
+        """``None`` until the head of the final response has come; 1xx responses are skipped."""
+        self.headers: Mapping[str, str] = {}
+        """Names are in lower case; values of a repeated name are joined by commas."""
+        self.body = Body(keeps)
+        self.complete = False
+        self._beginning = b""
+        self._connection = h11.Connection(h11.CLIENT, max_incomplete_event_size=HEAD_BYTES)
+        self._connection.send(_REQUESTS.get(method, _GET))
+        self._connection.send(h11.EndOfMessage())
 
     @property
-    def length(self) -> int | None:
-        """Content-Length.
+    def started(self) -> bool:
+        """Whether a byte has come."""
+        return bool(self._beginning)
+
+    def feed(self, data: bytes) -> None:
+        """Take what was received.
 
         Raises:
-            MalformedError: it is no number.
+            MalformedError: it is no response.
         """
-        text = self.headers.get("content-length")
-        if text is None:
-            return None
-        if not (text.isascii() and text.isdigit()):
-            raise MalformedError(f"Content-Length: {text!r}")
-        return int(text)
+        if len(self._beginning) < len(_BEGINNING):  # bytes of another protocol may never come to the end of a head
+            self._beginning += data[: len(_BEGINNING) - len(self._beginning)]
+            if not _BEGINNING.startswith(self._beginning):
+                raise MalformedError(f"no HTTP: {data[:40]!r}")
+        self._read(data)
 
-    @property
-    def chunked(self) -> bool:
-        return self.headers.get("transfer-encoding", "").lower().endswith("chunked")
+    def end(self) -> None:
+        """Take the end of the connection, which is also how a body without a length ends."""
+        try:
+            self._read(b"")
+        except MalformedError:
+            return  # it ended too early, so ``complete`` stays false
+
+    def _read(self, data: bytes) -> None:
+        try:
+            self._connection.receive_data(data)
+            while not self.complete and self._take(self._connection.next_event()):
+                pass
+        except h11.RemoteProtocolError as error:
+            raise MalformedError(str(error)[:_WORDS]) from error
+
+    def _take(self, event: h11.Event | type[h11.NEED_DATA] | type[h11.PAUSED]) -> bool:
+        """Take one event; false if there are no more of them."""
+        match event:
+            case h11.Response():
+                self.status = event.status_code
+                self.headers = joined(event.headers)
+            case h11.Data():
+                self.body.add(event.data)
+            case h11.EndOfMessage() | h11.PAUSED:  # paused: after a CONNECT that was granted
+                self.complete = True
+            case h11.NEED_DATA | h11.ConnectionClosed():
+                return False
+            case _:
+                pass  # an interim response
+        return True
 
 
-def read_head(data: bytes | bytearray) -> Head | None:
-    """The head at the start of ``data``; ``None`` while it is not whole.
-
-    Raises:
-        MalformedError: it is none, or too long.
-    """
-    end = data.find(b"\r\n\r\n", 0, HEAD_BYTES)
-    if end < 0:
-        if len(data) >= HEAD_BYTES:
-            raise MalformedError(f"no end of the head within {HEAD_BYTES} bytes")
-        return None
-    start, *lines = bytes(data[:end]).decode("latin-1").split("\r\n")
-    words = start.split(" ", 2)
-    if len(words) < 2:
-        raise MalformedError(f"start line {start[:80]!r}")
-    headers: dict[str, str] = {}
-    for line in lines:
-        name, colon, value = line.partition(":")
-        if not colon:
-            raise MalformedError(f"header line {line[:80]!r}")
-        name = name.lower()
-        headers[name] = f"{headers[name]}, {value.strip()}" if name in headers else value.strip()
-    return Head((words[0], words[1], words[2] if len(words) > 2 else ""), headers, end + 4)
+def joined(headers: Iterable[tuple[bytes, bytes]]) -> dict[str, str]:
+    """Headers as a mapping: names in lower case, values of a repeated name joined by commas."""
+    values: dict[bytes, list[bytes]] = {}
+    for name, value in headers:
+        values.setdefault(name, []).append(value)
+    return {name.decode("latin-1"): b", ".join(every).decode("latin-1") for name, every in values.items()}
 
 
 def write_head(start: str, headers: Mapping[str, str]) -> bytes:
@@ -82,92 +110,10 @@ def write_head(start: str, headers: Mapping[str, str]) -> bytes:
     return text.encode("latin-1")
 
 
-def read_chunks(data: bytes | bytearray) -> bytes | None:
-    """The body that is in chunks in ``data``; ``None`` while it is not whole.
-
-    Raises:
-        MalformedError: it is not in chunks.
-    """
-    parts: list[bytes] = []
-    at = 0
-    while True:
-        end = data.find(b"\r\n", at)
-        if end < 0:
-            return None
-        try:
-            size = int(bytes(data[at:end]).partition(b";")[0], 16)
-        except ValueError as error:
-            raise MalformedError(f"chunk size {bytes(data[at:end])[:20]!r}") from error
-        at = end + 2
-        if size == 0:
-            return b"".join(parts) if data.find(b"\r\n", at) >= 0 else None
-        if len(data) < at + size + 2:
-            return None
-        parts.append(bytes(data[at : at + size]))
-        at += size + 2
+def _request(method: str) -> h11.Request:
+    return h11.Request(method=method, target="/", headers=[("Host", "-")])
 
 
-@dataclass(slots=True)
-class ResponseReader:
-    """Takes the bytes of one response until it is whole."""
-
-    bodiless: bool = False
-    """The request was a HEAD."""
-    head: Head | None = None
-    body: bytes = b""
-    complete: bool = False
-    _buffer: bytearray = field(default_factory=bytearray)
-
-    @property
-    def started(self) -> bool:
-        """Whether a byte has come."""
-        return self.head is not None or bool(self._buffer)
-
-    @property
-    def status(self) -> int | None:
-        return int(self.head.start[1]) if self.head else None
-
-    def feed(self, data: bytes) -> None:
-        """Take what was received.
-
-        Raises:
-            MalformedError: it is no response.
-        """
-        self._buffer += data
-        while self.head is None:
-            if not b"HTTP/1.".startswith(self._buffer[:7]):
-                raise MalformedError(f"no HTTP: {bytes(self._buffer[:40])!r}")
-            head = read_head(self._buffer)
-            if head is None:
-                return
-            if not (head.start[1].isascii() and head.start[1].isdigit()):
-                raise MalformedError(f"status {head.start[1]!r}")
-            del self._buffer[: head.size]
-            if not head.start[1].startswith("1"):  # 1xx: the answer proper follows
-                self.head = head
-        self._take_body(self.head)
-
-    def end(self) -> None:
-        """The connection ended, which is also how a body without length ends."""
-        if self.head and not self.complete and not self.head.chunked and self.head.length is None:
-            self.body = bytes(self._buffer)
-            self.complete = True
-
-    @property
-    def partial(self) -> bytes:
-        """What there is of a body that is not whole."""
-        return bytes(self._buffer)
-
-    def _take_body(self, head: Head) -> None:
-        whole: bytes | None
-        if self.bodiless or head.start[1] in {"204", "304"}:
-            whole = b""
-        elif head.chunked:
-            whole = read_chunks(self._buffer) if self._buffer.endswith(b"\r\n") else None
-        elif head.length is not None and len(self._buffer) >= head.length:
-            whole = bytes(self._buffer[: head.length])
-        else:
-            whole = None
-        if whole is not None:
-            self.body = whole
-            self.complete = True
+_GET = _request("GET")
+"""Stands for the request that was sent: of that, only these methods tell how the response is framed."""
+_REQUESTS = {method: _request(method) for method in ("HEAD", "CONNECT")}

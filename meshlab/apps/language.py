@@ -16,9 +16,9 @@ TCP    a first line asks for a greeting, which says who answered, before everyth
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass
 from ipaddress import ip_address
-from typing import Any
 
 from meshlab.model import Address, Peer
 
@@ -33,6 +33,7 @@ LINE_BYTES = 512
 """The longest first line or greeting."""
 
 _WORD = b"MESHLAB "
+_GREETING = re.compile(r"MESHLAB ([^ ]+) ([0-9]{1,5}) ([^ ]+) ([0-9]{1,5})")
 _METHODS = tuple(
     b"%s " % method
     for method in (b"GET", b"HEAD", b"POST", b"PUT", b"DELETE", b"PATCH", b"OPTIONS", b"TRACE", b"CONNECT")
@@ -52,11 +53,17 @@ def greeting(pod: str, server_port: int, client: Address, port: int) -> bytes:
 def read_greeting(line: bytes) -> Peer | None:
     """Who answered; ``None`` where ``line`` (without its end) is no greeting."""
     try:
-        word, pod, server_port, client, port = line.decode().split(" ")
-        peer = Peer(pod=pod, server_port=int(server_port), address=ip_address(client), port=int(port))
+        found = _GREETING.fullmatch(line.decode())
+        if found is None:
+            return None
+        return Peer(
+            pod=found[1],
+            server_port=_port(int(found[2])),
+            address=ip_address(found[3]),
+            port=_port(int(found[4])),
+        )
     except ValueError:
         return None
-    return peer if word == "MESHLAB" else None
 
 
 def may_greet(data: bytes) -> bool:
@@ -113,24 +120,46 @@ class Answer:
         """Read an answer.
 
         Raises:
-            ValueError: ``text`` is none.
+            ValueError: ``text`` is anything else.
         """
         try:
-            document: dict[str, Any] = json.loads(text)
-            peer = Peer(
-                pod=document["pod"],
-                server_port=document["port"],
-                address=ip_address(document["peer"]["address"]),
-                port=document["peer"]["port"],
-                headers=document["headers"],
-            )
+            document = json.loads(text)
+            peer = document["peer"]
+            headers = {_text(name): _text(value) for name, value in document["headers"].items()}
+            address = ip_address(_text(peer["address"]))
             return cls(
-                peer=peer,
-                method=document["method"],
-                path=document["path"],
-                body_bytes=document["bodyBytes"],
-                body_sha256=document["bodySha256"],
-                canary=document["canary"],
+                peer=Peer(
+                    pod=_text(document["pod"]),
+                    server_port=_port(document["port"]),
+                    address=address,
+                    port=_port(peer["port"]),
+                    headers=headers,
+                ),
+                method=_text(document["method"]),
+                path=_text(document["path"]),
+                body_bytes=_whole(document["bodyBytes"]),
+                body_sha256=_text(document["bodySha256"]),
+                canary=_text(document["canary"]),
             )
-        except (KeyError, TypeError) as error:
-            raise ValueError(f"not an answer of the echo: {error!r}") from error
+        except (AttributeError, KeyError, RecursionError, TypeError, ValueError) as error:
+            raise ValueError(f"not an answer of the echo: {type(error).__name__}") from error
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise TypeError("not a text")
+    value.encode()  # JSON can spell half of a surrogate pair, which no text has: a UnicodeEncodeError is a ValueError
+    return value
+
+
+def _whole(value: object) -> int:
+    if type(value) is not int or value < 0:
+        raise TypeError("not a whole number")
+    return value
+
+
+def _port(value: object) -> int:
+    port = _whole(value)
+    if port > 65535:
+        raise ValueError("not a port")
+    return port

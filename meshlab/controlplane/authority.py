@@ -10,7 +10,7 @@ from typing import Any
 
 from meshlab.errors import ProtocolError
 from meshlab.model.identity import SpiffeId
-from meshlab.pki import Issuer, SigningRequest, read_csr
+from meshlab.pki import MAX_TTL, Issuer, SigningRequest, read_csr
 
 CA_SERVICE = "istio.v1.auth.IstioCertificateService"
 CA_METHOD = "CreateCertificate"
@@ -39,7 +39,7 @@ class Authority:
             raise ProtocolError("request authenticate failure", _UNAUTHENTICATED)
         csr = read_csr(request.csr)
         identity = self.identity(request, csr)
-        chain = self.issuer.issue(identity, csr.key, now=now, ttl=timedelta(seconds=request.validity_duration))
+        chain = self.issuer.issue(identity, csr.key, now=now, ttl=_ttl(request.validity_duration))
         self.issued[str(identity)] = self.issued.get(str(identity), 0) + 1
         return identity, chain
 
@@ -56,6 +56,11 @@ class Authority:
         if identity.trust_domain != self.trust_domain:
             raise ProtocolError(f"{identity} is not of the trust domain {self.trust_domain!r}", _PERMISSION_DENIED)
         return identity
+
+
+def _ttl(seconds: int) -> timedelta:
+    """The validity that is asked for, within what a ``timedelta`` can hold and this CA grants."""
+    return timedelta(seconds=max(0, min(seconds, MAX_TTL.total_seconds())))
 
 
 def impersonated(request: Any) -> str:

@@ -20,11 +20,11 @@ from meshlab.lab import Lab
 from meshlab.lab.arrivals import arrived
 from meshlab.lab.attempt import Request
 from meshlab.lab.capture import Capture
-from meshlab.lab.identities import read_records
 from meshlab.lab.names import Target, behind
 from meshlab.lab.requests import ask
 from meshlab.model import Call, Mesh, Outcome, Pod
 from meshlab.model.report import Result
+from meshlab.proofs.access_log import Opened, read_opened
 
 _RECORDS = 400
 """Lines of each proxy's log that are read, from its end: its log is kept in part only, and reading costs."""
@@ -196,44 +196,58 @@ def wrong_identities(lab: Lab) -> tuple[int, list[Wrong]]:
     owners = {str(address): pod for pod in lab.mesh.pods for address in (pod.ipv4, pod.ipv6)}
     checked, wrong = 0, []
     for node in lab.implementations:
-        for pod, other, record, end in _identities(lab, node, owners):
+        for sighting in _sightings(lab, node, owners):
             checked += 1
-            seen, right = record[f"{end}.identity"], str(pod.identity(lab.mesh.trust_domain))
-            if seen != right:
-                wrong.append(_mistaken(node, pod, other, record, end, right))
+            right = str(sighting.pod.identity(lab.mesh.trust_domain))
+            if sighting.identity != right:
+                wrong.append(_mistaken(node, sighting, right))
     return checked, wrong
 
 
-def _mistaken(node: str, pod: Pod, other: Pod, record: dict[str, str], end: str, right: str) -> Wrong:
-    source, destination = (pod, other) if end == "src" else (other, pod)
+@dataclass(frozen=True, slots=True)
+class _Sighting:
+    """Whom a proxy took a pod for, as a record of its log says."""
+
+    pod: Pod
+    other: Pod
+    """The pod at the other end."""
+    record: Opened
+
+    @property
+    def inbound(self) -> bool:
+        """Whether the record is of the destination's proxy, which sees the source's certificate."""
+        return self.record.direction == "inbound"
+
+    @property
+    def identity(self) -> str:
+        return self.record.source_identity if self.inbound else self.record.destination_identity
+
+
+def _mistaken(node: str, sighting: _Sighting, right: str) -> Wrong:
+    pod, record = sighting.pod, sighting.record
+    source, destination = (pod, sighting.other) if sighting.inbound else (sighting.other, pod)
     return Wrong(
         kind="identity",
-        text=f"ztunnel@{node} took {pod.key} for {record[f'{end}.identity']}, which is {right}",
+        text=f"ztunnel@{node} took {pod.key} for {sighting.identity}, which is {right}",
         source=source.key,
-        to=f"{destination.key}:{record['dst.hbone_addr'].rpartition(':')[2]}",
-        family=4 if record["dst.hbone_addr"][0] != "[" else 6,
-        seen=f"{end}.identity",
+        to=f"{destination.key}:{record.destination_port}",
+        family=6 if record.hbone.startswith("[") else 4,
+        seen=f"{'src' if sighting.inbound else 'dst'}.identity",
     )
 
 
-def _identities(lab: Lab, node: str, owners: dict[str, Pod]) -> Iterator[tuple[Pod, Pod, dict[str, str], str]]:
+def _sightings(lab: Lab, node: str, owners: dict[str, Pod]) -> Iterator[_Sighting]:
     program = f"ztunnel@{node}"
     if program not in lab.site.programs.by_name:
         return
     lines = lab.logs(program).rsplit("\n", _RECORDS)[1:]
-    for record in read_records("\n".join(lines)):
-        ends = {
-            "src": owners.get(_host(record.get("src.addr", ""))),
-            "dst": owners.get(_host(record.get("dst.hbone_addr", ""))),
-        }
-        end, other = ("src", "dst") if record.get("direction") == "inbound" else ("dst", "src")
-        pod, peer = ends[end], ends[other]
-        if pod is not None and peer is not None and record.get(f"{end}.identity"):
-            yield pod, peer, dict(record), end
-
-
-def _host(address: str) -> str:
-    return address.rpartition(":")[0].strip("[]")
+    for record in read_opened("\n".join(lines)):
+        source, destination = owners.get(record.source), owners.get(record.destination)
+        if source is not None and destination is not None:
+            ends = (source, destination) if record.direction == "inbound" else (destination, source)
+            sighting = _Sighting(*ends, record)
+            if sighting.identity:
+                yield sighting
 
 
 def _hold(wrong: Sequence[Wrong]) -> None:

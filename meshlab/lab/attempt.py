@@ -12,7 +12,8 @@ first. So ``Outcome.OK`` says that the right bytes came back.
 From the built-in echo every byte is known. Of another program any byte is an answer (``Call.answered``), and the
 connection is then ended as politely as a client can: a RST would make many programs print a traceback.
 
-The HTTP here is written by hand on purpose: a client library would retry, hide a reset, or end in an exception.
+HTTP is read by h11, which knows no sockets: a whole client library would retry, hide a reset, or end in an exception.
+Whatever comes back, a call ends at its deadline and keeps a bounded part of it.
 """
 
 from __future__ import annotations
@@ -29,11 +30,14 @@ from ipaddress import ip_address
 from typing import Literal
 
 from meshlab.apps import language
-from meshlab.apps.http1 import MalformedError, ResponseReader, write_head
+from meshlab.apps.bodies import Body
+from meshlab.apps.http1 import KEPT_BYTES, MalformedError, ResponseReader, write_head
 from meshlab.apps.language import Answer
 from meshlab.model import Address, Family, Outcome, Peer
 
-_READ_BYTES = 256 * 1024
+_READ_BYTES = 64 * 1024
+_SENT_BYTES = 256 * 1024
+_SHOWN = 80
 _LEAVE_S = 1.0
 """How long a program of a pod's own may take to close a connection that has been answered."""
 _TLS_ALERT = b"\x15\x03"
@@ -104,6 +108,7 @@ class Attempt:
     status: int | None = None
     headers: Mapping[str, str] = field(default_factory=dict)
     body: bytes = b""
+    body_bytes: int = 0
     peer: Peer | None = None
     _send_error: OSError | None = None
     received: int = 0
@@ -156,6 +161,9 @@ class Attempt:
         except OSError as error:
             raise self._broken(error) from error
         self.received += len(data)
+        if self.received > _READ_BYTES:
+            # sock_recv does not wait while there is something to read, and a deadline needs a loop that turns.
+            await asyncio.sleep(0)
         return data
 
     async def take_leave(self) -> None:
@@ -167,6 +175,15 @@ class Attempt:
             async with asyncio.timeout(_LEAVE_S):
                 while await self.receive():
                     pass
+
+    def keep(self, body: Body) -> None:
+        """Note what came back."""
+        self.body, self.body_bytes = bytes(body.kept), body.size
+
+    @property
+    def keeps(self) -> int:
+        """How much of a body is kept; of one that should be the request's own, all that is right."""
+        return max(KEPT_BYTES, len(self.request.body))
 
     def closed(self) -> _EndedError:
         """The answer ended too early. A reset that sending has met is not told again to a read."""
@@ -200,8 +217,8 @@ class Attempt:
     async def _send(self, data: bytes, half_close: bool) -> None:
         loop = asyncio.get_running_loop()
         try:
-            for at in range(0, len(data), _READ_BYTES):
-                piece = data[at : at + _READ_BYTES]
+            for at in range(0, len(data), _SENT_BYTES):
+                piece = data[at : at + _SENT_BYTES]
                 await loop.sock_sendall(self.sock, piece)
                 self.sent += len(piece)
         except OSError as error:
@@ -223,7 +240,7 @@ class _Http:
         self._attempt = attempt
         self._request = attempt.request
         self._payload = self._head() + attempt.request.body
-        self._reader = ResponseReader(bodiless=attempt.request.method == "HEAD")
+        self._reader = ResponseReader(attempt.request.method, attempt.keeps)
 
     async def run(self) -> End:
         await self._attempt.exchange(self._payload, self._receive())
@@ -256,10 +273,12 @@ class _Http:
                     reader.end()
                     break
                 self._feed(data)
+                if self._request.echo and not reader.body.is_whole:
+                    raise _EndedError(Outcome.CORRUPTED, f"the answer has more than {attempt.keeps} bytes")
         finally:
             attempt.status = reader.status
-            attempt.headers = reader.head.headers if reader.head else {}
-            attempt.body = reader.body if reader.complete else reader.partial
+            attempt.headers = reader.headers
+            attempt.keep(reader.body)
 
     def _feed(self, data: bytes) -> None:
         first = not self._reader.started
@@ -297,9 +316,9 @@ class _Http:
         if answer is None:
             return "the answer is not the echo's"
         if answer.canary.encode() != self._attempt.canary:
-            return f"the echo saw the canary {answer.canary!r}"
+            return f"the echo saw the canary {answer.canary[:_SHOWN]!r}"
         if (answer.method, answer.path) != (request.method, request.path):
-            return f"the echo saw {answer.method} {answer.path}"
+            return f"the echo saw {answer.method[:_SHOWN]} {answer.path[:_SHOWN]}"
         if answer.body_sha256 != hashlib.sha256(request.body).hexdigest():
             return f"the echo saw another body, of {answer.body_bytes} bytes"
         if request.mode == "echo-body" and self._attempt.body != request.body:
@@ -316,44 +335,48 @@ class _Tcp:
         self._half_close = attempt.request.mode == "half-close"
         mode = language.HALF_CLOSE if self._half_close else language.ECHO
         self._payload = language.opening(mode, attempt.canary) + attempt.request.body
-        self._got = bytearray()
+        self._got = Body(attempt.keeps + len(self._payload) + language.LINE_BYTES)
 
     async def run(self) -> End:
         if self._request.mode == "server-first":
             await self._receive_greeting()
         await self._attempt.exchange(self._payload, self._receive(), self._half_close)
-        if not self._got:
+        if not self._got.size:
             raise self._attempt.closed()
         return self._judge_echo() if self._request.echo else self._attempt.finish()
 
     async def _receive_greeting(self) -> None:
         """Wait for the server's first line."""
-        while b"\n" not in self._got and len(self._got) < language.LINE_BYTES:
+        got = self._got.kept
+        while b"\n" not in got and len(got) < language.LINE_BYTES:
             data = await self._attempt.receive()
             if not data:
                 raise self._attempt.closed()
-            self._got += data
+            self._got.add(data)
 
     async def _receive(self) -> None:
         try:
-            while self._half_close or not self._enough():
+            while not self._enough():
                 data = await self._attempt.receive()
                 if not data:
                     break
-                self._got += data
+                self._got.add(data)
         finally:
-            self._attempt.body = bytes(self._got)
+            self._attempt.keep(self._got)
 
     def _enough(self) -> bool:
         if not self._request.echo:
-            return bool(self._got)
-        line = self._got.find(b"\n", 0, language.LINE_BYTES)
+            return bool(self._got.size) and not self._half_close
+        if self._half_close:  # then the end is awaited, unless there is more than can be right
+            return self._got.size > language.LINE_BYTES + len(self._payload)
+        got = self._got.kept
+        line = got.find(b"\n", 0, language.LINE_BYTES)
         if line < 0:
-            return len(self._got) >= language.LINE_BYTES
-        return len(self._got) - line - 1 >= len(self._payload)
+            return len(got) >= language.LINE_BYTES
+        return len(got) - line - 1 >= len(self._payload)
 
     def _judge_echo(self) -> End:
-        attempt, got = self._attempt, bytes(self._got)
+        attempt, got = self._attempt, bytes(self._got.kept)
         line, newline, rest = got.partition(b"\n")
         attempt.peer = language.read_greeting(line) if newline else None
         if attempt.peer is None and (newline or not language.may_greet(got)):
@@ -363,6 +386,7 @@ class _Tcp:
         if len(rest) < len(self._payload):
             raise attempt.closed()
         attempt.body = self._request.body
+        attempt.body_bytes = len(attempt.body)
         return attempt.finish()
 
 

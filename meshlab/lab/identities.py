@@ -10,16 +10,15 @@ window is too long for them.
 
 from __future__ import annotations
 
-import json
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from meshlab.implementations import Reference
 from meshlab.model import Call, SpiffeId
 from meshlab.model.report import Grade
+from meshlab.proofs.access_log import Opened, read_opened
 from meshlab.proofs.identities import End, Sighting
 from meshlab.proofs.route import Target
 
@@ -30,8 +29,6 @@ _PATIENCE_S = 2.0
 """A log is written beside the traffic: its line may come this much after the end of the call."""
 _PEER_CONTROL = "{who} verified the certificate against the lab's root"
 _CLAIM_CONTROL = "{who} logs the identity of each connection"
-
-Record = Mapping[str, Any]
 
 
 @dataclass(slots=True)
@@ -45,7 +42,7 @@ class AccessLogs:
     """Program -> up to where its log was fetched."""
     _unread: dict[str, list[str]] = field(default_factory=dict)
     """Program -> the text that was fetched and not yet read."""
-    _records: dict[tuple[str, str, str], list[Record]] = field(default_factory=dict)
+    _records: dict[tuple[str, str, str], list[Opened]] = field(default_factory=dict)
     """Program, direction and authority -> its records of opened connections."""
 
     def begin(self) -> None:
@@ -103,12 +100,12 @@ class AccessLogs:
             address = destination.address(call.family)
             hbone = f"{address}:{target.port}" if call.family == 4 else f"[{address}]:{target.port}"
             for record in self._of(destination.node, "inbound", hbone):
-                if _matches(record, call, caller) and "src.identity" in record:
-                    yield Sighting("client", str(record["src.identity"]), *self._grade(destination.node))
+                if _matches(record, call, caller) and record.source_identity:
+                    yield Sighting("client", record.source_identity, *self._grade(destination.node))
             for record in self._of(source.node, "outbound", hbone):
-                own = _matches(record, call, caller) and _port(record) == call.source_port
-                if own and "dst.identity" in record:
-                    yield Sighting("server", str(record["dst.identity"]), *self._grade(source.node))
+                own = _matches(record, call, caller) and record.source_port == call.source_port
+                if own and record.destination_identity:
+                    yield Sighting("server", record.destination_identity, *self._grade(source.node))
 
     def _grade(self, node: str) -> tuple[Grade, str]:
         choice = self.lab.site.choices[node]
@@ -117,11 +114,10 @@ class AccessLogs:
             return Grade.PEER, _PEER_CONTROL.format(who=who)
         return Grade.CLAIM, _CLAIM_CONTROL.format(who=who)
 
-    def _of(self, node: str, direction: str, hbone: str) -> Sequence[Record]:
+    def _of(self, node: str, direction: str, hbone: str) -> Sequence[Opened]:
         program = f"ztunnel@{node}"
-        for record in read_records("".join(self._unread.pop(program, []))):
-            key = (program, str(record.get("direction")), str(record.get("dst.hbone_addr")))
-            self._records.setdefault(key, []).append(record)
+        for record in read_opened("".join(self._unread.pop(program, []))):
+            self._records.setdefault((program, record.direction, record.hbone), []).append(record)
         return self._records.get((program, direction, hbone), ())
 
     def _fetch(self) -> None:
@@ -142,33 +138,11 @@ def _proxies(lab: Lab) -> list[str]:
     return [name for name in lab.site.programs.by_name if name.startswith("ztunnel@")]
 
 
-def read_records(text: str) -> Iterator[Record]:
-    """The records of opened connections in a ztunnel's log."""
-    for line in text.splitlines():
-        if '"connection opened"' in line:
-            try:
-                yield json.loads(line)
-            except ValueError:
-                continue  # the line on which the recorder cut the middle out
+def _matches(record: Opened, call: Call, caller: str) -> bool:
+    return record.source == caller and _in_time(record, call)
 
 
-def _matches(record: Record, call: Call, caller: str) -> bool:
-    return _host(record) == caller and _in_time(record, call)
-
-
-def _host(record: Record) -> str:
-    return str(record.get("src.addr", "")).rpartition(":")[0].strip("[]")
-
-
-def _port(record: Record) -> int:
-    port = str(record.get("src.addr", "")).rpartition(":")[2]
-    return int(port) if port.isdigit() else 0
-
-
-def _in_time(record: Record, call: Call) -> bool:
+def _in_time(record: Opened, call: Call) -> bool:
     """Whether the record was written while the call was under way; logs count microseconds, calls nanoseconds."""
-    try:
-        at_ns = datetime.fromisoformat(str(record["time"])).timestamp() * 1e9
-    except (KeyError, ValueError):
-        return False
-    return call.started_ns - 1e6 <= at_ns <= call.ended_ns + 1e6
+    at_ns = record.at_ns
+    return at_ns is not None and call.started_ns - 1e6 <= at_ns <= call.ended_ns + 1e6

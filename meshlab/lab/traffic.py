@@ -110,6 +110,7 @@ def _call(attempt: Attempt, end: End, number: int, started_ns: int) -> Call:
         status=attempt.status,
         headers=attempt.headers,
         body=attempt.body,
+        body_bytes=attempt.body_bytes,
         sent_bytes=attempt.sent,
         received_bytes=attempt.received,
         echo=request.echo,

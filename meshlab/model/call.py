@@ -87,7 +87,9 @@ class Call:
     """HTTP status, for HTTP calls that got one."""
     headers: Mapping[str, str] = field(default_factory=dict)
     body: bytes = b""
-    """What came back."""
+    """What came back; of a long answer its first MiB, or as much as the request's own body has."""
+    body_bytes: int = 0
+    """How many bytes of a body came back, kept or not."""
     sent_bytes: int = 0
     received_bytes: int = 0
     """All that came back, heads included."""

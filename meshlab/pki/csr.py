@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
@@ -14,6 +14,15 @@ from meshlab.errors import ProtocolError
 from meshlab.model.identity import SpiffeId
 
 _INVALID_ARGUMENT = 3  # gRPC's status code
+_UNREADABLE = (
+    ValueError,
+    TypeError,
+    UnsupportedAlgorithm,
+    x509.DuplicateExtension,
+    x509.InvalidVersion,
+    x509.UnsupportedGeneralNameType,
+)
+"""What ``cryptography`` raises of a CSR that it cannot read; they have no base of their own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +45,8 @@ def read_csr(pem: str) -> SigningRequest:
     """Read and verify a CSR.
 
     Raises:
-        ProtocolError: it is no CSR, not signed with its own key, or for a key that is not elliptic-curve.
+        ProtocolError: it is no CSR, uses what is not supported, is not signed with its own key, or is for a key that
+            is not elliptic-curve.
     """
     try:
         csr = x509.load_pem_x509_csr(pem.encode())
@@ -47,10 +57,10 @@ def read_csr(pem: str) -> SigningRequest:
             )
         key.verify(csr.signature, csr.tbs_certrequest_bytes, _signature_algorithm(csr))
         return SigningRequest(key, _uris(csr))
-    except ValueError as error:
-        raise ProtocolError(f"the CSR cannot be read: {error}", _INVALID_ARGUMENT) from error
     except InvalidSignature as error:
         raise ProtocolError("the CSR is not signed with the key that it is for", _INVALID_ARGUMENT) from error
+    except _UNREADABLE as error:
+        raise ProtocolError(f"the CSR cannot be read: {error}", _INVALID_ARGUMENT) from error
 
 
 def _signature_algorithm(csr: x509.CertificateSigningRequest) -> ec.ECDSA:

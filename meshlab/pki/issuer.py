@@ -67,6 +67,9 @@ class Issuer:
         """The chain as Istio's CA answers it, one PEM a string: leaf, intermediate, root(s).
 
         ``ttl`` is clamped to (0, 90 days], zero and less meaning the default, and to what is left of the CA's own.
+
+        Raises:
+            ValueError: ``identity`` has a part that no SPIFFE ID of Istio's shape can have.
         """
         lifetime = min(ttl, MAX_TTL) if ttl > timedelta(0) else DEFAULT_TTL
         # A ztunnel renews at half of the *whole* life: back-dated by more than a quarter or so, a short one would be
@@ -77,7 +80,12 @@ class Issuer:
     def sign(
         self, identity: SpiffeId, key: ec.EllipticCurvePublicKey, not_before: datetime, not_after: datetime
     ) -> x509.Certificate:
-        """One leaf, its validity cut to the issuer's own."""
+        """One leaf, its validity cut to the issuer's own.
+
+        Raises:
+            ValueError: ``identity`` has a part that no SPIFFE ID of Istio's shape can have.
+        """
+        SpiffeId.parse(str(identity))
         issuer_key_id = self.certificate.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value
         san = x509.SubjectAlternativeName([x509.UniformResourceIdentifier(str(identity))])
         return (

@@ -51,7 +51,7 @@ def alone(call: Call) -> Cohort:
         call.ended_ns,
         1,
         _FRAME_BYTES + (call.sent_bytes if answered else 0),
-        _FRAME_BYTES + (len(call.body) if answered else 0),
+        _FRAME_BYTES + (call.body_bytes if answered else 0),
     )
 
 

@@ -25,7 +25,7 @@ from meshlab.model import (
 )
 from meshlab.topology import images, placement, policies, workloads
 from meshlab.topology.check import check, check_kind
-from meshlab.topology.expect import expectations
+from meshlab.topology.expect import Ends, expectations
 from meshlab.topology.nodes import Map, Scalar, Sequence, read_documents
 from meshlab.topology.nodes import Node as YamlNode
 from meshlab.topology.notes import START, Notes, Place
@@ -121,7 +121,7 @@ class _File:
             case "Pod":
                 self._add_pods([workloads.verbatim(document, self._notes)])
             case "Deployment":
-                self._add_pods(workloads.replicas(document, self._notes))
+                self._add_pods(workloads.replicas(document, len(self._drafts), self._notes))
             case "Service":
                 service = workloads.service(document, len(self._services), self._notes)
                 self._services.append((service, document.map("spec").at("clusterIP")))
@@ -148,13 +148,14 @@ class _File:
         pods = placement.place_pods(self._drafts, nodes, mesh, self._images, self._notes)
         mesh = self._with_target_ports(replace(mesh, pods=pods))
         self._refuse_shared_addresses(mesh)
+        ends = Ends.of(mesh)
         topology = Topology(
             name=lab.map("metadata").text("name", DEFAULT_NAME),
             nodes=nodes,
             mesh=mesh,
-            expect=expectations(spec.maps("expect"), mesh, self._notes),
+            expect=expectations(spec.maps("expect"), ends, self._notes),
             images=self._images,
-            steps=steps(spec.maps("steps"), mesh, self._notes),
+            steps=steps(spec.maps("steps"), ends, self._notes),
             mounts=spec.texts("mounts"),
         )
         return _with_given(topology, spec)

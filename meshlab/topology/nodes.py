@@ -120,7 +120,7 @@ def read_documents(text: str, notes: Notes) -> list[Map]:
     if len(text) > MAX_CHARACTERS:
         _stop(notes, START, f"{len(text)} characters; a topology has at most {MAX_CHARACTERS}")
     documents: list[Map] = []
-    for node in _nodes(text, notes):
+    for node in _Composer(_events(text, notes), notes).documents():
         if isinstance(node, Map):
             documents.append(node)
         elif isinstance(node, Sequence) or node.value is not None:
@@ -143,16 +143,28 @@ def describe(node: Node) -> str:
             return shown(node.text).strip("'")
 
 
-def _nodes(text: str, notes: Notes) -> Iterator[Node]:
+def _events(text: str, notes: Notes) -> Iterator[Any]:
+    """What ruamel.yaml finds. Of its exceptions only some have a base of their own: ``%YAML 1.3`` is an assertion."""
+    last = START
     try:
-        yield from _Composer(YAML(typ="safe", pure=True).parse(text), notes).documents()
+        for event in YAML(typ="safe", pure=True).parse(text):
+            last = _place(event.end_mark)
+            yield event
     except MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         _stop(notes, _place(mark), f"not YAML: {error.problem or error.context}")
     except ReaderError as error:
         _stop(notes, _place_of(text, int(error.position)), "not YAML: a character that YAML does not allow")
-    except YAMLError as error:
-        _stop(notes, START, f"not YAML: {error}")
+    except (
+        YAMLError,
+        ArithmeticError,
+        AssertionError,
+        AttributeError,
+        LookupError,
+        RecursionError,
+        ValueError,
+    ) as error:
+        _stop(notes, last, f"not YAML: behind this place: {error}")
 
 
 def _stop(notes: Notes, place: Place, message: str) -> NoReturn:

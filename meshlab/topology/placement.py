@@ -33,7 +33,8 @@ def place_pods(
     names = [node.name for node in nodes]
     indices = {name: index for index, name in enumerate(names)}
     in_mesh = [mesh.enrols(draft.namespace, draft.labels, draft.annotations) for draft in drafts]
-    given = [_given(draft, names, notes) for draft in drafts]
+    _refuse_misplaced(drafts, names, notes)
+    given = [draft.node if draft.node in names else "" for draft in drafts]
     chosen = _spread(given, in_mesh, names)
     return tuple(
         _placed(draft, place, node, indices[node], images)
@@ -41,13 +42,12 @@ def place_pods(
     )
 
 
-def _given(draft: Draft, names: Sequence[str], notes: Notes) -> str:
-    """The node that the file gives ``draft``; empty where it gives none, or none of the lab's."""
-    if draft.node and draft.node not in names:
+def _refuse_misplaced(drafts: Sequence[Draft], names: Sequence[str], notes: Notes) -> None:
+    """Each node that the file names and that is none of the lab's, once for all replicas of a pod."""
+    misplaced = [draft for draft in drafts if draft.node and draft.node not in names]
+    for draft in {draft.node_place: draft for draft in reversed(misplaced)}.values():
         where = f"which is not under 'nodes:' ({', '.join(names)}).{did_you_mean(draft.node, names)}"
         notes.refuse(draft.node_place, f"pod '{draft.key}' is on node '{draft.node}', {where}")
-        return ""
-    return draft.node
 
 
 def _spread(given: Sequence[str], in_mesh: Sequence[bool], names: Sequence[str]) -> list[str]:

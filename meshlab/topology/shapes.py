@@ -71,7 +71,7 @@ def _whole(low: int, high: int) -> Callable[[Scalar], bool]:
 
 
 def _number(scalar: Scalar) -> bool:
-    return type(scalar.value) in (int, float) and 0 < float(scalar.text) < 1e6
+    return isinstance(scalar.value, int | float) and scalar.value is not True and 0 < scalar.value < 1e6
 
 
 def is_label(text: str) -> bool:

@@ -15,14 +15,13 @@ from meshlab.model import (
     AuthorizationPolicy,
     CallStep,
     Expectation,
-    Mesh,
     PeerAuthentication,
     PolicyStep,
     Step,
     Verdict,
 )
 from meshlab.topology.check import check, check_kind
-from meshlab.topology.expect import faults
+from meshlab.topology.expect import Ends, faults
 from meshlab.topology.nodes import Map
 from meshlab.topology.notes import Notes
 from meshlab.topology.policies import authorization_policy, peer_authentication
@@ -31,25 +30,25 @@ _VERBS = ("call", "apply", "replace")
 _POLICIES = ("AuthorizationPolicy", "PeerAuthentication")
 
 
-def steps(entries: tuple[Map, ...], mesh: Mesh, notes: Notes) -> tuple[Step, ...]:
+def steps(entries: tuple[Map, ...], ends: Ends, notes: Notes) -> tuple[Step, ...]:
     """The steps that hold; every other is an issue."""
-    return tuple(step for entry in entries if (step := _step(entry, mesh, notes)) is not None)
+    return tuple(step for entry in entries if (step := _step(entry, ends, notes)) is not None)
 
 
-def _step(entry: Map, mesh: Mesh, notes: Notes) -> Step | None:
+def _step(entry: Map, ends: Ends, notes: Notes) -> Step | None:
     verbs = [verb for verb in _VERBS if verb in entry]
     if len(verbs) != 1:
         said = f"not {' and '.join(verbs)}" if verbs else "and has none"
         notes.refuse(entry.place, f"a step does one thing: {', '.join(_VERBS)}; {said}")
         return None
     if verbs == ["call"]:
-        return _call(entry, mesh, notes)
+        return _call(entry, ends, notes)
     if "expect" in entry:
         notes.refuse(entry.at("expect"), "only a call has something to expect")
     return _change(entry, verbs[0], notes)
 
 
-def _call(entry: Map, mesh: Mesh, notes: Notes) -> CallStep | None:
+def _call(entry: Map, ends: Ends, notes: Notes) -> CallStep | None:
     call, expect = entry.map("call"), entry.text("expect")
     if not expect:
         notes.refuse(entry.place, "a call needs the key 'expect': allow or deny")
@@ -62,7 +61,7 @@ def _call(entry: Map, mesh: Mesh, notes: Notes) -> CallStep | None:
         verdict=Verdict(expect),
         family=family if family in FAMILIES else None,  # type: ignore[arg-type]  # a literal, by the test
     )
-    found = faults(row, mesh)
+    found = faults(row, ends)
     for key, fault in found:
         notes.refuse(call.at(key), fault)
     if found:

@@ -6,7 +6,7 @@ place known, and so its node and its addresses.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from ipaddress import IPv4Address, IPv6Address, ip_address
 
@@ -90,12 +90,19 @@ def verbatim(document: Map, notes: Notes) -> Draft:
     return _draft(metadata, document.map("spec"), metadata.text("name"), metadata.text("namespace", "default"), notes)
 
 
-def replicas(document: Map, notes: Notes) -> list[Draft]:
-    """The pods of a ``kind: Deployment``: NAME-0, NAME-1, ..."""
+def replicas(document: Map, others: int, notes: Notes) -> list[Draft]:
+    """The pods of a ``kind: Deployment``: NAME-0, NAME-1, ...
+
+    Args:
+        others: how many pods the file has already. A few bytes can ask for many pods, so the sum is bounded before any
+            is made.
+    """
     metadata, spec = document.map("metadata"), document.map("spec")
-    count = int(spec.text("replicas", "1"))
-    if count > MAX_PODS:
-        notes.refuse(spec.at("replicas"), f"{count} replicas; a lab has at most {MAX_PODS} pods")
+    given = spec.value("replicas")
+    count = given if isinstance(given, int) else 1
+    if others + count > MAX_PODS:
+        beside = f" beside {others} other pods" if others else ""
+        notes.refuse(spec.at("replicas"), f"{count} replicas{beside}; a lab has at most {MAX_PODS} pods")
         return []
     name, namespace = metadata.text("name"), metadata.text("namespace", "default")
     template = spec.map("template")
@@ -160,6 +167,7 @@ def _empty_dirs(spec: Map, container: Map, notes: Notes) -> tuple[str, ...]:
 
 def _container_ports(owner: Map, key: str, notes: Notes) -> tuple[ContainerPort, ...]:
     ports: list[ContainerPort] = []
+    known: set[int | str] = set()
     for entry in owner.items("ports"):
         scalar = (
             entry
@@ -176,20 +184,22 @@ def _container_ports(owner: Map, key: str, notes: Notes) -> tuple[ContainerPort,
             name=written.text("name") if written else "",
             server_first=written is not None and written.text("mode") == "server-first",
         )
-        fault = _port_fault(port, ports)
+        fault = _port_fault(port, known)
         if fault:
             notes.refuse(scalar.place, f"pod '{key}': {fault}")
         else:
             ports.append(port)
+            known |= {port.number, port.name}
     return tuple(ports)
 
 
-def _port_fault(port: ContainerPort, others: Sequence[ContainerPort]) -> str:
+def _port_fault(port: ContainerPort, others: Collection[int | str]) -> str:
+    """Why ``port`` cannot be there beside the numbers and names of ``others``."""
     if port.number in ZTUNNEL_PORTS:
         return f"port {port.number} is the ztunnel's own in every pod of the mesh ({listed(map(str, ZTUNNEL_PORTS))})"
-    if any(port.number == other.number for other in others):
+    if port.number in others:
         return f"port {port.number} is there twice"
-    if port.name and any(port.name == other.name for other in others):
+    if port.name and port.name in others:
         return f"two ports are named '{port.name}'"
     return ""
 
@@ -212,6 +222,7 @@ def service(document: Map, place: int, notes: Notes) -> Service:
 def _service_ports(spec: Map, notes: Notes) -> tuple[ServicePort, ...]:
     entries = spec.maps("ports")
     ports: list[ServicePort] = []
+    known: set[int | str] = set()
     for entry in entries:
         number = entry.value("port")
         if not isinstance(number, int):
@@ -220,14 +231,15 @@ def _service_ports(spec: Map, notes: Notes) -> tuple[ServicePort, ...]:
         port = ServicePort(
             port=number, target_port=target if isinstance(target, int | str) else number, name=entry.text("name")
         )
-        if any(number == other.port for other in ports):
+        if number in known:
             notes.refuse(entry.at("port"), f"port {number} is there twice")
         elif len(entries) > 1 and not port.name:
             notes.refuse(entry.place, f"port {number} needs a name, since the Service has several")
-        elif port.name and any(port.name == other.name for other in ports):
+        elif port.name and port.name in known:
             notes.refuse(entry.at("name"), f"two ports are named '{port.name}'")
         else:
             ports.append(port)
+            known |= {number, port.name}
     return tuple(ports)
 
 

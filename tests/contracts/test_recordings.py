@@ -17,10 +17,10 @@ import pytest
 from google.protobuf.json_format import ParseDict
 
 from meshlab.controlplane.authority import Authority
-from meshlab.lab.identities import read_records
 from meshlab.model import SpiffeId
 from meshlab.oracle import connection, decide
 from meshlab.pki import MeshCA, read_csr
+from meshlab.proofs.access_log import read_opened
 from meshlab.protocols.messages import message, pool
 from meshlab.protocols.xds_server import DeltaServer, Snapshot, Stream
 from meshlab.protocols.zds import AgentSession, SendPacket, ZdsPod
@@ -185,12 +185,12 @@ def test_the_agent_says_the_same_to_every_packet_of_the_real_one(folder: Path) -
 
 @recorded
 def test_the_access_log_of_the_real_one_names_both_identities(folder: Path) -> None:
-    records = [r for path in folder.glob("ztunnel@*.log") for r in read_records(path.read_text())]
-    outbound = [record for record in records if record["direction"] == "outbound"]
+    records = [r for path in folder.glob("ztunnel@*.log") for r in read_opened(path.read_text())]
+    outbound = [record for record in records if record.direction == "outbound"]
     assert outbound
     for record in outbound:
-        SpiffeId.parse(record["src.identity"])
-        SpiffeId.parse(record["dst.identity"])
+        SpiffeId.parse(record.source_identity)
+        SpiffeId.parse(record.destination_identity)
 
 
 @recorded

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import shutil
 import ssl
 import subprocess
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -13,13 +15,15 @@ import pytest
 import trustme
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
+from meshlab.controlplane.authority import Authority
 from meshlab.errors import ProtocolError
 from meshlab.model.identity import SpiffeId
 from meshlab.pki import Issuer, MeshCA, create_csr, create_root, read_csr
+from meshlab.protocols.messages import message
 
 CLIENT = SpiffeId("cluster.local", "shop", "client")
 NOW = datetime(2026, 8, 1, 12, 0, 0, tzinfo=UTC)
@@ -240,3 +244,128 @@ def test_what_is_no_csr_is_refused() -> None:
 def test_a_csr_may_come_without_a_name(key: ec.EllipticCurvePrivateKey) -> None:
     csr = x509.CertificateSigningRequestBuilder().subject_name(x509.Name([])).sign(key, hashes.SHA256())
     assert read_csr(csr.public_bytes(Encoding.PEM).decode()).uris == ()
+
+
+def _changed(csr: str, old: bytes, new: bytes) -> str:
+    """The CSR with other bytes in its DER; its signature no longer holds."""
+    der = x509.load_pem_x509_csr(csr.encode()).public_bytes(Encoding.DER)
+    assert old in der
+    text = base64.encodebytes(der.replace(old, new, 1)).decode()
+    return f"-----BEGIN CERTIFICATE REQUEST-----\n{text}-----END CERTIFICATE REQUEST-----\n"
+
+
+ODD_CSRS: dict[str, Callable[[str], str]] = {
+    "version 15": lambda csr: _changed(csr, b"\x02\x01\x00\x30", b"\x02\x01\x0e\x30"),  # InvalidVersion
+    "an unknown signature": lambda csr: _changed(csr, b"\xce\x3d\x04\x03\x02", b"\xce\x3d\x04\x58\x02"),
+    "an unknown curve": lambda csr: _changed(csr, b"\x3d\x03\x01\x07", b"\x3d\x03\x01\x77"),
+    "an unknown kind of key": lambda csr: _changed(csr, b"\xce\x3d\x02\x01", b"\xce\x3d\x02\x77"),
+    "an Ed25519 key": lambda _: _of_ed25519(),
+    "no text": lambda _: "\ud800",
+}
+
+
+def _of_ed25519() -> str:
+    builder = x509.CertificateSigningRequestBuilder().subject_name(x509.Name([]))
+    return builder.sign(ed25519.Ed25519PrivateKey.generate(), None).public_bytes(Encoding.PEM).decode()
+
+
+@pytest.mark.parametrize("what", ODD_CSRS)
+def test_a_csr_that_is_odd_is_refused_with_the_one_error(key: ec.EllipticCurvePrivateKey, what: str) -> None:
+    with pytest.raises(ProtocolError, match="the CSR") as caught:
+        read_csr(ODD_CSRS[what](create_csr(CLIENT, key)))
+    assert caught.value.code == 3
+
+
+@pytest.mark.parametrize("tag", [0xA3, 0xA5], ids=["X.400", "EDI"])
+def test_a_signed_csr_with_a_name_of_an_unsupported_kind_is_refused(tag: int, key: ec.EllipticCurvePrivateKey) -> None:
+    pem = create_csr(CLIENT, key)
+    with pytest.raises(ProtocolError, match="cannot be read"):
+        read_csr(_signed_again(pem, b"\x86(spiffe", bytes([tag]) + b"(spiffe", key))
+
+
+def _signed_again(csr: str, old: bytes, new: bytes, key: ec.EllipticCurvePrivateKey) -> str:
+    """The CSR with other bytes in what is signed, and a signature over those."""
+    request = x509.load_pem_x509_csr(csr.encode())
+    assert old in request.tbs_certrequest_bytes
+    signed = request.tbs_certrequest_bytes.replace(old, new, 1)
+    signature = key.sign(signed, ec.ECDSA(hashes.SHA256()))
+    algorithm = bytes.fromhex("300a06082a8648ce3d040302")  # ecdsa-with-SHA256
+    der = _tlv(0x30, signed + algorithm + _tlv(0x03, b"\0" + signature))
+    text = base64.encodebytes(der).decode()
+    return f"-----BEGIN CERTIFICATE REQUEST-----\n{text}-----END CERTIFICATE REQUEST-----\n"
+
+
+def _tlv(tag: int, content: bytes) -> bytes:
+    size = len(content)
+    length = bytes([size]) if size < 128 else b"\x82" + size.to_bytes(2, "big")
+    return bytes([tag]) + length + content
+
+
+NO_IDS = [
+    "spiffe://cluster.local/ns/shop/sa/a\n",
+    "spiffe://cluster.local/ns/sh\nop/sa/a",
+    "spiffe://cluster.local/ns/shop/sa/a\0",
+    "spiffe://cluster.local/ns/shop/sa/a?x=1",
+    "spiffe://cluster.local/ns/shop/sa/a#x",
+    "spiffe://cluster.local/ns/shop/sa/a b",
+    "spiffe://cluster.local/ns/shop/sa/%61",
+    "spiffe://cluster.local/ns/shop/sa/\u00e9",
+    "spiffe://cluster.local/ns/../sa/a",
+    "spiffe://cluster.local/ns/./sa/a",
+    "spiffe://cluster.local/ns/shop/sa/..",
+    "spiffe://cluster.local/ns/shop/sa/",
+    "spiffe://cluster.local/ns/shop/sa/a/",
+    "spiffe://Cluster.local/ns/shop/sa/a",
+    "spiffe://user@cluster.local/ns/shop/sa/a",
+    "spiffe://cluster.local:80/ns/shop/sa/a",
+    "spiffe:///ns/shop/sa/a",
+    f"spiffe://{'a' * 256}/ns/shop/sa/a",
+    f"spiffe://cluster.local/ns/shop/sa/{'a' * 100_000}",
+    "SPIFFE://cluster.local/ns/shop/sa/a",
+]
+
+
+@pytest.mark.parametrize("uri", NO_IDS)
+def test_a_spiffe_id_is_strict_in_each_part(uri: str) -> None:
+    with pytest.raises(ValueError, match="is not spiffe://") as caught:
+        SpiffeId.parse(uri)
+    assert len(str(caught.value)) < 500
+
+
+@pytest.mark.parametrize("uri", ["spiffe://a-b.c_1/ns/Shop.1/sa/..a", "spiffe://a/ns/b/sa/" + "c" * 2000])
+def test_a_spiffe_id_may_have_whatever_spiffe_allows(uri: str) -> None:
+    assert str(SpiffeId.parse(uri)) == uri
+
+
+@pytest.mark.parametrize("account", ["a\nb", "", "..", "a/b", "a" * 3000])
+def test_nobody_gets_a_certificate_for_an_id_that_is_none(
+    ca: MeshCA, key: ec.EllipticCurvePrivateKey, account: str
+) -> None:
+    with pytest.raises(ValueError, match="is not spiffe://"):
+        ca.svid(SpiffeId("cluster.local", "shop", account))
+    with pytest.raises(ValueError, match="is not spiffe://"):
+        ca.issuer.issue(SpiffeId("cluster.local", "shop", account), key.public_key(), now=NOW)
+
+
+REQUEST = message("istio.v1.auth.IstioCertificateRequest")
+
+
+@pytest.mark.parametrize("seconds", [2**62, 2**63 - 1, -(2**63), -1, 0, 60])
+def test_any_validity_that_a_request_can_carry_is_answered_within_the_authoritys_own(
+    ca: MeshCA, key: ec.EllipticCurvePrivateKey, seconds: int
+) -> None:
+    authority = Authority(ca.issuer, "cluster.local")
+    request = REQUEST(csr=create_csr(CLIENT, key), validity_duration=seconds)
+    _, chain = authority.create(request, NOW)
+    assert timedelta(0) < leaf(chain).not_valid_after_utc - NOW <= timedelta(days=90)
+
+
+@pytest.mark.parametrize("asked", NO_IDS[:4])
+def test_an_authority_refuses_to_sign_what_is_no_spiffe_id(
+    ca: MeshCA, key: ec.EllipticCurvePrivateKey, asked: str
+) -> None:
+    request = REQUEST(csr=create_csr(CLIENT, key))
+    request.metadata.fields["ImpersonatedIdentity"].string_value = asked
+    with pytest.raises(ProtocolError, match="is not spiffe://") as caught:
+        Authority(ca.issuer, "cluster.local").create(request, NOW)
+    assert caught.value.code == 3

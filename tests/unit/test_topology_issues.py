@@ -9,6 +9,7 @@ import pytest
 
 from meshlab.errors import TopologyError
 from meshlab.topology import load
+from meshlab.topology.notes import MAX_ISSUES
 
 LAB = """\
 apiVersion: meshlab.dev/v1alpha1
@@ -442,4 +443,33 @@ def test_a_lab_has_at_most_65534_pods() -> None:
     spec = "{replicas: 40000, template: {spec: {containers: [{}]}}}"
     head = "apiVersion: apps/v1\nkind: Deployment\nmetadata: {name: "
     (issue,) = _issues("---\n".join(f"{head}{name}}}\nspec: {spec}\n" for name in "ab"))
-    assert issue.endswith("80000 pods; a lab has at most 65534")
+    assert issue.endswith("40000 replicas beside 40000 other pods; a lab has at most 65534 pods")
+
+
+def _deployment(name: str, replicas: str) -> str:
+    template = "{spec: {containers: [{}]}}"
+    spec = f"{{replicas: {replicas}, template: {template}}}"
+    return f"apiVersion: apps/v1\nkind: Deployment\nmetadata: {{name: {name}}}\nspec: {spec}\n"
+
+
+@pytest.mark.parametrize(("written", "pods"), [("0x3", 3), ("0o3", 3), ("+3", 3), ("0", 0)])
+def test_a_number_means_the_same_however_yaml_writes_it(written: str, pods: int) -> None:
+    assert len(load(_deployment("a", written), "t.yaml").mesh.pods) == pods
+
+
+def test_deployments_that_are_too_many_in_sum_are_refused_before_one_of_them_is_made() -> None:
+    issues = _issues("---\n".join(_deployment(f"a-{number}", "65534" if number else "1") for number in range(100)))
+    assert len(issues) == 99
+    assert "65534 replicas beside 1 other pods" in issues[0]
+
+
+def test_reading_ends_at_the_most_issues_and_says_so() -> None:
+    issues = _issues("".join(f"---\nkind: Nothing{number}\n" for number in range(500)))
+    assert len(issues) == MAX_ISSUES + 1
+    assert issues[0].endswith("after 200 issues the rest was not read: there may be more")
+
+
+def test_a_node_that_is_not_there_is_one_issue_for_all_replicas_of_a_deployment() -> None:
+    text = _deployment("a", "5000").replace("spec: {containers", "spec: {nodeName: gone, containers")
+    (issue,) = _issues(text)
+    assert "pod 'default/a-0' is on node 'gone'" in issue

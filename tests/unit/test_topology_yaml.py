@@ -171,3 +171,17 @@ def test_a_document_of_any_shape_is_read_or_refused(kind: str, body: dict[str, o
 def test_an_empty_mapping_under_a_missing_key_is_empty() -> None:
     (document,) = read_documents("a: 1", Notes("t.yaml"))
     assert document.map("b") == Map(document.place)
+
+
+@pytest.mark.parametrize("directive", ["%YAML 1.3", "%YAML 3.0", "%YAML 1." + "9" * 5000, "%TAG ! !", "%YAML 1.2 x"])
+def test_a_directive_is_yaml_12_or_an_issue_with_a_place(directive: str) -> None:
+    text = f"a: b\n...\n{directive}\n---\na: b\n"
+    try:
+        assert read_documents(text, Notes("t.yaml"))
+    except TopologyError as error:
+        assert all(issue.line >= 1 and "not YAML" in issue.message for issue in error.issues)  # noqa: PT017
+
+
+def test_yaml_13_is_an_issue_behind_the_document_before_it() -> None:
+    with pytest.raises(TopologyError, match=r"t.yaml:2:\d+: not YAML: .*1, 3"):
+        read_documents("a: b\n...\n%YAML 1.3\n---\na: b\n", Notes("t.yaml"))

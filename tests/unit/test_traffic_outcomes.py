@@ -491,3 +491,72 @@ def test_a_program_that_has_answered_may_say_its_last_words(traffic: TrafficLoop
         call = _call(traffic, _request(port, echo=False))
     assert call.answered
     assert len(said) == 2
+
+
+HOSTILE_ANSWERS = {
+    "a negative chunk size": b"Transfer-Encoding: chunked\r\n\r\n-6\r\nhello\r\n",
+    "a chunk size with a sign": b"Transfer-Encoding: chunked\r\n\r\n+5\r\nhello\r\n0\r\n\r\n",
+    "a length of 5,000 digits": b"Content-Length: " + b"9" * 5000 + b"\r\n\r\n",
+    "more than the echo would say": b"Content-Length: 3000000\r\n\r\n" + b"x" * 3_000_000,
+    "JSON that is nested 100,000 deep": b"Content-Length: 100000\r\n\r\n" + b"[" * 100_000,
+    "half of a surrogate pair": b'Content-Length: 18\r\n\r\n{"canary":"\\ud800"}',
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE_ANSWERS)
+def test_an_answer_that_is_meant_to_break_its_reader_is_corruption(traffic: TrafficLoop, name: str) -> None:
+    with _server(_answers(b"HTTP/1.1 200 OK\r\n" + HOSTILE_ANSWERS[name])) as port:
+        call = _call(traffic, _request(port))
+    assert (call.outcome, bool(call.error)) == (Outcome.CORRUPTED, True)
+    assert len(call.error) < 300
+
+
+def test_a_status_of_5000_digits_is_corruption(traffic: TrafficLoop) -> None:
+    with _server(_answers(b"HTTP/1.1 " + b"2" * 5000 + b" OK\r\n\r\n")) as port:
+        assert _call(traffic, _request(port)).outcome is Outcome.CORRUPTED
+
+
+def _endless(beginning: bytes, block: bytes) -> Callable[[socket.socket], None]:
+    """Sends until the client is gone."""
+
+    def script(connection: socket.socket) -> None:
+        connection.recv(65536)
+        with contextlib.suppress(OSError):
+            connection.sendall(beginning)
+            while True:
+                connection.sendall(block)
+
+    return script
+
+
+ENDLESS_ANSWERS = {
+    "a body": (b"HTTP/1.1 200 OK\r\n\r\n", b"x" * 65536),
+    "chunks": (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", b"10\r\n0123456789abcdef\r\n" * 3000),
+    "interim responses": (b"", b"HTTP/1.1 102 Processing\r\n\r\n" * 2000),
+}
+
+
+@pytest.mark.parametrize("name", ENDLESS_ANSWERS)
+def test_an_answer_without_end_ends_at_the_deadline_and_other_calls_go_on(
+    traffic: TrafficLoop, ports: dict[str, int], name: str
+) -> None:
+    with _server(_endless(*ENDLESS_ANSWERS[name])) as port:
+        requests = [_request(port, echo=False, timeout_s=1.0), _request(ports["echo"])]
+        planned = [(_client(request), request, canary(SECRET, at), at) for at, request in enumerate(requests)]
+        endless, other = traffic.run(perform_all(planned), DEADLINE_S)
+    assert (endless.outcome, other.outcome) == (Outcome.TIMEOUT, Outcome.OK)
+    assert len(endless.body) <= 1 << 20
+    assert endless.body_bytes >= len(endless.body)
+
+
+def test_of_a_long_answer_the_beginning_is_kept_and_all_is_counted(traffic: TrafficLoop) -> None:
+    with _server(_answers(b"HTTP/1.1 200 OK\r\nContent-Length: 3000000\r\n\r\n" + b"x" * 3_000_000)) as port:
+        call = _call(traffic, _request(port, echo=False))
+    assert (call.outcome, len(call.body), call.body_bytes) == (Outcome.OK, 1 << 20, 3_000_000)
+
+
+def test_a_half_closed_call_stops_reading_once_there_is_more_than_was_sent(traffic: TrafficLoop) -> None:
+    with _server(_endless(b"MESHLAB shop/echo 80 127.0.0.1 1\n", b"x" * 65536)) as port:
+        call = _call(traffic, _request(port, kind="tcp", mode="half-close"))
+    assert call.outcome is Outcome.CORRUPTED
+    assert call.body_bytes < 1 << 20

@@ -1,0 +1,72 @@
+"""Whatever bytes come from a file or a peer, a parser ends in an exception that it documents, or in none."""
+
+from __future__ import annotations
+
+import pytest
+
+from benchmarks import hostile
+from benchmarks.parsers import PARSERS, Parser
+
+INPUTS = 300
+UNREADY: set[str] = set()
+
+
+def _cases() -> list[object]:
+    return [
+        pytest.param(parser, id=parser.name, marks=[pytest.mark.xfail] if parser.name in UNREADY else [])
+        for parser in PARSERS
+    ]
+
+
+@pytest.mark.parametrize("parser", PARSERS, ids=lambda parser: parser.name)
+def test_each_seed_is_a_good_input(parser: Parser) -> None:
+    for seed in parser.seeds():
+        parser.run(seed)
+
+
+@pytest.mark.parametrize("parser", _cases())
+def test_changed_inputs_end_in_documented_exceptions_only(parser: Parser, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hostile, "DEADLINE_S", 5.0)
+    found = hostile.feed(parser, max(10, round(INPUTS * parser.share)))
+    assert found.examples == []
+
+
+@pytest.mark.parametrize("parser", PARSERS, ids=lambda parser: parser.name)
+def test_each_growing_input_ends_in_documented_exceptions_only(parser: Parser) -> None:
+    for shape in parser.shapes.values():
+        assert hostile.outcome(parser, shape(20)) == ""
+
+
+def test_the_same_seed_gives_the_same_inputs() -> None:
+    seeds = (b"MESHLAB echo x\n", b"GET / HTTP/1.1\r\n")
+    assert list(hostile.changed(seeds, 100, seed=7)) == list(hostile.changed(seeds, 100, seed=7))
+    assert len(set(hostile.changed(seeds, 100, seed=7))) > 50
+
+
+def test_an_undocumented_outcome_and_one_that_does_not_end_are_told_with_their_input(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(hostile, "DEADLINE_S", 0.05)
+
+    def breaks(data: bytes) -> None:
+        raise KeyError(data)
+
+    def hangs(data: bytes) -> None:
+        while data is not None:
+            pass
+
+    broken = hostile.feed(Parser(name="breaks", run=breaks, seeds=lambda: (b"x",)), 10)
+    hanging = hostile.feed(Parser(name="hangs", run=hangs, seeds=lambda: (b"x",)), 10)
+    assert (broken.undocumented, len(broken.examples), broken.examples[0][:8]) == (10, 3, "KeyError")
+    assert (hanging.undocumented, hanging.inputs) == (1, 1)
+    assert not hostile.report([broken, hanging]).held
+
+
+def test_a_parser_whose_time_grows_faster_than_its_input_breaks_the_promise() -> None:
+    def quadratic(data: bytes) -> int:
+        return sum(data[at:].count(0) for at in range(len(data)))
+
+    parser = Parser(name="quadratic", run=quadratic, seeds=lambda: (b"x",), unit=1000)
+    findings = hostile.Findings(parser, ratios={"zeros": hostile.ratio(parser, bytes, rounds=3)})
+    assert findings.worst[0] > hostile.MOST_RATIO
+    assert not findings.held
