@@ -1,9 +1,10 @@
 """Which calls tell a set of policies from its neighbours. Pure.
 
-Every value in a policy is a question with two answers (is the caller's address in this block? is it this port?), and
-so is whether a service's address is dialled. Calls are picked until each question was answered both ways, under an
-allowed and a denied verdict, as far as any call of the mesh can; what room is left goes to whichever verdict is rarer.
-A caller out of the mesh, which has a service account but nobody to vouch for it, is always among them.
+Every value in a policy is a question with two answers: is the caller's address in this block, is it this port? So is
+whether a service's address is dialled, and whether the call would show a proxy that takes the value for a nearly equal
+one. Calls are picked until each question was answered both ways, under an allowed and a denied verdict, as far as any
+call of the mesh can. What room is left goes to whichever verdict is rarer. A caller out of the mesh, which has a
+service account but nobody to vouch for it, is always among them.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
+from meshlab.fuzz.confusable import confusable
 from meshlab.lab.names import behind
 from meshlab.model import (
     FAMILIES,
@@ -240,8 +242,10 @@ def _questions(mesh: Mesh) -> Iterator[tuple[Callable[[Pod], bool], _Ask]]:
         applies = _scope(mesh, policy.namespace, policy.selector)
         yield applies, _whether_it_matches(policy)
         for rule in policy.rules:
-            for single in _singles(rule):
+            for single, others in _singles(rule):
                 yield applies, _single(policy.namespace, single)
+                for other in others:
+                    yield applies, _confused(policy.namespace, single, other)
     for authentication in mesh.peer_authentications:
         applies = _scope(mesh, authentication.namespace, authentication.selector)
         for port in (0, *authentication.port_level_mtls):
@@ -277,13 +281,27 @@ def _vouched(port: int) -> _Ask:
 
 def _single(namespace: str, rule: Rule) -> _Ask:
     """One value alone. It hangs on one end of the connection only, and is looked up by that."""
-    one = AuthorizationPolicy(name="", namespace=namespace, action=Action.DENY, rules=(rule,))
-    hangs_on = _hangs_on(rule)
+    matches, hangs_on = _matches(namespace, rule), _hangs_on(rule)
 
     def ask(asked: Connection) -> tuple[object, _Reply]:
-        return getattr(asked, hangs_on), lambda: match_policy(one, asked) is not None
+        return getattr(asked, hangs_on), lambda: matches(asked)
 
     return ask
+
+
+def _confused(namespace: str, rule: Rule, other: Rule) -> _Ask:
+    """Whether a proxy that takes one value for another, nearly equal one shows it."""
+    one, another, hangs_on = _matches(namespace, rule), _matches(namespace, other), _hangs_on(rule)
+
+    def ask(asked: Connection) -> tuple[object, _Reply]:
+        return getattr(asked, hangs_on), lambda: one(asked) is not another(asked)
+
+    return ask
+
+
+def _matches(namespace: str, rule: Rule) -> Callable[[Connection], bool]:
+    policy = AuthorizationPolicy(name="", namespace=namespace, action=Action.DENY, rules=(rule,))
+    return lambda asked: match_policy(policy, asked) is not None
 
 
 def _hangs_on(rule: Rule) -> str:
@@ -295,17 +313,18 @@ def _hangs_on(rule: Rule) -> str:
     return _ATTRIBUTES.get(rule.conditions[0].key, "port")
 
 
-def _singles(rule: Rule) -> Iterator[Rule]:
-    """A rule for each value that ``rule`` names, as if it named nothing else."""
+def _singles(rule: Rule) -> Iterator[tuple[Rule, list[Rule]]]:
+    """A rule for each value that ``rule`` names, as if it named nothing else, and those of nearly equal values."""
     for source in rule.sources:
         for name, value in _values(source, _SOURCE):
-            yield Rule(sources=(_source(name, value),))
+            yield _of_source(name, value), [_of_source(name, other) for other in confusable(value)]
     for operation in rule.operations:
         for name, value in _values(operation, _OPERATION):
-            yield Rule(operations=(_operation(name, value),))
+            yield _of_operation(name, value), [_of_operation(name, other) for other in confusable(value)]
     for condition in rule.conditions:
         for value in (*condition.values, *condition.not_values):
-            yield Rule(conditions=(Condition(key=condition.key, values=(value,)),))
+            others = confusable(value) if condition.key in _ATTRIBUTES else ()
+            yield _of_condition(condition.key, value), [_of_condition(condition.key, other) for other in others]
 
 
 _ATTRIBUTES = {
@@ -326,10 +345,15 @@ def _values(entry: Source | Operation, names: Sequence[str]) -> Iterator[tuple[s
 
 
 @lru_cache(maxsize=4096)
-def _source(name: str, value: str) -> Source:
-    return Source(**{name: (value,)})
+def _of_source(name: str, value: str) -> Rule:
+    return Rule(sources=(Source(**{name: (value,)}),))
 
 
 @lru_cache(maxsize=4096)
-def _operation(name: str, value: str) -> Operation:
-    return Operation(**{name: (value,)})
+def _of_operation(name: str, value: str) -> Rule:
+    return Rule(operations=(Operation(**{name: (value,)}),))
+
+
+@lru_cache(maxsize=4096)
+def _of_condition(key: str, value: str) -> Rule:
+    return Rule(conditions=(Condition(key=key, values=(value,)),))
