@@ -10,7 +10,7 @@ service account but nobody to vouch for it, is always among them.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 
 from meshlab.fuzz.confusable import confusable
@@ -20,6 +20,7 @@ from meshlab.model import (
     Action,
     Address,
     AuthorizationPolicy,
+    CallShape,
     Condition,
     Connection,
     Decision,
@@ -50,6 +51,7 @@ class Candidate:
     family: Family
     connection: Connection
     hbone: bool
+    """Whether it crosses a link in a tunnel; one that the caller itself may answer does not."""
     service: Service | None = None
     """Whose address is dialled; ``None``: the destination's own."""
     service_port: int = 0
@@ -71,6 +73,11 @@ class Candidate:
         return (self, *self.also)
 
     @property
+    def is_echoed(self) -> bool:
+        """Whether the built-in echo answers, wherever the call ends up."""
+        return all(way.destination.program is None for way in self.ways)
+
+    @property
     def to(self) -> str:
         return f"{(self.service or self.destination).key}:{self.dialled_port}"
 
@@ -81,12 +88,14 @@ class Chosen:
 
     call: Candidate
     decision: Decision
+    shape: CallShape = field(default_factory=CallShape)
 
 
 def candidates(mesh: Mesh) -> tuple[Candidate, ...]:
     """Every call of ``mesh`` from pod to pod, and from its enrolled pods to services, in the order of the file.
 
-    Not to a service of which a pod calls itself, does not listen, or is out of the mesh where another is in it.
+    A pod also calls a service that it backs itself. Services are left out of which a pod does not listen, or is out of
+    the mesh where another is in it.
     """
     return (*_to_pods(mesh), *_to_services(mesh))
 
@@ -109,9 +118,16 @@ def _to_services(mesh: Mesh) -> Iterator[Candidate]:
                 continue
             for source in filter(mesh.is_enrolled, mesh.pods):  # others have no kube-proxy here
                 for family in FAMILIES:
-                    if service.address(family) and all(source.key != pod.key for pod, _ in reached):
+                    if service.address(family):
                         one, *others = (_candidate(mesh, source, pod, number, family) for pod, number in reached)
-                        yield replace(one, service=service, service_port=port.port, also=tuple(others))
+                        leaves = all(source.key != pod.key for pod, _ in reached)
+                        yield replace(
+                            one,
+                            service=service,
+                            service_port=port.port,
+                            also=tuple(others),
+                            hbone=one.hbone and leaves,
+                        )
 
 
 def _candidate(mesh: Mesh, source: Pod, destination: Pod, port: int, family: Family) -> Candidate:

@@ -21,7 +21,7 @@ from meshlab.lab.attempt import Request
 from meshlab.lab.capture import Capture
 from meshlab.lab.identities import read_records
 from meshlab.lab.names import behind
-from meshlab.model import Call, Mesh, Outcome, Pod
+from meshlab.model import Call, CallShape, Mesh, Outcome, Pod, Verdict
 from meshlab.model.report import Result
 
 _TIMEOUT_S = 5.0
@@ -44,7 +44,9 @@ class Wrong:
     number: int = 0
     """Of the call."""
     stage: int = 0
-    """Its place among the stages of an example."""
+    """Its place among the stages of an example, or among the steps of a file."""
+    expect: Verdict | None = None
+    """Of a wrong verdict: what the policies say."""
 
 
 def verdict_equals_oracle(lab: Lab, most: int = 48) -> list[Call]:
@@ -109,12 +111,12 @@ def never_the_old_policy(lab: Lab, policies: Mesh, most: int = 48) -> list[Call]
 
 def make(lab: Lab, chosen: Sequence[Chosen]) -> list[Call]:
     """Make the calls, all at once."""
-    return lab.calls([_request(lab, one.call) for one in chosen])
+    return lab.calls([_request(lab, one.call, one.shape) for one in chosen])
 
 
-def _request(lab: Lab, call: Candidate) -> Request:
+def _request(lab: Lab, call: Candidate, shape: CallShape) -> Request:
     echo = lab.is_echo(call.to)
-    request = Request(
+    plain = Request(
         source=call.source.key,
         to=call.to,
         family=call.family,
@@ -124,13 +126,20 @@ def _request(lab: Lab, call: Candidate) -> Request:
         echo=echo,
         expect_peer=frozenset(way.destination.key for way in call.ways) if echo else frozenset(),
     )
-    return replace(request, kind="tcp", mode="server-first") if lab.speaks_first(call.to) else request
+    return shaped(lab, plain, shape)
+
+
+def shaped(lab: Lab, plain: Request, shape: CallShape) -> Request:
+    """``plain`` as ``shape`` has it; a port that speaks first is listened to, whatever it says."""
+    request = replace(plain, body=shape.body())
+    if lab.speaks_first(plain.to):
+        return replace(request, kind="tcp", mode="server-first")
+    return replace(request, kind=shape.kind, mode=shape.mode, method=shape.method)
 
 
 def wrong_verdicts(lab: Lab, chosen: Sequence[Chosen], made: Sequence[Call]) -> list[Wrong]:
     """The calls that did not end as the oracle decides, or whose bytes arrived although they were denied."""
-    denied = [call for one, call in zip(chosen, made, strict=True) if not one.decision.allowed]
-    arrived = lab.received(denied) if denied else {}
+    arrived = arrivals(lab, [call for one, call in zip(chosen, made, strict=True) if not one.decision.allowed])
     return [
         Wrong(
             kind="verdict",
@@ -140,10 +149,18 @@ def wrong_verdicts(lab: Lab, chosen: Sequence[Chosen], made: Sequence[Call]) -> 
             family=call.family,
             seen=told,
             number=call.number,
+            expect=one.decision.verdict,
         )
         for one, call in zip(chosen, made, strict=True)
-        if (told := fault(lab.mesh, call, allowed=one.decision.allowed, arrived=arrived.get(call.number, False)))
+        if (told := fault(lab.mesh, call, allowed=one.decision.allowed, arrived=call.number in arrived))
     ]
+
+
+def arrivals(lab: Lab, denied: Sequence[Call]) -> frozenset[int]:
+    """The numbers of those calls of which a built-in echo saw anything."""
+    echoed = [call for call in denied if lab.is_echo(call.to)]
+    arrived = lab.received(echoed) if echoed else {}
+    return frozenset(number for number, came in arrived.items() if came)
 
 
 def fault(mesh: Mesh, call: Call, *, allowed: bool, arrived: bool) -> str:

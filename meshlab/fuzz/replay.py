@@ -24,7 +24,7 @@ from meshlab.errors import (
     RejectedError,
 )
 from meshlab.fuzz.bench import Bench
-from meshlab.fuzz.properties import Wrong, fault, in_clear, is_tunnelled, named
+from meshlab.fuzz.properties import Wrong, arrivals, fault, in_clear, is_tunnelled, named, shaped
 from meshlab.lab import Lab
 from meshlab.lab.attempt import Request
 from meshlab.lab.capture import Capture
@@ -160,26 +160,28 @@ def play(lab: Lab, topology: Topology, *, prove: bool = True) -> tuple[list[Wron
         prove: also that nothing was in clear and that identities are the pods' own; else verdicts only.
     """
     wrong: list[Wrong] = []
-    made: list[tuple[CallStep, Call]] = []
+    made: dict[int, tuple[int, Call]] = {}
     with ExitStack() as stack:
         capture = stack.enter_context(lab.capture()) if prove else None
         lab.replace(Mesh())  # so that no run begins with what the one before left
         lab.replace(topology.mesh)
-        for step in steps_of(topology):
+        for place, step in enumerate(steps_of(topology)):
             if isinstance(step, PolicyStep):
                 lab.replace(after(lab.mesh, step))
             else:
                 calls = lab.calls(list(_requests(lab, step)))
-                wrong += _wrong(lab, step, calls)
-                made += [(step, call) for call in calls]
+                wrong += [replace(one, stage=place) for one in _wrong(lab, step, calls)]
+                made |= {call.number: (place, call) for call in calls}
     if capture is None:
         return wrong, ""
-    tunnelled = [call for _, call in made if is_tunnelled(lab.mesh, call)]
+    tunnelled = [call for _, call in made.values() if is_tunnelled(lab.mesh, call)]
     leaked, doubt = in_clear(capture, tunnelled)
     answered = [
         call for call in tunnelled if call.outcome is Outcome.OK and not leaked
     ]  # in clear nobody has shown one
-    return [*leaked, *wrong, *_mistaken(lab.mesh, capture, answered)], doubt
+    seen = [*leaked, *_mistaken(lab.mesh, capture, answered)]
+    placed = [replace(one, stage=made[one.number][0]) for one in seen]
+    return [*placed[: len(leaked)], *wrong, *placed[len(leaked) :]], doubt
 
 
 def _mistaken(mesh: Mesh, capture: Capture, calls: Sequence[Call]) -> Iterator[Wrong]:
@@ -189,7 +191,8 @@ def _mistaken(mesh: Mesh, capture: Capture, calls: Sequence[Call]) -> Iterator[W
         for who in dict.fromkeys(pod.identity(mesh.trust_domain) for pod in ends):
             proof = capture.identity(call, who, at_least=Grade.CLAIM)
             if proof.result is Result.FAILED:
-                yield Wrong("identity", f"{named(call)}: {proof.reason}", call.source, call.to, call.family)
+                text = f"{named(call)}: {proof.reason}"
+                yield Wrong("identity", text, call.source, call.to, call.family, number=call.number)
 
 
 def after(mesh: Mesh, step: PolicyStep) -> Mesh:
@@ -219,17 +222,14 @@ def _requests(lab: Lab, step: CallStep) -> Iterator[Request]:
     for family in (step.family,) if step.family else FAMILIES:
         if "/" not in name and not any(s.address(family) for s in lab.mesh.services if s.key == name):
             continue
-        if step.kind == "http" and not lab.speaks_first(step.to):
-            request = pod.plan_http(f"http://{step.to}/", family=family)
-        else:
-            request = pod.plan_tcp(step.to, family=family)
+        request = shaped(lab, pod.plan_http(f"http://{step.to}/", family=family), step.shape)
         answering = (other.key for other, _ in behind(lab.mesh, step.to))
         yield replace(request, expect_peer=frozenset(answering if request.echo else ()))
 
 
 def _wrong(lab: Lab, step: CallStep, calls: Sequence[Call]) -> list[Wrong]:
     allowed = step.expect is Verdict.ALLOW
-    arrived = lab.received(calls) if not allowed and lab.is_echo(step.to) else {}
+    arrived = arrivals(lab, [] if allowed else calls)
     return [
         Wrong(
             kind="verdict",
@@ -238,9 +238,11 @@ def _wrong(lab: Lab, step: CallStep, calls: Sequence[Call]) -> list[Wrong]:
             to=call.to,
             family=call.family,
             seen=told,
+            number=call.number,
+            expect=step.expect,
         )
         for call in calls
-        if (told := fault(lab.mesh, call, allowed=allowed, arrived=arrived.get(call.number, False)))
+        if (told := fault(lab.mesh, call, allowed=allowed, arrived=call.number in arrived))
     ]
 
 

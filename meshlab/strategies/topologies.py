@@ -25,6 +25,7 @@ from meshlab.oracle import connection, decide
 from meshlab.strategies.choices import Choices, drawn
 from meshlab.strategies.near import near_identities
 from meshlab.strategies.policies import Drawing, draw_policies
+from meshlab.strategies.shapes import draw_shape
 
 NAMESPACES = ("shop", "shop-evil", "xshop", "bank")
 ACCOUNTS = ("web", "web-admin", "a", "default")
@@ -73,11 +74,11 @@ def calls(mesh: Mesh) -> st.SearchStrategy[CallStep]:
             source=source.key,
             to=f"{destination.key}:{port}",
             family=family,
-            kind=choices.one_of(("http", "tcp")),
+            shape=draw_shape(choices),
             expect=decision.verdict,
         )
 
-    return drawn(make, 6)
+    return drawn(make, 12)
 
 
 def _pod(choices: Choices, place: int, nodes: int) -> Pod:
