@@ -179,7 +179,7 @@ def asked_of(start: Topology) -> list[Topology]:
 
 
 @settings(deadline=None, max_examples=40)
-@given(topologies(), st.data())
+@given(topologies().filter(lambda world: world.mesh.services and len(world.mesh.pods) > 1), st.data())
 def test_a_right_proxy_fails_no_candidate_of_whatever_world(world: Topology, data: st.DataObject) -> None:
     """It gives the oracle's verdict at a pod of its choice, over each family that is asked for."""
     changes = [
