@@ -69,8 +69,8 @@ Shapes = tuple[tuple[int, CallShape], ...]
 
 
 def _draw_shapes(choices: Choices) -> Shapes:
-    """Of up to three calls of a stage."""
-    return tuple((choices.number(), draw_shape(choices)) for _ in range(choices.one_of(range(4))))
+    """Of up to two calls of a stage."""
+    return tuple((choices.number(), draw_shape(choices)) for _ in range(choices.one_of(range(3))))
 
 
 def _shaped(calls: Sequence[Chosen], shapes: Shapes) -> tuple[Chosen, ...]:

@@ -203,16 +203,13 @@ def _service(choices: Choices, mesh: Mesh, place: int) -> Service:
     pod = choices.one_of([pod for pod in mesh.pods if pod.ports and pod.labels])
     port = choices.one_of(pod.ports)
     families = choices.one_of(((4, 6), (4,), (6,)))
+    named: tuple[int | str, ...] = (port.number, port.name or port.number)
     service = Service(
         name=f"service-{place}",
         namespace=pod.namespace,
         ipv4=places.service4(place) if 4 in families else None,
         ipv6=places.service6(place) if 6 in families else None,
-        ports=(
-            ServicePort(
-                port=choices.one_of((7000, 80)), target_port=choices.one_of((port.number, port.name)) or port.number
-            ),
-        ),
+        ports=(ServicePort(port=choices.one_of((7000, 80)), target_port=choices.one_of(named)),),
     )
     keys = sorted(set(pod.labels) - {DATAPLANE_MODE}) or sorted(pod.labels)
     selecting = [replace(service, selector={key: pod.labels[key]}) for key in keys]

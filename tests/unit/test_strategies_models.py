@@ -164,7 +164,7 @@ def test_a_generated_shape_is_one_that_a_file_may_have(shape: CallShape) -> None
 def test_few_generated_shapes_have_a_large_body() -> None:
     random = Random(3)  # noqa: S311
     sizes = [draw_shape(Choices(random.randbytes(10))).body_bytes for _ in range(4000)]
-    assert 0.005 < sum(size > 1 << 19 for size in sizes) / len(sizes) < 0.04
+    assert 0.002 < sum(size > 1 << 19 for size in sizes) / len(sizes) < 0.02
     assert {(edge << 10) + step for edge in (16, 64, 1024) for step in (-1, 0, 1)} <= set(sizes)
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from ipaddress import ip_network
 from typing import Any
 
 from meshlab.testing.mutants.policy import Misreading, each_match, judging_with, networks_of
@@ -111,7 +112,7 @@ class _LongerBlocks(Misreading):
     def _longer(self, network: rbac.Network) -> rbac.Network:
         if network.version != self.version or network.prefixlen in (0, network.max_prefixlen):
             return network
-        return next(network.subnets())
+        return ip_network((network.network_address, network.prefixlen + 1))
 
 
 class _LongerIpv4Blocks(_LongerBlocks):
