@@ -12,7 +12,7 @@ only if the policies in effect at that call stayed as they were: then what came 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from meshlab.fuzz.moments import Moment, moments, states_before, verdicts
@@ -59,25 +59,18 @@ def sign_of(topology: Topology, wrong: Wrong) -> Sign:
     """The sign of what was wrong with the step ``wrong.stage`` of ``topology``."""
     moment = next((moment for moment in moments(topology) if moment.place == wrong.stage), None)
     if wrong.kind in ("lost", "rejected") or moment is None:
-        return Sign(wrong.kind)
-    return Sign(
-        wrong.kind,
-        wrong.expect,
-        ending(wrong),
-        frozenset(_before(topology, moment)),
-        (moment.mesh.authorization_policies, moment.mesh.peer_authentications),
-    )
+        return seen_sign(wrong)
+    policies = (moment.mesh.authorization_policies, moment.mesh.peer_authentications)
+    return replace(seen_sign(wrong), before=frozenset(_before(topology, moment)), policies=policies)
 
 
 def seen_sign(wrong: Wrong) -> Sign:
     """What is known before it was played as a file: nothing of what came before."""
-    return Sign(wrong.kind, wrong.expect, ending(wrong))
+    return Sign(wrong.kind, wrong.expect, _ending(wrong)) if wrong.kind == "verdict" else Sign(wrong.kind)
 
 
-def ending(wrong: Wrong) -> str:
+def _ending(wrong: Wrong) -> str:
     """How a call of a wrong verdict ended. The endings of a refused call are one: which it meets is chance."""
-    if wrong.kind != "verdict":
-        return ""
     if wrong.seen.endswith("arrived"):
         return "arrived"
     word = wrong.seen.partition(" ")[0]
