@@ -9,32 +9,23 @@ service account but nobody to vouch for it, is always among them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
 
-from meshlab.fuzz.confusable import confusable
+from meshlab.fuzz.questions import questions
 from meshlab.lab.names import behind
 from meshlab.model import (
     FAMILIES,
-    Action,
     Address,
-    AuthorizationPolicy,
     CallShape,
-    Condition,
     Connection,
     Decision,
     Family,
     Mesh,
-    Operation,
     Pod,
-    Rule,
     Service,
-    Source,
-    has_labels,
 )
 from meshlab.oracle import connection, decide
-from meshlab.oracle.matching import match_policy
 
 MOST = 48
 """Calls of one set of policies."""
@@ -226,14 +217,11 @@ class _Picks:
         return [self._decided[place] for place in self._places]
 
 
-# --- questions -------------------------------------------------------------------------------------------------------
-
-
 def _answers(mesh: Mesh, decided: Sequence[Chosen]) -> list[int]:
     """For each call a bit for every question, answer and verdict that it shows."""
     answers = [0] * len(decided)
     at = 0
-    for applies, ask in _questions(mesh):
+    for applies, ask in questions(mesh):
         told: dict[object, bool] = {}
         for place, one in enumerate(decided):
             if not applies(one.call.destination):
@@ -246,130 +234,3 @@ def _answers(mesh: Mesh, decided: Sequence[Chosen]) -> list[int]:
     for place, one in enumerate(decided):
         answers[place] |= 1 << (at + 2 * (one.call.service is not None) + one.decision.allowed)
     return answers
-
-
-_Reply = Callable[[], bool]
-_Ask = Callable[[Connection], tuple[object, _Reply]]
-
-
-def _questions(mesh: Mesh) -> Iterator[tuple[Callable[[Pod], bool], _Ask]]:
-    """Of whom, and what: the second half gives what the answer hangs on, and how to find it."""
-    for policy in mesh.authorization_policies:
-        applies = _scope(mesh, policy.namespace, policy.selector)
-        yield applies, _whether_it_matches(policy)
-        for rule in policy.rules:
-            for single, others in _singles(rule):
-                yield applies, _single(policy.namespace, single)
-                for other in others:
-                    yield applies, _confused(policy.namespace, single, other)
-    for authentication in mesh.peer_authentications:
-        applies = _scope(mesh, authentication.namespace, authentication.selector)
-        for port in (0, *authentication.port_level_mtls):
-            yield applies, _vouched(port)
-    yield (lambda pod: True), _vouched(0)
-
-
-def _scope(mesh: Mesh, namespace: str, selector: object) -> Callable[[Pod], bool]:
-    """Also the pods next to it: that a policy does not apply to them is a thing to see."""
-    labels = dict(selector) if isinstance(selector, dict) else {}
-
-    def applies(pod: Pod) -> bool:
-        return pod.namespace == namespace or namespace == mesh.root_namespace or has_labels(pod.labels, labels)
-
-    return applies
-
-
-def _whether_it_matches(policy: AuthorizationPolicy) -> _Ask:
-    def ask(asked: Connection) -> tuple[object, _Reply]:
-        key = (asked.source, asked.source_ip, asked.destination, asked.destination_ip, asked.port)
-        return key, lambda: match_policy(policy, asked) is not None
-
-    return ask
-
-
-def _vouched(port: int) -> _Ask:
-    def ask(asked: Connection) -> tuple[object, _Reply]:
-        key = (asked.source is None, asked.port == port)
-        return key, lambda: asked.source is None and (not port or asked.port == port)
-
-    return ask
-
-
-def _single(namespace: str, rule: Rule) -> _Ask:
-    """One value alone. It hangs on one end of the connection only, and is looked up by that."""
-    matches, hangs_on = _matches(namespace, rule), _hangs_on(rule)
-
-    def ask(asked: Connection) -> tuple[object, _Reply]:
-        return getattr(asked, hangs_on), lambda: matches(asked)
-
-    return ask
-
-
-def _confused(namespace: str, rule: Rule, other: Rule) -> _Ask:
-    """Whether a proxy that takes one value for another, nearly equal one shows it."""
-    one, another, hangs_on = _matches(namespace, rule), _matches(namespace, other), _hangs_on(rule)
-
-    def ask(asked: Connection) -> tuple[object, _Reply]:
-        return getattr(asked, hangs_on), lambda: one(asked) is not another(asked)
-
-    return ask
-
-
-def _matches(namespace: str, rule: Rule) -> Callable[[Connection], bool]:
-    policy = AuthorizationPolicy(name="", namespace=namespace, action=Action.DENY, rules=(rule,))
-    return lambda asked: match_policy(policy, asked) is not None
-
-
-def _hangs_on(rule: Rule) -> str:
-    """The attribute of a connection that decides a rule of one value."""
-    if rule.operations:
-        return "port"
-    if rule.sources:
-        return "source_ip" if rule.sources[0].ip_blocks else "source"
-    return _ATTRIBUTES.get(rule.conditions[0].key, "port")
-
-
-def _singles(rule: Rule) -> Iterator[tuple[Rule, list[Rule]]]:
-    """A rule for each value that ``rule`` names, as if it named nothing else, and those of nearly equal values."""
-    for source in rule.sources:
-        for name, value in _values(source, _SOURCE):
-            yield _of_source(name, value), [_of_source(name, other) for other in confusable(value)]
-    for operation in rule.operations:
-        for name, value in _values(operation, _OPERATION):
-            yield _of_operation(name, value), [_of_operation(name, other) for other in confusable(value)]
-    for condition in rule.conditions:
-        for value in (*condition.values, *condition.not_values):
-            others = confusable(value) if condition.key in _ATTRIBUTES else ()
-            yield _of_condition(condition.key, value), [_of_condition(condition.key, other) for other in others]
-
-
-_ATTRIBUTES = {
-    "source.ip": "source_ip",
-    "source.namespace": "source",
-    "source.principal": "source",
-    "destination.ip": "destination_ip",
-    "destination.port": "port",
-}
-_SOURCE = ("principals", "namespaces", "service_accounts", "ip_blocks")
-_OPERATION = ("ports",)
-
-
-def _values(entry: Source | Operation, names: Sequence[str]) -> Iterator[tuple[str, str]]:
-    for name in names:
-        for value in (*getattr(entry, name), *getattr(entry, f"not_{name}")):
-            yield name, value
-
-
-@lru_cache(maxsize=4096)
-def _of_source(name: str, value: str) -> Rule:
-    return Rule(sources=(Source(**{name: (value,)}),))
-
-
-@lru_cache(maxsize=4096)
-def _of_operation(name: str, value: str) -> Rule:
-    return Rule(operations=(Operation(**{name: (value,)}),))
-
-
-@lru_cache(maxsize=4096)
-def _of_condition(key: str, value: str) -> Rule:
-    return Rule(conditions=(Condition(key=key, values=(value,)),))
