@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from meshlab.errors import AuditError, NotAcknowledgedError, RejectedError
+from meshlab.fuzz.properties import shaped
 from meshlab.fuzz.replay import after, steps_of
 from meshlab.lab import Lab, open_lab
 from meshlab.lab.capture import Capture
@@ -79,7 +80,8 @@ def _go(lab: Lab) -> _Gone:
         if isinstance(step, CallStep):
             for cell in _cells(lab, step):
                 gone.planned.append(cell)
-                gone.calls.append(tuple(lab.calls(list(requests(lab, cell, step.kind)))))
+                sent = [shaped(lab, request, step.shape) for request in requests(lab, cell)]
+                gone.calls.append(tuple(lab.calls(sent)))
         else:
             try:
                 lab.replace(after(lab.mesh, step))

@@ -1,38 +1,32 @@
 """Which calls tell a set of policies from its neighbours. Pure.
 
-Every value in a policy is a question with two answers (is the caller's address in this block? is it this port?), and
-so is whether a service's address is dialled. Calls are picked until each question was answered both ways, under an
-allowed and a denied verdict, as far as any call of the mesh can; what room is left goes to whichever verdict is rarer.
-A caller out of the mesh, which has a service account but nobody to vouch for it, is always among them.
+Every value in a policy is a question with two answers: is the caller's address in this block, is it this port? So is
+whether a service's address is dialled, and whether the call would show a proxy that takes the value for a nearly equal
+one. Calls are picked until each question was answered both ways, under an allowed and a denied verdict, as far as any
+call of the mesh can. What room is left goes to whichever verdict is rarer. A caller out of the mesh, which has a
+service account but nobody to vouch for it, is always among them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
-from functools import lru_cache
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 
+from meshlab.fuzz.questions import questions
 from meshlab.lab.matrix import Places
 from meshlab.lab.names import behind
 from meshlab.model import (
     FAMILIES,
-    Action,
     Address,
-    AuthorizationPolicy,
-    Condition,
+    CallShape,
     Connection,
     Decision,
     Family,
     Mesh,
-    Operation,
     Pod,
-    Rule,
     Service,
-    Source,
-    has_labels,
 )
 from meshlab.oracle import connection, decide
-from meshlab.oracle.matching import match_policy
 
 MOST = 48
 """Calls of one set of policies."""
@@ -49,6 +43,7 @@ class Candidate:
     family: Family
     connection: Connection
     hbone: bool
+    """Whether it crosses a link in a tunnel; one that the caller itself may answer does not."""
     service: Service | None = None
     """Whose address is dialled; ``None``: the destination's own."""
     service_port: int = 0
@@ -74,6 +69,11 @@ class Candidate:
         return self.destination.key, self.port, self.family
 
     @property
+    def is_echoed(self) -> bool:
+        """Whether the built-in echo answers, wherever the call ends up."""
+        return all(way.destination.program is None for way in self.ways)
+
+    @property
     def to(self) -> str:
         return f"{(self.service or self.destination).key}:{self.dialled_port}"
 
@@ -84,12 +84,14 @@ class Chosen:
 
     call: Candidate
     decision: Decision
+    shape: CallShape = field(default_factory=CallShape)
 
 
 def candidates(mesh: Mesh, not_listening: Places = frozenset()) -> tuple[Candidate, ...]:
     """Every call of ``mesh`` from pod to pod, and from its enrolled pods to services, in the order of the file.
 
-    Not to a service of which a pod calls itself, does not listen, or is out of the mesh where another is in it.
+    A pod also calls a service that it backs itself. Services are left out of which a pod does not listen, or is out of
+    the mesh where another is in it.
 
     Args:
         not_listening: where nobody listens (``lab.not_listening``): no call there could be answered.
@@ -116,9 +118,16 @@ def _to_services(mesh: Mesh) -> Iterator[Candidate]:
                 continue
             for source in filter(mesh.is_enrolled, mesh.pods):  # others have no kube-proxy here
                 for family in FAMILIES:
-                    if service.address(family) and all(source.key != pod.key for pod, _ in reached):
+                    if service.address(family):
                         one, *others = (_candidate(mesh, source, pod, number, family) for pod, number in reached)
-                        yield replace(one, service=service, service_port=port.port, also=tuple(others))
+                        leaves = all(source.key != pod.key for pod, _ in reached)
+                        yield replace(
+                            one,
+                            service=service,
+                            service_port=port.port,
+                            also=tuple(others),
+                            hbone=one.hbone and leaves,
+                        )
 
 
 def _candidate(mesh: Mesh, source: Pod, destination: Pod, port: int, family: Family) -> Candidate:
@@ -217,14 +226,11 @@ class _Picks:
         return [self._decided[place] for place in self._places]
 
 
-# --- questions -------------------------------------------------------------------------------------------------------
-
-
 def _answers(mesh: Mesh, decided: Sequence[Chosen]) -> list[int]:
     """For each call a bit for every question, answer and verdict that it shows."""
     answers = [0] * len(decided)
     at = 0
-    for applies, ask in _questions(mesh):
+    for applies, ask in questions(mesh):
         told: dict[object, bool] = {}
         for place, one in enumerate(decided):
             if not applies(one.call.destination):
@@ -237,108 +243,3 @@ def _answers(mesh: Mesh, decided: Sequence[Chosen]) -> list[int]:
     for place, one in enumerate(decided):
         answers[place] |= 1 << (at + 2 * (one.call.service is not None) + one.decision.allowed)
     return answers
-
-
-_Reply = Callable[[], bool]
-_Ask = Callable[[Connection], tuple[object, _Reply]]
-
-
-def _questions(mesh: Mesh) -> Iterator[tuple[Callable[[Pod], bool], _Ask]]:
-    """Of whom, and what: the second half gives what the answer hangs on, and how to find it."""
-    for policy in mesh.authorization_policies:
-        applies = _scope(mesh, policy.namespace, policy.selector)
-        yield applies, _whether_it_matches(policy)
-        for rule in policy.rules:
-            for single in _singles(rule):
-                yield applies, _single(policy.namespace, single)
-    for authentication in mesh.peer_authentications:
-        applies = _scope(mesh, authentication.namespace, authentication.selector)
-        for port in (0, *authentication.port_level_mtls):
-            yield applies, _vouched(port)
-    yield (lambda pod: True), _vouched(0)
-
-
-def _scope(mesh: Mesh, namespace: str, selector: object) -> Callable[[Pod], bool]:
-    """Also the pods next to it: that a policy does not apply to them is a thing to see."""
-    labels = dict(selector) if isinstance(selector, dict) else {}
-
-    def applies(pod: Pod) -> bool:
-        return pod.namespace == namespace or namespace == mesh.root_namespace or has_labels(pod.labels, labels)
-
-    return applies
-
-
-def _whether_it_matches(policy: AuthorizationPolicy) -> _Ask:
-    def ask(asked: Connection) -> tuple[object, _Reply]:
-        key = (asked.source, asked.source_ip, asked.destination, asked.destination_ip, asked.port)
-        return key, lambda: match_policy(policy, asked) is not None
-
-    return ask
-
-
-def _vouched(port: int) -> _Ask:
-    def ask(asked: Connection) -> tuple[object, _Reply]:
-        key = (asked.source is None, asked.port == port)
-        return key, lambda: asked.source is None and (not port or asked.port == port)
-
-    return ask
-
-
-def _single(namespace: str, rule: Rule) -> _Ask:
-    """One value alone. It hangs on one end of the connection only, and is looked up by that."""
-    one = AuthorizationPolicy(name="", namespace=namespace, action=Action.DENY, rules=(rule,))
-    hangs_on = _hangs_on(rule)
-
-    def ask(asked: Connection) -> tuple[object, _Reply]:
-        return getattr(asked, hangs_on), lambda: match_policy(one, asked) is not None
-
-    return ask
-
-
-def _hangs_on(rule: Rule) -> str:
-    """The attribute of a connection that decides a rule of one value."""
-    if rule.operations:
-        return "port"
-    if rule.sources:
-        return "source_ip" if rule.sources[0].ip_blocks else "source"
-    return _ATTRIBUTES.get(rule.conditions[0].key, "port")
-
-
-def _singles(rule: Rule) -> Iterator[Rule]:
-    """A rule for each value that ``rule`` names, as if it named nothing else."""
-    for source in rule.sources:
-        for name, value in _values(source, _SOURCE):
-            yield Rule(sources=(_source(name, value),))
-    for operation in rule.operations:
-        for name, value in _values(operation, _OPERATION):
-            yield Rule(operations=(_operation(name, value),))
-    for condition in rule.conditions:
-        for value in (*condition.values, *condition.not_values):
-            yield Rule(conditions=(Condition(key=condition.key, values=(value,)),))
-
-
-_ATTRIBUTES = {
-    "source.ip": "source_ip",
-    "source.namespace": "source",
-    "source.principal": "source",
-    "destination.ip": "destination_ip",
-    "destination.port": "port",
-}
-_SOURCE = ("principals", "namespaces", "service_accounts", "ip_blocks")
-_OPERATION = ("ports",)
-
-
-def _values(entry: Source | Operation, names: Sequence[str]) -> Iterator[tuple[str, str]]:
-    for name in names:
-        for value in (*getattr(entry, name), *getattr(entry, f"not_{name}")):
-            yield name, value
-
-
-@lru_cache(maxsize=4096)
-def _source(name: str, value: str) -> Source:
-    return Source(**{name: (value,)})
-
-
-@lru_cache(maxsize=4096)
-def _operation(name: str, value: str) -> Operation:
-    return Operation(**{name: (value,)})

@@ -6,18 +6,20 @@ thing changed, and calls that the change turns are among its calls.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from hypothesis import strategies as st
 
 from meshlab.fuzz.choose import MOST, Candidate, Chosen, choose
-from meshlab.model import Action, AuthorizationPolicy, Mesh
+from meshlab.model import Action, AuthorizationPolicy, CallShape, Mesh
 from meshlab.strategies.choices import Choices, drawn
 from meshlab.strategies.policies import Drawing, draw_policies
+from meshlab.strategies.shapes import draw_shape
 
 _CHOICES = 220
-"""Of 300 examples, one took 156, and half of them 40."""
+"""Of 300 examples, one took 142, and half of them 66."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,13 +54,32 @@ def of_policies(mesh: Mesh, possible: tuple[Candidate, ...], most: int = MOST) -
 
 
 def draw_example(choices: Choices, mesh: Mesh, possible: tuple[Candidate, ...], most: int) -> Example:
-    turn = choices.number()
+    turn, shapes = choices.number(), (_draw_shapes(choices), _draw_shapes(choices))
     first = draw_policies(Drawing.about(choices, mesh))
-    stages = [Stage(first, tuple(choose(first, possible, most=most, turn=turn)))]
+    stages = [Stage(first, _shaped(choose(first, possible, most=most, turn=turn), shapes[0]))]
     if choices.one_of((False, True)):
         second = choices.one_of((_less, _turned, _others))(choices, first)
-        stages.append(Stage(second, tuple(choose(second, possible, most=most, turn=turn + 1, before=first))))
+        calls = choose(second, possible, most=most, turn=turn + 1, before=first)
+        stages.append(Stage(second, _shaped(calls, shapes[1])))
     return Example(tuple(stages))
+
+
+Shapes = tuple[tuple[int, CallShape], ...]
+"""Numbers that say which calls, and what these send; all others are plain."""
+
+
+def _draw_shapes(choices: Choices) -> Shapes:
+    """Of up to two calls of a stage."""
+    return tuple((choices.number(), draw_shape(choices)) for _ in range(choices.one_of(range(3))))
+
+
+def _shaped(calls: Sequence[Chosen], shapes: Shapes) -> tuple[Chosen, ...]:
+    """``calls``, some of those to a built-in echo with a shape of their own."""
+    shaped, echoed = [*calls], [place for place, one in enumerate(calls) if one.call.is_echoed]
+    for number, shape in shapes if echoed else ():
+        place = echoed[number % len(echoed)]
+        shaped[place] = replace(calls[place], shape=shape)
+    return tuple(shaped)
 
 
 def _less(choices: Choices, mesh: Mesh) -> Mesh:

@@ -12,7 +12,7 @@ The functions whose names say what they give (``wrong_verdicts`` ...) are the sa
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from meshlab.errors import CannotTellError, ProofFailedError
 from meshlab.fuzz.choose import Candidate, Chosen, candidates, choose
@@ -22,7 +22,7 @@ from meshlab.lab.attempt import Request
 from meshlab.lab.capture import Capture
 from meshlab.lab.names import Target, behind
 from meshlab.lab.requests import ask
-from meshlab.model import Call, Mesh, Outcome, Pod
+from meshlab.model import Call, CallShape, Mesh, Outcome, Pod, Verdict
 from meshlab.model.report import Result
 from meshlab.proofs.access_log import Opened, read_opened
 
@@ -45,7 +45,9 @@ class Wrong:
     number: int = 0
     """Of the call."""
     stage: int = 0
-    """Its place among the stages of an example."""
+    """Its place among the stages of an example, or among the steps of a file."""
+    expect: Verdict | None = None
+    """Of a wrong verdict: what the policies say."""
 
 
 def verdict_equals_oracle(lab: Lab, most: int = 48) -> list[Call]:
@@ -110,11 +112,20 @@ def never_the_old_policy(lab: Lab, policies: Mesh, most: int = 48) -> list[Call]
 
 def make(lab: Lab, chosen: Sequence[Chosen]) -> list[Call]:
     """Make the calls, all at once."""
-    return lab.calls([_request(lab, one.call) for one in chosen])
+    return lab.calls([_request(lab, one.call, one.shape) for one in chosen])
 
 
-def _request(lab: Lab, call: Candidate) -> Request:
-    return ask(lab.mesh, call.source.key, Target(call.to, call.address, call.dialled_port, call.family))
+def _request(lab: Lab, call: Candidate, shape: CallShape) -> Request:
+    plain = ask(lab.mesh, call.source.key, Target(call.to, call.address, call.dialled_port, call.family))
+    return shaped(lab, plain, shape)
+
+
+def shaped(lab: Lab, plain: Request, shape: CallShape) -> Request:
+    """``plain`` as ``shape`` has it; a port that speaks first is listened to, whatever it says."""
+    request = replace(plain, body=shape.body())
+    if lab.speaks_first(plain.to):
+        return replace(request, kind="tcp", mode="server-first")
+    return replace(request, kind=shape.kind, mode=shape.mode, method=shape.method)
 
 
 def wrong_verdicts(lab: Lab, chosen: Sequence[Chosen], made: Sequence[Call]) -> list[Wrong]:
@@ -130,6 +141,7 @@ def wrong_verdicts(lab: Lab, chosen: Sequence[Chosen], made: Sequence[Call]) -> 
             family=call.family,
             seen=told,
             number=call.number,
+            expect=one.decision.verdict,
         )
         for one, call in zip(chosen, made, strict=True)
         if (told := fault(lab.mesh, call, allowed=one.decision.allowed, arrived=arrivals.get(call.number, "")))
@@ -149,10 +161,18 @@ def fault(mesh: Mesh, call: Call, *, allowed: bool, arrived: str) -> str:
         address = mesh.pod(call.source).address(call.family)
         if call.peer is not None and call.peer.address != address and is_sent_out(mesh, call):
             return f"the server saw the client at {call.peer.address}, not {address}"
-        return ""
+        return _wrong_port(mesh, call)
     if call.outcome not in Outcome.REFUSED:
         return detail
     return f"{detail}, and {arrived}" if arrived else ""
+
+
+def _wrong_port(mesh: Mesh, call: Call) -> str:
+    """How the call did not arrive at the port that was meant; empty where it did."""
+    meant = {pod.key: port for pod, port in behind(mesh, call.to)}
+    if call.peer is None or meant.get(call.peer.pod, call.peer.server_port) == call.peer.server_port:
+        return ""
+    return f"it arrived at port {call.peer.server_port}, not {meant[call.peer.pod]}"
 
 
 def in_clear(capture: Capture, calls: Sequence[Call]) -> tuple[list[Wrong], str]:

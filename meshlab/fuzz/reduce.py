@@ -1,7 +1,7 @@
 """A topology with steps, made smaller in one way after the other. Pure: whether the smaller one still fails is asked.
 
-Every candidate is judged anew by the oracle (``expecting``): what is looked for is not the old verdict but a call that
-does not end as the policies then in effect say.
+Every candidate is judged anew by the oracle (``moments.expecting``): what is looked for is not the old verdict but a
+call that does not end as the policies then in effect say. Where these do not say one thing it is no candidate.
 """
 
 from __future__ import annotations
@@ -11,15 +11,14 @@ from dataclasses import fields, replace
 from ipaddress import ip_address
 from typing import Any, TypeVar
 
-from meshlab.fuzz.replay import after
+from meshlab.fuzz.moments import expecting
 from meshlab.lab.names import behind
 from meshlab.model import (
-    FAMILIES,
     Address,
     AuthorizationPolicy,
+    CallShape,
     CallStep,
     Condition,
-    Connection,
     Mesh,
     MtlsMode,
     Operation,
@@ -31,33 +30,8 @@ from meshlab.model import (
     Topology,
 )
 from meshlab.model import addresses as places
-from meshlab.oracle import connection, decide
 
 T = TypeVar("T")
-
-
-def expecting(topology: Topology) -> Topology:
-    """``topology`` whose calls expect what the policies in effect at their time say.
-
-    A call whose verdict hangs on the family or on the pod behind a service expects what it did.
-    """
-    mesh, steps = topology.mesh, list[Step]()
-    for step in topology.steps:
-        if isinstance(step, PolicyStep):
-            mesh = after(mesh, step)
-            steps.append(step)
-        else:
-            verdicts = {decide(mesh, asked).verdict for asked in _connections(mesh, step)}
-            steps.append(replace(step, expect=verdicts.pop()) if len(verdicts) == 1 else step)
-    return replace(topology, steps=tuple(steps))
-
-
-def _connections(mesh: Mesh, step: CallStep) -> Iterator[Connection]:
-    """What the call may come to at the pods that it may reach."""
-    source = mesh.pod(step.source)
-    for family in (step.family,) if step.family else FAMILIES:
-        for pod, number in behind(mesh, step.to):
-            yield connection(mesh, source, pod, number, family)
 
 
 def smaller(topology: Topology) -> Iterator[Topology]:
@@ -68,14 +42,31 @@ def smaller(topology: Topology) -> Iterator[Topology]:
     for mesh in _less_policies(topology.mesh):
         yield replace(topology, mesh=mesh)
     for place, step in enumerate(topology.steps):
-        if isinstance(step, CallStep) and "/" not in step.to:
-            for pod, number in behind(topology.mesh, step.to):
-                direct = replace(step, to=f"{pod.key}:{number}")
-                yield replace(topology, steps=_with(topology.steps, place, direct))
+        if isinstance(step, CallStep):
+            for simpler in (*_direct(topology.mesh, step), *_plainer(step)):
+                yield replace(topology, steps=_with(topology.steps, place, simpler))
     for place, step in enumerate(topology.steps):
         if isinstance(step, PolicyStep):
             for less in _less_policies(step):
                 yield replace(topology, steps=_with(topology.steps, place, less))
+
+
+def _direct(mesh: Mesh, step: CallStep) -> Iterator[CallStep]:
+    """To a pod behind the service; not to the calling pod, whose calls to its own address no proxy sees."""
+    if "/" not in step.to:
+        for pod, number in behind(mesh, step.to):
+            if pod.key != step.source and number in {port.number for port in pod.ports}:
+                yield replace(step, to=f"{pod.key}:{number}")
+
+
+def _plainer(step: CallStep) -> Iterator[CallStep]:
+    """Sending less, or in a plainer way."""
+    shape, plain = step.shape, CallShape()
+    whole = replace(shape, body_bytes=0, body_seed=0)
+    half = replace(shape, body_bytes=shape.body_bytes // 2)
+    for simpler in (plain, whole, replace(shape, mode=plain.mode), replace(shape, method=plain.method), half):
+        if simpler != shape and (simpler.body_bytes or not simpler.body_seed):
+            yield replace(step, shape=simpler)
 
 
 def _fewer(entries: tuple[T, ...]) -> Iterator[tuple[T, ...]]:
@@ -173,7 +164,7 @@ def fewer_pods(topology: Topology) -> Iterator[Topology]:
 
     Each is judged anew: in another place a pod has another address, and a block may have another pod in it.
     """
-    return map(expecting, _fewer_pods(topology))
+    return filter(None, map(expecting, _fewer_pods(topology)))
 
 
 def _fewer_pods(topology: Topology) -> Iterator[Topology]:
@@ -300,8 +291,8 @@ def reduced(topology: Topology, fails: Fails, tries: int = 400) -> Topology:
     at = kept = 0
     while kept < len(ways) and tries > 0:
         candidate = expecting(ways[at % len(ways)])
-        tries -= 1
-        if fails(candidate):
+        tries -= candidate is not None
+        if candidate is not None and fails(candidate):
             topology, kept = candidate, 0
             ways = [*smaller(topology)]
         else:

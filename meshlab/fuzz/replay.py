@@ -24,7 +24,7 @@ from meshlab.errors import (
     RejectedError,
 )
 from meshlab.fuzz.bench import Bench
-from meshlab.fuzz.properties import Wrong, fault, in_clear, is_tunnelled, named
+from meshlab.fuzz.properties import Wrong, fault, in_clear, is_tunnelled, named, shaped
 from meshlab.lab import Lab
 from meshlab.lab.arrivals import arrived
 from meshlab.lab.attempt import Request
@@ -166,26 +166,28 @@ def play(lab: Lab, topology: Topology, *, prove: bool = True) -> tuple[list[Wron
     """
     wrong: list[Wrong] = []
     doubt = ""
-    made: list[tuple[CallStep, Call]] = []
+    made: dict[int, tuple[int, Call]] = {}
     with ExitStack() as stack:
         capture = stack.enter_context(lab.capture()) if prove else None
         lab.replace(Mesh())  # so that no run begins with what the one before left
         lab.replace(topology.mesh)
-        for step in steps_of(topology):
+        for place, step in enumerate(steps_of(topology)):
             if isinstance(step, PolicyStep):
                 lab.replace(after(lab.mesh, step))
             else:
                 calls = lab.calls(list(_requests(lab, step)))
-                wrong += _wrong(lab, step, calls)
+                wrong += [replace(one, stage=place) for one in _wrong(lab, step, calls)]
                 if not calls:
                     doubt = f"nobody can be called at {step.to}: it has no address of that family, or nobody listens"
-                made += [(step, call) for call in calls]
+                made |= {call.number: (place, call) for call in calls}
     if capture is None:
         return wrong, doubt
-    tunnelled = [call for _, call in made if is_tunnelled(lab.mesh, call)]
+    tunnelled = [call for _, call in made.values() if is_tunnelled(lab.mesh, call)]
     leaked, unseen = in_clear(capture, tunnelled)
-    answered = [call for call in tunnelled if call.answered and not leaked]  # in clear nobody has shown one
-    return [*leaked, *wrong, *_mistaken(lab.mesh, capture, answered)], doubt or unseen
+    answered = [call for call in tunnelled if call.answered and not leaked]  # in plaintext nobody has shown one
+    seen = [*leaked, *_mistaken(lab.mesh, capture, answered)]
+    placed = [replace(one, stage=made[one.number][0]) for one in seen]
+    return [*placed[: len(leaked)], *wrong, *placed[len(leaked) :]], doubt or unseen
 
 
 def _mistaken(mesh: Mesh, capture: Capture, calls: Sequence[Call]) -> Iterator[Wrong]:
@@ -195,7 +197,8 @@ def _mistaken(mesh: Mesh, capture: Capture, calls: Sequence[Call]) -> Iterator[W
         for who in dict.fromkeys(pod.identity(mesh.trust_domain) for pod in ends):
             proof = capture.identity(call, who, at_least=Grade.CLAIM)
             if proof.result is Result.FAILED:
-                yield Wrong("identity", f"{named(call)}: {proof.reason}", call.source, call.to, call.family)
+                text = f"{named(call)}: {proof.reason}"
+                yield Wrong("identity", text, call.source, call.to, call.family, number=call.number)
 
 
 def after(mesh: Mesh, step: PolicyStep) -> Mesh:
@@ -234,7 +237,7 @@ def _requests(lab: Lab, step: CallStep) -> Iterator[Request]:
     pod, (name, _, port) = lab.mesh.pod(step.source), step.to.rpartition(":")
     for family in _families(lab, step):
         target = resolve(lab.mesh, pod, name, int(port), family)
-        yield ask(lab.mesh, pod.key, target, step.kind)
+        yield shaped(lab, ask(lab.mesh, pod.key, target), step.shape)
 
 
 def _wrong(lab: Lab, step: CallStep, calls: Sequence[Call]) -> list[Wrong]:
@@ -248,6 +251,8 @@ def _wrong(lab: Lab, step: CallStep, calls: Sequence[Call]) -> list[Wrong]:
             to=call.to,
             family=call.family,
             seen=told,
+            number=call.number,
+            expect=step.expect,
         )
         for call in calls
         if (told := fault(lab.mesh, call, allowed=allowed, arrived=arrivals.get(call.number, "")))

@@ -6,8 +6,10 @@
         --> played twenty times, with every proof: failed, or flaky with a rate
 
 Some faults hang on what a proxy met earlier, so that on a lab on which it failed once anything fails. Then each try has
-a fresh lab. Hypothesis shrinks the bytes that an example was read off, and needs a whole example for each try; here one
-is a change of policies and one call, a few milliseconds, and what comes out are manifests.
+a fresh lab. Whatever is tried has to fail by the same sign (``sign.py``), and is judged anew by the oracle, so that a
+right proxy cannot fail what is left. Hypothesis shrinks the bytes that an example was read off, and needs a whole
+example for each try; here one is a change of policies and one call, a few milliseconds, and what comes out are
+manifests.
 """
 
 from __future__ import annotations
@@ -22,9 +24,12 @@ from meshlab.fuzz.example import Example
 from meshlab.fuzz.properties import Wrong
 from meshlab.fuzz.reduce import fewer_pods, reduced
 from meshlab.fuzz.replay import RUNS, play, run_once
+from meshlab.fuzz.sign import Sign, seen_sign, sign_of
 from meshlab.fuzz.stories import stories
 from meshlab.model import Topology
 
+Known = Callable[[Sign, Sign], bool]
+"""Whether a second sign is one by which the first is known again."""
 _LABS = 2
 """Fresh labs on which what is written has failed."""
 _CONFIRMING_S = 15.0
@@ -63,7 +68,7 @@ def shrunk(
     fitting = next((one for one in wrong if one.source), wrong[0])
     if fitting.kind == "lost":
         seconds /= 4  # each try may cost a lab
-    shrinking = _Shrinking(bench, fitting.kind, time.monotonic() + seconds, stop)
+    shrinking = _Shrinking(bench, seen_sign(fitting), time.monotonic() + seconds, stop)
     alike = [fitting, *(one for one in wrong if one.kind == fitting.kind and one is not fitting)]
     story = bench.source.topology
     for story in stories(bench.source.topology, example, alike, before):
@@ -78,7 +83,8 @@ class _Shrinking:
     """One failure while it is made smaller."""
 
     bench: Bench
-    kind: str
+    sign: Sign
+    """Of what failed last, and so of what is looked for."""
     until: float
     stop: Callable[[], bool]
     tries: int = field(default=1)
@@ -93,40 +99,42 @@ class _Shrinking:
             if not rate:
                 return None
             self.tries = 1 if rate == 1 else min(RUNS, round(_SEEN_AGAIN / rate))
+            told = self.sign
             here = reduced(story, lambda candidate: self._fails_on(own, candidate))
         if self._fails_always(here):
             return self._with_few_pods(here)
         if not self._in_time:
             return here
+        self.sign = told
         return self._with_few_pods(reduced(self._with_few_pods(story), self._fails_afresh))
 
     def _rate(self, own: Bench, topology: Topology) -> float:
         """How often it fails: of three times, or of twenty, if it was not always; a lab that is lost costs too much."""
-        first = [self._once(own, topology) for _ in range(_SEEN_AGAIN)]
-        if all(first) or (self.kind == "lost" and not any(first)):
+        first = [self._once(own, topology, Sign.is_alike) for _ in range(_SEEN_AGAIN)]
+        if all(first) or (self.sign.kind == "lost" and not any(first)):
             return float(all(first))
-        more = [self._once(own, topology) for _ in range(RUNS - _SEEN_AGAIN) if self._in_time]
+        more = [self._once(own, topology, Sign.is_alike) for _ in range(RUNS - _SEEN_AGAIN) if self._in_time]
         return (sum(first) + sum(more)) / (len(first) + len(more))
 
     def _with_few_pods(self, topology: Topology) -> Topology:
         """With as few pods as fail on every lab of their own."""
         for fewer in fewer_pods(topology):
-            if self._fails_always(fewer):
+            if self._fails_always(fewer, Sign.is_alike):  # its policies are the same, but for moved blocks
                 return fewer
         return topology
 
-    def _fails_always(self, topology: Topology) -> bool:
-        return all(self._fails_afresh(topology) for _ in range(_LABS))
+    def _fails_always(self, topology: Topology, known: Known = Sign.is_kept_by) -> bool:
+        return all(self._fails_afresh(topology, known) for _ in range(_LABS))
 
-    def _fails_on(self, bench: Bench, topology: Topology) -> bool:
-        return self._in_time and any(self._once(bench, topology) for _ in range(self.tries))
+    def _fails_on(self, bench: Bench, topology: Topology, known: Known = Sign.is_kept_by) -> bool:
+        return self._in_time and any(self._once(bench, topology, known) for _ in range(self.tries))
 
-    def _fails_afresh(self, topology: Topology) -> bool:
+    def _fails_afresh(self, topology: Topology, known: Known = Sign.is_kept_by) -> bool:
         """On a lab of its own."""
         if not self._in_time:
             return False
         with self.bench.on(topology) as fresh:
-            return self._fails_on(fresh, topology)
+            return self._fails_on(fresh, topology, known)
 
     def confirmed(self, topology: Topology, wrong: Wrong) -> Shrunk:
         """As ``meshlab replay`` would play it, on more labs than one; fewer times where that takes too long."""
@@ -140,18 +148,26 @@ class _Shrinking:
                         break
                     runs.append(run_once(fresh, topology)[0])
         failed = [one for one in runs if one]
-        return Shrunk(topology, failed[0][0] if failed else wrong, len(runs), len(failed), cut_short)
+        seen = [one for run in failed for one in run]
+        named = next((one for one in seen if self.sign.is_alike(seen_sign(one))), seen[0] if seen else wrong)
+        return Shrunk(topology, named, len(runs), len(failed), cut_short)
 
     @property
     def _in_time(self) -> bool:
         return time.monotonic() < self.until and not self.stop()
 
-    def _once(self, bench: Bench, topology: Topology) -> bool:
-        """In the way that is looked for."""
+    def _once(self, bench: Bench, topology: Topology, known: Known) -> bool:
+        """Whether it fails by a sign by which the failure is known; what is kept is then known by that one."""
+        signs = [sign_of(topology, one) for one in self._played(bench, topology)]
+        found = next((sign for sign in signs if known(self.sign, sign)), None)
+        self.sign = found or self.sign
+        return found is not None
+
+    def _played(self, bench: Bench, topology: Topology) -> list[Wrong]:
+        if self.sign.kind != "verdict":
+            return run_once(bench, topology)[0]
         try:
-            if self.kind == "verdict":
-                return bool(play(bench.lab, topology, prove=False)[0])
+            return play(bench.lab, topology, prove=False)[0]
         except LabError:
             bench.drop()
-            return False
-        return any(one.kind == self.kind for one in run_once(bench, topology)[0])
+            return []

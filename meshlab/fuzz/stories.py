@@ -16,8 +16,8 @@ from dataclasses import replace
 
 from meshlab.fuzz.choose import Chosen
 from meshlab.fuzz.example import Example, Stage
+from meshlab.fuzz.moments import expecting
 from meshlab.fuzz.properties import Wrong
-from meshlab.fuzz.reduce import expecting
 from meshlab.model import Action, AuthorizationPolicy, CallStep, Mesh, PolicyStep, Rule, Step, Topology
 from meshlab.oracle import decide
 
@@ -29,6 +29,12 @@ def stories(base: Topology, example: Example, wrong: Sequence[Wrong], before: Ex
         wrong: what was wrong with the example, and is of one kind.
         before: the example that was played before this one.
     """
+    return filter(None, _stories(base, example, wrong, before))
+
+
+def _stories(
+    base: Topology, example: Example, wrong: Sequence[Wrong], before: Example | None
+) -> Iterator[Topology | None]:
     place = _place(example, wrong[0])
     stage = example.stages[place]
     failing = _named(stage, wrong[0])
@@ -88,7 +94,8 @@ def _shared(other: Chosen, one: Chosen) -> int:
     return (other.call.source == one.call.source) + (other.call.destination == one.call.destination)
 
 
-def _told(base: Topology, stages: Sequence[tuple[Stage, Sequence[Chosen]]]) -> Topology:
+def _told(base: Topology, stages: Sequence[tuple[Stage, Sequence[Chosen]]]) -> Topology | None:
+    """``None``: the policies do not say one thing of each call, so that a right proxy may fail it."""
     (first, calls), *rest = stages
     steps: list[Step] = [*map(_step, calls)]
     for stage, more in rest:
@@ -103,4 +110,6 @@ def _told(base: Topology, stages: Sequence[tuple[Stage, Sequence[Chosen]]]) -> T
 
 def _step(one: Chosen) -> CallStep:
     call = one.call
-    return CallStep(source=call.source.key, to=call.to, family=call.family, expect=one.decision.verdict)
+    return CallStep(
+        source=call.source.key, to=call.to, family=call.family, expect=one.decision.verdict, shape=one.shape
+    )

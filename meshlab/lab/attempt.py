@@ -230,7 +230,8 @@ class Attempt:
             try:
                 self.sock.shutdown(socket.SHUT_WR)
             except OSError as error:
-                self._send_error = error
+                if error.errno != errno.ENOTCONN:  # a RST came first: the next read says so in its own words
+                    self._send_error = error
 
 
 class _Http:

@@ -29,7 +29,7 @@ from meshlab.lab.matrix import (
     missed_by_chance,
 )
 from meshlab.lab.names import Target, behind
-from meshlab.lab.requests import Kind, ask
+from meshlab.lab.requests import ask
 from meshlab.lab.settings import LabSettings
 from meshlab.lab.sources import Source
 from meshlab.model import Call, Family, Outcome, Pod, Topology
@@ -179,10 +179,10 @@ def _keeper(where: dict[tuple[str, int, int], Call], key: tuple[str, int, int]) 
     return lambda call: where.__setitem__(key, call)
 
 
-def requests(lab: Lab, cell: PlannedCell, kind: Kind = "http") -> Iterator[Request]:
-    """The calls that a cell is made of; of ``kind``, where the port does not speak first."""
+def requests(lab: Lab, cell: PlannedCell) -> Iterator[Request]:
+    """The calls that a cell is made of."""
     target = Target(f"{cell.to}:{cell.port}", cell.address, cell.port, cell.family)
-    request = ask(lab.mesh, cell.source.key, target, kind, timeout_s=_CALL_TIMEOUT_S)
+    request = ask(lab.mesh, cell.source.key, target, timeout_s=_CALL_TIMEOUT_S)
     yield from [request] * cell.calls
     if cell.bulk and request.echo and request.kind == "http":
         yield replace(request, kind="http", mode="echo-body", method="POST", body=os.urandom(BULK_BYTES))

@@ -14,7 +14,7 @@ from meshlab.model.policy import (
     Rule,
     Source,
 )
-from meshlab.model.topology import CallStep, Expectation, Node, PolicyStep, Step, Topology, Verdict
+from meshlab.model.topology import CallShape, CallStep, Expectation, Node, PolicyStep, Step, Topology, Verdict
 from meshlab.model.workload import (
     FAMILIES,
     Address,
@@ -35,6 +35,7 @@ __all__ = [
     "Address",
     "AuthorizationPolicy",
     "Call",
+    "CallShape",
     "CallStep",
     "Condition",
     "Connection",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -40,6 +41,23 @@ class Expectation:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class CallShape:
+    """What a call sends, and how. A file names its body by size and seed, so that a megabyte takes one line of it."""
+
+    kind: Literal["http", "tcp"] = "http"
+    mode: Literal["plain", "echo-body", "half-close"] = "plain"
+    """``echo-body`` (HTTP) asks for the body back; ``half-close`` (TCP) closes its side first and is answered then."""
+    method: str = "GET"
+    """HTTP only."""
+    body_bytes: int = 0
+    body_seed: int = 0
+
+    def body(self) -> bytes:
+        """Bytes without a pattern: what SHAKE-256 makes of the seed, as text, so that any language can make them."""
+        return hashlib.shake_256(str(self.body_seed).encode()).digest(self.body_bytes)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class CallStep:
     """A call of ``spec.steps``, and what should come of it."""
 
@@ -50,7 +68,7 @@ class CallStep:
     expect: Verdict
     family: Family | None = None
     """``None``: both, one after the other."""
-    kind: Literal["http", "tcp"] = "http"
+    shape: CallShape = CallShape()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,10 +8,12 @@ be written with ``topology.dump`` and read again. Needs the extra ``[fuzz]``.
 """
 
 from meshlab.strategies.policies import authorization_policies, peer_authentications, policies, policy_sets
+from meshlab.strategies.shapes import call_shapes
 from meshlab.strategies.topologies import calls, services, spiffe_ids, topologies
 
 __all__ = [
     "authorization_policies",
+    "call_shapes",
     "calls",
     "peer_authentications",
     "policies",

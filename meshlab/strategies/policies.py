@@ -11,6 +11,7 @@ would be further parts of a ``Drawing``.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from random import Random
@@ -32,10 +33,21 @@ from meshlab.model import (
 )
 from meshlab.oracle import connection
 from meshlab.strategies.choices import Choices, drawn
-from meshlab.strategies.near import CONDITION, L4_FIELDS, OPERATION, SOURCE, Near, ValuesOf
+from meshlab.strategies.near import CONDITION, L4_FIELDS, OPERATION, SOURCE, Near, Values, ValuesOf
 
 _CHOICES = 120
 _HTTP_CONDITIONS = ("request.headers[x-user]", "connection.sni")
+_KEYS = {
+    "principals": "source.principal",
+    "namespaces": "source.namespace",
+    "ip_blocks": "source.ip",
+    "ports": "destination.port",
+}
+"""Field of ``from`` or ``to`` -> the key of a condition about the same."""
+_FAVOURITES = (*L4_FIELDS, *(field for field in L4_FIELDS if field[0] in ("to", "source.principal")))
+"""Those have most that can go wrong: between two entries of ``to``, and in a name of five parts."""
+_MANY = 16
+"""Values of a rule that is wrong if any of them is."""
 _SERVICE = {"group": "", "kind": "Service", "name": "s"}
 
 
@@ -71,12 +83,17 @@ class Drawing:
 
     @classmethod
     def of(cls, choices: Choices, near: Near) -> Drawing:
-        return cls(choices, near, choices.one_of(L4_FIELDS))
+        return cls(choices, near, choices.one_of(_FAVOURITES))
 
     @classmethod
     def about(cls, choices: Choices, mesh: Mesh) -> Drawing:
         """About a call to an enrolled pod of ``mesh``."""
         return cls.of(choices, Near(mesh, draw_connection(choices, mesh)))
+
+    def anew(self) -> Drawing:
+        """About another call, or the same, and another field."""
+        near = replace(self.near, connection=draw_connection(self.choices, self.near.base))
+        return Drawing.of(self.choices, near)
 
 
 def draw_connection(choices: Choices, mesh: Mesh) -> Connection:
@@ -89,14 +106,45 @@ def draw_connection(choices: Choices, mesh: Mesh) -> Connection:
 
 
 def draw_policies(drawing: Drawing) -> Mesh:
+    """Policies that hide each other, in one of two; else few and sharp ones, so that one wrong value is seen."""
+    make = drawing.choices.one_of((_many_policies, _sharp_policies, _sharp_policies))
+    return make(drawing)
+
+
+def _many_policies(drawing: Drawing) -> Mesh:
     choices = drawing.choices
     policies, modes = choices.one_of(((1, 0), (3, 0), (2, 2), (2, 2), (0, 3)))
     rules = choices.up_to(policies, lambda: draw_authorization_policy(drawing, ""))
     tls = choices.up_to(modes, lambda: draw_peer_authentication(drawing, ""))
+    return _with_policies(drawing.near.base, rules, tls)
+
+
+def _sharp_policies(drawing: Drawing) -> Mesh:
+    """One to three policies of one rule: the first about the drawing's call, each other about a call of its own."""
+    more = drawing.choices.one_of((1, 0, 2))
+    rules = [_sharp_policy(drawing), *(_sharp_policy(drawing.anew()) for _ in range(more))]
+    return _with_policies(drawing.near.base, rules)
+
+
+def _with_policies(mesh: Mesh, rules: Sequence[AuthorizationPolicy], tls: Sequence[PeerAuthentication] = ()) -> Mesh:
     return replace(
-        drawing.near.base,
+        mesh,
         authorization_policies=tuple(replace(policy, name=f"policy-{place}") for place, policy in enumerate(rules)),
         peer_authentications=tuple(replace(policy, name=f"mode-{place}") for place, policy in enumerate(tls)),
+    )
+
+
+def _sharp_policy(drawing: Drawing) -> AuthorizationPolicy:
+    choices, destination = drawing.choices, drawing.near.destination
+    labels = dict(destination.labels)
+    few_values = drawing.favourite[0] == "to" or drawing.favourite[0] == "destination.port"
+    make = choices.one_of((_misses_rule, _fits_rule, _joined_rule, _joined_rule if few_values else _misses_rule))
+    return AuthorizationPolicy(
+        name="",
+        namespace=destination.namespace,
+        selector=choices.one_of((None, labels, labels)) or None,
+        action=choices.one_of((Action.ALLOW, Action.ALLOW, Action.DENY)),
+        rules=(make(drawing),),
     )
 
 
@@ -132,22 +180,76 @@ def draw_peer_authentication(drawing: Drawing, name: str) -> PeerAuthentication:
 
 
 def _rule(drawing: Drawing) -> Rule:
-    """The favourite field alone, or one or two of from, to and when; rarely nothing, which matches everything."""
+    """About the favourite field in one way or another, or about anything; rarely nothing, which matches everything."""
     if drawing.choices.rarely():
         return Rule()
-    make = drawing.choices.one_of((_favourite_rule, _favourite_rule, _any_rule))
+    make = drawing.choices.one_of((_favourite_rule, _misses_rule, _fits_rule, _joined_rule, _any_rule, _any_rule))
     return _with_http(drawing, make(drawing))
 
 
 def _favourite_rule(drawing: Drawing) -> Rule:
+    """The favourite field alone, with a value or two."""
     part, name = drawing.favourite
+    return _with_part(Rule(), part, {name: _some(drawing, _values_of(drawing).all)})
+
+
+def _misses_rule(drawing: Drawing) -> Rule:
+    """The favourite field with many values of which each just misses: one that is taken for a fit turns the rule."""
+    part, name = drawing.favourite
+    misses = _values_of(drawing).misses
+    many = range(drawing.choices.one_of(range(4, _MANY + 1)))
+    return _with_part(Rule(), part, {name: tuple(dict.fromkeys(drawing.choices.one_of(misses) for _ in many))})
+
+
+def _fits_rule(drawing: Drawing) -> Rule:
+    """Conditions of which each just fits: one that is taken for a miss turns the rule."""
+    part, name = drawing.favourite
+    key, fits = _KEYS.get(name.removeprefix("not_"), part), _values_of(drawing).fits
+    if key not in CONDITION:
+        return _favourite_rule(drawing)
+    values = dict.fromkeys(drawing.choices.one_of(fits) for _ in range(_MANY // 4))
+    return Rule(conditions=tuple(Condition(key=key, values=(value,)) for value in values))
+
+
+def _joined_rule(drawing: Drawing) -> Rule:
+    """Two clauses about what the favourite field is about: entries of one list are ORed, all others are ANDed.
+
+    Both are negative two times in three, since two such clauses joined the other way are not seen in most calls.
+    """
+    choices, (part, name) = drawing.choices, drawing.favourite
+    positive = name.removeprefix("not_")
+    key = _KEYS.get(positive, part)
+    negative = choices.one_of((True, True, True, False))
+    field = {"values": ("values", "not_values")}.get(positive, (positive, f"not_{positive}"))[negative]
+    values, when = _values_of(drawing), ("values", "not_values")[negative]
+    one, other = (choices.one_of(kind) for kind in (values.fits, values.misses))
+    if part not in ("from", "to") or (key in CONDITION and choices.one_of((False, False, True))):
+        first = _with_part(Rule(), part, {field: (one,)})
+        return _with_part(first, key, {when: (other,)})
+    return _with_part(_with_part(Rule(), part, {field: (one,)}), part, {field: (other,)})
+
+
+def _with_part(rule: Rule, part: str, fields: dict[str, tuple[str, ...]]) -> Rule:
+    """``rule`` with one more entry in its ``from`` or ``to``, or with a condition of that key."""
     match part:
         case "from":
-            return Rule(sources=(Source(**_values(drawing, {name: SOURCE[name]})),))
+            return replace(rule, sources=(*rule.sources, Source(**fields)))
         case "to":
-            return Rule(operations=(Operation(**_values(drawing, {name: OPERATION[name]})),))
+            return replace(rule, operations=(*rule.operations, Operation(**fields)))
         case key:
-            return Rule(conditions=(Condition(key=key, **_values(drawing, {name: CONDITION[key]})),))
+            return replace(rule, conditions=(*rule.conditions, Condition(key=key, **fields)))
+
+
+def _values_of(drawing: Drawing) -> Values:
+    """Of the favourite field."""
+    part, name = drawing.favourite
+    table = {"from": SOURCE, "to": OPERATION}.get(part)
+    return table[name](drawing.near) if table else CONDITION[part](drawing.near)
+
+
+def _some(drawing: Drawing, values: Sequence[str]) -> tuple[str, ...]:
+    """One or two."""
+    return drawing.choices.several(partial(drawing.choices.one_of, values))
 
 
 def _any_rule(drawing: Drawing) -> Rule:
@@ -195,8 +297,4 @@ def _together(names: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def _values(drawing: Drawing, fields: ValuesOf) -> dict[str, tuple[str, ...]]:
-    result = {}
-    for name, values_of in fields.items():
-        values = values_of(drawing.near)
-        result[name] = drawing.choices.several(partial(drawing.choices.one_of, values))
-    return result
+    return {name: _some(drawing, values_of(drawing.near).all) for name, values_of in fields.items()}

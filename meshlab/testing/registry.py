@@ -60,6 +60,10 @@ def _variant(name: str, does: str) -> Mutant:
     return Mutant(name, does, "ztunnel", f"meshlab.testing.variants:{name.replace('-', '_')}")
 
 
+def _near(name: str, breaks: str) -> Mutant:
+    return Mutant(name, breaks, "ztunnel", f"meshlab.testing.mutants.near:{name.replace('-', '_')}")
+
+
 MUTANTS = _named(
     _ztunnel("leaks-plaintext", "sends what it tunnels in clear to the application's port as well"),
     _ztunnel("falls-back-to-plaintext", "calls in clear when a tunnel is refused"),
@@ -113,6 +117,15 @@ MUTANTS = _named(
     ),
     _connections("drops-what-it-refuses", "forgets the version in effect of a resource whose new version it refuses"),
     _connections("ready-at-once", "says on 15021 that it is ready before it has any configuration"),
+    _near("ignores-case-of-namespaces", "compares the namespace in a principal without its letter case"),
+    _near("ignores-case-of-accounts", "compares the service account in a principal without its letter case"),
+    _near("prefix-without-its-last-part", "reads a principal's prefix 'a/b/c*' as 'a/b/*'"),
+    _near("suffix-without-its-first-part", "reads a principal's suffix '*a/b/c' as '*/b/c'"),
+    _near("ipv4-cidr-one-bit-longer", "compares one bit more of an IPv4 address than a CIDR says"),
+    _near("ipv6-cidr-one-bit-longer", "compares one bit more of an IPv6 address than a CIDR says"),
+    _near("not-ports-of-operations-are-anded", "wants the notPorts of every operation of a rule to hold, not of one"),
+    _near("not-ports-of-clauses-are-ored", "is content where the negative ports of one clause of several hold"),
+    _near("flips-a-bit-in-bulk", "flips one bit of the byte that ends the first MiB of a stream, each way"),
     Mutant(
         "agent-writes-no-rules",
         "enrols pods without redirecting their traffic",

@@ -16,6 +16,7 @@ from ruamel.yaml.representer import SafeRepresenter
 
 from meshlab.model import (
     AuthorizationPolicy,
+    CallShape,
     CallStep,
     ContainerPort,
     Expectation,
@@ -139,13 +140,24 @@ def _row(row: Expectation) -> dict[str, Any]:
 
 def _step(step: Step) -> dict[str, Any]:
     if isinstance(step, CallStep):
-        call = {"from": step.source, "to": step.to, **_given(family=step.family)}
-        return {"call": {**call, **({"kind": step.kind} if step.kind != "http" else {})}, "expect": step.expect.value}
+        call = {"from": step.source, "to": step.to, **_given(family=step.family), **_shape(step.shape)}
+        return {"call": call, "expect": step.expect.value}
     manifests = [
         *map(_authorization_policy, step.authorization_policies),
         *map(_peer_authentication, step.peer_authentications),
     ]
     return {"replace" if step.replaces else "apply": manifests}
+
+
+def _shape(shape: CallShape) -> dict[str, Any]:
+    """What is not as it would be where nothing is given."""
+    plain = CallShape()
+    named = {name: getattr(shape, name) for name in ("kind", "mode", "method")}
+    body = {"bytes": shape.body_bytes, **_given(seed=shape.body_seed)} if shape.body_bytes else {}
+    return {
+        **{name: value for name, value in named.items() if value != getattr(plain, name)},
+        **_given(body=body),
+    }
 
 
 def _object(kind: str, version: str, name: str, namespace: str, **metadata: Any) -> dict[str, Any]:

@@ -176,6 +176,12 @@ _LAB = {
     "spec.steps[].call.to": honoured(required=True, why="NAMESPACE/POD:PORT or SERVICE.NAMESPACE:PORT"),
     "spec.steps[].call.family": honoured(shapes.FAMILY, why="both where it is not given"),
     "spec.steps[].call.kind": honoured(shapes.one_of("http", "tcp"), why="http where it is not given"),
+    "spec.steps[].call.mode": honoured(
+        shapes.one_of("plain", "echo-body", "half-close"), why="plain where it is not given; half-close with kind: tcp"
+    ),
+    "spec.steps[].call.method": honoured(shapes.METHOD, why="of HTTP; GET where it is not given"),
+    "spec.steps[].call.body.bytes": honoured(shapes.BODY_BYTES, required=True),
+    "spec.steps[].call.body.seed": honoured(shapes.REPLICAS, why="SHAKE-256 of its digits gives the body"),
     "spec.steps[].expect": honoured(shapes.one_of("allow", "deny"), why="of a call"),
     "spec.steps[].apply[]": manifest("policies that are added or changed"),
     "spec.steps[].replace[]": manifest("exactly these policies are in effect then; `[]` takes all away"),

@@ -172,6 +172,8 @@ PORT_NAME = Shape(
     "a port's name (at most 15 of lower case, digits and '-', with a letter)", _text(_PORT_NAME.fullmatch)
 )
 TARGET_PORT = Shape("a port, 1 to 65535, or a port's name", lambda s: PORT.accepts(s) or PORT_NAME.accepts(s))
+METHOD = Shape("an HTTP method in capitals", _text(lambda text: text.isascii() and text.isalpha() and text.isupper()))
+BODY_BYTES = Shape("a whole number of bytes, at most 16777216", _whole(0, 1 << 24))
 REPLICAS = Shape("a whole number, 0 or more", _whole(0, 2**31 - 1))
 SECONDS = Shape("a number of seconds above 0", _number)
 CIDR = Shape("an address or a CIDR of IPv4 or IPv6", _text(is_cidr))

@@ -3,16 +3,19 @@
 steps:
   - {call: {from: shop/client, to: "shop/server:8080"}, expect: allow}
   - replace: [{apiVersion: security.istio.io/v1, kind: AuthorizationPolicy, ...}]    # or apply
-  - {call: {from: shop/client, to: "shop/server:8080", family: 6, kind: tcp}, expect: deny}
+  - {call: {from: shop/client, to: "shop/server:8080", family: 6, kind: tcp, mode: half-close}, expect: deny}
+  - {call: {from: shop/client, to: "shop/server:8080", method: POST, body: {bytes: 65537, seed: 1}}, expect: allow}
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 from meshlab.model import (
     FAMILIES,
     AuthorizationPolicy,
+    CallShape,
     CallStep,
     Expectation,
     PeerAuthentication,
@@ -66,10 +69,29 @@ def _call(entry: Map, ends: Ends, notes: Notes) -> CallStep | None:
         notes.refuse(call.at(key), fault)
     if found:
         return None
-    kind = call.text("kind", "http")
-    return CallStep(
-        source=row.source, to=row.to, expect=row.verdict, family=row.family, kind="tcp" if kind == "tcp" else "http"
-    )
+    shape = _shape(call, notes)
+    return CallStep(source=row.source, to=row.to, expect=row.verdict, family=row.family, shape=shape)
+
+
+def _shape(call: Map, notes: Notes) -> CallShape:
+    body, given = call.map("body"), _given_of(call)
+    shape = CallShape(**given, body_bytes=_whole(body, "bytes"), body_seed=_whole(body, "seed"))
+    if shape.mode == "half-close" and shape.kind == "http":
+        notes.refuse(call.at("mode"), "half-close is of kind: tcp; an HTTP request ends by its length")
+    if shape.mode == "echo-body" and (shape.kind == "tcp" or shape.method == "HEAD"):
+        notes.refuse(call.at("mode"), "echo-body asks an HTTP answer for the body: not kind: tcp, nor method: HEAD")
+    if shape.kind == "tcp" and "method" in call:
+        notes.refuse(call.at("method"), "a method is of kind: http")
+    return shape
+
+
+def _given_of(call: Map) -> dict[str, Any]:
+    return {key: call.text(key) for key in ("kind", "mode", "method") if key in call}
+
+
+def _whole(body: Map, key: str) -> int:
+    value = body.value(key)
+    return value if isinstance(value, int) else 0
 
 
 def _change(entry: Map, verb: str, notes: Notes) -> PolicyStep:

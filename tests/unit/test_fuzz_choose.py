@@ -19,6 +19,7 @@ from meshlab.model import (
     Rule,
     Source,
 )
+from meshlab.model import addresses as places
 from meshlab.strategies import policy_sets
 
 MESH = replace(read("quickstart").topology.mesh, authorization_policies=(), peer_authentications=())
@@ -94,7 +95,8 @@ def test_a_call_to_a_service_is_judged_at_the_pod_behind_it() -> None:
     assert {(call.destination.key, call.port, call.connection.port) for call in calls} == {("shop/server", 8080, 8080)}
     assert {call.address for call in calls} == {service.ipv4, service.ipv6}
     assert all(MESH.is_enrolled(call.source) for call in calls), "there is no kube-proxy for the others"
-    assert all(call.source.key != "shop/server" for call in calls)
+    assert {call.hbone for call in calls if call.source.key == "shop/server"} == {False}, "it may answer itself"
+    assert {call.hbone for call in calls if call.source.key != "shop/server"} == {True}
 
 
 def test_a_service_with_two_pods_is_called_where_they_are_of_one_mind() -> None:
@@ -119,8 +121,32 @@ def test_a_service_with_a_pod_out_of_the_mesh_is_not_called() -> None:
 
 
 def test_another_turn_is_another_choice() -> None:
-    mesh = policy_sets(MESH, 1, seed=3)[0]
-    assert names(choose(mesh, POSSIBLE, most=6, turn=0)) != names(choose(mesh, POSSIBLE, most=6, turn=11))
+    sets = policy_sets(MESH, 8, seed=3)
+    firsts, others = ([names(choose(mesh, POSSIBLE, most=6, turn=turn)) for mesh in sets] for turn in (0, 11))
+    assert sum(first != other for first, other in zip(firsts, others, strict=True)) >= 4
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        pytest.param("cluster.local/ns/shop/sa/Client", id="letter case"),
+        pytest.param("*/Shop/sa/client", id="letter case of the namespace"),
+        pytest.param("*x/sa/client", id="one part more"),
+    ],
+)
+def test_the_call_that_shows_a_value_taken_for_its_neighbour_is_among_few(value: str) -> None:
+    """It is from one of 56 pods. None matches the value itself, so that nothing else draws the client."""
+    client = MESH.pod("shop/client")
+    crowd = [
+        replace(client, name=f"n{n}", service_account=f"n{n}", ipv4=places.pod4(1, n), ipv6=places.pod6(1, n))
+        for n in range(10, 60)
+    ]
+    crowded = replace(MESH, pods=(*crowd, *MESH.pods))
+    deny = AuthorizationPolicy(
+        name="only", namespace="shop", action=Action.DENY, rules=(Rule(sources=(Source(principals=(value,)),)),)
+    )
+    chosen = choose(replace(crowded, authorization_policies=(deny,)), candidates(crowded), most=8)
+    assert any(one.call.source.key == "shop/client" for one in chosen)
 
 
 def test_allowed_and_denied_are_both_common() -> None:

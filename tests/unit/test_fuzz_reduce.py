@@ -6,12 +6,12 @@ from dataclasses import replace
 from ipaddress import IPv4Address, ip_address, ip_network
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import Phase, assume, given, settings
 from hypothesis import strategies as st
 
+from meshlab.fuzz.moments import expecting, verdicts
 from meshlab.fuzz.reduce import (
     called,
-    expecting,
     fewer_pods,
     moved_block,
     reduced,
@@ -19,11 +19,16 @@ from meshlab.fuzz.reduce import (
     with_pods,
     without_services,
 )
+from meshlab.fuzz.replay import after
+from meshlab.lab.names import behind
 from meshlab.lab.sources import read
 from meshlab.model import (
+    FAMILIES,
     Action,
     AuthorizationPolicy,
+    CallShape,
     CallStep,
+    Mesh,
     Operation,
     PolicyStep,
     Rule,
@@ -32,16 +37,21 @@ from meshlab.model import (
     Verdict,
 )
 from meshlab.model import addresses as places
-from meshlab.strategies import policy_sets
+from meshlab.oracle import connection, decide
+from meshlab.strategies import calls as step_calls
+from meshlab.strategies import policy_sets, topologies
 from meshlab.topology import dump, load
 
 BASE = read("quickstart").topology
 SERVER = "shop/server:8080"
 CALL = CallStep(source="shop/client", to=SERVER, family=4, expect=Verdict.ALLOW)
+BY_NAME = replace(CALL, to="server.shop:80")
 
 
 def told(topology: Topology = BASE, *steps: CallStep | PolicyStep) -> Topology:
-    return expecting(replace(topology, expect=(), steps=steps or (CALL,)))
+    judged = expecting(replace(topology, expect=(), steps=steps or (CALL,)))
+    assert judged is not None
+    return judged
 
 
 def test_calls_expect_what_the_policies_of_their_moment_say() -> None:
@@ -132,19 +142,79 @@ def test_with_fewer_pods_a_call_expects_what_the_policies_say_of_its_new_address
     assert (before.expect, after.expect) == (Verdict.ALLOW, Verdict.DENY)
 
 
-def test_of_a_call_over_both_families_that_differ_the_expectation_is_left_as_it_was() -> None:
+def test_a_file_of_which_the_policies_do_not_say_one_thing_of_each_call_is_no_candidate() -> None:
     deny = AuthorizationPolicy(
         name="p", namespace="shop", action=Action.DENY, rules=(Rule(sources=(Source(ip_blocks=("::/0",)),)),)
     )
-    start = replace(BASE, mesh=replace(BASE.mesh, authorization_policies=(deny,)))
-    either, four, six = told(start, *(replace(CALL, family=family) for family in (None, 4, 6))).steps
-    assert [step.expect for step in (either, four, six) if isinstance(step, CallStep)] == ["allow", "allow", "deny"]
-    denied = told(start, replace(CALL, family=None, expect=Verdict.DENY)).steps[0]
-    assert isinstance(denied, CallStep)
-    assert denied.expect is Verdict.DENY
+    start = replace(BASE, mesh=replace(BASE.mesh, authorization_policies=(deny,)), expect=())
+    assert expecting(replace(start, steps=(replace(CALL, family=None),))) is None, "one family is denied"
+    assert expecting(replace(start, steps=(replace(CALL, to="server.shop:81"),))) is None, "nobody can answer"
+    four, six = told(start, *(replace(CALL, family=family) for family in (4, 6))).steps
+    assert [step.expect for step in (four, six) if isinstance(step, CallStep)] == ["allow", "deny"]
 
 
-BY_NAME = replace(CALL, to="server.shop:80")
+def test_a_service_whose_pods_are_of_two_minds_is_no_candidate_for_any_proxy() -> None:
+    """Of such a file a right proxy fails one half of the runs: it picks one pod or the other."""
+    twin = replace(BASE.mesh.pod("shop/server"), name="twin", labels={"app": "server", "twin": "yes"})
+    nobody = AuthorizationPolicy(name="all", namespace="shop", action=Action.DENY, rules=(Rule(),))
+    half = replace(nobody, name="half", selector={"twin": "yes"})
+    twins = replace(BASE.mesh, pods=(*BASE.mesh.pods, twin), peer_authentications=())
+    start = told(replace(BASE, mesh=replace(twins, authorization_policies=(half, nobody))), BY_NAME)
+    assert expecting(replace(start, mesh=replace(twins, authorization_policies=(half,)))) is None
+    asked = asked_of(start)
+    assert asked
+    assert all(len(verdicts(one.mesh, BY_NAME)) == 1 for one in asked if one.steps == start.steps)
+
+
+def asked_of(start: Topology) -> list[Topology]:
+    """Every candidate that the shrinker asks about, of whatever it takes for failing."""
+    asked: list[Topology] = []
+
+    def sometimes(candidate: Topology) -> bool:
+        asked.append(candidate)
+        return len(asked) % 3 == 0
+
+    reduced(start, sometimes)
+    return [*asked, *fewer_pods(start)]
+
+
+@settings(deadline=None, max_examples=30, phases=[Phase.generate])
+@given(topologies().filter(lambda world: world.mesh.services and len(world.mesh.pods) > 1), st.data())
+def test_a_right_proxy_fails_no_candidate_of_whatever_world(world: Topology, data: st.DataObject) -> None:
+    """It gives the oracle's verdict at a pod of its choice, over each family that is asked for."""
+    changes = [
+        PolicyStep(
+            authorization_policies=mesh.authorization_policies,
+            peer_authentications=mesh.peer_authentications,
+            replaces=True,
+        )
+        for mesh in policy_sets(world.mesh, 2, seed=data.draw(st.integers(0, 1 << 16)))
+    ]
+    calls = [data.draw(st.one_of(step_calls(world.mesh), calls_of_services(world.mesh))) for _ in range(4)]
+    steps: tuple[CallStep | PolicyStep, ...] = (calls[0], changes[0], *calls[1:3], changes[1], *calls[2:])
+    start = expecting(replace(world, expect=(), steps=steps))
+    assume(start is not None)
+    assert start is not None
+    for candidate in asked_of(start):
+        mesh = candidate.mesh
+        for step in candidate.steps:
+            if isinstance(step, PolicyStep):
+                mesh = after(mesh, step)
+                continue
+            for family in (step.family,) if step.family else FAMILIES:
+                pod, port = data.draw(st.sampled_from(behind(mesh, step.to)))
+                answer = decide(mesh, connection(mesh, mesh.pod(step.source), pod, port, family))
+                assert answer.verdict is step.expect
+
+
+def calls_of_services(mesh: Mesh) -> st.SearchStrategy[CallStep]:
+    return st.builds(
+        CallStep,
+        source=st.sampled_from([pod.key for pod in mesh.pods if mesh.is_enrolled(pod)]),
+        to=st.sampled_from([f"{service.key}:{port.port}" for service in mesh.services for port in service.ports]),
+        expect=st.just(Verdict.ALLOW),
+        family=st.sampled_from([None, 4, 6]),
+    )
 
 
 def test_the_pods_behind_a_service_stay_with_it() -> None:
@@ -162,6 +232,25 @@ def test_a_service_is_left_out_where_its_pod_fails_as_well() -> None:
     assert [step.to for step in reduced(told(BASE, BY_NAME), fails_to_8080).steps if isinstance(step, CallStep)] == [
         SERVER
     ]
+
+
+def test_a_pod_that_calls_itself_by_name_does_not_come_to_call_its_own_address() -> None:
+    hairpin = replace(BY_NAME, source="shop/server")
+    asked = asked_of(told(BASE, hairpin))
+    assert {step.to for one in asked for step in one.steps if isinstance(step, CallStep)} <= {"server.shop:80"}
+
+
+def test_a_call_sends_only_what_it_has_to() -> None:
+    """A body of a megabyte of which a bit is flipped behind the first 40,000 bytes, say."""
+    shape = CallShape(kind="http", mode="echo-body", method="PUT", body_bytes=1 << 20, body_seed=7)
+
+    def fails(topology: Topology) -> bool:
+        return any(isinstance(step, CallStep) and step.shape.body_bytes > 40_000 for step in topology.steps)
+
+    (step,) = reduced(told(BASE, replace(CALL, shape=shape)), fails).steps
+    assert isinstance(step, CallStep)
+    assert (step.shape.mode, step.shape.method) == ("plain", "GET")
+    assert 40_000 < step.shape.body_bytes <= 80_000
 
 
 def test_a_call_to_a_service_expects_what_the_policies_say_at_its_pod() -> None:

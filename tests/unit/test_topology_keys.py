@@ -59,7 +59,8 @@ BASES = {
         spec:
           pods: {a/a: {}, a/b: {}, a/c: {ports: [80, 81]}}
           steps:
-            - {call: {from: a/a, to: "a/c:80", family: 4, kind: tcp}, expect: allow}
+            - call: {from: a/a, to: "a/c:80", family: 4, kind: tcp, mode: half-close, body: {bytes: 2, seed: 1}}
+              expect: allow
             - apply:
                 - apiVersion: security.istio.io/v1
                   kind: AuthorizationPolicy
@@ -280,7 +281,9 @@ CHANGES: dict[str, dict[str, Any]] = {
         "spec steps 0 call from": "a/b",
         "spec steps 0 call to": "a/c:81",
         "spec steps 0 call family": 6,
-        "spec steps 0 call kind": "http",
+        "spec steps 0 call mode": "plain",
+        "spec steps 0 call body bytes": 3,
+        "spec steps 0 call body seed": 2,
         "spec steps 0 expect": "deny",
         "spec steps 1 apply 0": _OTHER_POLICY,
         "spec steps 2 replace 0": _OTHER_POLICY,
@@ -352,6 +355,8 @@ CHANGES: dict[str, dict[str, Any]] = {
 ELSEWHERE = {
     "apiVersion": "a kind means the same in each of its versions",
     "kind": "test_topology_load: each kind is read as what it is",
+    "spec.steps[].call.kind": "test_bugfile_steps: with the modes and the methods that go with it",
+    "spec.steps[].call.method": "test_bugfile_steps: with the kind that it goes with",
     "spec.serviceAccount": "test_topology_load: the older name of serviceAccountName",
     "spec.template.spec.serviceAccount": "as of a Pod",
     "spec.volumes[].name": "it goes with the mount's name, which is here",

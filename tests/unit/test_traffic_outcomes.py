@@ -265,6 +265,36 @@ def test_a_reset_that_is_met_while_sending_counts_as_what_came_first(
     assert (call.outcome, call.sent_bytes) == (outcome, 0)
 
 
+class _ShutsLate(_SendsLate):
+    """Closes its side only when the other side has already reset the connection."""
+
+    send = socket.socket.send  # type: ignore[assignment]  # at once
+
+    def shutdown(self, how: int) -> None:
+        self.sending.set()
+        poll = select.poll()
+        poll.register(self, 0)
+        assert poll.poll(DEADLINE_S * 1000)
+        super().shutdown(how)
+
+
+def test_a_fin_and_a_reset_that_come_before_a_side_is_closed_are_a_close(traffic: TrafficLoop) -> None:
+    sending = threading.Event()
+
+    def script(connection: socket.socket) -> None:
+        assert sending.wait(DEADLINE_S)
+        connection.shutdown(socket.SHUT_WR)
+        _reset(connection)
+
+    with _server(script) as port:
+        sock = _ShutsLate(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+        sock.sending = sending
+        sock.setblocking(False)
+        request = _request(port, kind="tcp", mode="half-close")
+        call = traffic.run(perform(sock, request, canary(SECRET, 1), 1), DEADLINE_S)
+    assert call.outcome is Outcome.CLOSED
+
+
 def test_a_reset_in_the_middle_of_a_large_body_is_a_reset(traffic: TrafficLoop) -> None:
     def script(connection: socket.socket) -> None:
         connection.recv(1)

@@ -25,7 +25,7 @@ _CONVERTED = "converted_peer_authentication_"
 """How Istio names what it makes of a PeerAuthentication with port levels."""
 
 
-def _judging_with(guard: type[Guard]) -> Program:
+def judging_with(guard: type[Guard]) -> Program:
     """The reference ztunnel with another judge at its pods' doors."""
 
     class OtherwiseGuarded(Inbound):
@@ -40,7 +40,7 @@ def _judging_with(guard: type[Guard]) -> Program:
 # --- policies that are misread ---------------------------------------------------------------------------------------
 
 
-class _Misreading(Guard):
+class Misreading(Guard):
     """Judges rightly, by policies that say something else than those it was sent."""
 
     def policies(self) -> Mapping[str, rbac.Policy]:
@@ -51,22 +51,22 @@ class _Misreading(Guard):
         """What it takes ``policy`` for."""
 
 
-def _each_match(policy: rbac.Policy, change: Callable[[rbac.Match], rbac.Match]) -> rbac.Policy:
+def each_match(policy: rbac.Policy, change: Callable[[rbac.Match], rbac.Match]) -> rbac.Policy:
     rules = tuple(tuple(tuple(map(change, clause)) for clause in rule) for rule in policy.rules)
     return replace(policy, rules=rules)
 
 
-def _networks(match: rbac.Match, change: Callable[[rbac.Kind[rbac.Network]], rbac.Kind[rbac.Network]]) -> rbac.Match:
+def networks_of(match: rbac.Match, change: Callable[[rbac.Kind[rbac.Network]], rbac.Kind[rbac.Network]]) -> rbac.Match:
     return replace(match, source_ips=change(match.source_ips), destination_ips=change(match.destination_ips))
 
 
-class _Anded(_Misreading):
+class _Anded(Misreading):
     def read(self, policy: rbac.Policy) -> rbac.Policy:
         all_clauses = tuple(clause for rule in policy.rules for clause in rule)
         return replace(policy, rules=(all_clauses,) if policy.rules else ())
 
 
-class _Ored(_Misreading):
+class _Ored(Misreading):
     def read(self, policy: rbac.Policy) -> rbac.Policy:
         return replace(policy, rules=tuple(self._one_clause(rule) for rule in policy.rules))
 
@@ -80,9 +80,9 @@ class _Anywhere(rbac.Pattern):
         return self.text in text if self.kind == "suffix" else super().matches(text)
 
 
-class _SuffixAnywhere(_Misreading):
+class _SuffixAnywhere(Misreading):
     def read(self, policy: rbac.Policy) -> rbac.Policy:
-        return _each_match(
+        return each_match(
             policy,
             lambda match: replace(
                 match, principals=self._loosened(match.principals), namespaces=self._loosened(match.namespaces)
@@ -97,18 +97,18 @@ class _SuffixAnywhere(_Misreading):
         return rbac.Kind(positive, negative)
 
 
-class _NotFieldsIgnored(_Misreading):
+class _NotFieldsIgnored(Misreading):
     def read(self, policy: rbac.Policy) -> rbac.Policy:
-        return _each_match(policy, self._positive)
+        return each_match(policy, self._positive)
 
     def _positive(self, match: rbac.Match) -> rbac.Match:
         kinds = {field.name: rbac.Kind(getattr(match, field.name).positive) for field in fields(match)}
         return rbac.Match(**kinds)
 
 
-class _WideMasks(_Misreading):
+class _WideMasks(Misreading):
     def read(self, policy: rbac.Policy) -> rbac.Policy:
-        return _each_match(policy, lambda match: _networks(match, self._widened))
+        return each_match(policy, lambda match: networks_of(match, self._widened))
 
     def _widened(self, kind: rbac.Kind[rbac.Network]) -> rbac.Kind[rbac.Network]:
         positive, negative = (
@@ -118,9 +118,9 @@ class _WideMasks(_Misreading):
         return rbac.Kind(positive, negative)
 
 
-class _Ipv4Only(_Misreading):
+class _Ipv4Only(Misreading):
     def read(self, policy: rbac.Policy) -> rbac.Policy:
-        return _each_match(policy, lambda match: _networks(match, self._ipv4))
+        return each_match(policy, lambda match: networks_of(match, self._ipv4))
 
     def _ipv4(self, kind: rbac.Kind[rbac.Network]) -> rbac.Kind[rbac.Network]:
         positive, negative = (
@@ -130,17 +130,17 @@ class _Ipv4Only(_Misreading):
         return rbac.Kind(positive, negative)
 
 
-class _EmptyRuleNever(_Misreading):
+class _EmptyRuleNever(Misreading):
     def read(self, policy: rbac.Policy) -> rbac.Policy:
         return replace(policy, rules=tuple(filter(None, policy.rules)))
 
 
-class _EverywhereInScope(_Misreading):
+class _EverywhereInScope(Misreading):
     def read(self, policy: rbac.Policy) -> rbac.Policy:
         return replace(policy, scope="GLOBAL") if policy.scope == "NAMESPACE" else policy
 
 
-class _NoPortLevels(_Misreading):
+class _NoPortLevels(Misreading):
     def read(self, policy: rbac.Policy) -> rbac.Policy:
         if not policy.name.startswith(_CONVERTED):
             return policy
@@ -149,15 +149,15 @@ class _NoPortLevels(_Misreading):
         return replace(policy, rules=tuple((clause,) for clause in of_any_port))
 
 
-rules_of_a_policy_are_anded = _judging_with(_Anded)
-parts_of_a_rule_are_ored = _judging_with(_Ored)
-suffix_matches_anywhere = _judging_with(_SuffixAnywhere)
-ignores_not_fields = _judging_with(_NotFieldsIgnored)
-cidr_mask_off_by_one = _judging_with(_WideMasks)
-ignores_ipv6_cidrs = _judging_with(_Ipv4Only)
-empty_rule_matches_nothing = _judging_with(_EmptyRuleNever)
-policy_scope_is_mesh_wide = _judging_with(_EverywhereInScope)
-ignores_port_level_mtls = _judging_with(_NoPortLevels)
+rules_of_a_policy_are_anded = judging_with(_Anded)
+parts_of_a_rule_are_ored = judging_with(_Ored)
+suffix_matches_anywhere = judging_with(_SuffixAnywhere)
+ignores_not_fields = judging_with(_NotFieldsIgnored)
+cidr_mask_off_by_one = judging_with(_WideMasks)
+ignores_ipv6_cidrs = judging_with(_Ipv4Only)
+empty_rule_matches_nothing = judging_with(_EmptyRuleNever)
+policy_scope_is_mesh_wide = judging_with(_EverywhereInScope)
+ignores_port_level_mtls = judging_with(_NoPortLevels)
 
 
 # --- policies that are misapplied ------------------------------------------------------------------------------------
@@ -178,8 +178,8 @@ class _ByAddress(Guard):
         return super().decide(own, replace(connection, source=client.identity if client else None))
 
 
-deny_after_allow = _judging_with(_DenyLast)
-identity_by_source_ip = _judging_with(_ByAddress)
+deny_after_allow = judging_with(_DenyLast)
+identity_by_source_ip = judging_with(_ByAddress)
 
 
 # --- verdicts that are right once, or mostly -------------------------------------------------------------------------
@@ -223,6 +223,6 @@ class _SometimesLenient(Guard):
         return {key: policy for key, policy in all_policies.items() if policy.action != "DENY"}
 
 
-verdict_cached_by_4_tuple = _judging_with(_Remembering)
-stale_verdict_after_a_change = _judging_with(_APushBehind)
-sometimes_ignores_deny = _judging_with(_SometimesLenient)
+verdict_cached_by_4_tuple = judging_with(_Remembering)
+stale_verdict_after_a_change = judging_with(_APushBehind)
+sometimes_ignores_deny = judging_with(_SometimesLenient)

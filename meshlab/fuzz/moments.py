@@ -1,0 +1,74 @@
+"""The calls of a file's steps, each with the policies that are in effect when it is made. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+from meshlab.fuzz.replay import after
+from meshlab.lab.names import behind
+from meshlab.model import FAMILIES, CallStep, Connection, Mesh, PolicyStep, Step, Topology, Verdict
+from meshlab.oracle import connection, decide
+
+
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """One call of ``spec.steps``."""
+
+    place: int
+    """Of the step, from 0."""
+    step: CallStep
+    mesh: Mesh
+    """With the policies that are in effect then."""
+
+    @property
+    def verdicts(self) -> frozenset[Verdict]:
+        """What the policies say at the pods that the call may reach; more than one word where they disagree."""
+        return verdicts(self.mesh, self.step)
+
+
+def moments(topology: Topology) -> Iterator[Moment]:
+    """Every call, in order."""
+    mesh = topology.mesh
+    for place, step in enumerate(topology.steps):
+        if isinstance(step, PolicyStep):
+            mesh = after(mesh, step)
+        else:
+            yield Moment(place, step, mesh)
+
+
+def states_before(topology: Topology, place: int) -> Iterator[Mesh]:
+    """The mesh as the file has it, and as each change before the step at ``place`` made it."""
+    mesh = topology.mesh
+    yield mesh
+    for step in topology.steps[:place]:
+        if isinstance(step, PolicyStep):
+            mesh = after(mesh, step)
+            yield mesh
+
+
+def verdicts(mesh: Mesh, step: CallStep) -> frozenset[Verdict]:
+    """What the policies of ``mesh`` say of the call, over each family and at each pod that it may reach."""
+    return frozenset(decide(mesh, asked).verdict for asked in _connections(mesh, step))
+
+
+def _connections(mesh: Mesh, step: CallStep) -> Iterator[Connection]:
+    source = mesh.pod(step.source)
+    for family in (step.family,) if step.family else FAMILIES:
+        for pod, number in behind(mesh, step.to):
+            yield connection(mesh, source, pod, number, family)
+
+
+def expecting(topology: Topology) -> Topology | None:
+    """``topology`` whose calls expect what the policies in effect at their time say.
+
+    ``None`` is returned where these do not say one thing of a call: its verdict hangs on the family, or on the pod that
+    answers, or nobody can answer. Whatever such a file expects, a right proxy may fail it.
+    """
+    steps: list[Step] = [*topology.steps]
+    for moment in moments(topology):
+        said = [*moment.verdicts]
+        if len(said) != 1:
+            return None
+        steps[moment.place] = replace(moment.step, expect=said[0])
+    return replace(topology, steps=tuple(steps))
