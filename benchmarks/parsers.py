@@ -72,7 +72,13 @@ def _numbered(head: str, line: Callable[[int], str], tail: str = "") -> Shape:
 # --- HTTP and the echo's language ------------------------------------------------------------------------------------
 
 _JSON = Answer(
-    peer=Peer(pod="shop/server", address=ip_address("10.0.0.1"), port=40404, headers={"host": "x", "a": "1, 2"}),
+    peer=Peer(
+        pod="shop/server",
+        server_port=80,
+        address=ip_address("10.0.0.1"),
+        port=40404,
+        headers={"host": "x", "a": "1, 2"},
+    ),
     method="GET",
     path="/",
     body_bytes=3,
@@ -100,7 +106,7 @@ def _read_response(data: bytes) -> None:
 
 def _read_requests(data: bytes) -> None:
     memory = Memory(most=1 << 20)
-    echo = HttpEcho(Peer(pod="shop/a", address=ip_address("10.0.0.1"), port=1), memory)
+    echo = HttpEcho(Peer(pod="shop/a", server_port=80, address=ip_address("10.0.0.1"), port=1), memory)
     for piece in _pieces(data):
         echo.receive(piece)
         memory.held = echo.held

@@ -19,10 +19,8 @@ import contextlib
 import resource
 import signal
 import socket
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
 from ipaddress import IPv6Address, ip_address
 from typing import Any
 
@@ -158,7 +156,7 @@ class Echo:
     connection = EchoConnection
 
     def __init__(self, config: Mapping[str, Any], fds: Mapping[str, int]) -> None:
-        self.record = Received(partial(time.clock_gettime_ns, time.CLOCK_REALTIME))
+        self.record = Received()
         self._config = config
         self._fds = fds
         self._channel = Channel.from_fd(fds["control"])

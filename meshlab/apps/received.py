@@ -7,9 +7,11 @@ bounded. It says until when it has forgotten, so that an absence before that mom
 
 from __future__ import annotations
 
+import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import takewhile
 
 from meshlab.proofs.canary import CANARY, LONGEST_BYTES, WHOLE
@@ -39,8 +41,7 @@ class Connection:
 class Received:
     """The record of one echo."""
 
-    clock: Callable[[], int]
-    """CLOCK_REALTIME in nanoseconds."""
+    clock: Callable[[], int] = field(default=partial(time.clock_gettime_ns, time.CLOCK_REALTIME))
     most: int = 100_000
     """How many connections, and how many canaries, are kept; the oldest goes first."""
     forgotten_until_ns: int = 0

@@ -20,7 +20,7 @@ import sys
 import threading
 import time
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from queue import Empty, SimpleQueue
 from typing import Any, TypeVar
 
@@ -88,15 +88,18 @@ class Conversation:
             ChannelClosedError: the program is gone.
         """
         number = next(self._numbers)
-        self._boxes[number] = SimpleQueue()
         try:
-            self._channel.send({"id": number, "op": operation, **fields}, fds)
-            if self.ended:
-                raise ChannelClosedError(self.ended)
+            self._send(number, operation, fds, fields)
         except BaseException:
             self._boxes.pop(number, None)
             raise
         return number
+
+    def _send(self, number: int, operation: str, fds: Sequence[int], fields: Mapping[str, Any]) -> None:
+        self._boxes[number] = SimpleQueue()
+        self._channel.send({"id": number, "op": operation, **fields}, fds)
+        if self.ended:
+            raise ChannelClosedError(self.ended)
 
     def answer(
         self, number: int, timeout_s: float, meanwhile: Callable[[], None] = lambda: None, look_s: float = 3600.0
@@ -127,6 +130,20 @@ class Conversation:
         if answer is None:
             raise ChannelClosedError(self.ended)
         return answer
+
+    def ask(self, operation: str, fds: Sequence[int], timeout_s: float, **fields: Any) -> Answer:
+        """Send a request and wait for its answer, as ``post`` and ``answer`` do. Interrupted, it leaves nothing behind.
+
+        Raises:
+            ChannelClosedError: the program is gone.
+            LabError: it did not answer within ``timeout_s``.
+        """
+        number = next(self._numbers)
+        try:
+            self._send(number, operation, fds, fields)
+            return self.answer(number, timeout_s)
+        finally:
+            self._boxes.pop(number, None)
 
     def until(self, met: Callable[[], _T | None], timeout_s: float) -> _T | None:
         """What ``met`` gives as soon as it gives something; it is asked after every event. None at the deadline.

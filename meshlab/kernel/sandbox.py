@@ -261,7 +261,7 @@ class Sandbox:
         if self.lost:
             raise LabLostError(self.lost)
         try:
-            answer = self._netd.answer(self._netd.post(operation, fds, **fields), _ANSWER_S)
+            answer = self._netd.ask(operation, fds, _ANSWER_S, **fields)
         except ChannelClosedError as error:
             raise self._gone() from error
         if "error" in answer.body:

@@ -15,7 +15,7 @@ from meshlab.apps.http_echo import KEPT_BYTES, HttpEcho, Memory
 from meshlab.apps.language import Answer
 from meshlab.model import Peer
 
-CLIENT = Peer(pod="shop/a", address=ip_address("10.0.0.1"), port=4242)
+CLIENT = Peer(pod="shop/a", server_port=80, address=ip_address("10.0.0.1"), port=4242)
 CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
 
 

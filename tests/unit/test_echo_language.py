@@ -96,6 +96,7 @@ def test_an_answer_reads_as_it_was_written(pod: str, path: str, headers: dict[st
 
 ANSWER = {
     "pod": "shop/a",
+    "port": 80,
     "peer": {"address": "10.0.0.1", "port": 1},
     "method": "GET",
     "path": "/",

@@ -18,7 +18,14 @@ CALL = scenes.call(SCRIPT, 1)
 
 def call(number: int, started_ns: int, ended_ns: int, sent: int = 100, got: int = 50) -> Call:
     return replace(
-        CALL, number=number, started_ns=started_ns, ended_ns=ended_ns, sent_bytes=sent, body=bytes(got), peer=None
+        CALL,
+        number=number,
+        started_ns=started_ns,
+        ended_ns=ended_ns,
+        sent_bytes=sent,
+        body=bytes(got),
+        body_bytes=got,
+        peer=None,
     )
 
 

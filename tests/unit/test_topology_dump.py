@@ -109,7 +109,8 @@ def _some(**fields: st.SearchStrategy[Any]) -> st.SearchStrategy[dict[str, Any]]
 _sources = _some(
     principals=_strings, notNamespaces=_strings, ipBlocks=_cidrs, notIpBlocks=_cidrs, requestPrincipals=_strings
 ) | _some(serviceAccounts=st.just(["shop/a", "b"]), notServiceAccounts=st.just(["c"]))
-_operations = _some(ports=_port_texts, notPorts=_port_texts, paths=_strings, methods=_strings)
+_url_paths = st.lists(_paths.filter(lambda path: not {*path} & {*"{}"}), min_size=1, max_size=2)
+_operations = _some(ports=_port_texts, notPorts=_port_texts, paths=_url_paths, methods=_strings)
 _conditions = st.sampled_from(
     [
         {"key": "source.ip", "values": ["10.0.0.0/8"]},
