@@ -111,7 +111,7 @@ class Follower:
         ours = frozenset(mark.key for mark in marks if beacons.is_ours(mark.hit.number))
         pieces = [*self._pieces, *self._joined]
         self.search.begin(sum(len(piece.buffer) for piece in pieces))
-        canaries = places(self.search, pieces, seen)
+        canaries = places(self.search, pieces, [one for one in seen if one[0] not in ours])
         unread = self.search.unread + Counter({Unread.FRAGMENTS: self._fragmented, Unread.HOLES: _holes(seen)})
         return Window(
             flows=tuple(_flow(key, stream, wiring) for key, stream in seen if key not in ours),

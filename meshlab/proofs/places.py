@@ -7,10 +7,13 @@ for itself, so that what stands between packets (headers of the ring, old bytes 
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
 from meshlab.proofs.flows import Finding
+from meshlab.proofs.forms import Form
 from meshlab.proofs.links import Wiring
 from meshlab.proofs.packets import TCP
 from meshlab.proofs.pieces import Key, Piece
@@ -42,17 +45,27 @@ def places(search: Search, pieces: Sequence[Piece], streams: Streams) -> list[Pl
     hit_keys = {place.key for place in found}
     followed = {key for key, stream in streams if stream.chunks and not stream.pending}
     found = [place for place in found if place.hit.number is not None or place.key not in followed]
-    for key, stream in streams:
-        if not stream.chunks:
-            continue
+    followed_bytes = [(key, stream, b"".join(stream.chunks)) for key, stream in streams if stream.chunks]
+    among = _forms_of(search, [data for _, _, data in followed_bytes])
+    for (key, stream, data), forms in zip(followed_bytes, among, strict=True):
         several = len(stream.chunks) > 1
         # The payload of one packet was searched as a packet.
-        hits = search.everywhere(b"".join(stream.chunks), only_layers=not several and key not in hit_keys)
+        hits = search.everywhere(data, among=forms if several or key in hit_keys else ())
         found += [
             Place(key, hit, stream.data_times[0], reassembled=several)
             for hit in hits
             if (key, hit.number, hit.encoding) not in known
         ]
+    return found
+
+
+def _forms_of(search: Search, texts: Sequence[bytes]) -> list[list[Form]]:
+    """Of each text the forms whose needles stand in it, found in one pass over all texts."""
+    starts = list(accumulate((len(text) for text in texts), initial=0))
+    found: list[list[Form]] = [[] for _ in texts]
+    for form, offsets in search.offsets(b"".join(texts)):
+        for place in sorted({bisect_right(starts, offset) - 1 for offset in offsets}) if form else ():
+            found[place].append(form)
     return found
 
 
@@ -75,9 +88,13 @@ def raw_places(search: Search, pieces: Sequence[Piece], streams: Streams) -> lis
 
 
 def _in_packets(search: Search, piece: Piece) -> Iterator[Place]:
-    for index in piece.indexes(search.offsets(piece.buffer)):
+    wanted: dict[int, list[Form]] = {}
+    for form, offsets in search.offsets(piece.buffer):
+        for index in piece.indexes(offsets):
+            wanted.setdefault(index, []).extend([form] if form else [])
+    for index, among in sorted(wanted.items(), key=lambda one: one[0]):
         frame, key = piece.frame(index), piece.keys[index]
-        for hit in search.plain(frame) if key[3] == TCP else search.everywhere(frame, more_follows=False):
+        for hit in search.plain(frame, among) if key[3] == TCP else search.everywhere(frame, more_follows=False):
             yield Place(key, hit, piece.packets[index].time_ns, reassembled=False)
 
 

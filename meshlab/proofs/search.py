@@ -66,36 +66,35 @@ class Search:
         self.budget = Budget.of(captured_bytes)
         self.unread.clear()
 
-    def offsets(self, data: bytes) -> set[int]:
-        """Where in a buffer words stand in any form, and where compressed streams may begin."""
-        return {hit.offset for form in self._forms for hit in _hits(form, data)} | set(_places(data, GZIP_MAGIC))
+    def offsets(self, data: bytes) -> Iterator[tuple[Form | None, list[int]]]:
+        """Where in a buffer the needle of each form stands; of no form: where compressed streams may begin."""
+        for form in self._forms:
+            yield form, list(_places(data, form.needle))
+        yield None, list(_places(data, GZIP_MAGIC))
 
     def raw_offsets(self, data: bytes) -> set[int]:
         """Where in a buffer words stand as they are."""
-        return {hit.offset for hit in _hits(self._raw, data)}
+        return set(_places(data, self._raw.needle))
 
     def raw(self, data: bytes) -> list[Hit]:
         """Find words as they are, and in no other form."""
         return _once(_hits(self._raw, data))
 
-    def plain(self, data: bytes) -> list[Hit]:
-        """Find words in every form, behind no layer."""
-        return _once(self._plain(data))
-
-    def _plain(self, data: bytes) -> Iterator[Hit]:
-        return (hit for form in self._forms for hit in _hits(form, data))
+    def plain(self, data: bytes, among: Iterable[Form] | None = None) -> list[Hit]:
+        """Find words in every form, or in those ``among`` which the data was found to have, behind no layer."""
+        return _once(hit for form in (self._forms if among is None else among) for hit in _hits(form, data))
 
     def everywhere(
-        self, data: bytes, *, more_follows: bool = True, only_layers: bool = False, depth: int = 0
+        self, data: bytes, *, more_follows: bool = True, among: Iterable[Form] | None = None, depth: int = 0
     ) -> list[Hit]:
         """Find words in every form and behind every layer, each number once in each form.
 
         Args:
             more_follows: where the bytes end inside a layer, the rest of it comes later, or never; else it was missed.
-            only_layers: what stands in no layer has been searched.
+            among: as of ``plain``, for what stands in no layer.
             depth: how many layers were taken off so far.
         """
-        hits = [] if only_layers else list(self._plain(data))
+        hits = self.plain(data, among)
         inside: list[Hit] = []
         read: list[tuple[int, int]] = []
         for layer in self._layers(data, more_follows):
