@@ -14,7 +14,8 @@ from meshlab.fuzz.replay import after, steps_of
 from meshlab.lab import Lab, open_lab
 from meshlab.lab.capture import Capture
 from meshlab.lab.check import Checked, complaints, requests
-from meshlab.lab.matrix import PlannedCell, cell_of, judge
+from meshlab.lab.judging import judge
+from meshlab.lab.matrix import PlannedCell, cell_of
 from meshlab.lab.sources import Source
 from meshlab.model import FAMILIES, Call, CallStep, Topology
 from meshlab.model.report import CheckReport, Proof

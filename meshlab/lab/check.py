@@ -16,16 +16,15 @@ from meshlab.errors import AuditError, LabError, LabLostError
 from meshlab.lab.attempt import Request
 from meshlab.lab.capture import Capture
 from meshlab.lab.evidence import save_somewhere, write_conversation
+from meshlab.lab.judging import Arrived, judge
 from meshlab.lab.lab import Lab, open_lab
 from meshlab.lab.matrix import (
     BULK_BYTES,
-    Arrived,
     Control,
     PlannedCell,
     calls_to_reach_all,
     cells,
     control_for,
-    judge,
     missed_by_chance,
 )
 from meshlab.lab.names import Target, behind

@@ -1,4 +1,4 @@
-"""Who calls whom in a check, what should come of it, and what did. Pure.
+"""Who calls whom in a check, and what should come of it. Pure; ``judging`` says what did.
 
 Cells are every ordered pair of different pods on each port that the destination declares, and every pod of the mesh to
 each port of every Service, by VIP; each in both families. A pod that calls a Service which it backs itself may be
@@ -9,7 +9,6 @@ leaves the pod, and so no packet of it can serve as a control (``hairpin``).
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 
@@ -18,11 +17,9 @@ from meshlab.lab.names import behind
 from meshlab.model import (
     FAMILIES,
     Address,
-    Call,
     Expectation,
     Family,
     Mesh,
-    Outcome,
     Pod,
     Service,
     ServicePort,
@@ -30,7 +27,7 @@ from meshlab.model import (
     Verdict,
     target_port,
 )
-from meshlab.model.report import Cell, Passage, Result
+from meshlab.model.report import Passage
 from meshlab.oracle import connection, decide, decide_service
 from meshlab.proofs.route import Target
 
@@ -42,7 +39,6 @@ BULK_BYTES = (1 << 20) + 17
 """More than a mebibyte, and no multiple of any buffer's size."""
 Places = Set[tuple[str, int, Family]]
 """(pod, port, family)"""
-_BYTES_CAME_BACK = Outcome.CLOSED_LATE | Outcome.HTTP_STATUS | Outcome.WRONG_BACKEND | Outcome.CORRUPTED
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,16 +95,6 @@ class PlannedCell:
     def denying(self) -> frozenset[Target]:
         """Those of them that deny the caller."""
         return frozenset(target for target in self.targets if self.endpoints[target.pod] is Verdict.DENY)
-
-
-@dataclass(frozen=True, slots=True)
-class Arrived:
-    """Connections of a cell's caller to the pods that may answer it, of all cells that lead to no others."""
-
-    counted: int
-    """By the kernel, in those pods."""
-    due: int
-    """Made by the caller."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,31 +169,6 @@ def control_for(denied: PlannedCell, planned: Sequence[PlannedCell]) -> Control:
         return Control(min(twins, key=lambda twin: _unlike(twin, denied)))
     elsewhere = [cell for cell in allowed if cell.to == denied.to]
     return Control(None, min(elsewhere, key=lambda cell: _unlike(cell, denied), default=None))
-
-
-def judge(planned: PlannedCell, calls: Sequence[Call], arrived: Arrived | None = None) -> Cell:
-    """What the calls of a cell come to; the reason is a sentence wherever it did not hold.
-
-    Args:
-        arrived: where only programs listen that answer nobody: what the kernel counted there instead.
-    """
-    seen = _seen(calls)
-    result, reason = _result(planned, seen, calls)
-    if arrived is not None and result is not Result.HELD and planned.expected == planned.oracle:
-        result, reason = _unanswered(planned, result, reason, arrived)
-    return Cell(
-        source=planned.source.key,
-        to=planned.to,
-        port=planned.port,
-        family=planned.family,
-        expected=planned.expected,
-        oracle=planned.oracle,
-        seen=seen,
-        outcome=_outcomes(calls),
-        rule=planned.rule,
-        result=result,
-        reason=reason,
-    )
 
 
 def _all_cells(mesh: Mesh, not_listening: Places) -> Iterator[PlannedCell]:
@@ -337,121 +298,3 @@ def _crosses_nodes(cell: PlannedCell) -> bool:
 def _unlike(twin: PlannedCell, denied: PlannedCell) -> tuple[bool, bool, bool]:
     """Less is more alike: the same address first, then the same way of travelling, then the same node."""
     return (twin.to != denied.to, twin.hbone != denied.hbone, twin.source.node != denied.source.node)
-
-
-def _seen(calls: Sequence[Call]) -> Passage:
-    ends: set[Passage] = {_end(call) for call in calls}
-    if "unclear" in ends or not ends:
-        return "unclear"
-    return "mixed" if len(ends) > 1 else ends.pop()
-
-
-def _end(call: Call) -> Passage:
-    if call.answered:
-        return "allow"
-    return "deny" if call.outcome in Outcome.REFUSED else "unclear"
-
-
-def _outcomes(calls: Sequence[Call]) -> str:
-    """``ok``, or ``12 ok, 8 reset`` where calls ended differently."""
-    counts = Counter(str(call.outcome) for call in calls)
-    if len(counts) == 1:
-        return next(iter(counts))
-    return ", ".join(f"{number} {outcome}" for outcome, number in sorted(counts.items()))
-
-
-def _result(planned: PlannedCell, seen: Passage, calls: Sequence[Call]) -> tuple[Result, str]:
-    if planned.expected != planned.oracle:
-        return Result.FAILED, (
-            f"spec.expect says {planned.expected}, the policies say {planned.oracle}, and the bytes say {seen}"
-        )
-    if not calls:
-        return Result.CANNOT_RUN, "no call was made"
-    for call in calls:
-        if complaint := _wrong_answer(planned, call):
-            return Result.FAILED, complaint
-    if planned.balanced and seen == "allow" and (left_out := _left_out(planned, calls)):
-        return Result.FAILED, left_out
-    if seen == planned.expected or (_need_not_answer(planned) and seen != "unclear"):
-        return Result.HELD, _in_its_own_words(calls)
-    return _surprise(planned, seen, calls)
-
-
-def _wrong_answer(planned: PlannedCell, call: Call) -> str:
-    """An answer from where none may come, whatever the other calls show."""
-    if call.outcome is not Outcome.OK or call.peer is None:
-        return ""
-    verdict = planned.endpoints.get(call.peer.pod)
-    if verdict is None:
-        return f"a call was answered by {call.peer.pod}, which is not behind {planned.to}:{planned.port}"
-    if verdict is Verdict.DENY:
-        return f"a call that is denied was answered by {call.peer.pod}"
-    port = planned.ports[call.peer.pod]
-    if call.peer.server_port != port:
-        return f"a call arrived at port {call.peer.server_port} of {call.peer.pod}, not at {port}"
-    address = planned.source.address(planned.family)
-    if call.peer.address != address:
-        return f"the server saw the client at {call.peer.address}, not at {address}"
-    return ""
-
-
-def _left_out(planned: PlannedCell, calls: Sequence[Call]) -> str:
-    """The endpoint that none of many calls reached, as a sentence; empty where each answered."""
-    answered = {call.peer.pod for call in calls if call.peer is not None}
-    missing = sorted(planned.endpoints.keys() - answered)
-    if not answered or not missing:
-        return ""
-    chance = missed_by_chance(len(planned.endpoints))
-    return (
-        f"none of {len(calls)} fresh connections reached {missing[0]}, and nothing prefers another endpoint"
-        f" (a random choice leaves one out with a probability of {chance:.1e})"
-    )
-
-
-def _unanswered(planned: PlannedCell, result: Result, reason: str, arrived: Arrived) -> tuple[Result, str]:
-    """What is known of a call to a program that answers nobody: whether the kernel counted its connection there."""
-    counted = (
-        f"the program answers nobody, not even its own pod, and {arrived.counted} connections of {planned.source.key} "
-        f"reached it ({arrived.due} were made)"
-    )
-    if planned.expected == "allow" and arrived.counted >= arrived.due:
-        return Result.HELD, counted
-    return result, f"{reason}; {counted}"
-
-
-def _need_not_answer(planned: PlannedCell) -> bool:
-    return not planned.listening and planned.expected != "deny"
-
-
-def _in_its_own_words(calls: Sequence[Call]) -> str:
-    """What a program of a pod's own has answered, where that is not simply the answer that was asked for."""
-    others = [call for call in calls if call.answered and call.outcome is not Outcome.OK]
-    return f"the pod's own program answered ({_detail(others[0])})" if others else ""
-
-
-def _detail(call: Call) -> str:
-    return f"{call.outcome}{f', {call.error}' if call.error else ''}"
-
-
-def _surprise(planned: PlannedCell, seen: Passage, calls: Sequence[Call]) -> tuple[Result, str]:
-    """``seen`` is not what was expected, and row and oracle agree."""
-    if seen == "unclear":
-        return _unclear(planned, calls)
-    if planned.expected == "mixed":
-        side = "was answered, by endpoints that allow it" if seen == "allow" else "was refused"
-        return Result.CANNOT_TELL, f"each of {len(calls)} calls {side}, so the others may never have been picked"
-    if planned.expected == "deny":
-        answer = next(call for call in calls if call.answered)
-        return Result.FAILED, f"a call that is denied was answered ({_detail(answer)})"
-    refused = next(call for call in calls if _end(call) == "deny")
-    return Result.FAILED, f"a call that is allowed was refused{f' ({refused.error})' if refused.error else ''}"
-
-
-def _unclear(planned: PlannedCell, calls: Sequence[Call]) -> tuple[Result, str]:
-    call = next(call for call in calls if _end(call) == "unclear")
-    detail = _detail(call)
-    if call.outcome in _BYTES_CAME_BACK:
-        return Result.FAILED, f"bytes came back, though not the ones asked for ({detail})"
-    if planned.expected == "allow":
-        return Result.FAILED, f"a call that is allowed got no answer ({detail})"
-    return Result.CANNOT_TELL, f"neither a refusal nor an answer ({detail}), which does not show that a policy decided"

@@ -8,12 +8,11 @@ from typing import Any
 
 import pytest
 
+from meshlab.lab.judging import Arrived, judge
 from meshlab.lab.matrix import (
     MISSED_BY_CHANCE,
-    Arrived,
     PlannedCell,
     calls_to_reach_all,
-    judge,
     missed_by_chance,
 )
 from meshlab.model import Call, Outcome, Peer, Pod, Verdict

@@ -1,0 +1,170 @@
+"""From the bytes of a cell's calls to its result, and why. Pure.
+
+An answer from the wrong place fails a cell whatever else was seen: from another pod, at another port, to a client at
+another address. Then what was seen is compared with what was expected.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from meshlab.lab.matrix import PlannedCell, missed_by_chance
+from meshlab.model import Call, Outcome, Verdict
+from meshlab.model.report import Cell, Passage, Result
+
+_BYTES_CAME_BACK = Outcome.CLOSED_LATE | Outcome.HTTP_STATUS | Outcome.WRONG_BACKEND | Outcome.CORRUPTED
+
+
+@dataclass(frozen=True, slots=True)
+class Arrived:
+    """Connections of a cell's caller to the pods that may answer it, of all cells that lead to no others."""
+
+    counted: int
+    """By the kernel, in those pods."""
+    due: int
+    """Made by the caller."""
+
+
+def judge(planned: PlannedCell, calls: Sequence[Call], arrived: Arrived | None = None) -> Cell:
+    """What the calls of a cell come to; the reason is a sentence wherever it did not hold.
+
+    Args:
+        arrived: where only programs listen that answer nobody: what the kernel counted there instead.
+    """
+    seen = _seen(calls)
+    result, reason = _result(planned, seen, calls)
+    if arrived is not None and result is not Result.HELD and planned.expected == planned.oracle:
+        result, reason = _unanswered(planned, result, reason, arrived)
+    return Cell(
+        source=planned.source.key,
+        to=planned.to,
+        port=planned.port,
+        family=planned.family,
+        expected=planned.expected,
+        oracle=planned.oracle,
+        seen=seen,
+        outcome=_outcomes(calls),
+        rule=planned.rule,
+        result=result,
+        reason=reason,
+    )
+
+
+def _seen(calls: Sequence[Call]) -> Passage:
+    ends: set[Passage] = {_end(call) for call in calls}
+    if "unclear" in ends or not ends:
+        return "unclear"
+    return "mixed" if len(ends) > 1 else ends.pop()
+
+
+def _end(call: Call) -> Passage:
+    if call.answered:
+        return "allow"
+    return "deny" if call.outcome in Outcome.REFUSED else "unclear"
+
+
+def _outcomes(calls: Sequence[Call]) -> str:
+    """``ok``, or ``12 ok, 8 reset`` where calls ended differently."""
+    counts = Counter(str(call.outcome) for call in calls)
+    if len(counts) == 1:
+        return next(iter(counts))
+    return ", ".join(f"{number} {outcome}" for outcome, number in sorted(counts.items()))
+
+
+def _result(planned: PlannedCell, seen: Passage, calls: Sequence[Call]) -> tuple[Result, str]:
+    if planned.expected != planned.oracle:
+        return Result.FAILED, (
+            f"spec.expect says {planned.expected}, the policies say {planned.oracle}, and the bytes say {seen}"
+        )
+    if not calls:
+        return Result.CANNOT_RUN, "no call was made"
+    for call in calls:
+        if complaint := _wrong_answer(planned, call):
+            return Result.FAILED, complaint
+    if planned.balanced and seen == "allow" and (left_out := _left_out(planned, calls)):
+        return Result.FAILED, left_out
+    if seen == planned.expected or (_need_not_answer(planned) and seen != "unclear"):
+        return Result.HELD, _in_its_own_words(calls)
+    return _surprise(planned, seen, calls)
+
+
+def _wrong_answer(planned: PlannedCell, call: Call) -> str:
+    """An answer from where none may come, whatever the other calls show."""
+    if call.outcome is not Outcome.OK or call.peer is None:
+        return ""
+    verdict = planned.endpoints.get(call.peer.pod)
+    if verdict is None:
+        return f"a call was answered by {call.peer.pod}, which is not behind {planned.to}:{planned.port}"
+    if verdict is Verdict.DENY:
+        return f"a call that is denied was answered by {call.peer.pod}"
+    port = planned.ports[call.peer.pod]
+    if call.peer.server_port != port:
+        return f"a call arrived at port {call.peer.server_port} of {call.peer.pod}, not at {port}"
+    address = planned.source.address(planned.family)
+    if call.peer.address != address:
+        return f"the server saw the client at {call.peer.address}, not at {address}"
+    return ""
+
+
+def _left_out(planned: PlannedCell, calls: Sequence[Call]) -> str:
+    """The endpoint that none of many calls reached, as a sentence; empty where each answered."""
+    answered = {call.peer.pod for call in calls if call.peer is not None}
+    missing = sorted(planned.endpoints.keys() - answered)
+    if not answered or not missing:
+        return ""
+    chance = missed_by_chance(len(planned.endpoints))
+    return (
+        f"none of {len(calls)} fresh connections reached {missing[0]}, and nothing prefers another endpoint"
+        f" (a random choice leaves one out with a probability of {chance:.1e})"
+    )
+
+
+def _unanswered(planned: PlannedCell, result: Result, reason: str, arrived: Arrived) -> tuple[Result, str]:
+    """What is known of a call to a program that answers nobody: whether the kernel counted its connection there."""
+    counted = (
+        f"the program answers nobody, not even its own pod, and {arrived.counted} connections of {planned.source.key} "
+        f"reached it ({arrived.due} were made)"
+    )
+    if planned.expected == "allow" and arrived.counted >= arrived.due:
+        return Result.HELD, counted
+    return result, f"{reason}; {counted}"
+
+
+def _need_not_answer(planned: PlannedCell) -> bool:
+    return not planned.listening and planned.expected != "deny"
+
+
+def _in_its_own_words(calls: Sequence[Call]) -> str:
+    """What a program of a pod's own has answered, where that is not simply the answer that was asked for."""
+    others = [call for call in calls if call.answered and call.outcome is not Outcome.OK]
+    return f"the pod's own program answered ({_detail(others[0])})" if others else ""
+
+
+def _detail(call: Call) -> str:
+    return f"{call.outcome}{f', {call.error}' if call.error else ''}"
+
+
+def _surprise(planned: PlannedCell, seen: Passage, calls: Sequence[Call]) -> tuple[Result, str]:
+    """``seen`` is not what was expected, and row and oracle agree."""
+    if seen == "unclear":
+        return _unclear(planned, calls)
+    if planned.expected == "mixed":
+        side = "was answered, by endpoints that allow it" if seen == "allow" else "was refused"
+        return Result.CANNOT_TELL, f"each of {len(calls)} calls {side}, so the others may never have been picked"
+    if planned.expected == "deny":
+        answer = next(call for call in calls if call.answered)
+        return Result.FAILED, f"a call that is denied was answered ({_detail(answer)})"
+    refused = next(call for call in calls if _end(call) == "deny")
+    return Result.FAILED, f"a call that is allowed was refused{f' ({refused.error})' if refused.error else ''}"
+
+
+def _unclear(planned: PlannedCell, calls: Sequence[Call]) -> tuple[Result, str]:
+    call = next(call for call in calls if _end(call) == "unclear")
+    detail = _detail(call)
+    if call.outcome in _BYTES_CAME_BACK:
+        return Result.FAILED, f"bytes came back, though not the ones asked for ({detail})"
+    if planned.expected == "allow":
+        return Result.FAILED, f"a call that is allowed got no answer ({detail})"
+    return Result.CANNOT_TELL, f"neither a refusal nor an answer ({detail}), which does not show that a policy decided"
