@@ -64,6 +64,10 @@ def _near(name: str, breaks: str) -> Mutant:
     return Mutant(name, breaks, "ztunnel", f"meshlab.testing.mutants.near:{name.replace('-', '_')}")
 
 
+def _unseen(name: str, breaks: str) -> Mutant:
+    return Mutant(name, breaks, "ztunnel", f"meshlab.testing.mutants.unseen:{name.replace('-', '_')}")
+
+
 MUTANTS = _named(
     _ztunnel("leaks-plaintext", "sends what it tunnels in clear to the application's port as well"),
     _ztunnel("falls-back-to-plaintext", "calls in clear when a tunnel is refused"),
@@ -126,6 +130,18 @@ MUTANTS = _named(
     _near("not-ports-of-operations-are-anded", "wants the notPorts of every operation of a rule to hold, not of one"),
     _near("not-ports-of-clauses-are-ored", "is content where the negative ports of one clause of several hold"),
     _near("flips-a-bit-in-bulk", "flips one bit of the byte that ends the first MiB of a stream, each way"),
+    _unseen(
+        "replicas-share-a-tunnel",
+        "shares tunnels between pods of a node with one account: apps and policies see another replica's address",
+    ),
+    _unseen("leaks-after-a-pause", "sends what an app says after a second of silence in clear to its port as well"),
+    _unseen("cuts-slow-answers-after-a-fin", "ends a connection in good order one second after one side's FIN"),
+    _unseen("admits-when-busy", "judges no connection to a pod that comes while 24 others are open there"),
+    _unseen(
+        "gives-a-late-answer-to-the-next",
+        "keeps the bytes that come for an app that has hung up, and gives them to the next caller of the same port",
+    ),
+    _unseen("delivers-twice", "sends all that is dialled by a service's address to its endpoint a second time"),
     Mutant(
         "agent-writes-no-rules",
         "enrols pods without redirecting their traffic",
