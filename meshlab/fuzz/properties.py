@@ -152,7 +152,7 @@ def fault(mesh: Mesh, call: Call, *, allowed: bool, arrived: str) -> str:
     """How ``call`` did not end as it should have; empty where it did.
 
     Args:
-        arrived: what of it reached a server, in words (``lab.arrivals.arrived``); empty where nothing did.
+        arrived: what reached a server and should not have, in words (``lab.arrivals.arrived``); else empty.
     """
     detail = f"{call.outcome}{f' ({call.error})' if call.error else ''}"
     if allowed:
@@ -161,7 +161,7 @@ def fault(mesh: Mesh, call: Call, *, allowed: bool, arrived: str) -> str:
         address = mesh.pod(call.source).address(call.family)
         if call.peer is not None and call.peer.address != address and is_sent_out(mesh, call):
             return f"the server saw the client at {call.peer.address}, not {address}"
-        return _wrong_port(mesh, call)
+        return _wrong_port(mesh, call) or arrived
     if call.outcome not in Outcome.REFUSED:
         return detail
     return f"{detail}, and {arrived}" if arrived else ""

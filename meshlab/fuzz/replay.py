@@ -242,7 +242,7 @@ def _requests(lab: Lab, step: CallStep) -> Iterator[Request]:
 
 def _wrong(lab: Lab, step: CallStep, calls: Sequence[Call]) -> list[Wrong]:
     allowed = step.expect is Verdict.ALLOW
-    arrivals = {} if allowed else arrived(lab, calls, calls)
+    arrivals = arrived(lab, [] if allowed else calls, calls)
     return [
         Wrong(
             kind="verdict",

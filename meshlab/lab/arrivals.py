@@ -14,7 +14,8 @@ from meshlab.lab.names import behind, ports_of
 from meshlab.lab.site import Site
 from meshlab.model import Address, Call, Mesh, Pod
 from meshlab.plan.network import pod_netns
-from meshlab.proofs.arrivals import Arrival, Arrivals, Kernel, unexplained
+from meshlab.proofs.arrivals import Arrival, Arrivals, Kernel, surplus, unexplained
+from meshlab.proofs.links import Wiring
 from meshlab.proofs.route import Target
 
 if TYPE_CHECKING:
@@ -24,16 +25,17 @@ _PATIENCE_S = 10.0
 
 
 def arrived(lab: Lab, denied: Sequence[Call], made: Sequence[Call]) -> dict[int, str]:
-    """Number of each of the ``denied`` calls of which something reached a server -> what, as half a sentence.
+    """Number of each call of which more reached a server than should have -> what, as half a sentence.
 
     Args:
-        made: all calls of that time, whose connections are not taken for those of the denied ones.
+        denied: the calls of which nothing should have.
+        made: all calls of that time, each of which should have made one connection at most.
     """
-    if not denied:
+    if not made:
         return {}
-    counted = lab.arrivals(denied, min(call.started_ns for call in denied))
+    counted = lab.arrivals(denied, min(call.started_ns for call in made))
     wiring = lab.captures.wiring()
-    found = {}
+    found = beyond(lab.mesh, wiring, counted, made)
     for call in denied:
         targets = [Target(pod.key, port) for pod, port in behind(lab.mesh, call.to)]
         if some := unexplained(counted, wiring, call, targets, made):
@@ -41,6 +43,15 @@ def arrived(lab: Lab, denied: Sequence[Call], made: Sequence[Call]) -> dict[int,
         elif call.number in counted.canaries:
             found[call.number] = "its canary reached a server"
     return found
+
+
+def beyond(mesh: Mesh, wiring: Wiring, counted: Arrivals, made: Sequence[Call]) -> dict[int, str]:
+    """Number of a call -> a connection beyond those that the calls made, as half a sentence."""
+    clients = [pod.key for pod in mesh.pods if pod.program is None]
+    more = surplus(counted, wiring, made, clients)
+    return {
+        number: f"the servers counted one connection more than calls were made: {one}" for number, one in more.items()
+    }
 
 
 def count(

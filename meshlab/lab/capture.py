@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from meshlab.errors import CannotTellError, ProofFailedError, UsageError
 from meshlab.lab.arguments import checks_arguments
-from meshlab.lab.arrivals import by_kernel
+from meshlab.lab.arrivals import beyond, by_kernel
 from meshlab.lab.identities import AccessLogs
 from meshlab.lab.names import behind
 from meshlab.model import Call, Family, Mesh, SpiffeId, Verdict
@@ -159,6 +159,10 @@ class Capture:
             calls=list(self._calls.values()),
         )
 
+    def beyond(self) -> dict[int, str]:
+        """Number of a call of this window -> a connection at a server beyond those that the calls made, in words."""
+        return beyond(self._lab.mesh, self.wiring, self._counted(None), list(self._calls.values()))
+
     def path(self, call: Call) -> Proof:
         """As ``prove_path``, as a value."""
         return verdicts.path(self.window, self.wiring, call, self.targets(call), self._cohort(call))
@@ -258,10 +262,11 @@ class Capture:
         ]
         return denying or targets
 
-    def _counted(self, call: Call) -> Arrivals:
+    def _counted(self, call: Call | None) -> Arrivals:
         """What the servers have counted since the window opened; while it is open, they are asked each time."""
-        if self._arrivals is None or self._window is None or call.number not in self._calls:
-            self._arrivals = self._lab.arrivals([*self._calls.values(), call], self._opened_ns, self._before)
+        others = [call] if call is not None and call.number not in self._calls else []
+        if self._arrivals is None or self._window is None or others:
+            self._arrivals = self._lab.arrivals([*self._calls.values(), *others], self._opened_ns, self._before)
         return self._arrivals
 
     def _cohort(self, call: Call) -> Cohort | None:

@@ -54,6 +54,8 @@ class _Made:
     """The calls of a check, by what they are for."""
 
     of_cell: dict[str, list[Call]] = field(default_factory=dict)
+    again: dict[str, list[Call]] = field(default_factory=dict)
+    """Calls of the second round, over tunnels that are open already."""
     loopback: dict[tuple[str, int, int], Call] = field(default_factory=dict)
     """(pod, port, family) -> the server's own call to itself."""
 
@@ -130,14 +132,25 @@ def _check(lab: Lab, planned: Sequence[PlannedCell], say: Callable[[str], None])
     say(f"calling {sum(cell.calls for cell in planned)} times in {len(planned)} cells")
     with lab.capture() as capture:
         made = _call_all(lab, planned)
+        _call_again(lab, planned, made)
     called = time.monotonic()
     say("proving")
     proofs = tuple(_proofs(capture, planned, made))
+    beyond = capture.beyond()
     took = {"calls": called - started, "proofs": time.monotonic() - called}
     report = CheckReport(
         topology=lab.topology.name,
         implementations=lab.implementations,
-        cells=tuple(judge(cell, made.of_cell[cell.name], _arrived(lab, cell, planned, made)) for cell in planned),
+        cells=tuple(
+            judge(
+                cell,
+                made.of_cell[cell.name],
+                _arrived(lab, cell, planned, made),
+                again=made.again.get(cell.name, ()),
+                beyond=beyond,
+            )
+            for cell in planned
+        ),
         proofs=proofs,
         notes=tuple(_notes(planned)),
         audit=tuple(f"{key} is still pending: {why}" for key, why in sorted(lab.pending.items())),
@@ -172,6 +185,17 @@ def _call_all(lab: Lab, planned: Sequence[PlannedCell]) -> _Made:
     for (keep, _), call in zip(wanted, lab.calls([request for _, request in wanted]), strict=True):
         keep(call)
     return made
+
+
+def _call_again(lab: Lab, planned: Sequence[PlannedCell], made: _Made) -> None:
+    """Call each cell once more, over tunnels that are open by now: in the first round nobody could mix them up."""
+    asked = [
+        cell
+        for cell in planned
+        if cell.hbone and cell.listening and cell.oracle != "mixed" and lab.is_echo(f"{cell.to}:{cell.port}")
+    ]
+    calls = lab.calls([next(requests(lab, cell)) for cell in asked])
+    made.again = {cell.name: [call] for cell, call in zip(asked, calls, strict=True)}
 
 
 def _keeper(where: dict[tuple[str, int, int], Call], key: tuple[str, int, int]) -> Callable[[Call], None]:
@@ -255,7 +279,8 @@ def _proofs(capture: Capture, planned: Sequence[PlannedCell], made: _Made) -> It
         if cell.oracle == "allow" and cell.listening:
             yield capture.best_identity(made.first(cell))
     if hbone:
-        yield from capture.nothing_in_clear([call for cell in hbone for call in made.of_cell[cell.name]])
+        every = ((*made.of_cell[cell.name], *made.again.get(cell.name, ())) for cell in hbone)
+        yield from capture.nothing_in_clear([call for calls in every for call in calls])
 
 
 def _denied(capture: Capture, cell: PlannedCell, planned: Sequence[PlannedCell], made: _Made) -> Iterator[Proof]:

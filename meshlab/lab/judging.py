@@ -7,8 +7,8 @@ another address. Then what was seen is compared with what was expected.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from meshlab.lab.matrix import PlannedCell, missed_by_chance
 from meshlab.model import Call, Outcome, Verdict
@@ -27,16 +27,31 @@ class Arrived:
     """Made by the caller."""
 
 
-def judge(planned: PlannedCell, calls: Sequence[Call], arrived: Arrived | None = None) -> Cell:
+def judge(
+    planned: PlannedCell,
+    calls: Sequence[Call],
+    arrived: Arrived | None = None,
+    *,
+    again: Sequence[Call] = (),
+    beyond: Mapping[int, str] | None = None,
+) -> Cell:
     """What the calls of a cell come to; the reason is a sentence wherever it did not hold.
 
     Args:
+        again: a call that was made later, over tunnels that were open already.
+        beyond: number of a call -> what its servers counted beyond what the calls made.
         arrived: where only programs listen that answer nobody: what the kernel counted there instead.
     """
     seen = _seen(calls)
     result, reason = _result(planned, seen, calls)
     if arrived is not None and result is not Result.HELD and planned.expected == planned.oracle:
         result, reason = _unanswered(planned, result, reason, arrived)
+    if result is Result.HELD and again:
+        result, later = _result(replace(planned, balanced=False), _seen(again), again)
+        reason = reason if result is Result.HELD else f"over a tunnel that was open already: {later}"
+    surplus = [beyond[call.number] for call in (*calls, *again) if beyond and call.number in beyond]
+    if result is Result.HELD and surplus:
+        result, reason = Result.FAILED, surplus[0]
     return Cell(
         source=planned.source.key,
         to=planned.to,

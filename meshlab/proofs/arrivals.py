@@ -90,6 +90,39 @@ def unexplained(
     return found
 
 
+def surplus(arrivals: Arrivals, wiring: Wiring, calls: Sequence[Call], clients: Iterable[str]) -> dict[int, Arrival]:
+    """Return, by number of a call, a connection beyond those that calls made: each makes one, at one server.
+
+    One that no call of its pod explains is held against the latest of that pod's calls that had begun by then.
+
+    Args:
+        calls: all calls of the time.
+        clients: the pods whose connections are all made by calls: those that run no program of their own.
+    """
+    owners = {address: pod for pod in clients for address in wiring.sites[pod].addresses}
+    seen: dict[tuple[str, Target], list[Arrival]] = defaultdict(list)
+    for one in arrivals.connections:
+        if one.opened_ns >= arrivals.since_ns and (pod := owners.get(one.client.packed)) is not None:
+            seen[pod, Target(one.pod, one.port)].append(one)
+    by_source: dict[str, list[Call]] = defaultdict(list)
+    for call in calls:
+        by_source[call.source].append(call)
+    found = {}
+    for (pod, target), mine in seen.items():
+        for one in _without(mine, [call for call in by_source[pod] if _may_explain(call, target)]):
+            begun = [call for call in by_source[pod] if call.started_ns <= one.opened_ns and not call.refused]
+            if begun:
+                found[max(begun, key=lambda call: call.started_ns).number] = one
+    return found
+
+
+def _may_explain(call: Call, target: Target) -> bool:
+    """Whether a connection at ``target`` may be the call's: it was answered there, or nobody knows how far it came."""
+    if call.peer is None:
+        return not call.refused
+    return (call.peer.pod, call.peer.server_port) == (target.pod, target.port)
+
+
 def reached(arrivals: Arrivals, wiring: Wiring, call: Call, targets: Iterable[Target]) -> bool:
     """Whether bytes of ``call`` were counted at one of ``targets``."""
     own = wiring.sites[call.source].addresses

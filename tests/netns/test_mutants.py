@@ -36,10 +36,24 @@ KILLED_BY = {
     "shows-no-certificate": {"identity"},
     "loses-the-source-address": {"cells"},
     "always-the-first-endpoint": {"cells"},
+    "delivers-twice": {"cells"},
+    "replicas-share-a-tunnel": {"cells"},
+    "admits-when-busy": {"cells"},
+    "flips-a-bit-in-bulk": {"cells"},
+    "sends-canary-to-a-collector": {"encrypted"},
+    "leaks-in-fragments": {"encrypted"},
+    "leaks-in-chunked-gzip": {"encrypted"},
+    "leaks-in-h2-headers": {"encrypted"},
 }
 """Mutant -> checks that must each notice it; others may as well."""
-ON_POLICIES = {"denies-late-at-the-vip", "always-the-first-endpoint", "round-robin-endpoints"}
-"""What shows only where a Service denies somebody, and has endpoints on two nodes."""
+ON_POLICIES = {
+    "admits-when-busy",
+    "always-the-first-endpoint",
+    "denies-late-at-the-vip",
+    "replicas-share-a-tunnel",
+    "round-robin-endpoints",
+}
+"""What shows only where a Service denies somebody, has endpoints on two nodes, a caller has a replica, or many call."""
 
 
 def run(*, mutant: str | None = None, variant: str | None = None) -> CheckReport:

@@ -240,3 +240,18 @@ def test_a_program_that_answers_nobody_is_judged_by_the_connections_that_reached
     lost = judge(ALLOWED, SILENT, Arrived(counted=1, due=2))
     assert lost.result is Result.FAILED
     assert "1 connections of shop/client reached it (2 were made)" in lost.reason
+
+
+def test_what_holds_over_new_tunnels_has_to_hold_over_open_ones_too() -> None:
+    assert OK.peer is not None
+    mixed_up = replace(OK, peer=replace(OK.peer, address=ip_address("10.64.0.9")))
+    assert judge(ALLOWED, [OK], again=[OK]).result is Result.HELD
+    cell = judge(ALLOWED, [OK], again=[mixed_up])
+    assert (cell.result, cell.outcome) == (Result.FAILED, "ok")
+    assert cell.reason.startswith("over a tunnel that was open already: the server saw the client at 10.64.0.9")
+
+
+def test_a_call_that_made_two_connections_fails_its_cell() -> None:
+    assert judge(ALLOWED, [OK], beyond={8: "another call's"}).result is Result.HELD
+    cell = judge(ALLOWED, [OK], beyond={7: "one connection more"})
+    assert (cell.result, cell.reason) == (Result.FAILED, "one connection more")

@@ -11,7 +11,7 @@ import pytest
 
 from meshlab.model import Call, Outcome
 from meshlab.model.report import Proof, Result
-from meshlab.proofs.arrivals import Arrival, Arrivals
+from meshlab.proofs.arrivals import Arrival, Arrivals, surplus
 from meshlab.proofs.denial import Twin, denied
 from meshlab.proofs.route import Target
 
@@ -132,3 +132,39 @@ def test_at_a_program_of_a_pods_own_the_kernel_counts(connections: dict[str, int
     kernel = {(PROGRAM, ip_address(address)): number for address, number in connections.items()}
     proof = prove(Arrivals(since_ns=scenes.T0, programs=frozenset({"shop/server"}), kernel=kernel))
     assert (proof.result, says in proof.reason) == (result, True)
+
+
+# --- more than was called -------------------------------------------------------------------------------------------
+
+
+def beyond(*more: Arrival, calls: tuple[Call, ...] = (ALLOWED, DENIED)) -> dict[int, Arrival]:
+    return surplus(also(*more), scenes.wiring(), calls, ["shop/client", "shop/intruder"])
+
+
+def client_again(after_ns: int = 2) -> Arrival:
+    at = ALLOWED.started_ns + after_ns
+    return Arrival("shop/server", 8080, ALLOWED.source_ip, 42000, at, at, 9)
+
+
+def test_one_connection_for_each_answered_call_is_what_there_should_be() -> None:
+    assert beyond() == {}
+
+
+@pytest.mark.parametrize("after_ns", [2, 10**10], ids=["at-once", "later"])
+def test_a_second_connection_is_held_against_the_clients_latest_call(after_ns: int) -> None:
+    assert beyond(client_again(after_ns)) == {1: client_again(after_ns)}
+
+
+def test_a_connection_at_another_endpoint_is_one_too_many() -> None:
+    elsewhere = replace(client_again(), pod="shop/plain", port=9090)
+    assert beyond(elsewhere) == {1: elsewhere}
+
+
+def test_connections_of_pods_that_run_programs_of_their_own_are_not_counted() -> None:
+    assert surplus(also(client_again()), scenes.wiring(), [ALLOWED], ["shop/intruder"]) == {}
+
+
+def test_a_call_that_was_cut_off_may_have_made_a_connection_and_a_refused_one_has_not() -> None:
+    for outcome, explained in ((Outcome.TIMEOUT, True), (Outcome.CLOSED_LATE, True), (Outcome.RESET, False)):
+        other = replace(ALLOWED, number=8, outcome=outcome, peer=None)
+        assert (beyond(client_again(), calls=(ALLOWED, other)) == {}) is explained
