@@ -40,10 +40,6 @@ KILLED_BY = {
     "replicas-share-a-tunnel": {"cells"},
     "admits-when-busy": {"cells"},
     "flips-a-bit-in-bulk": {"cells"},
-    "sends-canary-to-a-collector": {"encrypted"},
-    "leaks-in-fragments": {"encrypted"},
-    "leaks-in-chunked-gzip": {"encrypted"},
-    "leaks-in-h2-headers": {"encrypted"},
 }
 """Mutant -> checks that must each notice it; others may as well."""
 ON_POLICIES = {
