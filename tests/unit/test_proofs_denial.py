@@ -78,7 +78,7 @@ def test_its_canary_at_any_server_fails_it() -> None:
 
 
 def test_each_answered_call_of_the_client_explains_one_connection_and_no_more() -> None:
-    later = replace(DENIED, number=7, outcome=Outcome.OK, peer=replace(ALLOWED.peer, address=DENIED.source_ip))  # type: ignore[arg-type, type-var]
+    later = replace(DENIED, number=7, outcome=Outcome.OK, peer=replace(ALLOWED.peer, address=DENIED.source_ip))  # type: ignore[type-var]
     assert prove(also(from_(INTRUDER, 9)), calls=[ALLOWED, DENIED, later]).result is HELD
     assert prove(also(from_(INTRUDER, 9), from_(INTRUDER, 9)), calls=[ALLOWED, DENIED, later]).result is FAILED
 

@@ -114,7 +114,7 @@ class _LateForServices(ServerTunnel):
     """A call that was dialled by a service's address is let in, and refused when the app has been reached."""
 
     def _judge(self, event: ConnectReceived) -> Target | Refusal:
-        guard = self._inbound.guard
+        guard = self._door.guard
         assert isinstance(guard, _LateGuardForServices)
         guard.late = ";host=" in str(event.headers.get("forwarded", ""))
         try:
@@ -134,7 +134,7 @@ class _ServiceDoor(_DoorWithoutAnswers):
     guard_class = _LateGuardForServices
 
     def accept_hbone(self) -> ServerTunnel:
-        tunnel = _LateForServices(self)
+        tunnel = _LateForServices(self, self._tunnels.discard)
         self._tunnels.add(tunnel)
         return tunnel
 
