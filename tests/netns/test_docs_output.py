@@ -1,4 +1,4 @@
-"""What the README shows as printed is printed, line by line; numbers may differ."""
+"""What the README shows as printed is printed, line by line; numbers may differ, but not how many are counted."""
 
 from __future__ import annotations
 
@@ -16,6 +16,8 @@ SHOWN = re.findall(r"<!-- output: (meshlab [^\n]*) -->\n```text\n(.*?)```", READ
 
 WHERE = re.compile(r"canary of call \d+ in clear|more places|^\.\.\.$")
 """Where a leak is seen first depends on which link was read first."""
+NUMBER = re.compile(r"\d++(?! (?:cells|of them|proofs|beacons|links|drops))")
+"""What differs from run to run. How many cells, proofs and beacons there are does not."""
 
 
 @pytest.mark.parametrize(("command", "text"), SHOWN, ids=[command for command, _ in SHOWN])
@@ -32,7 +34,7 @@ def test_the_readme_shows_what_is_printed(command: str, text: str, tmp_path: Pat
 
 
 def _without_numbers(line: str) -> str:
-    return " ".join(re.sub(r"\d+", "#", line).split())
+    return " ".join(NUMBER.sub("#", line).split())
 
 
 def test_the_readme_shows_a_check_that_holds_and_one_that_fails() -> None:
