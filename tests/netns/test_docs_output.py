@@ -27,7 +27,7 @@ def test_the_readme_shows_what_is_printed(command: str, text: str, tmp_path: Pat
     done = subprocess.run(argv, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=60, check=False)
     printed = {_without_numbers(line) for line in done.stdout.splitlines()}
     shown = [line for line in text.splitlines() if not WHERE.search(line)]
-    assert [line for line in shown if _without_numbers(line) not in printed] == []
+    assert [line for line in shown if _without_numbers(line) not in printed] == [], done.stdout
     if "FAILED" in text:
         assert any("canary of call # in clear (raw) on node-#:" in line for line in printed)
     assert done.returncode == (1 if "FAILED" in text else 0)
