@@ -62,6 +62,7 @@ class _Commands(click.Group):
             _say(f"this machine does not let it go on: {error}")
             sys.exit(3)
         finally:
+            _lose_what_cannot_be_written()
             # registered last, so that it runs first: another Ctrl-C must not interrupt what Python does at its exit
             atexit.register(signal.signal, signal.SIGINT, signal.SIG_IGN)
 
@@ -478,6 +479,15 @@ def _write(text: str) -> None:
     except OSError as error:
         _to_nowhere(sys.stdout.fileno())
         _say(f"stdout cannot be written ({error.strerror}); this was to go there:\n{text}", end="")
+
+
+def _lose_what_cannot_be_written() -> None:
+    """Python ends 120 where it cannot write what a stream's buffer still has."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError:
+            _to_nowhere(stream.fileno())
 
 
 def _to_nowhere(number: int) -> None:

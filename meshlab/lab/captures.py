@@ -31,8 +31,11 @@ from meshlab.proofs.links import FABRIC, MGMT, PROXY, Link, LinkId, Wiring, site
 from meshlab.proofs.packets import RECORD
 from meshlab.proofs.window import Window
 
-_FLUSH_S = 2.0
+_FLUSH_S = 20.0
 """How long the last beacons may take from the wire to us, before they count as not seen."""
+_SILENCE_S = 0.1
+_SILENCES = 20
+"""After so many times that much in which nothing at all was recorded they are not waited for."""
 _LOOK_S = 0.05
 _FOLLOW_AT_BYTES = 64 << 20
 _STRETCH_BYTES = 8 << 20
@@ -170,6 +173,7 @@ class Captures:
         """
         if self._beacons is None:
             raise LabError("this capture is open no more, and has no end: the lab was lost, or it was interrupted")
+        self._follow(self._position()["position"])  # first: it may take longer than beacons may
         last = self._send(closing(self._beacon_secret, self._links(), self._next_beacon))
         self._beacons = self._beacons.joined(last)
         answer = self._flush(last)
@@ -245,13 +249,14 @@ class Captures:
         self.recorder.answer(self.recorder.post("release", before=self._read), 10)
 
     def _flush(self, last: Beacons) -> dict[str, Any]:
-        waiting, deadline = last.last(), time.monotonic() + _FLUSH_S
-        answer = self._position()
+        waiting, deadline, silences = last.last(), time.monotonic() + _FLUSH_S, 0
         while True:
-            waiting = last.unheard(self._follow(answer["position"]), waiting)
-            if not waiting or time.monotonic() > deadline:
+            answer = self._position(after=self._read, timeout_s=_SILENCE_S)
+            new = self._follow(answer["position"])
+            waiting = last.unheard(new, waiting)
+            silences = 0 if new else silences + 1
+            if not waiting or silences == _SILENCES or time.monotonic() > deadline:
                 return answer
-            answer = self._position(after=self._read, timeout_s=0.1)
 
     def _send(self, beacons: Beacons) -> Beacons:
         """From both ends of each link: a ring that loses only what arrives would pass otherwise."""

@@ -15,6 +15,12 @@ import pytest
 MESHLAB = f"{sys.executable} -m meshlab"
 
 
+@pytest.fixture(autouse=True)
+def _streams_with_buffers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As everybody has them whose environment does not say otherwise."""
+    monkeypatch.delenv("PYTHONUNBUFFERED", raising=False)
+
+
 def _sh(script: str, folder: Path, *, within_s: float = 120) -> subprocess.CompletedProcess[str]:
     """Run a script of bash's; ``$M`` is the command."""
     environment = {**os.environ, "M": MESHLAB}
@@ -50,9 +56,17 @@ def test_what_a_full_disk_does_not_take_comes_on_stderr(tmp_path: Path, command:
     assert rest.count("\n") == whole.stdout.count("\n")
 
 
-def test_where_neither_stdout_nor_stderr_takes_anything_the_exit_code_still_says_it(tmp_path: Path) -> None:
-    assert _sh("$M version > /dev/full 2>&1", tmp_path).returncode == 0
-    assert _sh("$M check nope > /dev/full 2>&1", tmp_path).returncode == 2
+@pytest.mark.parametrize(
+    ("command", "code"),
+    [("version", 0), ("check nope", 2), ("--help", 3)],
+    ids=str,
+)
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_where_neither_stdout_nor_stderr_takes_anything_the_exit_code_still_says_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str, code: int, unbuffered: str
+) -> None:
+    monkeypatch.setenv("PYTHONUNBUFFERED", unbuffered)
+    assert _sh(f"$M {command} > /dev/full 2>&1", tmp_path).returncode == code
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -65,3 +66,20 @@ def test_beacons_are_seen_on_every_link_of_every_node_in_both_directions(lab: La
     assert links == {(link, outgoing) for link in capture.wiring.links.values() for outgoing in (True, False)}
     assert {link.name for link, _ in links} >= {"fabric", "mgmt", "proxy", "shop/client"}
     assert capture.window.missing == ()
+
+
+def test_a_window_that_takes_long_to_follow_still_hears_its_last_beacons(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    feed, until = lab.captures.follower.feed, 0.0
+
+    def slowly(data: bytes) -> None:
+        feed(data)
+        while time.monotonic() < until:
+            pass
+
+    monkeypatch.setattr(lab.captures.follower, "feed", slowly)
+    with lab.capture() as capture:
+        call = lab.pod("shop/client").http(URL)
+        until = time.monotonic() + 3
+    capture.prove_encrypted(call)
