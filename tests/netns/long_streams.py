@@ -33,11 +33,10 @@ PIECES_APART_S = 0.02
 
 def is_in_clear_after_a_pause(lab: Lab) -> bool:
     """Whether anything between enrolled pods is in plaintext while a connection is used, is silent, and is used."""
-    with lab.capture() as capture:
-        with open_to(lab, "shop/client", "shop/far", 8080) as sock:
-            assert not ends(sock), "nothing was said, and it ended"
-            assert echoed(sock, b"and another thing")
-            call = lab.pod("shop/client").http("http://shop/far:8080/")
+    with lab.capture() as capture, open_to(lab, "shop/client", "shop/far", 8080) as sock:
+        assert not ends(sock), "nothing was said, and it ended"
+        assert echoed(sock, b"and another thing")
+        call = lab.pod("shop/client").http("http://shop/far:8080/")
     proofs = capture.nothing_in_clear([call])
     assert proofs
     assert Result.CANNOT_TELL not in {proof.result for proof in proofs}
@@ -67,7 +66,7 @@ def request_after_the_servers_fin(lab: Lab, source: str) -> list[bytes]:
 
 def _said_slowly(one: socket.socket, other: socket.socket) -> list[bytes]:
     """What ``other`` receives: "first", "second", and the end."""
-    got = []
+    got: list[bytes] = []
     for part in (b"first", b"second"):
         if ends(other):
             return got
