@@ -1,4 +1,7 @@
-"""Ztunnels that are wrong about open connections and refused configuration are seen by what any data plane is asked."""
+"""Ztunnels that are wrong about open connections and refused configuration are seen by what any data plane is asked.
+
+Each is caught here by what ``test_dataplane_connections.py`` or ``test_dataplane_streams.py`` asks.
+"""
 
 from __future__ import annotations
 
@@ -7,8 +10,15 @@ from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from long_streams import (
+    answer_after_a_hang_up,
+    answer_after_the_clients_fin,
+    is_denied_in_a_crowd,
+    is_in_clear_after_a_pause,
+)
 from odd_planes import WITHOUT_A_SECOND_SENDING, WITHOUT_CONFIGURATION
 from open_connections import (
+    DENY_CLIENT,
     LAB,
     is_cut_by_a_policy,
     is_cut_while_its_app_is_dialled,
@@ -21,21 +31,39 @@ from meshlab.testing.registry import MUTANTS
 if TYPE_CHECKING:
     from meshlab.lab import Lab
 
+
+def _admits_in_a_crowd(lab: Lab) -> bool:
+    lab.apply(DENY_CLIENT)
+    return not is_denied_in_a_crowd(lab)
+
+
+def _gives_anothers_answer(lab: Lab) -> bool:
+    return answer_after_a_hang_up(lab, "with a FIN", "shop/other") != b"own answer"
+
+
 CAUGHT: dict[str, Callable[[Lab], bool]] = {
     "never-cuts-open-connections": lambda lab: not is_cut_by_a_policy(lab, "shop/client"),
     "cuts-tunnels-only": lambda lab: not is_cut_by_a_policy(lab, "out/plain"),
     "admits-after-dialling": lambda lab: not is_cut_while_its_app_is_dialled(lab, "out/plain"),
     "drops-what-it-refuses": lambda lab: not is_denied_after_a_version_was_refused(lab),
     "ready-at-once": lambda lab: readiness(lab, "node-1") == 200,
+    "leaks-after-a-pause": is_in_clear_after_a_pause,
+    "cuts-slow-answers-after-a-fin": lambda lab: answer_after_the_clients_fin(lab, "shop/client") == [],
+    "gives-a-late-answer-to-the-next": _gives_anothers_answer,
+    "admits-when-busy": _admits_in_a_crowd,
 }
 SETTINGS: dict[str, dict[str, Any]] = {
     "drops-what-it-refuses": WITHOUT_A_SECOND_SENDING,
     "ready-at-once": WITHOUT_CONFIGURATION,
 }
+BY_CHECK = {"replicas-share-a-tunnel", "delivers-twice"}
+"""Those of ``mutants/unseen.py`` that ``check`` catches."""
 
 
 def test_each_mutant_of_connections_has_its_test_here() -> None:
-    assert {name for name, mutant in MUTANTS.items() if ".mutants.connections:" in mutant.entry} == set(CAUGHT)
+    rooms = (".mutants.connections:", ".mutants.unseen:")
+    made = {name for name, mutant in MUTANTS.items() if any(room in mutant.entry for room in rooms)}
+    assert made == {*CAUGHT, *BY_CHECK}
 
 
 @pytest.mark.parametrize("name", CAUGHT)
