@@ -64,8 +64,9 @@ def _forms_of(search: Search, texts: Sequence[bytes]) -> list[list[Form]]:
     starts = list(accumulate((len(text) for text in texts), initial=0))
     found: list[list[Form]] = [[] for _ in texts]
     for form, offsets in search.offsets(b"".join(texts)):
-        for place in sorted({bisect_right(starts, offset) - 1 for offset in offsets}) if form else ():
-            found[place].append(form)
+        if form is not None:
+            for place in sorted({bisect_right(starts, offset) - 1 for offset in offsets}):
+                found[place].append(form)
     return found
 
 
