@@ -72,9 +72,9 @@ def _said_slowly(one: socket.socket, other: socket.socket) -> list[bytes]:
             return got
         other.settimeout(DEADLINE_S)
         one.sendall(part)
-        got.append(other.recv(1 << 16))
+        got.append(_next(other, len(part)))
     one.shutdown(socket.SHUT_WR)
-    return [*got, other.recv(1 << 16)]
+    return [*got, _rest(other)]
 
 
 # --- a hang-up -------------------------------------------------------------------------------------------------------
@@ -94,9 +94,7 @@ def _close_unread(sock: socket.socket) -> None:
 
 def _close_read(sock: socket.socket) -> None:
     """A FIN; the next piece of the answer is what the kernel resets it for."""
-    got = 0
-    while got < len(PIECE):
-        got += len(sock.recv(len(PIECE) - got))
+    assert _next(sock, len(PIECE)) == PIECE
     sock.close()
 
 
@@ -170,7 +168,7 @@ def _joined(lab: Lab, source: str, listener: socket.socket) -> Iterator[tuple[so
         app, _ = listener.accept()
         with app:
             app.settimeout(DEADLINE_S)
-            assert app.recv(5, socket.MSG_WAITALL) == b"hello"
+            assert _next(app, 5) == b"hello"
             yield client, app
 
 
@@ -178,6 +176,14 @@ def _joined(lab: Lab, source: str, listener: socket.socket) -> Iterator[tuple[so
 def _conversation(lab: Lab, source: str) -> Iterator[tuple[socket.socket, socket.socket]]:
     with _listener(lab) as listener, _joined(lab, source, listener) as ends_of_it:
         yield ends_of_it
+
+
+def _next(sock: socket.socket, length: int) -> bytes:
+    """So many bytes, or fewer where the other side ends before."""
+    got = b""
+    while len(got) < length and (more := sock.recv(length - len(got))):
+        got += more
+    return got
 
 
 def _rest(sock: socket.socket) -> bytes:
