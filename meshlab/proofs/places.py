@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 
+from meshlab.proofs.canary import LONGEST_BYTES
 from meshlab.proofs.flows import Finding
 from meshlab.proofs.forms import Form
 from meshlab.proofs.links import Wiring
@@ -21,6 +22,8 @@ from meshlab.proofs.search import Hit, Search
 from meshlab.proofs.streams import Stream
 
 Streams = Sequence[tuple[Key, Stream]]
+_REACH_BYTES = 8 * LONGEST_BYTES
+"""More than a word takes in any form: with line breaks, with separators, or with 30 bits for each character."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +49,10 @@ def places(search: Search, pieces: Sequence[Piece], streams: Streams) -> list[Pl
     followed = {key for key, stream in streams if stream.chunks and not stream.pending}
     found = [place for place in found if place.hit.number is not None or place.key not in followed]
     followed_bytes = [(key, stream, b"".join(stream.chunks)) for key, stream in streams if stream.chunks]
-    among = _forms_of(search, [data for _, _, data in followed_bytes])
+    # Of a stream with hits in its packets all is read again: whose a word is, the packet before may say.
+    among = _forms_of(
+        search, [data if key in hit_keys else _seams(stream.chunks) for key, stream, data in followed_bytes]
+    )
     for (key, stream, data), forms in zip(followed_bytes, among, strict=True):
         several = len(stream.chunks) > 1
         # The payload of one packet was searched as a packet.
@@ -57,6 +63,14 @@ def places(search: Search, pieces: Sequence[Piece], streams: Streams) -> list[Pl
             if (key, hit.number, hit.encoding) not in known
         ]
     return found
+
+
+def _seams(chunks: Sequence[bytes]) -> bytes:
+    """What of a stream can hold a word that lies in several of its packets. Each packet was searched for itself."""
+    return b"".join(
+        chunk if len(chunk) <= 2 * _REACH_BYTES else chunk[:_REACH_BYTES] + b"\0" + chunk[-_REACH_BYTES:]
+        for chunk in chunks
+    )
 
 
 def _forms_of(search: Search, texts: Sequence[bytes]) -> list[list[Form]]:

@@ -378,3 +378,13 @@ def test_packets_that_were_kept_and_streams_that_were_searched_in_part_blind_a_w
         "a canary could have been missed in 1 TCP streams with bytes missing in their middle,"
         " in 2 compressed streams that break off in their middle"
     )
+
+
+def test_a_word_without_its_beginning_is_found_in_the_middle_of_a_long_segment() -> None:
+    script, word = scenes.Script(), canary(scenes.SECRET, 1234)
+    leak = connection(script, 8080)
+    leak.open()
+    leak.say(bytes(9000), size=9000)
+    leak.say(bytes(4000) + word[-16:] + bytes(4000), size=9000)
+    (window,) = windows([(True, script.frames)])
+    assert {finding.number for finding in window.findings} == {None}
