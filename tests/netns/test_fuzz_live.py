@@ -128,7 +128,7 @@ def test_a_proxy_that_fails_at_times_is_called_flaky_with_its_rate() -> None:
 
 def test_the_same_seed_gives_the_same_examples_and_verdicts() -> None:
     def counted(seed: str) -> dict[str, Any]:
-        report = _fuzz("--examples", "12", "--seed", seed, "--corpus", f"corpus-{os.urandom(4).hex()}")[1]
+        report = _fuzz("--examples", "6", "--seed", seed, "--corpus", f"corpus-{os.urandom(4).hex()}")[1]
         return {key: value for key, value in report.items() if key != "verdicts_per_s"}
 
     first = counted("7")
@@ -179,7 +179,7 @@ def test_a_lab_that_dies_ends_its_example_with_evidence_and_a_fresh_one_goes_on(
         seed=1,
         corpus=None,
         artifacts=tmp_path / "out",
-        limits=Limits(examples=12, failures=5),
+        limits=Limits(examples=6, failures=5),
     )
     with Bench(plan.source) as bench:
 
@@ -197,7 +197,7 @@ def test_a_lab_that_dies_ends_its_example_with_evidence_and_a_fresh_one_goes_on(
             progress=kill_a_proxy,
         )
         tally = campaign.run()
-    assert (tally.examples, len(tally.failures)) == (12, 1)
+    assert (tally.examples, len(tally.failures)) == (6, 1)
     assert "ztunnel@node-2 ended: killed by SIGKILL" in tally.failures[0].text
     (evidence,) = (tmp_path / "out").glob("quickstart-lost-*/reason.txt")
     assert (evidence.parent / "logs").is_dir()
