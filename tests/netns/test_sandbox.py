@@ -317,7 +317,7 @@ sandbox = Sandbox.start()
 netns, mntns = sandbox.netns(["one"])[0], sandbox.mntns(Furniture())
 child = os.fork()
 if child:
-    orphans = "i=0; while [ $i -lt 1500 ]; do (true &); i=$((i+1)); done; exec sleep 4321"
+    orphans = "i=0; while [ $i -lt 600 ]; do (true &); i=$((i+1)); done; exec sleep 4321"
     null = os.open(os.devnull, os.O_RDWR)
     sandbox.spawn(["sh", "-c", orphans], netns=netns, mntns=mntns, capabilities=[], stdio=(null,) * 3,
                   env={"PATH": os.environ["PATH"]})
