@@ -319,10 +319,11 @@ child = os.fork()
 if child:
     orphans = "i=0; while [ $i -lt 600 ]; do (true &); i=$((i+1)); done; exec sleep 4321"
     null = os.open(os.devnull, os.O_RDWR)
-    sandbox.spawn(["sh", "-c", orphans], netns=netns, mntns=mntns, capabilities=[], stdio=(null,) * 3,
-                  env={"PATH": os.environ["PATH"]})
+    sandbox.spawn(["/bin/sh", "-c", orphans], netns=netns, mntns=mntns, capabilities=[], stdio=(null,) * 3,
+                  env={"PATH": "/usr/bin:/bin"})
     print(os.fstat(sandbox.pid_fd).st_ino, child, flush=True)
     os.kill(os.getpid(), signal.SIGSTOP)
+signal.alarm(120)
 signal.pause()
 """
 
