@@ -39,7 +39,7 @@ _TOKENS = (
 
 @dataclass(slots=True)
 class Findings:
-    """What the inputs of one parser came to."""
+    """The results of one parser over all its inputs."""
 
     parser: Parser
     inputs: int = 0

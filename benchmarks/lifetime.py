@@ -26,7 +26,7 @@ _URL = "http://server:8080/"
 
 @dataclass(slots=True)
 class _Life:
-    """What was measured, in MiB."""
+    """One measurement, in MiB."""
 
     owner: list[float] = field(default_factory=list)
     """After each round."""
@@ -34,7 +34,7 @@ class _Life:
     seconds: float = 0.0
     recorded: float = 0.0
     lost: float = 0.0
-    """What the recorder could not keep before the window."""
+    """Packets the recorder lost before the window opened."""
     proves: bool = False
 
     @property

@@ -498,7 +498,7 @@ def _to_nowhere(number: int) -> None:
 
 
 class _Page(io.StringIO):
-    """What is about to be written to stdout, in the colours that it would have there."""
+    """A buffer for text that goes to stdout later, with the colours stdout would show."""
 
     def isatty(self) -> bool:
         return sys.stdout.isatty()

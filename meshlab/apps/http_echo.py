@@ -28,7 +28,7 @@ _STATUS = re.compile(r"[2-5][0-9][0-9]")
 
 @dataclass(slots=True)
 class Memory:
-    """What the connections of one echo hold together."""
+    """State that all connections of one echo share."""
 
     most: int = SUM_BYTES
     held: int = 0

@@ -45,7 +45,7 @@ class Received:
     most: int = 100_000
     """How many connections, and how many canaries, are kept; the oldest goes first."""
     forgotten_until_ns: int = 0
-    """Of what was received until this moment, some is forgotten: 0 where nothing is."""
+    """Connections and canaries received up to this moment may have been dropped; 0 if none were."""
     _connections: OrderedDict[int, Connection] = field(default_factory=OrderedDict)
     """By identity, the one with the latest byte last."""
     _canaries: OrderedDict[bytes, int] = field(default_factory=OrderedDict)

@@ -6,7 +6,7 @@ Each is a subclass of the part it is made of, in ``mutants/`` or ``variants.py``
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Literal
@@ -32,41 +32,24 @@ def _named(*mutants: Mutant) -> dict[str, Mutant]:
     return {mutant.name: mutant for mutant in mutants}
 
 
-def _ztunnel(name: str, breaks: str) -> Mutant:
-    return Mutant(name, breaks, "ztunnel", f"meshlab.testing.mutants.ztunnel:{name.replace('-', '_')}")
+def _ztunnels(module: str) -> Callable[[str, str], Mutant]:
+    """How to name the ztunnels of ``meshlab.testing.<module>``: by their name and what they do."""
+
+    def mutant(name: str, does: str) -> Mutant:
+        return Mutant(name, does, "ztunnel", f"meshlab.testing.{module}:{name.replace('-', '_')}")
+
+    return mutant
 
 
-def _policy(name: str, breaks: str) -> Mutant:
-    return Mutant(name, breaks, "ztunnel", f"meshlab.testing.mutants.policy:{name.replace('-', '_')}")
-
-
-def _leak(name: str, breaks: str) -> Mutant:
-    return Mutant(name, breaks, "ztunnel", f"meshlab.testing.mutants.leaks:{name.replace('-', '_')}")
-
-
-def _catalogue(name: str, breaks: str) -> Mutant:
-    return Mutant(name, breaks, "ztunnel", f"meshlab.testing.mutants.catalogue:{name.replace('-', '_')}")
-
-
-def _cheat(name: str, breaks: str) -> Mutant:
-    return Mutant(name, breaks, "ztunnel", f"meshlab.testing.mutants.cheats:{name.replace('-', '_')}")
-
-
-def _connections(name: str, breaks: str) -> Mutant:
-    return Mutant(name, breaks, "ztunnel", f"meshlab.testing.mutants.connections:{name.replace('-', '_')}")
-
-
-def _variant(name: str, does: str) -> Mutant:
-    return Mutant(name, does, "ztunnel", f"meshlab.testing.variants:{name.replace('-', '_')}")
-
-
-def _near(name: str, breaks: str) -> Mutant:
-    return Mutant(name, breaks, "ztunnel", f"meshlab.testing.mutants.near:{name.replace('-', '_')}")
-
-
-def _unseen(name: str, breaks: str) -> Mutant:
-    return Mutant(name, breaks, "ztunnel", f"meshlab.testing.mutants.unseen:{name.replace('-', '_')}")
-
+_ztunnel = _ztunnels("mutants.ztunnel")
+_policy = _ztunnels("mutants.policy")
+_leak = _ztunnels("mutants.leaks")
+_catalogue = _ztunnels("mutants.catalogue")
+_cheat = _ztunnels("mutants.cheats")
+_connections = _ztunnels("mutants.connections")
+_variant = _ztunnels("variants")
+_near = _ztunnels("mutants.near")
+_unseen = _ztunnels("mutants.unseen")
 
 MUTANTS = _named(
     _ztunnel("leaks-plaintext", "sends what it tunnels in clear to the application's port as well"),

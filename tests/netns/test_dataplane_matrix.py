@@ -6,38 +6,17 @@ from pathlib import Path
 
 import pytest
 import test_catalogue_mutants
+import test_lab_conversations
 import test_policy_mutants
 
 from meshlab.lab import check
 from meshlab.model.report import Result
 from meshlab.topology import load
 
-SERVER_FIRST = """
-apiVersion: meshlab.dev/v1alpha1
-kind: Lab
-metadata: {name: mail}
-spec:
-  nodes: [node-1, node-2]
-  pods:
-    shop/client: {node: node-1, serviceAccount: client}
-    shop/other: {node: node-1, serviceAccount: other}
-    shop/mail: {node: node-2, ports: [{containerPort: 2525, mode: server-first}, 8080]}
----
-apiVersion: v1
-kind: Namespace
-metadata: {name: shop, labels: {istio.io/dataplane-mode: ambient}}
----
-apiVersion: security.istio.io/v1
-kind: AuthorizationPolicy
-metadata: {name: no-other, namespace: shop}
-spec:
-  action: DENY
-  rules: [{from: [{source: {principals: [cluster.local/ns/shop/sa/other]}}]}]
-"""
 TOPOLOGIES = {
     "policies": test_policy_mutants.SUBJECTS,
     "services and accounts": test_catalogue_mutants.SUBJECTS,
-    "a server that speaks first": SERVER_FIRST,
+    "a server that speaks first": test_lab_conversations.LAB,
 }
 pytestmark = pytest.mark.meshlab_dataplane
 
