@@ -8,6 +8,7 @@ by h11, because a test may want to send what h11 would refuse.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from functools import cached_property
 
 import h11
 
@@ -37,9 +38,7 @@ class ResponseReader:
         self.body = Body(keeps)
         self.complete = False
         self._beginning = b""
-        self._connection = h11.Connection(h11.CLIENT, max_incomplete_event_size=HEAD_BYTES)
-        self._connection.send(_REQUESTS.get(method, _GET))
-        self._connection.send(h11.EndOfMessage())
+        self._method = method
 
     @property
     def started(self) -> bool:
@@ -64,6 +63,14 @@ class ResponseReader:
             self._read(b"")
         except MalformedError:
             return  # it ended too early, so ``complete`` stays false
+
+    @cached_property
+    def _connection(self) -> h11.Connection:
+        """Made when the first byte has come: a refused call needs none."""
+        connection = h11.Connection(h11.CLIENT, max_incomplete_event_size=HEAD_BYTES)
+        connection.send(_REQUESTS.get(self._method, _GET))
+        connection.send(_END)
+        return connection
 
     def _read(self, data: bytes) -> None:
         try:
@@ -116,4 +123,5 @@ def _request(method: str) -> h11.Request:
 
 _GET = _request("GET")
 """Stands for the request that was sent: of that, only these methods tell how the response is framed."""
+_END = h11.EndOfMessage()
 _REQUESTS = {method: _request(method) for method in ("HEAD", "CONNECT")}

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from operator import attrgetter
 
 from meshlab.fuzz.questions import questions
 from meshlab.lab.matrix import Places
@@ -229,17 +230,30 @@ class _Picks:
 def _answers(mesh: Mesh, decided: Sequence[Chosen]) -> list[int]:
     """For each call a bit for every question, answer and verdict that it shows."""
     answers = [0] * len(decided)
+    destinations = {one.call.destination.key: one.call.destination for one in decided}
+    called = [one.call.destination.key for one in decided]
+    allowed = [one.decision.allowed for one in decided]
+    alike: dict[tuple[str, ...], list[list[int]]] = {}
     at = 0
-    for applies, ask in questions(mesh):
-        told: dict[object, bool] = {}
-        for place, one in enumerate(decided):
-            if not applies(one.call.destination):
-                continue
-            key, reply = ask(one.call.connection)
-            if key not in told:
-                told[key] = reply()
-            answers[place] |= 1 << (at + 2 * told[key] + one.decision.allowed)
+    for question in questions(mesh):
+        asked = {key for key, pod in destinations.items() if question.applies(pod)}
+        if question.hangs_on not in alike:
+            alike[question.hangs_on] = _alike(decided, question.hangs_on)
+        for places in alike[question.hangs_on]:
+            some = [place for place in places if called[place] in asked]
+            if some:
+                told = question.reply(decided[some[0]].call.connection)
+                for place in some:
+                    answers[place] |= 1 << (at + 2 * told + allowed[place])
         at += 4
     for place, one in enumerate(decided):
-        answers[place] |= 1 << (at + 2 * (one.call.service is not None) + one.decision.allowed)
+        answers[place] |= 1 << (at + 2 * (one.call.service is not None) + allowed[place])
     return answers
+
+
+def _alike(decided: Sequence[Chosen], attributes: tuple[str, ...]) -> list[list[int]]:
+    """The places of the calls whose connections have these attributes in common."""
+    of, places = attrgetter(*attributes), dict[object, list[int]]()
+    for place, one in enumerate(decided):
+        places.setdefault(of(one.call.connection), []).append(place)
+    return [*places.values()]

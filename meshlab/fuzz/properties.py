@@ -26,6 +26,7 @@ from meshlab.model import Call, CallShape, Mesh, Outcome, Pod, Verdict
 from meshlab.model.report import Result
 from meshlab.proofs.access_log import Opened, read_opened
 
+_PLAIN = CallShape()
 _RECORDS = 400
 """Lines of each proxy's log that are read, from its end: its log is kept in part only, and reading costs."""
 
@@ -117,7 +118,7 @@ def make(lab: Lab, chosen: Sequence[Chosen]) -> list[Call]:
 
 def _request(lab: Lab, call: Candidate, shape: CallShape) -> Request:
     plain = ask(lab.mesh, call.source.key, Target(call.to, call.address, call.dialled_port, call.family))
-    return shaped(lab, plain, shape)
+    return plain if shape == _PLAIN else shaped(lab, plain, shape)
 
 
 def shaped(lab: Lab, plain: Request, shape: CallShape) -> Request:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 
 from meshlab.fuzz.confusable import confusable
@@ -20,25 +21,33 @@ from meshlab.model import (
 )
 from meshlab.oracle.matching import match_policy
 
-Reply = Callable[[], bool]
-Ask = Callable[[Connection], tuple[object, Reply]]
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """One question that a policy asks of a call."""
+
+    applies: Callable[[Pod], bool]
+    """Whether it is asked of calls to this pod."""
+    hangs_on: tuple[str, ...]
+    """The attributes of a connection that decide the answer."""
+    reply: Callable[[Connection], bool]
 
 
-def questions(mesh: Mesh) -> Iterator[tuple[Callable[[Pod], bool], Ask]]:
-    """Of whom, and what: the second half gives what the answer hangs on, and how to find it."""
+def questions(mesh: Mesh) -> Iterator[Question]:
+    """Every question that the policies of ``mesh`` ask."""
     for policy in mesh.authorization_policies:
         applies = _scope(mesh, policy.namespace, policy.selector)
-        yield applies, _whether_it_matches(policy)
+        yield Question(applies, _EVERYTHING, _match(policy))
         for rule in policy.rules:
-            for single, others in _singles(rule):
-                yield applies, _single(policy.namespace, single)
+            for single, others in _singles(policy.namespace, rule):
+                yield Question(applies, single.hangs_on, single.matches)
                 for other in others:
-                    yield applies, _confused(policy.namespace, single, other)
+                    yield Question(applies, single.hangs_on, _differ(single, other))
     for authentication in mesh.peer_authentications:
         applies = _scope(mesh, authentication.namespace, authentication.selector)
         for port in (0, *authentication.port_level_mtls):
-            yield applies, _vouched(port)
-    yield (lambda pod: True), _vouched(0)
+            yield Question(applies, _ENDS, _unvouched(port))
+    yield Question(lambda pod: True, _ENDS, _unvouched(0))
 
 
 def _scope(mesh: Mesh, namespace: str, selector: object) -> Callable[[Pod], bool]:
@@ -51,70 +60,55 @@ def _scope(mesh: Mesh, namespace: str, selector: object) -> Callable[[Pod], bool
     return applies
 
 
-def _whether_it_matches(policy: AuthorizationPolicy) -> Ask:
-    def ask(asked: Connection) -> tuple[object, Reply]:
-        key = (asked.source, asked.source_ip, asked.destination, asked.destination_ip, asked.port)
-        return key, lambda: match_policy(policy, asked) is not None
-
-    return ask
-
-
-def _vouched(port: int) -> Ask:
-    def ask(asked: Connection) -> tuple[object, Reply]:
-        key = (asked.source is None, asked.port == port)
-        return key, lambda: asked.source is None and (not port or asked.port == port)
-
-    return ask
-
-
-def _single(namespace: str, rule: Rule) -> Ask:
-    """One value alone. It hangs on one end of the connection only, and is looked up by that."""
-    matches, hangs_on = _matches(namespace, rule), _hangs_on(rule)
-
-    def ask(asked: Connection) -> tuple[object, Reply]:
-        return getattr(asked, hangs_on), lambda: matches(asked)
-
-    return ask
-
-
-def _confused(namespace: str, rule: Rule, other: Rule) -> Ask:
-    """Whether a proxy that takes one value for another, nearly equal one shows it."""
-    one, another, hangs_on = _matches(namespace, rule), _matches(namespace, other), _hangs_on(rule)
-
-    def ask(asked: Connection) -> tuple[object, Reply]:
-        return getattr(asked, hangs_on), lambda: one(asked) is not another(asked)
-
-    return ask
-
-
-def _matches(namespace: str, rule: Rule) -> Callable[[Connection], bool]:
-    policy = AuthorizationPolicy(name="", namespace=namespace, action=Action.DENY, rules=(rule,))
+def _match(policy: AuthorizationPolicy) -> Callable[[Connection], bool]:
     return lambda asked: match_policy(policy, asked) is not None
 
 
-def _hangs_on(rule: Rule) -> str:
-    """The attribute of a connection that decides a rule of one value."""
-    if rule.operations:
-        return "port"
-    if rule.sources:
-        return "source_ip" if rule.sources[0].ip_blocks else "source"
-    return _ATTRIBUTES.get(rule.conditions[0].key, "port")
+def _differ(one: _Single, other: _Single) -> Callable[[Connection], bool]:
+    """Whether a proxy that takes one value for the other, nearly equal one shows it."""
+    return lambda asked: one.matches(asked) is not other.matches(asked)
 
 
-def _singles(rule: Rule) -> Iterator[tuple[Rule, list[Rule]]]:
-    """A rule for each value that ``rule`` names, as if it named nothing else, and those of nearly equal values."""
+def _unvouched(port: int) -> Callable[[Connection], bool]:
+    """Whether nobody vouches for the caller, on that port (0: on any)."""
+    return lambda asked: asked.source is None and (not port or asked.port == port)
+
+
+class _Single:
+    """One value, as if its policy named nothing else. It hangs on one attribute of the connection only."""
+
+    def __init__(self, namespace: str, rule: Rule, attribute: str) -> None:
+        self.hangs_on = (attribute,)
+        self._policy = AuthorizationPolicy(name="", namespace=namespace, action=Action.DENY, rules=(rule,))
+        self._attribute = attribute
+        self._known: dict[object, bool] = {}
+
+    def matches(self, asked: Connection) -> bool:
+        """Whether the value matches, worked out once for each value of the attribute."""
+        value = getattr(asked, self._attribute)
+        known = self._known.get(value)
+        if known is None:
+            known = self._known[value] = match_policy(self._policy, asked) is not None
+        return known
+
+
+def _singles(namespace: str, rule: Rule) -> Iterator[tuple[_Single, list[_Single]]]:
+    """Each value that ``rule`` names, and those that are nearly equal to it."""
     for source in rule.sources:
         for name, value in _values(source, _SOURCE):
-            yield _of_source(name, value), [_of_source(name, other) for other in confusable(value)]
+            yield _of_source(namespace, name, value), [_of_source(namespace, name, one) for one in confusable(value)]
     for operation in rule.operations:
-        for name, value in _values(operation, _OPERATION):
-            yield _of_operation(name, value), [_of_operation(name, other) for other in confusable(value)]
+        for _, value in _values(operation, _OPERATION):
+            yield _of_port(namespace, value), [_of_port(namespace, one) for one in confusable(value)]
     for condition in rule.conditions:
+        key = condition.key
         for value in (*condition.values, *condition.not_values):
-            others = confusable(value) if condition.key in _ATTRIBUTES else ()
-            yield _of_condition(condition.key, value), [_of_condition(condition.key, other) for other in others]
+            others = confusable(value) if key in _ATTRIBUTES else ()
+            yield _of_condition(namespace, key, value), [_of_condition(namespace, key, one) for one in others]
 
 
+_EVERYTHING = ("source", "source_ip", "destination", "destination_ip", "port")
+_ENDS = ("source", "port")
 _ATTRIBUTES = {
     "source.ip": "source_ip",
     "source.namespace": "source",
@@ -133,15 +127,17 @@ def _values(entry: Source | Operation, names: Sequence[str]) -> Iterator[tuple[s
 
 
 @lru_cache(maxsize=4096)
-def _of_source(name: str, value: str) -> Rule:
-    return Rule(sources=(Source(**{name: (value,)}),))
+def _of_source(namespace: str, name: str, value: str) -> _Single:
+    rule = Rule(sources=(Source(**{name: (value,)}),))
+    return _Single(namespace, rule, "source_ip" if name == "ip_blocks" else "source")
 
 
 @lru_cache(maxsize=4096)
-def _of_operation(name: str, value: str) -> Rule:
-    return Rule(operations=(Operation(**{name: (value,)}),))
+def _of_port(namespace: str, value: str) -> _Single:
+    return _Single(namespace, Rule(operations=(Operation(ports=(value,)),)), "port")
 
 
 @lru_cache(maxsize=4096)
-def _of_condition(key: str, value: str) -> Rule:
-    return Rule(conditions=(Condition(key=key, values=(value,)),))
+def _of_condition(namespace: str, key: str, value: str) -> _Single:
+    rule = Rule(conditions=(Condition(key=key, values=(value,)),))
+    return _Single(namespace, rule, _ATTRIBUTES.get(key, "port"))

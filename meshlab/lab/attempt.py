@@ -26,6 +26,7 @@ import os
 import socket
 from collections.abc import Coroutine, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from ipaddress import ip_address
 from typing import Literal
 
@@ -47,6 +48,11 @@ _OUTCOMES = {
     errno.EPIPE: Outcome.CLOSED,  # Linux' word for a RST that came after a FIN
     errno.ETIMEDOUT: Outcome.TIMEOUT,
 }
+
+
+_address = lru_cache(maxsize=1024)(ip_address)
+_text = lru_cache(maxsize=1024)(str)
+"""Of an address: IPv6's takes longer to write than to look up."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -124,10 +130,10 @@ class Attempt:
             return error.end
 
     async def _connect(self) -> None:
-        target = (str(self.request.address), self.request.port)
+        target = (_text(self.request.address), self.request.port)
         code = self.sock.connect_ex(target)
         host, port = self.sock.getsockname()[:2]  # now: after a refusal the kernel has forgotten the port
-        self.local = (ip_address(host), port)
+        self.local = (_address(host), port)
         try:
             if code == errno.EINPROGRESS:
                 await asyncio.get_running_loop().sock_connect(self.sock, target)
@@ -251,7 +257,8 @@ class _Http:
 
     def _head(self) -> bytes:
         request = self._request
-        host = f"[{request.address}]" if request.family == 6 else str(request.address)
+        address = _text(request.address)
+        host = f"[{address}]" if request.family == 6 else address
         own = {
             "Host": f"{host}:{request.port}",
             "Connection": "close",

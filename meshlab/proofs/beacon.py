@@ -17,6 +17,7 @@ from meshlab.model import Family
 from meshlab.proofs import canary
 from meshlab.proofs.links import LinkId
 from meshlab.proofs.packets import RST, SYN, TCP, UDP
+from meshlab.proofs.pieces import Key
 from meshlab.proofs.search import Search
 
 FOREIGN_MAC = bytes.fromhex("026d65736801")
@@ -25,6 +26,7 @@ _ENDS: Mapping[int, tuple[bytes, bytes]] = {  # documentation addresses: RFC 573
     4: (ip_address("192.0.2.1").packed, ip_address("192.0.2.2").packed),
     6: (ip_address("2001:db8::1").packed, ip_address("2001:db8::2").packed),
 }
+_PAIRS = frozenset(_ENDS.values())
 _DISCARD = 9
 _PSH_ACK = 0x18
 _ISN = 0xFFFFFFF0
@@ -105,6 +107,11 @@ def frames(beacon: Beacon, secret: bytes) -> list[bytes]:
         first,
         _segment(beacon, _ISN + 1 + len(word), b"", RST),
     ]
+
+
+def may_carry(key: Key) -> bool:
+    """Whether a beacon may be in packets of this flow."""
+    return key[4:6] in _PAIRS and key[7] == _DISCARD
 
 
 def _port(beacon: Beacon) -> int:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from ipaddress import ip_address
+from typing import NamedTuple
 
 from meshlab.proofs.links import Link
 from meshlab.proofs.packets import ICMP, ICMPV6, TCP, UDP
@@ -12,8 +12,7 @@ from meshlab.proofs.streams import HBONE_PORT
 _PROTOCOLS = {TCP: "TCP", UDP: "UDP", ICMP: "ICMP", ICMPV6: "ICMPv6"}
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Flow:
+class Flow(NamedTuple):
     """One direction of one connection (or of datagrams) on one link."""
 
     link: Link
@@ -47,8 +46,7 @@ class Flow:
         return f"{name} {source} -> {destination} on {self.link}"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Finding:
+class Finding(NamedTuple):
     """A call's canary, readable on a link."""
 
     number: int | None

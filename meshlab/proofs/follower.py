@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import ClassVar
 
-from meshlab.proofs.beacon import Beacons
+from meshlab.proofs.beacon import Beacons, may_carry
 from meshlab.proofs.flows import Flow
 from meshlab.proofs.fragments import Fragment, Fragments
 from meshlab.proofs.links import Wiring
@@ -107,7 +107,7 @@ class Follower:
         """
         self._end_fragments()
         seen = [*self._retired, *((key, item) for key, item in self._streams.items() if item.epoch == self._epoch)]
-        marks = raw_places(Search(beacons.secret), self._pieces, seen)
+        marks = raw_places(Search(beacons.secret), self._pieces, seen, may_carry)
         ours = frozenset(mark.key for mark in marks if beacons.is_ours(mark.hit.number))
         pieces = [*self._pieces, *self._joined]
         self.search.begin(sum(len(piece.buffer) for piece in pieces))

@@ -48,7 +48,7 @@ _BASE64_RUN = re.compile(rb"[A-Za-z0-9+/_-]*\Z")
 _STANDARD = bytes.maketrans(b"-_", b"+/")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Form:
     """One needle, and how to read the number that belongs to it."""
 

@@ -88,11 +88,17 @@ _NOT_IP = Header(NOT_IP, b"", b"", 0, 0, 0, 0, 0, 0)
 
 def recorded(buffer: bytes) -> Iterator[Packet]:
     """Every packet of a buffer of whole records, in the order in which the rings kept them."""
-    for kind, node, start, _ in _records(buffer):
-        if kind == BLOCK:
-            for at, mac, pkttype, ifindex, time_ns, kept, length in _walk(buffer, start):
-                frame = at + mac
-                yield Packet(node, ifindex, pkttype == _OUTGOING, time_ns, frame, frame + kept, kept == length)
+    unpack = _PACKET.unpack_from
+    for kind, node, block, _ in _records(buffer):
+        if kind != BLOCK:
+            continue
+        count, first = _BLOCK_DESC.unpack_from(buffer, block)
+        at = block + first
+        for _ in range(count):
+            step, sec, nsec, kept, length, mac, ifindex, pkttype = unpack(buffer, at)
+            frame, time_ns = at + mac, sec * 1_000_000_000 + nsec
+            yield Packet(node, ifindex, pkttype == _OUTGOING, time_ns, frame, frame + kept, kept == length)
+            at += step
 
 
 def lost_bytes(buffer: bytes) -> int:
@@ -122,16 +128,6 @@ def _records(buffer: bytes) -> Iterator[tuple[int, int, int, int]]:
         at += RECORD.size + length
 
 
-def _walk(buffer: bytes, block: int) -> Iterator[tuple[int, int, int, int, int, int, int]]:
-    count, first = _BLOCK_DESC.unpack_from(buffer, block)
-    at = block + first
-    unpack = _PACKET.unpack_from
-    for _ in range(count):
-        step, sec, nsec, kept, length, mac, ifindex, pkttype = unpack(buffer, at)
-        yield at, mac, pkttype, ifindex, sec * 1_000_000_000 + nsec, kept, length
-        at += step
-
-
 def parse(buffer: bytes, start: int, end: int) -> Header:
     """The headers of the Ethernet frame ``buffer[start:end]``.
 
@@ -144,7 +140,8 @@ def parse(buffer: bytes, start: int, end: int) -> Header:
     if kind == 0x0800:
         head, total, fragment, protocol, source, destination = _IPV4.unpack_from(buffer, at)
         # A length of 0 is a segment that the card (here: nobody) would still cut into packets.
-        end = min(end, at + total) if total else end
+        if total and at + total < end:
+            end = at + total
         at += (head & 15) * 4
         fragment &= _MORE | _OFFSET
     elif kind == 0x86DD and end - start >= 54:
@@ -174,8 +171,18 @@ def _extensions(buffer: bytes, protocol: int, at: int, end: int) -> tuple[int, i
 def _transport(buffer: bytes, protocol: int, source: bytes, destination: bytes, at: int, end: int) -> Header:
     if protocol == TCP and at + 20 <= end:
         source_port, destination_port, seq, offset, flags = _TCP.unpack_from(buffer, at)
-        payload = min(at + (offset >> 4) * 4, end)
-        return Header(protocol, source, destination, source_port, destination_port, seq, flags, payload, end)
+        payload = at + (offset >> 4) * 4
+        return Header(
+            protocol,
+            source,
+            destination,
+            source_port,
+            destination_port,
+            seq,
+            flags,
+            min(end, payload),
+            end,
+        )
     if protocol == UDP and at + 8 <= end:
         source_port, destination_port = _PORTS.unpack_from(buffer, at)
         return Header(protocol, source, destination, source_port, destination_port, 0, 0, at + 8, end)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from operator import attrgetter
 
 from meshlab.proofs.packets import Packet
 
@@ -19,21 +20,21 @@ class Piece:
     buffer: bytes
     packets: list[Packet] = field(default_factory=list)
     keys: list[Key] = field(default_factory=list)
-    starts: list[int] = field(default_factory=list)
-    cut: int = 0
-    """Packets of which the ring kept only a part."""
     joined: set[int] = field(default_factory=set)
     """Packets that are fragments of a datagram which was put together, and is searched in their stead."""
 
     def add(self, packet: Packet, key: Key) -> None:
         self.packets.append(packet)
         self.keys.append(key)
-        self.starts.append(packet.start)
-        self.cut += not packet.whole
+
+    @property
+    def cut(self) -> int:
+        """Packets of which the ring kept only a part."""
+        return sum(not packet.whole for packet in self.packets)
 
     def at(self, offset: int) -> int | None:
         """Which packet holds the byte at ``offset``."""
-        index = bisect_right(self.starts, offset) - 1
+        index = bisect_right(self.packets, offset, key=_start) - 1
         return index if index >= 0 and offset < self.packets[index].end else None
 
     def indexes(self, offsets: Iterable[int]) -> list[int]:
@@ -43,3 +44,6 @@ class Piece:
     def frame(self, index: int) -> bytes:
         packet = self.packets[index]
         return self.buffer[packet.start : packet.end]
+
+
+_start = attrgetter("start")

@@ -8,13 +8,14 @@ for itself, so that what stands between packets (headers of the ring, old bytes 
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import accumulate
+from typing import NamedTuple
 
 from meshlab.proofs.canary import LONGEST_BYTES
 from meshlab.proofs.flows import Finding
 from meshlab.proofs.forms import Form
+from meshlab.proofs.inflating import GZIP_MAGIC
 from meshlab.proofs.links import Wiring
 from meshlab.proofs.packets import TCP
 from meshlab.proofs.pieces import Key, Piece
@@ -22,12 +23,13 @@ from meshlab.proofs.search import Hit, Search
 from meshlab.proofs.streams import Stream
 
 Streams = Sequence[tuple[Key, Stream]]
+_HOP_BYTES = 26
+"""What routers change of a frame is among its first bytes: MAC addresses, IPv6's hop limit, IPv4's TTL and checksum."""
 _REACH_BYTES = 8 * LONGEST_BYTES
 """More than a word takes in any form: with line breaks, with separators, or with 30 bits for each character."""
 
 
-@dataclass(frozen=True, slots=True)
-class Place:
+class Place(NamedTuple):
     """Where a canary was found."""
 
     key: Key
@@ -43,26 +45,36 @@ def places(search: Search, pieces: Sequence[Piece], streams: Streams) -> list[Pl
     A segment may cut a word's number off. Its stream shows whose the word is, so only what the stream finds without a
     number is left without one.
     """
-    found = [place for piece in pieces for place in _in_packets(search, piece)]
+    found = [*_in_packets(search, pieces)]
     known = {(place.key, place.hit.number, place.hit.encoding) for place in found if place.hit.number is not None}
     hit_keys = {place.key for place in found}
-    followed = {key for key, stream in streams if stream.chunks and not stream.pending}
+    followed = {key for key, stream in streams if len(stream.chunks) > 1 and not stream.pending}
     found = [place for place in found if place.hit.number is not None or place.key not in followed]
     followed_bytes = [(key, stream, b"".join(stream.chunks)) for key, stream in streams if stream.chunks]
     # Of a stream with hits in its packets all is read again: whose a word is, the packet before may say.
-    among = _forms_of(
-        search, [data if key in hit_keys else _seams(stream.chunks) for key, stream, data in followed_bytes]
-    )
-    for (key, stream, data), forms in zip(followed_bytes, among, strict=True):
-        several = len(stream.chunks) > 1
-        # The payload of one packet was searched as a packet.
-        hits = search.everywhere(data, among=forms if several or key in hit_keys else ())
+    across = [_across(stream, data, key in hit_keys) for key, stream, data in followed_bytes]
+    forms = _forms_of(search, across)
+    read: dict[tuple[bytes, tuple[Form, ...]], list[Hit]] = {}
+    for (key, stream, data), text in zip(followed_bytes, across, strict=True):
+        what = data, forms[text]
+        if what not in read:
+            read[what] = search.everywhere(data, among=forms[text])
         found += [
-            Place(key, hit, stream.data_times[0], reassembled=several)
-            for hit in hits
+            Place(key, hit, stream.data_times[0], reassembled=len(stream.chunks) > 1)
+            for hit in read[what]
             if (key, hit.number, hit.encoding) not in known
         ]
     return found
+
+
+def _across(stream: Stream, data: bytes, whole: bool) -> bytes:
+    """What of a stream's ``data`` can hold a word that no packet shows whole, or all of it.
+
+    Each packet was searched for itself, and so is nothing left of a stream that is a single one.
+    """
+    if len(stream.chunks) == 1:
+        return b""
+    return data if whole else _seams(stream.chunks)
 
 
 def _seams(chunks: Sequence[bytes]) -> bytes:
@@ -73,27 +85,31 @@ def _seams(chunks: Sequence[bytes]) -> bytes:
     )
 
 
-def _forms_of(search: Search, texts: Sequence[bytes]) -> list[list[Form]]:
-    """Of each text the forms whose needles stand in it, found in one pass over all texts."""
-    starts = list(accumulate((len(text) for text in texts), initial=0))
-    found: list[list[Form]] = [[] for _ in texts]
-    for form, offsets in search.offsets(b"".join(texts)):
-        if form is not None:
-            for place in sorted({bisect_right(starts, offset) - 1 for offset in offsets}):
-                found[place].append(form)
-    return found
+def _forms_of(search: Search, texts: Iterable[bytes]) -> dict[bytes, tuple[Form, ...]]:
+    """Of each text the forms whose needles stand in it, found in one pass over all texts.
+
+    What a call sends passes up to four links unchanged, so that many texts are the same: each is searched once.
+    """
+    found: dict[bytes, list[Form]] = {text: [] for text in texts}
+    each = [*found]
+    starts = list(accumulate((len(text) for text in each), initial=0))
+    for form, offsets in search.offsets(b"".join(each)):
+        for place in sorted({bisect_right(starts, offset) - 1 for offset in offsets}):
+            found[each[place]].append(form)
+    return {text: tuple(forms) for text, forms in found.items()}
 
 
-def raw_places(search: Search, pieces: Sequence[Piece], streams: Streams) -> list[Place]:
-    """Find every word in every packet and stream, as it is."""
+def raw_places(search: Search, pieces: Sequence[Piece], streams: Streams, wanted: Callable[[Key], bool]) -> list[Place]:
+    """Find every word, as it is, in the packets and streams of the ``wanted`` flows."""
     found = [
         Place(piece.keys[index], hit, piece.packets[index].time_ns, reassembled=False)
         for piece in pieces
         for index in piece.indexes(search.raw_offsets(piece.buffer))
+        if wanted(piece.keys[index])
         for hit in search.raw(piece.frame(index))
     ]
     for key, stream in streams:
-        if len(stream.chunks) > 1:
+        if len(stream.chunks) > 1 and wanted(key):
             found += [
                 Place(key, hit, stream.data_times[0], reassembled=True)
                 for hit in search.raw(b"".join(stream.chunks))
@@ -102,15 +118,31 @@ def raw_places(search: Search, pieces: Sequence[Piece], streams: Streams) -> lis
     return found
 
 
-def _in_packets(search: Search, piece: Piece) -> Iterator[Place]:
-    wanted: dict[int, list[Form]] = {}
-    for form, offsets in search.offsets(piece.buffer):
-        for index in piece.indexes(offsets):
-            wanted.setdefault(index, []).extend([form] if form else [])
-    for index, among in sorted(wanted.items(), key=lambda one: one[0]):
-        frame, key = piece.frame(index), piece.keys[index]
-        for hit in search.plain(frame, among) if key[3] == TCP else search.everywhere(frame, more_follows=False):
-            yield Place(key, hit, piece.packets[index].time_ns, reassembled=False)
+def _in_packets(search: Search, pieces: Sequence[Piece]) -> Iterator[Place]:
+    passed = _texts(pieces)
+    forms = _forms_of(search, (text for text, _ in passed))
+    for (text, segment), packets in passed.items():
+        if segment and forms[text]:
+            hits = search.plain(text, forms[text])
+        elif not segment and (forms[text] or GZIP_MAGIC in text):
+            hits = search.everywhere(text, more_follows=False)
+        else:
+            continue
+        for piece, index in packets:
+            for hit in hits:
+                yield Place(piece.keys[index], hit, piece.packets[index].time_ns, reassembled=False)
+
+
+def _texts(pieces: Sequence[Piece]) -> dict[tuple[bytes, bool], list[tuple[Piece, int]]]:
+    """What packets hold, with whether it is TCP's; and the packets that hold it."""
+    passed: dict[tuple[bytes, bool], list[tuple[Piece, int]]] = {}
+    for piece in pieces:
+        buffer, joined = piece.buffer, piece.joined
+        for index, (packet, key) in enumerate(zip(piece.packets, piece.keys, strict=True)):
+            if index not in joined:
+                text = buffer[packet.start + _HOP_BYTES : packet.end]
+                passed.setdefault((text, key[3] == TCP), []).append((piece, index))
+    return passed
 
 
 def findings(found: Iterable[Place], wiring: Wiring) -> tuple[Finding, ...]:

@@ -10,7 +10,7 @@ from meshlab.proofs.cohorts import Cohort
 from meshlab.proofs.flows import Flow
 from meshlab.proofs.links import Link, Site, Wiring
 from meshlab.proofs.streams import HBONE_PORT
-from meshlab.proofs.traffic import NEVER, Times, Traffic
+from meshlab.proofs.traffic import Times, Traffic
 from meshlab.proofs.window import Window
 
 
@@ -117,8 +117,8 @@ def _both(window: Window, route: Route) -> Iterator[Traffic]:
 
 
 def _there(window: Window, link: Link, route: Route, port: int) -> Iterator[Times]:
-    return (some.to_port.get(port, NEVER) for some in window.between(link, route.source, route.destination))
+    return (some.to_port(port) for some in window.between(link, route.source, route.destination))
 
 
 def _back(window: Window, link: Link, route: Route, port: int) -> Iterator[Times]:
-    return (some.from_port.get(port, NEVER) for some in window.between(link, route.destination, route.source))
+    return (some.from_port(port) for some in window.between(link, route.destination, route.source))

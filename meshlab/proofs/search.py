@@ -13,6 +13,7 @@ from bisect import bisect_right
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
 from meshlab.proofs.forms import RAW, Form, forms, raw
 from meshlab.proofs.http_bodies import Body, bodies
@@ -26,8 +27,7 @@ _DEFLATE = "deflate"
 _CHUNKED = "chunked"
 
 
-@dataclass(frozen=True, slots=True)
-class Hit:
+class Hit(NamedTuple):
     """A word in some bytes."""
 
     number: int | None
@@ -66,11 +66,10 @@ class Search:
         self.budget = Budget.of(captured_bytes)
         self.unread.clear()
 
-    def offsets(self, data: bytes) -> Iterator[tuple[Form | None, list[int]]]:
-        """Where in a buffer the needle of each form stands; of no form: where compressed streams may begin."""
+    def offsets(self, data: bytes) -> Iterator[tuple[Form, list[int]]]:
+        """Where in a buffer the needle of each form stands."""
         for form in self._forms:
             yield form, list(_places(data, form.needle))
-        yield None, list(_places(data, GZIP_MAGIC))
 
     def raw_offsets(self, data: bytes) -> set[int]:
         """Where in a buffer words stand as they are."""

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterable, Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import accumulate
 
 from meshlab.proofs.flows import Flow
@@ -40,41 +41,54 @@ class Times:
 NEVER = Times([], [], [0])
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Traffic:
-    """All flows on one link from one address to another."""
+    """All flows on one link from one address to another. What nobody asks for is never worked out."""
 
-    flows: tuple[Flow, ...]
-    not_tls: Flow | None
-    """The first on 15008 that is no sequence of TLS records."""
-    unfollowed: Flow | None
-    """The first on 15008 of which bytes were not seen."""
-    no_certificate: Flow | None
-    """The first on 15008 whose client cannot have shown a certificate."""
-    to_port: Mapping[int, Times]
-    """TCP by destination port; what is on 15008, on either side, stands under that port only."""
-    from_port: Mapping[int, Times]
+    flows: Sequence[Flow]
 
+    @cached_property
+    def not_tls(self) -> Flow | None:
+        """The first on 15008 that is no sequence of TLS records."""
+        return next((flow for flow in self._hbone if flow.not_tls), None)
 
-def indexed(flows: Iterable[Flow]) -> Traffic:
-    every = tuple(flows)
-    hbone = [flow for flow in every if flow.is_hbone]
-    return Traffic(
-        flows=every,
-        not_tls=next((flow for flow in hbone if flow.not_tls), None),
-        unfollowed=next((flow for flow in hbone if flow.hole or not flow.from_birth), None),
-        no_certificate=next((flow for flow in hbone if flow.no_certificate), None),
-        to_port=_by_port((flow, flow.destination_port) for flow in every),
-        from_port=_by_port((flow, flow.source_port) for flow in every),
-    )
+    @cached_property
+    def unfollowed(self) -> Flow | None:
+        """The first on 15008 of which bytes were not seen."""
+        return next((flow for flow in self._hbone if flow.hole or not flow.from_birth), None)
 
+    @cached_property
+    def no_certificate(self) -> Flow | None:
+        """The first on 15008 whose client cannot have shown a certificate."""
+        return next((flow for flow in self._hbone if flow.no_certificate), None)
 
-def _by_port(flows: Iterable[tuple[Flow, int]]) -> dict[int, Times]:
-    every: dict[int, list[Flow]] = {}
-    for flow, port in flows:
-        if flow.protocol == TCP and (port == HBONE_PORT or not flow.is_hbone):
-            every.setdefault(port, []).append(flow)
-    return {port: _times(some) for port, some in every.items()}
+    def to_port(self, port: int) -> Times:
+        """TCP to that port; what is on 15008, on either side, counts for that port only."""
+        return self._known(port, 0)
+
+    def from_port(self, port: int) -> Times:
+        """TCP from that port; as of ``to_port``."""
+        return self._known(port, 1)
+
+    @cached_property
+    def _hbone(self) -> tuple[Flow, ...]:
+        return tuple(flow for flow in self.flows if flow.is_hbone)
+
+    @cached_property
+    def _times(self) -> dict[tuple[int, int], Times]:
+        return {}
+
+    def _known(self, port: int, side: int) -> Times:
+        known = self._times.get((port, side))
+        if known is None:
+            some = self._hbone if port == HBONE_PORT else [flow for flow in self._others if flow.protocol == TCP]
+            of = [flow for flow in some if (flow.source_port if side else flow.destination_port) == port]
+            known = self._times[port, side] = _times(of) if of else NEVER
+        return known
+
+    @cached_property
+    def _others(self) -> tuple[Flow, ...]:
+        return tuple(flow for flow in self.flows if not flow.is_hbone)
 
 
 def _times(flows: list[Flow]) -> Times:

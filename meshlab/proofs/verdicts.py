@@ -26,7 +26,7 @@ from meshlab.proofs.route import (
     unfollowed,
 )
 from meshlab.proofs.streams import HBONE_PORT
-from meshlab.proofs.traffic import indexed
+from meshlab.proofs.traffic import Traffic
 from meshlab.proofs.window import Window
 
 
@@ -88,7 +88,7 @@ def nothing_in_clear(window: Window, wiring: Wiring, link: Link, family: Family,
         return draft.failed(str(leak))
     if wrong := next((flow for flow in others if not flow.is_hbone), None):
         return draft.failed(f"not on 15008: {wrong}")
-    traffic = indexed(others)
+    traffic = Traffic(others)
     if clear := traffic.not_tls:
         return draft.failed(f"{clear}: {clear.not_tls}")
     if window.blind:

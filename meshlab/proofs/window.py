@@ -10,7 +10,7 @@ from meshlab.proofs.beacon import Beacon, Beacons
 from meshlab.proofs.flows import Finding, Flow
 from meshlab.proofs.links import Link, Site
 from meshlab.proofs.pieces import Key, Piece
-from meshlab.proofs.traffic import Traffic, indexed
+from meshlab.proofs.traffic import Traffic
 from meshlab.proofs.unread import Unread
 
 
@@ -64,7 +64,7 @@ class Window:
         flows: dict[tuple[Link, bytes, bytes], list[Flow]] = {}
         for flow in self.flows:
             flows.setdefault((flow.link, flow.source, flow.destination), []).append(flow)
-        return {ends: indexed(of) for ends, of in flows.items()}
+        return {ends: Traffic(of) for ends, of in flows.items()}
 
     def between(self, link: Link, source: Site, destination: Site) -> tuple[Traffic, ...]:
         """The traffic on a link from one pod to another, of both families. Asked for many calls, looked up once."""

@@ -83,7 +83,7 @@ def test_in_plaintext_nobody_has_shown_a_certificate_whatever_a_log_says(name: s
 
 
 def test_a_client_whose_handshake_cannot_hold_a_certificate_has_shown_none() -> None:
-    flows = tuple(replace(flow, no_certificate="too small") if flow.is_hbone else flow for flow in WINDOW.flows)
+    flows = tuple(flow._replace(no_certificate="too small") if flow.is_hbone else flow for flow in WINDOW.flows)
     proof = prove(CLIENT, BOTH, replace(WINDOW, flows=flows))
     assert (proof.result, proof.reason.endswith(": too small")) == (Result.FAILED, True)
 

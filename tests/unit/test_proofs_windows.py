@@ -297,7 +297,7 @@ def test_a_canary_of_unknown_number_fails_its_link_and_makes_every_calls_proof_u
     one = scenes.call(clean, 1)
     odd = scenes.window_of(scenes.as_pcapng("leak-raw")).findings[0]
     proxy = ip_address("10.200.0.1").packed
-    found = replace(window, findings=(replace(odd, number=None, source=proxy, destination=proxy),))
+    found = replace(window, findings=(odd._replace(number=None, source=proxy, destination=proxy),))
     proof = verdicts.encrypted(found, scenes.wiring(), one, scenes.SERVER_8080)
     assert (proof.result, "its number cannot be read" in proof.reason) == (Result.CANNOT_TELL, True)
     assert odd.link in verdicts.links_to_prove(found, scenes.wiring(), 4, [])
