@@ -88,10 +88,10 @@ class Recorder:
         if (message := self.channel.take()) is None:
             return
         request, fds = message
-        op = self._ops.get(request.get("op"))
         try:
+            op = self._ops.get(request["op"])
             if op is None:
-                raise ValueError(f"no such op: {request.get('op')!r} (there are {', '.join(self._ops)})")
+                raise ValueError(f"no such op: {request['op']!r} (there are {', '.join(self._ops)})")
             op(request, fds)
         except ChannelClosedError:
             raise
