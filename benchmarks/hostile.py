@@ -1,13 +1,14 @@
 """What hostile input costs: each parser of ``parsers`` on changed inputs, and on inputs of 1, 2, 4 and 8 sizes.
 
 An input may end in an exception that the parser documents, and in nothing else; none may take longer than
-``DEADLINE_S``. The same seed gives the same inputs, whatever the number of processes that they are spread over.
+``DEADLINE_S``, or more memory than ``MOST_BYTES``. The same seed gives the same inputs, on however many cores.
 """
 
 from __future__ import annotations
 
 import os
 import random
+import resource
 import signal
 import sys
 import time
@@ -23,6 +24,8 @@ INPUTS = 100_000
 PART = 10_000
 """Inputs that one process takes at a time."""
 DEADLINE_S = 10.0
+MOST_BYTES = 4 << 30
+"""Of memory, for a process that feeds parsers."""
 MOST_RATIO = 10.0
 _SIZES = (1, 2, 4, 8)
 _LONGEST_BYTES = 16 * 1024
@@ -93,7 +96,7 @@ def fed(wanted: Mapping[str, int]) -> dict[str, Findings]:
     found = {name: Findings(name) for name in wanted}
     left = {name: -(-inputs // PART) for name, inputs in wanted.items()}
     started = time.monotonic()
-    with ProcessPoolExecutor(os.cpu_count(), get_context("spawn")) as processes:
+    with ProcessPoolExecutor(os.cpu_count(), get_context("spawn"), _bounded) as processes:
         parts = [
             processes.submit(feed_named, name, min(PART, inputs - start), 1 + start // PART)
             for name, inputs in wanted.items()
@@ -108,6 +111,11 @@ def fed(wanted: Mapping[str, int]) -> dict[str, Findings]:
                 taken = time.monotonic() - started
                 print(f"{taken:7.1f} s  {name}: {found[name].inputs:,} inputs", file=sys.stderr, flush=True)
     return found
+
+
+def _bounded() -> None:
+    """A parser that takes more memory than this gets a MemoryError, which none documents."""
+    resource.setrlimit(resource.RLIMIT_AS, (MOST_BYTES, resource.getrlimit(resource.RLIMIT_AS)[1]))
 
 
 def feed_named(name: str, inputs: int, seed: int) -> Findings:

@@ -6,9 +6,17 @@ in the size takes eight times as long for the eightfold.
 
 from __future__ import annotations
 
-from benchmarks.parsers import captures, files, http, mesh
+from benchmarks.parsers import captures, channels, files, http, kernel, mesh, settings
 from benchmarks.parsers.parser import Parser, Shape
 
 __all__ = ("PARSERS", "Parser", "Shape")
 
-PARSERS = (*http.PARSERS, *captures.PARSERS, *mesh.PARSERS, *files.PARSERS)
+PARSERS = (
+    *http.PARSERS,
+    *captures.PARSERS,
+    *mesh.PARSERS,
+    *channels.PARSERS,
+    *kernel.PARSERS,
+    *files.PARSERS,
+    *settings.PARSERS,
+)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Mapping
 from functools import cache
+from pathlib import Path
 
 from benchmarks.parsers.parser import Parser, Shape, numbered, repeated
 from meshlab.errors import TopologyError
 from meshlab.fuzz.bugfile import formatted
+from meshlab.fuzz.files import hazards, opened
 from meshlab.model import Topology
 from meshlab.topology import load, load_manifests
 
@@ -32,6 +35,12 @@ kind: Namespace
 metadata: {name: shop, labels: {istio.io/dataplane-mode: ambient}}
 """
 )
+_DANGERS = """\
+  dataplane: {ztunnel: ./ztunnel}
+  mounts: [/tmp, "/a/b"]
+  pods:
+    shop/a: {run: [sh, "-c", "true"], workingDir: /tmp}
+"""
 _DEPLOYMENT = """\
 ---
 apiVersion: apps/v1
@@ -74,9 +83,7 @@ _YAML_SHAPES: Mapping[str, Shape] = {
 }
 
 
-@cache
-def _mesh_of_files() -> str:
-    return _LAB + _DEPLOYMENT + "---\n" + _POLICY
+_ALL = _LAB + _DEPLOYMENT + "---\n" + _POLICY
 
 
 def _text(data: bytes) -> str:
@@ -84,12 +91,21 @@ def _text(data: bytes) -> str:
 
 
 @cache
-def _topology() -> Topology:
-    return load(_mesh_of_files(), "t.yaml")
+def mesh_of_files() -> Topology:
+    """Pods, a Deployment, a Service and policies."""
+    return load(_ALL, "t.yaml")
+
+
+def _open(data: bytes) -> None:
+    """As `meshlab replay` opens a file that somebody else made."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "a.yaml"
+        path.write_bytes(data)
+        hazards(opened(str(path)))
 
 
 def _apply(data: bytes) -> None:
-    load_manifests(_text(data), "t.yaml", _topology())
+    load_manifests(_text(data), "t.yaml", mesh_of_files())
 
 
 PARSERS = (
@@ -112,6 +128,13 @@ PARSERS = (
         share=0.1,
     ),
     Parser(
+        name="opened file",
+        run=_open,
+        seeds=lambda: (_LAB.encode(), (_LAB_HEAD + _DANGERS).encode()),
+        documented=(TopologyError,),
+        share=0.1,
+    ),
+    Parser(
         name="manifests",
         run=_apply,
         seeds=lambda: (_POLICY.encode(),),
@@ -126,7 +149,7 @@ PARSERS = (
     Parser(
         name="bug file",
         run=lambda data: formatted(_text(data), "t.yaml"),
-        seeds=lambda: (_mesh_of_files().encode(),),
+        seeds=lambda: (_ALL.encode(),),
         documented=(TopologyError,),
         shapes={name: _YAML_SHAPES[name] for name in ("many keys", "many keys in a line", "dashes")},
         unit=200,

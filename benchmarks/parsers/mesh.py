@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import base64
-from datetime import UTC, datetime
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
 from functools import cache
+from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding
 from google.protobuf.message import DecodeError
 
+from benchmarks.parsers.files import mesh_of_files
 from benchmarks.parsers.parser import Parser, pieces, repeated
 from meshlab.controlplane.authority import Authority
 from meshlab.errors import ProtocolError
@@ -20,6 +24,10 @@ from meshlab.protocols.messages import ADDRESS_TYPE, message
 from meshlab.protocols.xds import DeltaClient, Node
 from meshlab.protocols.xds_server import Snapshot, Stream
 from meshlab.protocols.zds import AgentSession, ProxySession, ZdsPod, encode_add
+from meshlab.translate import resources
+from meshlab.ztunnel.credentials import Credentials
+from meshlab.ztunnel.state import State
+from meshlab.ztunnel.tls import spiffe_id
 
 # --- identities ------------------------------------------------------------------------------------------------------
 
@@ -58,7 +66,30 @@ def _sign(data: bytes) -> None:
     Authority(_ca().issuer, "cluster.local").create(request, _NOW)
 
 
+def _certificates() -> tuple[bytes, ...]:
+    leaf = _ca().issuer.sign(_CLIENT, read_csr(_csr()).key, _NOW, _NOW + timedelta(hours=1))
+    return (leaf.public_bytes(Encoding.DER),)
+
+
+def _take_certificates(data: bytes) -> None:
+    """As a node proxy takes the CA's answer."""
+    answer = message("istio.v1.auth.IstioCertificateResponse").FromString(data)
+    Credentials.issued(_CLIENT, b"", list(answer.cert_chain))
+
+
+def _chains() -> tuple[bytes, ...]:
+    chain = _ca().issuer.issue(_CLIENT, read_csr(_csr()).key, now=_NOW)
+    return (message("istio.v1.auth.IstioCertificateResponse")(cert_chain=chain).SerializeToString(),)
+
+
 _IDENTITIES = (
+    Parser(
+        name="peer certificate",
+        run=spiffe_id,
+        seeds=_certificates,
+        documented=(ProtocolError,),
+        shapes={"a long one": lambda size: b"\x30\x84" + (size * 4).to_bytes(4, "big") + b"\x30\x80\x02\x01" * size},
+    ),
     Parser(
         name="CSR",
         run=_read_der,
@@ -82,6 +113,12 @@ _IDENTITIES = (
         seeds=_certificate_requests,
         documented=(ProtocolError, DecodeError),
         share=0.3,
+    ),
+    Parser(
+        name="certificate answer",
+        run=_take_certificates,
+        seeds=_chains,
+        documented=(ValueError, DecodeError),
     ),
     Parser(
         name="SPIFFE ID",
@@ -124,6 +161,30 @@ def _take_xds(data: bytes) -> None:
     client.answer(client.receive(message("envoy.service.discovery.v3.DeltaDiscoveryResponse").FromString(data)))
 
 
+def _served() -> tuple[bytes, ...]:
+    """A push with every kind of resource: workloads, services and policies."""
+    mesh = mesh_of_files().mesh
+    served = resources(mesh, frozenset(pod.key for pod in mesh.pods))
+    return tuple(_response(type_url, named) for type_url, named in served.items())
+
+
+def _response(type_url: str, named: Mapping[str, Any]) -> bytes:
+    response = message("envoy.service.discovery.v3.DeltaDiscoveryResponse")(type_url=type_url, nonce="1")
+    for name, body in named.items():
+        resource = response.resources.add(name=name, version="1")
+        resource.resource.type_url, resource.resource.value = type_url, body.SerializeToString()
+    return bytes(response.SerializeToString())
+
+
+def _apply_xds(data: bytes) -> None:
+    """As the reference ztunnel takes a push: what it cannot use it refuses by name."""
+    client, state = DeltaClient(_NODE), State()
+    client.start()
+    update = client.receive(message("envoy.service.discovery.v3.DeltaDiscoveryResponse").FromString(data))
+    for why in state.apply(update).values():
+        assert why
+
+
 _POD = ZdsPod(uid="1", name="a", namespace="shop", service_account="a")
 
 
@@ -156,6 +217,12 @@ def _serve_hbone(data: bytes) -> None:
 _PROTOCOLS = (
     Parser(name="xDS request", run=_serve_xds, seeds=_xds_requests, documented=(ProtocolError, DecodeError)),
     Parser(name="xDS response", run=_take_xds, seeds=_xds_responses, documented=(ProtocolError, DecodeError)),
+    Parser(
+        name="xDS resources",
+        run=_apply_xds,
+        seeds=_served,
+        documented=(ProtocolError, DecodeError),
+    ),
     Parser(
         name="ZDS answer",
         run=_serve_zds,
