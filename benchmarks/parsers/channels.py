@@ -13,6 +13,7 @@ import array
 import asyncio
 import contextlib
 import json
+import math
 import os
 import socket
 import tempfile
@@ -260,6 +261,7 @@ PARSERS = (
             {"id": 1, "op": "ring", "node": "node-1"},
             {"id": 1, "op": "capture"},
             {"id": 1, "op": "position", "after": 0, "timeout_s": 0.5},
+            {"id": 1, "op": "position", "after": -1, "timeout_s": math.inf},
             {"id": 1, "op": "release", "before": 4096},
             {"id": 1, "op": "log", "name": "shop/a"},
             {"id": 1, "op": "logs", "names": []},
@@ -273,6 +275,7 @@ PARSERS = (
         seeds=_said(
             {"id": 1, "op": "enrol", "pods": [_POD], "timeout_s": 1.5, "no_proxy": True},
             {"id": 1, "op": "enrol", "pods": [_POD], "timeout_s": 1.5},
+            {"id": 1, "op": "enrol", "pods": [_POD], "timeout_s": math.inf},
             {"id": 1, "op": "give_up", "why": "it is gone"},
             {"id": 1, "op": "remove", "uids": ["1"]},
             {"id": 1, "op": "rules", "uid": "1"},
