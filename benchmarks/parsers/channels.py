@@ -245,7 +245,7 @@ PARSERS = (
             "a long text": repeated(b'{"a":"', b"\\u00e4", b'"}'),
             "a long number": repeated(b'{"a":', b"9"),
         },
-        unit=4000,
+        unit=1000,
     ),
     Parser(
         name="answer or event",

@@ -53,7 +53,7 @@ PARSERS = (
             "percents": repeated(b"http://a", b"%41", b":80/"),
             "brackets": repeated(b"http://", b"["),
         },
-        unit=20_000,
+        unit=4000,
     ),
     Parser(
         name="address of a TCP call",
