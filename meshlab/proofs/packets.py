@@ -99,11 +99,13 @@ def recorded(buffer: bytes) -> Iterator[Packet]:
     """
     for kind, node, start, size in _records(buffer):
         if kind == BLOCK:
+            last = start + size
             for at, mac, pkttype, ifindex, time_ns, kept, length in _walk(buffer, start, size):
                 frame = at + mac
-                if frame + kept > start + size:
+                end = frame + kept
+                if end > last:
                     raise ValueError(f"a packet that ends behind its block, at byte {at}")
-                yield Packet(node, ifindex, pkttype == _OUTGOING, time_ns, frame, frame + kept, kept == length)
+                yield Packet(node, ifindex, pkttype == _OUTGOING, time_ns, frame, end, kept == length)
 
 
 def lost_bytes(buffer: bytes) -> int:
@@ -144,14 +146,15 @@ def _walk(buffer: bytes, block: int, size: int) -> Iterator[tuple[int, int, int,
     count, first = _BLOCK_DESC.unpack_from(buffer, block)
     if count * _LEAST_BYTES > size:
         raise ValueError(f"{count} packets in a block of {size} bytes, at byte {block}")
-    at, last = block + first, block + size - _LEAST_BYTES
+    at = block + first
     unpack = _PACKET.unpack_from
-    for _ in range(count):
-        if at > last:
-            raise ValueError(f"a packet behind its block, at byte {at}")
-        step, sec, nsec, kept, length, mac, ifindex, pkttype = unpack(buffer, at)
-        yield at, mac, pkttype, ifindex, sec * 1_000_000_000 + nsec, kept, length
-        at += step
+    try:
+        for _ in range(count):
+            step, sec, nsec, kept, length, mac, ifindex, pkttype = unpack(buffer, at)
+            yield at, mac, pkttype, ifindex, sec * 1_000_000_000 + nsec, kept, length
+            at += step
+    except struct.error as error:
+        raise ValueError(f"a packet behind all blocks, at byte {at}") from error
 
 
 def parse(buffer: bytes, start: int, end: int) -> Header:
