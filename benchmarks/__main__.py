@@ -28,6 +28,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--ztunnel", help="node proxy of 'start', 'calls' and 'lifetime': reference, or [NAME=]PATH")
     parser.add_argument("--rounds", type=int, default=5, help="interleaved rounds, of which the median counts")
     parser.add_argument("--inputs", type=int, default=hostile.INPUTS, help="changed inputs of 'hostile', in sum")
+    parser.add_argument("--each", type=int, metavar="N", help="changed inputs of 'hostile' for each parser, instead")
     options = parser.parse_args(arguments)
     if unknown := [name for name in options.names if name not in BENCHMARKS]:
         parser.error(f"no benchmark {unknown[0]!r}: there are {', '.join(BENCHMARKS)}")
@@ -35,7 +36,7 @@ def main(arguments: list[str] | None = None) -> int:
     for name in options.names or BENCHMARKS:
         chosen = {"ztunnel": options.ztunnel} if options.ztunnel and name in {"start", "calls", "lifetime"} else {}
         if name == "hostile":
-            chosen = {"inputs": options.inputs}
+            chosen = {"inputs": options.inputs, "each": options.each}
         reports.append(BENCHMARKS[name](rounds=options.rounds, **chosen))
         if not options.json:
             print(reports[-1].text(), flush=True)

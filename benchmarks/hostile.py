@@ -1,22 +1,32 @@
 """What hostile input costs: each parser of ``parsers`` on changed inputs, and on inputs of 1, 2, 4 and 8 sizes.
 
 An input may end in an exception that the parser documents, and in nothing else; none may take longer than
-``DEADLINE_S``. The same seed gives the same inputs.
+``DEADLINE_S``, or more memory than ``MOST_BYTES``. The same seed gives the same inputs, on however many cores.
 """
 
 from __future__ import annotations
 
+import gc
+import os
 import random
+import resource
 import signal
+import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, field
+from multiprocessing import get_context
 
 from benchmarks.measure import Report
 from benchmarks.parsers import PARSERS, Parser, Shape
 
 INPUTS = 100_000
+PART = 10_000
+"""Inputs that one process takes at a time."""
 DEADLINE_S = 10.0
+MOST_BYTES = 4 << 30
+"""Of memory, for a process that feeds parsers."""
 MOST_RATIO = 10.0
 _SIZES = (1, 2, 4, 8)
 _LONGEST_BYTES = 16 * 1024
@@ -41,7 +51,8 @@ _TOKENS = (
 class Findings:
     """The results of one parser over all its inputs."""
 
-    parser: Parser
+    name: str
+    """Of the parser."""
     inputs: int = 0
     undocumented: int = 0
     examples: list[str] = field(default_factory=list)
@@ -50,6 +61,14 @@ class Findings:
     slowest_bytes: int = 0
     ratios: dict[str, float] = field(default_factory=dict)
     """Shape -> time of the eightfold input, in times of the single one."""
+
+    def add(self, part: Findings) -> None:
+        """Take in what more inputs of the same parser came to."""
+        self.inputs += part.inputs
+        self.undocumented += part.undocumented
+        self.examples = (self.examples + part.examples)[:_KEPT]
+        if part.slowest_s > self.slowest_s:
+            self.slowest_s, self.slowest_bytes = part.slowest_s, part.slowest_bytes
 
     @property
     def worst(self) -> tuple[float, str]:
@@ -60,19 +79,53 @@ class Findings:
         return not self.undocumented and self.worst[0] <= MOST_RATIO
 
 
-def run(rounds: int = 5, inputs: int = INPUTS) -> Report:
-    """Feed every parser, ``inputs`` in sum."""
+def run(rounds: int = 5, inputs: int = INPUTS, each: int | None = None) -> Report:
+    """Feed every parser ``each`` inputs; without it, ``inputs`` in sum, by the parsers' shares."""
     whole = sum(parser.share for parser in PARSERS)
-    found = []
-    for parser in PARSERS:
-        findings = feed(parser, max(1, round(inputs * parser.share / whole)))
-        findings.ratios = {name: ratio(parser, shape, rounds) for name, shape in parser.shapes.items()}
-        found.append(findings)
-    return report(found)
+    wanted = {parser.name: each or max(1, round(inputs * parser.share / whole)) for parser in PARSERS}
+    found = fed(wanted)
+    for parser in PARSERS:  # afterwards and alone: processes side by side would measure each other
+        found[parser.name].ratios = {name: ratio(parser, shape, rounds) for name, shape in parser.shapes.items()}
+    return report(list(found.values()))
+
+
+def fed(wanted: Mapping[str, int]) -> dict[str, Findings]:
+    """Feed each of these parsers so many inputs, in as many processes as there are cores; a line as each is done.
+
+    A parser's inputs come in parts of ``PART``, each with a seed of its own, so that one slow parser is spread too.
+    """
+    found = {name: Findings(name) for name in wanted}
+    left = {name: -(-inputs // PART) for name, inputs in wanted.items()}
+    started = time.monotonic()
+    with ProcessPoolExecutor(os.cpu_count(), get_context("spawn"), _bounded) as processes:
+        parts = [
+            processes.submit(feed_named, name, min(PART, inputs - start), 1 + start // PART)
+            for name, inputs in wanted.items()
+            for start in range(0, inputs, PART)
+        ]
+        for part in as_completed(parts):
+            findings = part.result()
+            name = findings.name
+            found[name].add(findings)
+            left[name] -= 1
+            if not left[name]:
+                taken = time.monotonic() - started
+                print(f"{taken:7.1f} s  {name}: {found[name].inputs:,} inputs", file=sys.stderr, flush=True)
+    return found
+
+
+def _bounded() -> None:
+    """A parser that takes more memory than this gets a MemoryError, which none documents."""
+    resource.setrlimit(resource.RLIMIT_AS, (MOST_BYTES, resource.getrlimit(resource.RLIMIT_AS)[1]))
+
+
+def feed_named(name: str, inputs: int, seed: int) -> Findings:
+    """``feed`` for another process, which has parsers of its own."""
+    return feed(next(parser for parser in PARSERS if parser.name == name), inputs, seed)
 
 
 def report(found: Sequence[Findings]) -> Report:
-    examples = [f"{one.parser.name}: {example}" for one in found for example in one.examples]
+    examples = [f"{one.name}: {example}" for one in found for example in one.examples]
     return Report(
         name="hostile",
         promise=f"documented exceptions only, and at 8 times the size at most {MOST_RATIO:g} times the time",
@@ -94,7 +147,7 @@ def report(found: Sequence[Findings]) -> Report:
 def _line(one: Findings) -> str:
     ratio, shape = one.worst
     times = f"{ratio:7.1f}x  {shape}" if shape else "      -"
-    return f"{one.parser.name:26}{one.inputs:>9,}{one.undocumented:>14}{one.slowest_s * 1000:>8.1f} ms  {times}"
+    return f"{one.name:26}{one.inputs:>9,}{one.undocumented:>14}{one.slowest_s * 1000:>8.1f} ms  {times}"
 
 
 # --- changed inputs --------------------------------------------------------------------------------------------------
@@ -102,7 +155,7 @@ def _line(one: Findings) -> str:
 
 def feed(parser: Parser, inputs: int, seed: int = 1) -> Findings:
     """Run ``parser`` on so many changed seeds."""
-    findings = Findings(parser)
+    findings = Findings(parser.name)
     for data in changed(parser.seeds(), inputs, seed):
         started = time.perf_counter()
         fault = outcome(parser, data)
@@ -192,10 +245,12 @@ def ratio(parser: Parser, shape: Shape, rounds: int) -> float:
 
 
 def _seconds(parser: Parser, data: bytes) -> float:
-    """CPU time: what else the machine does must not count."""
+    """CPU time: what else the machine does must not count. Nor does the garbage collector, as in ``timeit``."""
+    gc.disable()
     started = time.process_time()
     fault = outcome(parser, data)
     taken = time.process_time() - started
+    gc.enable()
     return DEADLINE_S * len(_SIZES) if fault else max(taken, _LEAST_S)
 
 

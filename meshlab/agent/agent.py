@@ -30,6 +30,9 @@ from meshlab.plan import nft
 from meshlab.plan.redirect import inpod_rules
 from meshlab.protocols.zds import Acknowledged, AgentEffect, Refused, ZdsPod
 
+_LONGEST_S = 86_400.0
+"""No selector waits for ever: what is asked for longer is waited for a day."""
+
 
 @dataclass(frozen=True, slots=True)
 class EnrolledPod:
@@ -146,11 +149,11 @@ class Agent:
                     raise ValueError(f"no operation {other!r}; there are enrol, give_up, remove, rules")
         except ChannelClosedError:
             raise
-        except (KernelRefusedError, OSError, ValueError, LookupError, TypeError) as error:
+        except Exception as error:  # as netd: a request that makes no sense is answered as one that fails
             self._channel.send({"id": request.get("id"), "error": f"{type(error).__name__}: {error}"})
 
     def _enrol(self, request: dict[str, Any], fds: list[int]) -> None:
-        deadline = time.monotonic() + request.get("timeout_s", 10.0)
+        deadline = time.monotonic() + min(_LONGEST_S, float(request.get("timeout_s", 10.0)))
         enrolment = _Enrolment(request["id"], deadline, set())
         for asked, netns in zip(request["pods"], fds, strict=True):
             pod = EnrolledPod(_zds_pod(asked), netns)

@@ -201,7 +201,13 @@ class Echo:
             asyncio.get_running_loop().call_soon(self._answer, request, rounds - 1)
             return
         with contextlib.suppress(ChannelClosedError):  # the end of the channel ends the program by itself
-            self._channel.send({"id": request.get("id"), **self._reply(request)})
+            self._channel.send({"id": request.get("id"), **self._reply_to(request)})
+
+    def _reply_to(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        try:
+            return self._reply(request)
+        except Exception as error:  # nobody would be told of it otherwise
+            return {"error": f"{type(error).__name__}: {error}"}
 
     def _reply(self, request: Mapping[str, Any]) -> dict[str, Any]:
         match request.get("op"):

@@ -264,7 +264,7 @@ class ControlPlane:
                     answer = self.set_ca(request["mode"])
                 case other:
                     raise ValueError(f"no operation {other!r}; there are set, status, ca")
-        except (KeyError, TypeError, ValueError) as error:
+        except Exception as error:  # as netd: a request that makes no sense is answered as one that fails
             answer = {"error": f"{type(error).__name__}: {error}"}
         self._tell({"id": request.get("id"), **answer})
 

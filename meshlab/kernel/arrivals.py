@@ -32,6 +32,7 @@ from meshlab.kernel.netlink import (
     attributes,
     framed,
     string,
+    understood,
 )
 from meshlab.kernel.nft_encode import compare, data, expression, load, meta, nested, u32
 from meshlab.model import Address
@@ -80,8 +81,13 @@ class ArrivalsSocket(NetlinkSocket):
         if not answers:
             raise KernelRefusedError("count connections", self.netns, 0, "no acknowledgement")
 
+    @understood()
     def counts(self) -> dict[tuple[Address, int], int]:
-        """(client's address, port) -> SYNs to that port since ``watch``; a SYN that was sent again counts again."""
+        """(client's address, port) -> SYNs to that port since ``watch``; a SYN that was sent again counts again.
+
+        Raises:
+            ValueError: the kernel's answer cannot be read.
+        """
         return {
             key: count
             for family in _FAMILIES

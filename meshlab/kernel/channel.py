@@ -1,7 +1,7 @@
-"""JSON with file descriptors over a SOCK_SEQPACKET socket: how the processes of a lab talk.
+"""JSON objects with file descriptors over a SOCK_SEQPACKET socket: how the processes of a lab talk.
 
 One message is one packet: a header and the JSON. What does not fit travels in a memfd, and more descriptors than Linux
-takes at once go ahead in packets of their own: a message has no size limit.
+takes at once go ahead in packets of their own. What comes is not trusted: an end that sends anything else is lost.
 
     send --room--> socket                        take <-- what is here now, or nothing
          --none--> queue --flush, when writable--> socket     receive <-- waits, with a deadline
@@ -23,11 +23,12 @@ import os
 import select
 import selectors
 import socket
+import stat
 import struct
 import time
 from _thread import allocate_lock
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
@@ -40,10 +41,16 @@ MAX_FDS = 253
 """SCM_MAX_FD of Linux: descriptors in one message."""
 UNSENT_LIMIT_BYTES = 64 << 20
 """An end that leaves more than this unread is taken for lost."""
+MESSAGE_LIMIT_BYTES = 256 << 20
+"""Of one message: a memfd of any size costs its sender nothing, and its reader memory."""
 
 
 class ChannelClosedError(ConnectionError):
     """The other end is gone, or does not read."""
+
+
+class NoMessageError(ChannelClosedError):
+    """The other end sent what is no message, so nothing that it sends can be made sense of."""
 
 
 class _Packet(NamedTuple):
@@ -99,11 +106,12 @@ class Channel:
 
     # --- sending ---
 
-    def send(self, message: Any, fds: Sequence[int] = ()) -> None:
+    def send(self, message: Mapping[str, Any], fds: Sequence[int] = ()) -> None:
         """Send one message, or queue it where there is no room; the descriptors stay open here.
 
         Raises:
             ChannelClosedError: the other end is gone, or has left too much unread.
+            ValueError: it is larger than a message may be.
         """
         packets, memfd = _packets(json.dumps(message, separators=(",", ":")).encode(), fds)
         try:
@@ -159,11 +167,11 @@ class Channel:
 
     # --- receiving ---
 
-    def receive(self, timeout_s: float | None = None) -> tuple[Any, list[int]]:
+    def receive(self, timeout_s: float | None = None) -> tuple[dict[str, Any], list[int]]:
         """Wait for the next message, and write meanwhile what was queued; its descriptors are close-on-exec.
 
         Raises:
-            ChannelClosedError: the other end is gone.
+            ChannelClosedError: the other end is gone, or sent what is no message.
             TimeoutError: nothing came in ``timeout_s``.
             OSError: EMFILE, its descriptors found no room in this process.
         """
@@ -175,7 +183,7 @@ class Channel:
             self._wait(left)
         return message
 
-    def take(self) -> tuple[Any, list[int]] | None:
+    def take(self) -> tuple[dict[str, Any], list[int]] | None:
         """The next message and its descriptors, or None while it is not here, or not whole.
 
         Raises:
@@ -186,11 +194,11 @@ class Channel:
             if kind == _ONLY_FDS:
                 continue
             received, self._ahead = self._ahead, []
-            if kind == _IN_MEMFD:
-                with open(received.pop(), "rb") as file:
-                    file.seek(0)
-                    body = file.read()
-            return json.loads(body), received
+            try:
+                return _message(kind, body, received), received
+            except BaseException:
+                close_all(received)
+                raise
         return None
 
     def _wait(self, timeout_s: float | None) -> None:
@@ -217,6 +225,8 @@ class Channel:
             self._forget_ahead()
             self.sock.shutdown(socket.SHUT_RD)  # what comes next cannot be told apart any more; last words can be sent
             raise OSError(errno.EMFILE, "descriptors were lost on their way: `ulimit -n` is too low")
+        if len(data) < _HEADER.size:
+            raise NoMessageError(f"a packet of {len(data)} bytes")
         return _HEADER.unpack_from(data)[0], data[_HEADER.size :]
 
     # --- loops ---
@@ -229,7 +239,7 @@ class Channel:
             selector.modify(self, events, key.data)
 
     def attach(
-        self, loop: AbstractEventLoop, received: Callable[[Any, list[int]], None], ended: Callable[[], None]
+        self, loop: AbstractEventLoop, received: Callable[[dict[str, Any], list[int]], None], ended: Callable[[], None]
     ) -> Callable[[], None]:
         """Let an asyncio loop read and write: ``received`` gets each message, ``ended`` is called at the end.
 
@@ -277,9 +287,35 @@ class Channel:
         self._ahead.clear()
 
 
+def _message(kind: int, body: bytes, fds: list[int]) -> dict[str, Any]:
+    """What a packet says; the descriptor that holds it, where it is in a memfd, is taken from the end of ``fds``."""
+    try:
+        if kind not in {_WHOLE, _IN_MEMFD}:
+            raise ValueError(f"a packet of kind {kind}")
+        message = json.loads(_body_of(fds.pop()) if kind == _IN_MEMFD else body)
+    except (OSError, LookupError, ValueError, RecursionError) as error:
+        raise NoMessageError(f"it sent what is no message: {error}") from error
+    if not isinstance(message, dict):
+        raise NoMessageError(f"it sent what is no message: a {type(message).__name__}")
+    return message
+
+
+def _body_of(memfd: int) -> bytes:
+    """All of a memfd, which is closed. Whoever sent it may have sent a pipe, which has no end."""
+    try:
+        status = os.fstat(memfd)
+        if not stat.S_ISREG(status.st_mode) or status.st_size > MESSAGE_LIMIT_BYTES:
+            raise ValueError(f"a file of mode {status.st_mode:o} and {status.st_size} bytes")
+        return os.pread(memfd, status.st_size, 0)
+    finally:
+        os.close(memfd)
+
+
 def _packets(body: bytes, fds: Sequence[int]) -> tuple[list[_Packet], int]:
     """A message as packets, and the memfd that holds its body, where there is one (-1: none)."""
     carried, memfd, cost = list(fds), -1, _HEADER.size + len(body)
+    if len(body) > MESSAGE_LIMIT_BYTES:
+        raise ValueError(f"a message of {len(body)} bytes, more than {MESSAGE_LIMIT_BYTES}")
     if len(body) > _INLINE_BYTES:
         memfd = os.memfd_create("message", os.MFD_CLOEXEC)
         with open(memfd, "wb", closefd=False) as file:

@@ -195,11 +195,10 @@ class Conversation:
                 if (message := self._channel.take()) is None:
                     return
                 self._take(*message)
-        except ChannelClosedError as error:
-            self._end(str(error))
         except Exception as error:  # must not end the reader, which serves others too
-            self.fault = f"{type(error).__name__}: {error}"
-            self._end(self.fault)
+            if type(error) is not ChannelClosedError:
+                self.fault = f"{type(error).__name__}: {error}"
+            self._end(self.fault or str(error))
 
     def _write(self) -> None:
         try:

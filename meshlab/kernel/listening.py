@@ -11,7 +11,7 @@ import struct
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
 
-from meshlab.kernel.netlink import NetlinkSocket, attributes
+from meshlab.kernel.netlink import NetlinkSocket, attributes, understood
 from meshlab.model import Address
 
 NETLINK_SOCK_DIAG = 4
@@ -56,8 +56,13 @@ def listeners(sock: NetlinkSocket) -> tuple[Listener, ...]:
     )
 
 
+@understood()
 def decode(body: bytes) -> Listener:
-    """One ``inet_diag_msg``, with its attributes."""
+    """One ``inet_diag_msg``, with its attributes.
+
+    Raises:
+        ValueError: it is none.
+    """
     port, packed = _MESSAGE.unpack_from(body)
     if body[0] == socket.AF_INET:
         return Listener(IPv4Address(packed[:4]), port)

@@ -12,6 +12,7 @@ Sources: man 7 netlink, man 7 rtnetlink, include/uapi/linux/{netlink,rtnetlink,i
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import itertools
 import select
@@ -106,6 +107,15 @@ def attributes(data: bytes) -> Iterator[tuple[int, bytes]]:
             raise ValueError(f"a netlink attribute of {size} bytes")
         yield kind & _NLA_TYPE_MASK, data[offset + _NLA.size : offset + size]
         offset += (size + 3) & ~3
+
+
+@contextlib.contextmanager
+def understood() -> Iterator[None]:
+    """What cannot be read of an answer is a ``ValueError``, wherever it breaks; decorates a function that reads one."""
+    try:
+        yield
+    except (LookupError, struct.error) as error:
+        raise ValueError(f"an answer that cannot be read: {type(error).__name__}: {error}") from error
 
 
 def framed(messages: Sequence[Message], first: int = 0) -> bytes:
@@ -319,8 +329,11 @@ def _answers(packet: bytes) -> Iterator[Answer]:
     offset = 0
     while offset + _HEADER.size <= len(packet):
         size, kind, flags, place, _ = _HEADER.unpack_from(packet, offset)
+        if size < _HEADER.size:
+            raise ValueError(f"a netlink message of {size} bytes")
         body = packet[offset + _HEADER.size : offset + size]
-        errno, detail = _error(kind, flags, body)
+        with understood():
+            errno, detail = _error(kind, flags, body)
         yield Answer(kind, place, errno, detail, body, bool(flags & _NLM_F_DUMP_INTR))
         offset += (size + 3) & ~3
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator
 from ipaddress import IPv4Address, IPv6Address
 
 from meshlab.kernel import nft_wire as wire
-from meshlab.kernel.netlink import attributes
+from meshlab.kernel.netlink import attributes, understood
 from meshlab.plan import nft
 
 
@@ -174,6 +174,7 @@ def _base_chain(parts: dict[int, bytes]) -> nft.BaseChain | None:
     return nft.BaseChain(nft.ChainType(text_of(parts[7])), hooks[_number(hook[1])], priority)
 
 
+@understood()
 def decode(messages: Iterable[tuple[int, bytes]]) -> nft.Ruleset:
     """The ruleset in (type, body) of messages that create or describe tables, chains and rules.
 

@@ -28,6 +28,8 @@ from meshlab.kernel.recording import Log, Recording
 from meshlab.kernel.ring import Ring
 
 DEFAULT_LIMIT_BYTES = 256 << 20
+_LONGEST_S = 86_400.0
+"""No selector waits for ever: what is asked for longer is waited for a day."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,14 +90,14 @@ class Recorder:
         if (message := self.channel.take()) is None:
             return
         request, fds = message
-        op = self._ops.get(request.get("op"))
         try:
+            op = self._ops.get(request["op"])
             if op is None:
-                raise ValueError(f"no such op: {request.get('op')!r} (there are {', '.join(self._ops)})")
+                raise ValueError(f"no such op: {request['op']!r} (there are {', '.join(self._ops)})")
             op(request, fds)
         except ChannelClosedError:
             raise
-        except (OSError, LookupError, TypeError, ValueError) as error:
+        except Exception as error:  # as netd: a request that makes no sense is answered as one that fails
             self.channel.send({"id": request.get("id"), "error": f"{type(error).__name__}: {error}"})
 
     def _op_ring(self, request: dict[str, Any], fds: list[int]) -> None:
@@ -108,8 +110,8 @@ class Recorder:
         self.channel.send({"id": request["id"]}, [self.recording.fd])
 
     def _op_position(self, request: dict[str, Any], _: list[int]) -> None:
-        deadline = time.monotonic() + request.get("timeout_s", 0)
-        self._waiting.append(_Waiting(request["id"], request.get("after", -1), deadline))
+        deadline = time.monotonic() + min(_LONGEST_S, float(request.get("timeout_s", 0)))
+        self._waiting.append(_Waiting(request["id"], int(request.get("after", -1)), deadline))
 
     def _op_release(self, request: dict[str, Any], _: list[int]) -> None:
         self.recording.release(request["before"])

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import ctypes
 import os
-from collections import deque
 from collections.abc import Sequence
 
 from meshlab.proofs.packets import BLOCK, GAP, LOST, RECORD
@@ -74,8 +73,7 @@ class Log:
         self.more_alarms = 0
         """How many more there were."""
         self._head = bytearray()
-        self._tail: deque[bytes] = deque()
-        self._tail_bytes = 0
+        self._tail = bytearray()
         self._line = b""
 
     def read(self) -> bool:
@@ -128,22 +126,14 @@ class Log:
 
     def _last(self, size: int) -> bytes:
         """The last ``size`` bytes, or as many as are kept."""
-        pieces: list[bytes] = []
-        for piece in reversed(self._tail):
-            if size <= 0:
-                break
-            pieces.append(piece[-size:])
-            size -= len(piece)
-        return b"".join(reversed(pieces))
+        return bytes(self._tail[-size:]) if size > 0 else b""
 
     def _keep(self, data: bytes) -> None:
         self.total_bytes += len(data)
         self._watch(data)
         self._head += data[: _HEAD_BYTES - len(self._head)]
-        self._tail.append(data)
-        self._tail_bytes += len(data)
-        while self._tail_bytes - len(self._tail[0]) >= _KEPT_BYTES:
-            self._tail_bytes -= len(self._tail.popleft())
+        self._tail += data  # not a list of pieces: a program may write two bytes at a time
+        del self._tail[:-_KEPT_BYTES]
 
     def _watch(self, data: bytes) -> None:
         """Pipes cut lines where they like, so the end of the last line waits for the rest of it."""

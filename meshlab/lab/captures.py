@@ -40,6 +40,7 @@ _LOOK_S = 0.05
 _FOLLOW_AT_BYTES = 64 << 20
 _STRETCH_BYTES = 8 << 20
 """How much is read at once outside windows."""
+_BROKEN = "the recording of this lab is broken: another than its recorder has written there"
 
 End = tuple[str, str]
 """A netns by its key, and an interface in it."""
@@ -194,7 +195,7 @@ class Captures:
     def _catch_up(self) -> None:
         answer = self._position()
         for data in self._stretches(answer["position"]):
-            self.follower.feed(data)
+            self._feed(data)
             self._release()
         if any(count > self._drops.get(node, 0) for node, count in answer["drops"].items()):
             self.follower.lost()
@@ -204,7 +205,8 @@ class Captures:
         """What was recorded until ``position``, some whole records at a time."""
         while self._read < position and not self._closing.is_set():
             data = os.pread(self.memfd, min(position - self._read, _STRETCH_BYTES), self._read)
-            whole = _whole_records(data)
+            if not (whole := _whole_records(data)):
+                raise LabError(_BROKEN)
             self._read += whole
             yield data[:whole]
 
@@ -242,8 +244,14 @@ class Captures:
         assert len(data) == position - self._read, "a memfd gives what was asked for"
         self._read = position
         if data:
-            self.follower.feed(data)
+            self._feed(data)
         return data
+
+    def _feed(self, data: bytes) -> None:
+        try:
+            self.follower.feed(data)
+        except ValueError as error:
+            raise LabError(f"{_BROKEN} ({error})") from error
 
     def _release(self) -> None:
         self.recorder.answer(self.recorder.post("release", before=self._read), 10)

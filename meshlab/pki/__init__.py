@@ -3,6 +3,16 @@
 from meshlab.pki.authority import MeshCA, create_root
 from meshlab.pki.csr import SigningRequest, create_csr, read_csr
 from meshlab.pki.issuer import MAX_TTL, Issuer
-from meshlab.pki.svid import identity_of
+from meshlab.pki.svid import identity_of, read_certificate
 
-__all__ = ["MAX_TTL", "Issuer", "MeshCA", "SigningRequest", "create_csr", "create_root", "identity_of", "read_csr"]
+__all__ = [
+    "MAX_TTL",
+    "Issuer",
+    "MeshCA",
+    "SigningRequest",
+    "create_csr",
+    "create_root",
+    "identity_of",
+    "read_certificate",
+    "read_csr",
+]

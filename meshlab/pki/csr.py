@@ -14,7 +14,7 @@ from meshlab.errors import ProtocolError
 from meshlab.model.identity import SpiffeId
 
 _INVALID_ARGUMENT = 3  # gRPC's status code
-_UNREADABLE = (
+UNREADABLE = (
     ValueError,
     TypeError,
     UnsupportedAlgorithm,
@@ -22,7 +22,7 @@ _UNREADABLE = (
     x509.InvalidVersion,
     x509.UnsupportedGeneralNameType,
 )
-"""What ``cryptography`` raises of a CSR that it cannot read; they have no base of their own."""
+"""What ``cryptography`` raises of a CSR or a certificate that it cannot read; they have no base of their own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +59,7 @@ def read_csr(pem: str) -> SigningRequest:
         return SigningRequest(key, _uris(csr))
     except InvalidSignature as error:
         raise ProtocolError("the CSR is not signed with the key that it is for", _INVALID_ARGUMENT) from error
-    except _UNREADABLE as error:
+    except UNREADABLE as error:
         raise ProtocolError(f"the CSR cannot be read: {error}", _INVALID_ARGUMENT) from error
 
 

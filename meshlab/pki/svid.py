@@ -10,8 +10,22 @@ from typing import TypeVar
 from cryptography import x509
 
 from meshlab.model.identity import SpiffeId
+from meshlab.pki.csr import UNREADABLE
 
 E = TypeVar("E", bound=x509.ExtensionType)
+
+
+def read_certificate(data: bytes) -> x509.Certificate:
+    """A certificate as PEM, or as DER.
+
+    Raises:
+        ValueError: it is none.
+    """
+    read = x509.load_pem_x509_certificate if data.startswith(b"-----") else x509.load_der_x509_certificate
+    try:
+        return read(data)
+    except UNREADABLE as error:
+        raise ValueError(f"the certificate cannot be read: {error}") from error
 
 
 def identity_of(leaf: x509.Certificate) -> SpiffeId:
@@ -50,5 +64,5 @@ def _extension(leaf: x509.Certificate, kind: type[E]) -> E | None:
         return leaf.extensions.get_extension_for_class(kind).value
     except x509.ExtensionNotFound:
         return None
-    except (x509.DuplicateExtension, x509.UnsupportedGeneralNameType) as error:
+    except UNREADABLE as error:
         raise ValueError(f"the certificate cannot be read: {error}") from error

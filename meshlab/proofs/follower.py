@@ -23,6 +23,9 @@ from meshlab.proofs.streams import Order, Stream
 from meshlab.proofs.unread import Unread
 from meshlab.proofs.window import Window
 
+_MOST_STREAMS = 1 << 17
+"""That are remembered from one window to the next: a pod can begin as many connections as it can send packets."""
+
 
 class Follower:
     """The analyser of one lab. Not thread-safe."""
@@ -181,12 +184,18 @@ class Follower:
             reverse.ended = reverse.ended or self._epoch
 
     def _forget(self) -> None:
-        """Begin a new epoch without those that ended in the one before, and without what has no state (UDP, ICMP)."""
+        """Begin a new epoch without those that ended in the one before, and without what has no state (UDP, ICMP).
+
+        Beyond a bound those go that were quiet the longest: if they speak again, it is in the middle of a connection.
+        """
         self._streams = {
             key: stream
             for key, stream in self._streams.items()
             if key[3] == TCP and (not stream.ended or stream.ended >= self._epoch)
         }
+        if len(self._streams) > _MOST_STREAMS:
+            for key in sorted(self._streams, key=lambda key: self._streams[key].epoch)[:-_MOST_STREAMS]:
+                del self._streams[key]
         for stream in self._streams.values():
             stream.chunks = []
         self._epoch += 1

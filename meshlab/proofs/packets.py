@@ -11,6 +11,7 @@ Sources: Documentation/networking/packet_mmap.rst and include/uapi/linux/if_pack
 from __future__ import annotations
 
 import struct
+import sys
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -35,8 +36,12 @@ _BLOCK_DESC = struct.Struct("=12xII")  # num_pkts, offset_to_first_pkt; block_st
 # tp_next_offset, tp_sec, tp_nsec, tp_snaplen, tp_len, tp_status, tp_mac, then sll_ifindex and sll_pkttype at 48
 _PACKET = struct.Struct("=IIIIIxxxxH26xixxB")
 _OUTGOING = 4  # PACKET_OUTGOING
+_LEAST_BYTES = 48 + 20
+"""Of a packet in a block: its header, and the link's address."""
 _NUM_PKTS_AT = 12
 _DESC_BYTES = 48
+_LEAST_OF = {BLOCK: _DESC_BYTES, GAP: LOST.size}
+"""How much a record of each kind has at least."""
 
 _IPV4 = struct.Struct("!BxHxxHxBxx4s4s")
 _IPV6 = struct.Struct("!xxxxHBx16s16s")
@@ -87,22 +92,39 @@ _NOT_IP = Header(NOT_IP, b"", b"", 0, 0, 0, 0, 0, 0)
 
 
 def recorded(buffer: bytes) -> Iterator[Packet]:
-    """Every packet of a buffer of whole records, in the order in which the rings kept them."""
+    """Every packet of a buffer of whole records, in the order in which the rings kept them.
+
+    Raises:
+        ValueError: something else than a recorder and a ring has written there.
+    """
     unpack = _PACKET.unpack_from
-    for kind, node, block, _ in _records(buffer):
+    for kind, node, block, size in _records(buffer):
         if kind != BLOCK:
             continue
         count, first = _BLOCK_DESC.unpack_from(buffer, block)
-        at = block + first
-        for _ in range(count):
-            step, sec, nsec, kept, length, mac, ifindex, pkttype = unpack(buffer, at)
-            frame, time_ns = at + mac, sec * 1_000_000_000 + nsec
-            yield Packet(node, ifindex, pkttype == _OUTGOING, time_ns, frame, frame + kept, kept == length)
-            at += step
+        if count * _LEAST_BYTES > size:
+            raise ValueError(f"{count} packets in a block of {size} bytes, at byte {block}")
+        at, last = block + first, block + size
+        try:
+            for _ in range(count):
+                step, sec, nsec, kept, length, mac, ifindex, pkttype = unpack(buffer, at)
+                frame = at + mac
+                end = frame + kept
+                if end > last:
+                    raise ValueError(f"a packet that ends behind its block, at byte {at}")
+                time_ns = sec * 1_000_000_000 + nsec
+                yield Packet(node, ifindex, pkttype == _OUTGOING, time_ns, frame, end, kept == length)
+                at += step
+        except struct.error as error:
+            raise ValueError(f"a packet behind all blocks, at byte {at}") from error
 
 
 def lost_bytes(buffer: bytes) -> int:
-    """How many bytes the recorder could not keep, by its own word."""
+    """How many bytes the recorder could not keep, by its own word.
+
+    Raises:
+        ValueError: as ``recorded``.
+    """
     return sum(LOST.unpack_from(buffer, start)[0] for kind, _, start, _ in _records(buffer) if kind == GAP)
 
 
@@ -123,9 +145,12 @@ def outgoing_only(block: bytes) -> bytes:
 def _records(buffer: bytes) -> Iterator[tuple[int, int, int, int]]:
     at = 0
     while at < len(buffer):
-        kind, node, length = RECORD.unpack_from(buffer, at)
-        yield kind, node, at + RECORD.size, length
-        at += RECORD.size + length
+        kind, node, length = RECORD.unpack(buffer[at : at + RECORD.size].ljust(RECORD.size, b"\0"))
+        start = at + RECORD.size
+        if start + length > len(buffer) or length < _LEAST_OF.get(kind, sys.maxsize):
+            raise ValueError(f"no record of kind {kind} and {length} bytes, at byte {at}")
+        yield kind, node, start, length
+        at = start + length
 
 
 def parse(buffer: bytes, start: int, end: int) -> Header:

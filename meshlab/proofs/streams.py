@@ -8,6 +8,8 @@ happens is not judged (``skipped``), a later one is, as soon as a segment begins
 
 from __future__ import annotations
 
+from heapq import heappop, heappush
+
 from meshlab.proofs.packets import FIN, RST, SYN, Header
 from meshlab.proofs.tls import CLIENT_HELLO, SERVER_HELLO, TlsRecords
 
@@ -36,7 +38,9 @@ class Stream:
         "next_seq",
         "payload_bytes",
         "pending",
+        "places",
         "skipped",
+        "taken",
         "times",
         "tls",
         "waits",
@@ -47,8 +51,12 @@ class Stream:
         """The SYN was seen, so the bytes are known from the first."""
         self.isn = -1
         self.next_seq = -1
+        self.taken = 0
+        """How many bytes came in order: the place of ``next_seq``, which does not wrap."""
         self.pending: dict[int, bytes] = {}
-        """By sequence number: what came before what stands ahead of it."""
+        """By place: what came before what stands ahead of it."""
+        self.places: list[int] = []
+        """The places in ``pending``, as a heap."""
         self.waits = False
         """It waited already when the last epoch began."""
         self.doubtful = -1
@@ -95,6 +103,7 @@ class Stream:
         self.skipped = self.doubtful in {-1, self.epoch}  # else what is missing is from before this window
         self.waits, self.next_seq = False, -1
         self.pending.clear()
+        self.places.clear()
         if self.tls is None or not self.tls.resume():
             self.born = False
 
@@ -144,16 +153,12 @@ class Order:
         if stream.next_seq < 0:
             stream.next_seq = seq
         new = self._unseen(stream, seq, payload)
-        if not new:
-            return []
-        ready = [new]
-        stream.next_seq = stream.next_seq + len(new) & _MASK
-        while stream.pending:
-            more = self._next_pending(stream)
-            if not more:
-                break
-            ready.append(more)
-            stream.next_seq = stream.next_seq + len(more) & _MASK
+        ready = []
+        while new:
+            ready.append(new)
+            stream.taken += len(new)
+            stream.next_seq = stream.next_seq + len(new) & _MASK
+            new = self._next_pending(stream)
         return ready
 
     def _unseen(self, stream: Stream, seq: int, payload: bytes) -> bytes:
@@ -162,17 +167,20 @@ class Order:
             return payload
         if ahead >= _HALF:  # begins before what is known: only what reaches beyond it is new
             return payload[(_MASK + 1) - ahead :]
-        kept = stream.pending.get(seq, b"")
-        if len(payload) > len(kept):
-            stream.pending[seq] = kept + payload[len(kept) :]
+        place = stream.taken + ahead
+        kept = stream.pending.get(place)
+        if kept is None:
+            heappush(stream.places, place)
+            stream.pending[place] = payload
+        elif len(payload) > len(kept):
+            stream.pending[place] = kept + payload[len(kept) :]
         return b""
 
     def _next_pending(self, stream: Stream) -> bytes:
         """The pending segment that continues the stream; those that it made old are dropped."""
-        for seq in sorted(stream.pending, key=lambda seq: seq - stream.next_seq + _HALF & _MASK):
-            if 0 < seq - stream.next_seq & _MASK < _HALF:
-                return b""
-            data = stream.pending.pop(seq)[stream.next_seq - seq & _MASK :]
+        while stream.places and stream.places[0] <= stream.taken:
+            place = heappop(stream.places)
+            data = stream.pending.pop(place)[stream.taken - place :]
             if data:
                 return data
         return b""

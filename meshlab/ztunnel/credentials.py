@@ -10,12 +10,11 @@ import ssl
 from dataclasses import dataclass
 from functools import cached_property
 
-from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from meshlab.model import SpiffeId
-from meshlab.pki import create_csr, identity_of
+from meshlab.pki import create_csr, identity_of, read_certificate
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +55,7 @@ class Credentials:
         """
         if len(entries) < 2:
             raise ValueError("no root certificate present")
-        leaf = x509.load_pem_x509_certificate(entries[0].encode())
+        leaf = read_certificate(entries[0].encode())
         if (named := identity_of(leaf)) != identity:
             raise ValueError(f"did not find expected SAN: {identity}, but {named}")
         return cls(

@@ -11,11 +11,9 @@ from __future__ import annotations
 import ssl
 from collections.abc import Callable
 
-from cryptography import x509
-
 from meshlab.errors import ProtocolError
 from meshlab.model import SpiffeId
-from meshlab.pki import identity_of
+from meshlab.pki import identity_of, read_certificate
 
 CheckPeer = Callable[[SpiffeId], None]
 """Raises ``ProtocolError`` when the peer is not whom this end accepts."""
@@ -110,7 +108,7 @@ def spiffe_id(der: bytes | None) -> SpiffeId:
     if der is None:
         raise TlsError("the peer showed no certificate")
     try:
-        return identity_of(x509.load_der_x509_certificate(der))
+        return identity_of(read_certificate(der))
     except ValueError as error:
         raise TlsError(f"the peer's certificate: {error}") from error
 

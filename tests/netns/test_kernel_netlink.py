@@ -71,20 +71,20 @@ def serve(channel: Channel) -> None:
             made[key] = ns.own_netns()
         ns.setns(made[key], ns.CLONE_NEWNET)
         if request["op"] == "open":
-            channel.send(None, [made[key]])
+            channel.send({}, [made[key]])
         elif request["op"] == "socket":
             with socket.socket(*request["socket"]) as sock:
-                channel.send(None, [sock.fileno()])
+                channel.send({}, [sock.fileno()])
         elif request["op"] == "enrol":
             rules.write(made[key], key, inpod_rules())
-            channel.send(nft.text(rules.read(made[key], key, inpod_rules())))
+            channel.send({"answer": nft.text(rules.read(made[key], key, inpod_rules()))})
         elif request["op"] == "write":
             with open(f"/proc/sys/{request['name']}", "w") as file:
                 file.write(request["value"])
-            channel.send(None)
+            channel.send({})
         else:
             done = subprocess.run(request["argv"], input=request["input"], capture_output=True, text=True, check=False)
-            channel.send([done.returncode, done.stdout + done.stderr])
+            channel.send({"answer": [done.returncode, done.stdout + done.stderr]})
 
 
 if __name__ == "__main__":
@@ -103,7 +103,8 @@ class World:
 
     def ask(self, op: str, netns: str, **more: Any) -> tuple[Any, list[int]]:
         self._channel.send({"op": op, "netns": netns, **more})
-        return self._channel.receive(timeout_s=20)
+        message, fds = self._channel.receive(timeout_s=20)
+        return message.get("answer"), fds
 
     def make(self, keys: tuple[str, ...]) -> None:
         for key in keys:

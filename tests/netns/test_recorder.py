@@ -51,10 +51,10 @@ def serve(channel: Channel) -> None:
             made[key] = ns.own_netns()
         ns.setns(made[key], ns.CLONE_NEWNET)
         if request["socket"] is None:
-            channel.send(None, [made[key]])
+            channel.send({}, [made[key]])
         else:
             with socket.socket(*request["socket"]) as sock:
-                channel.send(None, [sock.fileno()])
+                channel.send({}, [sock.fileno()])
 
 
 if __name__ == "__main__":

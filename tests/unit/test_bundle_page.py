@@ -177,6 +177,8 @@ def test_log_lines_of_other_pods_other_times_and_other_families_are_left_out() -
         "not JSON",
         "[1, 2]",
         '{"time": "yesterday"}',
+        '{"time": "0001-01-01"}',
+        '{"a":' * 50_000,
     ]
     assert log_lines({"ztunnel@node-2": "\n".join([*others, own])}, [told]) == [("ztunnel@node-2", own)]
 

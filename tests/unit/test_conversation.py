@@ -143,7 +143,7 @@ def test_the_end_of_the_program_is_told_to_everybody_who_waits(world: World) -> 
 
 def test_a_message_that_makes_no_sense_ends_its_conversation_and_no_other(world: World) -> None:
     other = World()
-    other.program.send(["neither answer nor event"])
+    other.program.send({"neither": "answer nor event"})
     with pytest.raises(ChannelClosedError):
         other.conversation.until(lambda: None, DEADLINE_S)
     assert other.conversation.fault

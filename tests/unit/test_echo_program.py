@@ -277,3 +277,8 @@ def test_it_ends_with_status_0_when_told_also_while_clients_are_connected(how: s
         assert running.process.wait(DEADLINE_S) == 0
         assert client.recv(1) == b""
     running.channel.close()
+
+
+def test_a_request_that_makes_no_sense_is_answered_with_an_error(echo: Running) -> None:
+    assert echo.ask(op="received")["error"] == "KeyError: 'canaries'"
+    assert echo.ask(op="received", canaries=[], since_ns=0)["received"] == []

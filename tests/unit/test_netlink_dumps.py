@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from meshlab.errors import KernelRefusedError
-from meshlab.kernel.netlink import NLMSG_DONE, NetlinkSocket
+from meshlab.kernel.netlink import NLMSG_DONE, NLMSG_ERROR, NetlinkSocket
 
 _NEWLINK, _GETLINK = 16, 18
 _DUMP_INTR = 0x10
@@ -90,3 +90,16 @@ def test_a_dump_that_does_not_end_is_given_up_at_its_deadline_and_the_next_takes
         sock.dump(_GETLINK, b"", timeout_s=0.01)
     assert refused.value.errno == errno.ETIMEDOUT
     assert sock.dump(_GETLINK, b"") == [b"own"]
+
+
+@pytest.mark.parametrize("size", [0, 15])
+def test_a_message_that_is_smaller_than_its_head_is_refused(scripted: Make, size: int) -> None:
+    sock, _ = scripted([lambda number: struct.pack("=IHHII", size, _NEWLINK, 0, number, 0)])
+    with pytest.raises(ValueError, match=f"a netlink message of {size} bytes"):
+        sock.exchange(bytes(16))
+
+
+def test_an_error_that_ends_in_its_middle_is_refused(scripted: Make) -> None:
+    sock, _ = scripted([message(b"\xea\xff\xff\xff", kind=NLMSG_ERROR, flags=0x200)])
+    with pytest.raises(ValueError, match="an answer that cannot be read"):
+        sock.exchange(bytes(16))

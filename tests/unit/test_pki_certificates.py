@@ -22,7 +22,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 from meshlab.controlplane.authority import Authority
 from meshlab.errors import ProtocolError
 from meshlab.model.identity import SpiffeId
-from meshlab.pki import Issuer, MeshCA, create_csr, create_root, read_csr
+from meshlab.pki import Issuer, MeshCA, create_csr, create_root, identity_of, read_certificate, read_csr
 from meshlab.protocols.messages import message
 
 CLIENT = SpiffeId("cluster.local", "shop", "client")
@@ -369,3 +369,11 @@ def test_an_authority_refuses_to_sign_what_is_no_spiffe_id(
     with pytest.raises(ProtocolError, match="is not spiffe://") as caught:
         Authority(ca.issuer, "cluster.local").create(request, NOW)
     assert caught.value.code == 3
+
+
+def test_what_is_no_certificate_is_refused_with_the_one_error(ca: MeshCA, key: ec.EllipticCurvePrivateKey) -> None:
+    der = leaf(ca.issuer.issue(CLIENT, key.public_key(), now=NOW)).public_bytes(Encoding.DER)
+    assert identity_of(read_certificate(der)) == CLIENT
+    for wrong in (der[:-1], der.replace(b"\xa0\x03\x02\x01\x02", b"\xa0\x03\x02\x01\x12"), b"-----BEGIN", b""):
+        with pytest.raises(ValueError, match="the certificate cannot be read"):
+            read_certificate(wrong)

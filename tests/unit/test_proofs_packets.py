@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import struct
+import tempfile
 from ipaddress import ip_address
+from typing import Any
 
+import pytest
 import ring_blocks
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -13,6 +17,10 @@ from scapy.layers.l2 import ARP, Ether
 from scapy.packet import Packet as ScapyPacket
 from scapy.packet import Raw
 
+from meshlab.errors import LabError
+from meshlab.lab.captures import Captures
+from meshlab.proofs.canary import secret_of
+from meshlab.proofs.follower import Follower
 from meshlab.proofs.packets import NOT_IP, Header, lost_bytes, outgoing_only, parse, recorded
 
 FRAMES = [(2, False, 1_000_000_001, b"a" * 60), (3, True, 2_000_000_002, b"b" * 1514), (2, True, 3, b"c" * 42)]
@@ -121,3 +129,48 @@ def test_padding_behind_the_ip_packet_is_no_payload() -> None:
     frame = bytes(packet) + bytes(20)
     head = parse(frame, 0, len(frame))
     assert frame[head.payload : head.end] == b"ab"
+
+
+_BLOCK = ring_blocks.record(0, ring_blocks.block(FRAMES))
+
+
+def _with(at: int, number: int) -> bytes:
+    """The record of a block, with another number at ``at``."""
+    return _BLOCK[:at] + struct.pack("=I", number) + _BLOCK[at + 4 :]
+
+
+@pytest.mark.parametrize(
+    "buffer",
+    [
+        pytest.param(_BLOCK[:-1], id="a record that is cut"),
+        pytest.param(_BLOCK + b"\1", id="a head that is cut"),
+        pytest.param(_with(0, 7), id="a record of an unknown kind"),
+        pytest.param(ring_blocks.record(0, b"short"), id="a block without a head"),
+        pytest.param(_with(8 + 12, 2**32 - 1), id="more packets than it has room for"),
+        pytest.param(_with(8 + 16, 2**32 - 1), id="a first packet behind it"),
+        pytest.param(_with(8 + 48, 2**32 - 1), id="a next packet behind it"),
+        pytest.param(_with(8 + 48 + 12, 2**32 - 1), id="a frame that ends behind it"),
+    ],
+)
+def test_a_recording_that_no_recorder_wrote_is_refused(buffer: bytes) -> None:
+    with pytest.raises(ValueError, match="at byte"):
+        list(recorded(buffer))
+
+
+class _Position:
+    """A recorder that has recorded 1 MiB."""
+
+    def ask(self, *_: object, **__: object) -> tuple[dict[str, Any], list[int]]:
+        return {"position": 1 << 20, "drops": {}}, []
+
+
+def test_the_lab_says_so_where_its_recording_is_broken() -> None:
+    nothing: Any = None
+    recorder: Any = _Position()
+    for wrong in (_BLOCK[:-1], _with(8 + 12, 2**32 - 1)):
+        with tempfile.TemporaryFile() as file:
+            file.write(wrong)
+            file.flush()
+            captures = Captures(nothing, recorder, Follower(secret_of(bytes(8))), {}, file.fileno(), b"", b"")
+            with pytest.raises(LabError, match="the recording of this lab is broken"):
+                captures._catch_up()

@@ -116,3 +116,10 @@ def test_a_fault_stays() -> None:
     fault = records.fault
     records.feed(HELLO)
     assert records.fault == fault
+
+
+def test_a_gap_before_each_of_many_segments_is_filled_one_by_one() -> None:
+    """A pod may send so on purpose: each segment that closes a gap must not look at all others that wait."""
+    data = bytes(index % 251 for index in range(8000))
+    places = [*range(1, 8000, 2), *range(0, 8000, 2)]
+    assert _streamed(0xFFFFFF00, [(place, data[place : place + 1]) for place in places]) == data

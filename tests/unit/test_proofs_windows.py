@@ -22,6 +22,7 @@ from hypothesis import strategies as st
 from meshlab.model import Call
 from meshlab.model.report import Proof, Result
 from meshlab.proofs import beacon, pcapng, verdicts
+from meshlab.proofs import follower as follower_module
 from meshlab.proofs.beacon import Beacons
 from meshlab.proofs.canary import canary
 from meshlab.proofs.follower import Follower
@@ -164,6 +165,21 @@ def test_what_ended_is_forgotten_and_what_lives_is_not() -> None:
     follower.feed(recorded(nothing))
     follower.feed(recorded(nothing))
     assert len(follower._streams) == 2 * len(WAY)
+
+
+def test_of_too_many_connections_those_that_were_quiet_the_longest_are_forgotten(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(follower_module, "_MOST_STREAMS", 4 * len(WAY))
+    follower = Follower(scenes.SECRET)
+    living = scenes.Script()
+    connection(living).open()
+    for port in range(20):
+        begun = scenes.Script()
+        scenes.Tcp(begun, "shop/client", "shop/plain", 1000 + port, 9090, WAY).open()
+        follower.feed(recorded([*begun.frames, *living.frames]))
+    assert len(follower._streams) == 4 * len(WAY)
+    assert {key[6] for key in follower._streams} == {1019, 9090, 40000, 15008}
 
 
 def test_one_window_at_a_time() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tracemalloc
 from collections.abc import Iterator
 
 import pytest
@@ -57,3 +58,14 @@ def test_a_report_has_the_head_the_tail_and_how_much_is_between(pipe: tuple[Log,
     assert text.endswith("\ntail\n")
     assert f"\n... {report['lost']} bytes left out ...\n" in text
     assert len(text) < 300_000
+
+
+def test_what_is_kept_costs_no_more_where_it_comes_in_many_pieces(pipe: tuple[Log, int]) -> None:
+    log, write = pipe
+    tracemalloc.start()
+    for _ in range(20_000):
+        os.write(write, b"ab")
+        log.read()
+    held, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert held < 200_000

@@ -6,6 +6,8 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from ipaddress import ip_address
+from itertools import islice
+from typing import Any
 
 from meshlab.model import Call
 from meshlab.model.report import Cell
@@ -37,13 +39,13 @@ def trouble(cell: Cell, frames: Sequence[Frame], told: Sequence[Told], lines: Se
 
 def log_lines(logs: Mapping[str, str], told: Sequence[Told]) -> list[tuple[str, str]]:
     """Program and line, where a connection is named that may be one of these calls."""
-    found = [
+    found = (
         (program, line)
         for program, text in logs.items()
         for line in text.splitlines()
-        if any(_speaks_of(line, one) for one in told)
-    ]
-    return found[:_MOST_LINES]
+        if (record := _record(line)) and any(_speaks_of(record, one) for one in told)
+    )
+    return list(islice(found, _MOST_LINES))
 
 
 def _places(frames: Sequence[Frame], told: Sequence[Told]) -> Iterator[int]:
@@ -91,12 +93,17 @@ def _display_filter(frames: Sequence[Frame], told: Sequence[Told], places: Seque
     return f"{ends} && tcp.port == {flow.server[1]} && frame.number in {{{places[0] + 1}..{places[-1] + 1}}}"
 
 
-def _speaks_of(line: str, told: Told) -> bool:
+def _record(line: str) -> tuple[float, Mapping[str, Any]] | None:
+    """When a line was written and what it says; None where it is no such record."""
     try:
         record = json.loads(line)
-        at_ns = datetime.fromisoformat(str(record["time"])).timestamp() * 1e9
-    except (KeyError, TypeError, ValueError):
-        return False
+        return datetime.fromisoformat(str(record["time"])).timestamp() * 1e9, record
+    except (KeyError, TypeError, ValueError, OverflowError, RecursionError):
+        return None
+
+
+def _speaks_of(told_at: tuple[float, Mapping[str, Any]], told: Told) -> bool:
+    at_ns, record = told_at
     call = told.call
     if not call.started_ns - 1e6 <= at_ns <= call.ended_ns + _LATE_NS:
         return False
