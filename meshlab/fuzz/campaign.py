@@ -9,6 +9,7 @@ one's ``replace``; a lab in which a program died is left, and a fresh one goes o
 
 from __future__ import annotations
 
+import gc
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -92,6 +93,8 @@ class Campaign:
             LabError: no lab can be opened at all.
         """
         self._until = time.monotonic() + (self.limits.seconds if self.limits.seconds is not None else float("inf"))
+        gc.collect()
+        gc.freeze()  # what was loaded stays, and need not be looked through again after each window
         mesh = self.bench.lab.topology.mesh
         possible = candidates(mesh, self.bench.lab.not_listening)
         self._began = time.monotonic()

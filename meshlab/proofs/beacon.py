@@ -139,8 +139,5 @@ def _ethernet(beacon: Beacon, packet: bytes) -> bytes:
 
 
 def _checksum(data: bytes) -> int:
-    """RFC 1071."""
-    total = sum(struct.unpack(f"!{(len(data) + 1) // 2}H", data + b"\0" * (len(data) % 2)))
-    total = (total & 0xFFFF) + (total >> 16)
-    total = (total & 0xFFFF) + (total >> 16)
-    return ~total & 0xFFFF or 0xFFFF
+    """RFC 1071: the sum of 16-bit words with end-around carry is the remainder of the whole number by 2 ** 16 - 1."""
+    return ~(int.from_bytes(data + b"\0" * (len(data) % 2)) % 0xFFFF) & 0xFFFF or 0xFFFF

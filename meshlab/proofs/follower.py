@@ -70,7 +70,7 @@ class Follower:
             head = parse(buffer, packet.start, packet.end)
             key = (packet.node, packet.ifindex, packet.outgoing, *head[:5])
             if self._open:
-                piece.add(packet, key)
+                piece.add(packet, key, head)
             if head.fragment:
                 self._join(Fragment(packet, key, head, piece, len(piece.packets) - 1))
             else:
@@ -141,7 +141,7 @@ class Follower:
         self._follow(key, packet, head, frame)
         if self._open:
             piece = Piece(frame)
-            piece.add(packet, key)
+            piece.add(packet, key, head)
             self._joined.append(piece)
 
     def _end_fragments(self) -> None:

@@ -7,10 +7,13 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from operator import attrgetter
 
-from meshlab.proofs.packets import Packet
+from meshlab.proofs.packets import TCP, Header, Packet
 
 Key = tuple[int, int, bool, int, bytes, bytes, int, int]
 """Ring, ifindex, outgoing, protocol, source, destination, source port, destination port."""
+
+_BARE_BYTES = {4: 14 + 20 + 20 + 12, 16: 14 + 40 + 20 + 12}
+"""By the size of its addresses: the frame of a TCP segment with no payload and no option but timestamps."""
 
 
 @dataclass(slots=True)
@@ -22,8 +25,12 @@ class Piece:
     keys: list[Key] = field(default_factory=list)
     joined: set[int] = field(default_factory=set)
     """Packets that are fragments of a datagram which was put together, and is searched in their stead."""
+    searched: list[int] = field(default_factory=list)
+    """Packets that are more than a bare segment of TCP, and so have room for a word."""
 
-    def add(self, packet: Packet, key: Key) -> None:
+    def add(self, packet: Packet, key: Key, head: Header) -> None:
+        if head.payload < head.end or head.protocol != TCP or packet.end - packet.start > _BARE_BYTES[len(head.source)]:
+            self.searched.append(len(self.packets))
         self.packets.append(packet)
         self.keys.append(key)
 

@@ -137,11 +137,11 @@ def _texts(pieces: Sequence[Piece]) -> dict[tuple[bytes, bool], list[tuple[Piece
     """What packets hold, with whether it is TCP's; and the packets that hold it."""
     passed: dict[tuple[bytes, bool], list[tuple[Piece, int]]] = {}
     for piece in pieces:
-        buffer, joined = piece.buffer, piece.joined
-        for index, (packet, key) in enumerate(zip(piece.packets, piece.keys, strict=True)):
-            if index not in joined:
-                text = buffer[packet.start + _HOP_BYTES : packet.end]
-                passed.setdefault((text, key[3] == TCP), []).append((piece, index))
+        for index in piece.searched:
+            if index not in piece.joined:
+                packet = piece.packets[index]
+                text = piece.buffer[packet.start + _HOP_BYTES : packet.end]
+                passed.setdefault((text, piece.keys[index][3] == TCP), []).append((piece, index))
     return passed
 
 
