@@ -6,6 +6,7 @@ h11 reads --Request, Data, EndOfMessage--> the request, its body hashed as it co
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from http import HTTPStatus
 
@@ -13,7 +14,7 @@ import h11
 
 from meshlab.apps import language
 from meshlab.apps.bodies import Body
-from meshlab.apps.http1 import HEAD_BYTES, joined
+from meshlab.apps.http1 import HEAD_BYTES, joined, write_head
 from meshlab.apps.language import Answer
 from meshlab.model import Peer
 
@@ -46,7 +47,7 @@ class HttpEcho:
         """Whether the connection ends behind the bytes that were returned last."""
         self._client = client
         self._memory = memory
-        self._connection = h11.Connection(h11.SERVER, max_incomplete_event_size=HEAD_BYTES)
+        self._connection = _reader()
         self._body = Body(keeps=0)
         self._out = bytearray()
 
@@ -106,16 +107,15 @@ class HttpEcho:
     def _tell_to_go_on(self) -> None:
         """Answer a client that asks before it sends a body (curl does, for a megabyte)."""
         if self._connection.they_are_waiting_for_100_continue:
-            self._send(h11.InformationalResponse(status_code=100, headers=[], reason="Continue"))
+            self._out += (
+                self._connection.send(h11.InformationalResponse(status_code=100, headers=[], reason="Continue")) or b""
+            )
 
     def _refuse(self, status: HTTPStatus) -> None:
         """Answer without having read the request to its end, and close."""
-        if self._connection.our_state in (h11.IDLE, h11.SEND_RESPONSE):
-            headers = [("Content-Length", "0"), ("Connection", "close")]
-            self._send(h11.Response(status_code=status.value, headers=headers, reason=status.phrase))
-            self._send(h11.EndOfMessage())
-        self._body = Body(keeps=0)
         self.closing = True
+        self._write(status.value, {"Content-Length": "0"})
+        self._body = Body(keeps=0)
 
     def _answer(self) -> None:
         """Send the JSON as the body; in a header where the body is the request's, or there can be none."""
@@ -124,30 +124,26 @@ class HttpEcho:
         if bodiless or self._gives_back():
             # Without the request's headers: a head that held them all again could be too long for a client.
             short = replace(answer, peer=replace(answer.peer, headers={}))
-            headers = [("Content-Type", "application/octet-stream"), (language.ANSWER_HEADER, short.to_json())]
+            headers = {"Content-Type": "application/octet-stream", language.ANSWER_HEADER: short.to_json()}
             text = b"" if bodiless else bytes(self._body.kept)
         else:
-            headers = [("Content-Type", "application/json")]
+            headers = {"Content-Type": "application/json"}
             text = answer.to_json().encode()
         if not bodiless:
-            headers.append(("Content-Length", str(len(text))))
+            headers["Content-Length"] = str(len(text))
         self._body = Body(keeps=0)
-        self._send(h11.Response(status_code=code, headers=headers, reason=_PHRASES.get(code, "Status")))
-        if text:
-            self._send(h11.Data(data=text))
-        self._end()
+        self.closing = self._connection.their_state is not h11.DONE
+        self._write(code, headers)
+        self._out += text
+        if not self.closing:  # the next request may be here already
+            rest, _ = self._connection.trailing_data
+            self._connection = _reader()
+            if rest:  # no bytes would mean the end
+                self._connection.receive_data(rest)
 
-    def _end(self) -> None:
-        """End the answer; the connection stays open where both sides may go on."""
-        if self._connection.our_state is h11.SEND_BODY:
-            self._send(h11.EndOfMessage())
-        if self._connection.our_state is self._connection.their_state is h11.DONE:
-            self._connection.start_next_cycle()
-        else:
-            self.closing = True
-
-    def _send(self, event: h11.Event) -> None:
-        self._out += self._connection.send(event) or b""
+    def _write(self, code: int, headers: Mapping[str, str]) -> None:
+        closing = {"Connection": "close"} if self.closing else {}
+        self._out += write_head(f"HTTP/1.1 {code} {_PHRASES.get(code, 'Status')}", {**headers, **closing})
 
     def _seen(self) -> Answer:
         return Answer(
@@ -163,3 +159,8 @@ class HttpEcho:
         """The status that is asked for; 200 where that is none between 200 and 599."""
         text = self._headers.get(language.STATUS_HEADER.lower(), "")
         return int(text) if _STATUS.fullmatch(text) else 200
+
+
+def _reader() -> h11.Connection:
+    """Reads one request. h11 writes no answers here: it would take as long again to check what is known to be right."""
+    return h11.Connection(h11.SERVER, max_incomplete_event_size=HEAD_BYTES)

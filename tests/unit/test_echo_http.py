@@ -153,6 +153,17 @@ def test_any_number_of_interim_responses_is_skipped_and_none_is_kept() -> None:
     assert (reader.status, reader.complete, reader.body.size) == (None, False, 0)
 
 
+@pytest.mark.parametrize("at_once", [True, False], ids=["pipelined", "one after the other"])
+def test_a_connection_stays_open_for_the_next_request(at_once: bool) -> None:
+    echo = _echo()
+    wires = [b"POST /%d HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\n\r\nabc" % number for number in range(3)]
+    answers = b"".join(echo.receive(wire) for wire in ([b"".join(wires)] if at_once else wires))
+    assert [answers.count(b'"path":"/%d"' % number) for number in range(3)] == [1, 1, 1]
+    assert (answers.count(b"HTTP/1.1 200 OK\r\n"), b"Connection" in answers, echo.closing) == (3, False, False)
+    assert b"Connection: close" in echo.receive(b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+    assert echo.closing
+
+
 def test_a_body_in_chunks_is_answered_and_hashed() -> None:
     wire = b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n"
     echo = _echo()
