@@ -7,6 +7,7 @@ import json
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
+from typing import Any
 
 from benchmarks import calls, hostile, lifetime, plugin, pods, start
 from benchmarks.measure import Report
@@ -27,6 +28,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--json", action="store_true", help="one JSON document instead of text")
     parser.add_argument("--ztunnel", help="node proxy of 'start', 'calls' and 'lifetime': reference, or [NAME=]PATH")
     parser.add_argument("--rounds", type=int, default=5, help="interleaved rounds, of which the median counts")
+    parser.add_argument("--minutes", type=float, default=0.0, help="over which 'lifetime' spreads its rounds")
     parser.add_argument("--inputs", type=int, default=hostile.INPUTS, help="changed inputs of 'hostile', in sum")
     parser.add_argument("--each", type=int, metavar="N", help="changed inputs of 'hostile' for each parser, instead")
     options = parser.parse_args(arguments)
@@ -34,9 +36,13 @@ def main(arguments: list[str] | None = None) -> int:
         parser.error(f"no benchmark {unknown[0]!r}: there are {', '.join(BENCHMARKS)}")
     reports = []
     for name in options.names or BENCHMARKS:
-        chosen = {"ztunnel": options.ztunnel} if options.ztunnel and name in {"start", "calls", "lifetime"} else {}
+        chosen: dict[str, Any] = (
+            {"ztunnel": options.ztunnel} if options.ztunnel and name in {"start", "calls", "lifetime"} else {}
+        )
         if name == "hostile":
             chosen = {"inputs": options.inputs, "each": options.each}
+        if name == "lifetime":
+            chosen["minutes"] = options.minutes
         reports.append(BENCHMARKS[name](rounds=options.rounds, **chosen))
         if not options.json:
             print(reports[-1].text(), flush=True)

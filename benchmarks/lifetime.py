@@ -3,11 +3,13 @@
 Each round sends some bodies through both node proxies, and makes some small calls: ``--rounds 64`` is 4 GiB of traffic,
 four times of which is recorded, since each byte passes four links. What the owner needs in the second half of the
 rounds is compared with the first. The recorder's memory is its own and the recording's, which has a bound.
+``--minutes 60`` spreads the rounds over an hour; without it they follow each other at once.
 """
 
 from __future__ import annotations
 
 import os
+import sys
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -43,10 +45,10 @@ class _Life:
         return max(self.owner[half:], default=0.0) - max(self.owner[:half])
 
 
-def run(rounds: int = 5, body_mib: int = 16, ztunnel: str = "reference") -> Report:
-    """Traffic outside windows, in compressed time; then one window."""
+def run(rounds: int = 5, body_mib: int = 16, ztunnel: str = "reference", minutes: float = 0.0) -> Report:
+    """Traffic outside windows; then one window."""
     with open_lab("two-nodes", ztunnel=ztunnel) as lab:
-        life = _live(lab, rounds, body_mib)
+        life = _live(lab, rounds, body_mib, minutes * 60 / rounds)
     bounded = max(life.recorder) <= (DEFAULT_LIMIT_BYTES >> 20) + BOUND_MIB
     return Report(
         name="lifetime",
@@ -70,15 +72,17 @@ def run(rounds: int = 5, body_mib: int = 16, ztunnel: str = "reference") -> Repo
     )
 
 
-def _live(lab: Lab, rounds: int, body_mib: int) -> _Life:
+def _live(lab: Lab, rounds: int, body_mib: int, round_s: float) -> _Life:
     life, client = _Life(), lab.pod("shop/client")
     recorder = processes(lab.sandbox, {program.pid: name for name, program in lab.site.programs.by_name.items()})
     body = os.urandom(body_mib << 20)
     started = time.perf_counter()
-    for _ in range(rounds):
+    for done in range(rounds):
+        time.sleep(max(0.0, started + done * round_s - time.perf_counter()))
         for _ in range(_BODIES):
             assert client.http(_URL, method="POST", body=body, timeout_s=120).outcome is Outcome.OK
         lab.calls([client.plan_http(_URL)] * 50)
+        print(f"lifetime: round {done + 1} of {rounds}", file=sys.stderr)
         life.owner.append(_pss_mib(os.getpid()))
         life.recorder.append(_pss_mib(recorder["recorder"]) + os.fstat(lab.captures.memfd).st_blocks / 2048)
     life.seconds = time.perf_counter() - started
