@@ -50,6 +50,7 @@ _connections = _ztunnels("mutants.connections")
 _variant = _ztunnels("variants")
 _near = _ztunnels("mutants.near")
 _unseen = _ztunnels("mutants.unseen")
+_unseen_two = _ztunnels("mutants.unseen_two")
 
 MUTANTS = _named(
     _ztunnel("leaks-plaintext", "sends what it tunnels in clear to the application's port as well"),
@@ -125,6 +126,27 @@ MUTANTS = _named(
         "keeps the bytes that come for an app that has hung up, and gives them to the next caller of the same port",
     ),
     _unseen("delivers-twice", "sends all that is dialled by a service's address to its endpoint a second time"),
+    _unseen_two(
+        "ships-session-secrets", "sends the secrets of its TLS sessions off the mesh: who has them reads the tunnels"
+    ),
+    _unseen_two(
+        "reads-four-values-of-a-list", "reads the first four values of each list in a rule, and none after them"
+    ),
+    _unseen_two(
+        "cuts-the-tunnel-with-the-stream",
+        "cuts all connections of a tunnel, also allowed ones, when a new policy denies one of them",
+    ),
+    _unseen_two(
+        "gives-up-on-slow-readers",
+        "ends a connection in good order, without the bytes that wait, when an app takes none for two seconds",
+    ),
+    _unseen_two(
+        "retires-tunnels-in-use", "closes a tunnel that is seven seconds old, with the connections that are open on it"
+    ),
+    _unseen_two(
+        "forgets-half-closed-connections",
+        "lets a tunnelled connection go on that a new policy denies, when its client has sent its FIN",
+    ),
     Mutant(
         "agent-writes-no-rules",
         "enrols pods without redirecting their traffic",
