@@ -1,6 +1,6 @@
 """Ztunnels that are wrong about open connections and refused configuration are seen by what any data plane is asked.
 
-Each is caught here by what ``test_dataplane_connections.py`` or ``test_dataplane_streams.py`` asks.
+Each is caught here by what a test of ``test_dataplane_*.py`` asks.
 """
 
 from __future__ import annotations
@@ -10,6 +10,8 @@ from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import stream_players
+from drawn_streams import CONNECTIONS, draw, wrong
 from long_streams import (
     answer_after_a_hang_up,
     answer_after_the_clients_fin,
@@ -56,17 +58,33 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "drops-what-it-refuses": WITHOUT_A_SECOND_SENDING,
     "ready-at-once": WITHOUT_CONFIGURATION,
 }
-BY_CHECK = {"replicas-share-a-tunnel", "delivers-twice"}
-"""Those of ``mutants/unseen.py`` that ``check`` catches."""
+DRAWN = (
+    "cuts-the-tunnel-with-the-stream",
+    "gives-up-on-slow-readers",
+    "retires-tunnels-in-use",
+    "forgets-half-closed-connections",
+)
+"""Caught by a crowd of drawn connections."""
+ELSEWHERE = {"replicas-share-a-tunnel", "delivers-twice", "ships-session-secrets", "reads-four-values-of-a-list"}
+"""Caught by ``check`` or ``fuzz``."""
 
 
 def test_each_mutant_of_connections_has_its_test_here() -> None:
-    rooms = (".mutants.connections:", ".mutants.unseen:")
+    rooms = (".mutants.connections:", ".mutants.unseen:", ".mutants.unseen_two:")
     made = {name for name, mutant in MUTANTS.items() if any(room in mutant.entry for room in rooms)}
-    assert made == {*CAUGHT, *BY_CHECK}
+    assert made == {*CAUGHT, *DRAWN, *ELSEWHERE}
 
 
 @pytest.mark.parametrize("name", CAUGHT)
 def test_a_mutant_is_caught(name: str, lab_factory: Callable[..., AbstractContextManager[Lab]]) -> None:
     with lab_factory(LAB, ztunnel="reference", mutant=name, **SETTINGS.get(name, {})) as lab:
         assert CAUGHT[name](lab)
+
+
+@pytest.mark.parametrize("name", DRAWN)
+def test_a_crowd_of_drawn_connections_catches_it(
+    name: str, lab_factory: Callable[..., AbstractContextManager[Lab]]
+) -> None:
+    scripts = draw(1, CONNECTIONS)
+    with lab_factory(stream_players.LAB, ztunnel="reference", mutant=name) as lab:
+        assert wrong(scripts, stream_players.play(lab, scripts))
