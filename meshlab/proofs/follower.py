@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping
 from typing import ClassVar
 
 from meshlab.proofs.beacon import Beacons, may_carry
+from meshlab.proofs.exposed import exposed
 from meshlab.proofs.flows import Flow
 from meshlab.proofs.fragments import Fragment, Fragments
 from meshlab.proofs.links import Wiring
@@ -112,12 +113,15 @@ class Follower:
         seen = [*self._retired, *((key, item) for key, item in self._streams.items() if item.epoch == self._epoch)]
         marks = raw_places(Search(beacons.secret), self._pieces, seen, may_carry)
         ours = frozenset(mark.key for mark in marks if beacons.is_ours(mark.hit.number))
+        followed = [(key, stream) for key, stream in seen if key not in ours]
         pieces = [*self._pieces, *self._joined]
         self.search.begin(sum(len(piece.buffer) for piece in pieces))
-        canaries = places(self.search, pieces, [one for one in seen if one[0] not in ours])
+        canaries = places(self.search, pieces, followed)
         unread = self.search.unread + Counter({Unread.FRAGMENTS: self._fragmented, Unread.HOLES: _holes(seen)})
+        flows = [(key, _flow(key, stream, wiring)) for key, stream in followed]
         return Window(
-            flows=tuple(_flow(key, stream, wiring) for key, stream in seen if key not in ours),
+            flows=tuple(flow for _, flow in flows),
+            exposed=exposed(pieces, followed, dict(flows)),
             findings=findings(canaries, wiring),
             drops={node: count for node, count in drops.items() if count},
             lost_bytes=self._lost,

@@ -10,7 +10,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import accumulate
-from typing import NamedTuple
+from typing import NamedTuple, Protocol, TypeVar
 
 from meshlab.proofs.canary import LONGEST_BYTES
 from meshlab.proofs.flows import Finding
@@ -19,7 +19,7 @@ from meshlab.proofs.inflating import GZIP_MAGIC
 from meshlab.proofs.links import Wiring
 from meshlab.proofs.packets import TCP
 from meshlab.proofs.pieces import Key, Piece
-from meshlab.proofs.search import Hit, Search
+from meshlab.proofs.search import Hit, Search, offsets
 from meshlab.proofs.streams import Stream
 
 Streams = Sequence[tuple[Key, Stream]]
@@ -27,6 +27,16 @@ _HOP_BYTES = 26
 """What routers change of a frame is among its first bytes: MAC addresses, IPv6's hop limit, IPv4's TTL and checksum."""
 _REACH_BYTES = 8 * LONGEST_BYTES
 """More than a word takes in any form: with line breaks, with separators, or with 30 bits for each character."""
+
+
+class HasNeedle(Protocol):
+    """Something that is looked for by some bytes."""
+
+    @property
+    def needle(self) -> bytes: ...
+
+
+T = TypeVar("T", bound=HasNeedle)
 
 
 class Place(NamedTuple):
@@ -53,7 +63,7 @@ def places(search: Search, pieces: Sequence[Piece], streams: Streams) -> list[Pl
     followed_bytes = [(key, stream, b"".join(stream.chunks)) for key, stream in streams if stream.chunks]
     # Of a stream with hits in its packets all is read again: whose a word is, the packet before may say.
     across = [_across(stream, data, key in hit_keys) for key, stream, data in followed_bytes]
-    forms = _forms_of(search, across)
+    forms = standing(search.forms, across)
     read: dict[tuple[bytes, tuple[Form, ...]], list[Hit]] = {}
     for (key, stream, data), text in zip(followed_bytes, across, strict=True):
         what = data, forms[text]
@@ -85,18 +95,19 @@ def _seams(chunks: Sequence[bytes]) -> bytes:
     )
 
 
-def _forms_of(search: Search, texts: Iterable[bytes]) -> dict[bytes, tuple[Form, ...]]:
-    """Of each text the forms whose needles stand in it, found in one pass over all texts.
+def standing(needles: Iterable[T], texts: Iterable[bytes]) -> dict[bytes, tuple[T, ...]]:
+    """Of each text the needles (or forms that have one) that stand in it, found in one pass over all texts.
 
     What a call sends passes up to four links unchanged, so that many texts are the same: each is searched once.
     """
-    found: dict[bytes, list[Form]] = {text: [] for text in texts}
+    found: dict[bytes, list[T]] = {text: [] for text in texts}
     each = [*found]
     starts = list(accumulate((len(text) for text in each), initial=0))
-    for form, offsets in search.offsets(b"".join(each)):
-        for place in sorted({bisect_right(starts, offset) - 1 for offset in offsets}):
-            found[each[place]].append(form)
-    return {text: tuple(forms) for text, forms in found.items()}
+    whole = b"".join(each)
+    for one in needles:
+        for place in sorted({bisect_right(starts, offset) - 1 for offset in offsets(whole, one.needle)}):
+            found[each[place]].append(one)
+    return {text: tuple(of) for text, of in found.items()}
 
 
 def raw_places(search: Search, pieces: Sequence[Piece], streams: Streams, wanted: Callable[[Key], bool]) -> list[Place]:
@@ -119,8 +130,8 @@ def raw_places(search: Search, pieces: Sequence[Piece], streams: Streams, wanted
 
 
 def _in_packets(search: Search, pieces: Sequence[Piece]) -> Iterator[Place]:
-    passed = _texts(pieces)
-    forms = _forms_of(search, (text for text, _ in passed))
+    passed = packet_texts(pieces)
+    forms = standing(search.forms, (text for text, _ in passed))
     for (text, segment), packets in passed.items():
         if segment and forms[text]:
             hits = search.plain(text, forms[text])
@@ -133,7 +144,7 @@ def _in_packets(search: Search, pieces: Sequence[Piece]) -> Iterator[Place]:
                 yield Place(piece.keys[index], hit, piece.packets[index].time_ns, reassembled=False)
 
 
-def _texts(pieces: Sequence[Piece]) -> dict[tuple[bytes, bool], list[tuple[Piece, int]]]:
+def packet_texts(pieces: Sequence[Piece]) -> dict[tuple[bytes, bool], list[tuple[Piece, int]]]:
     """What packets hold, with whether it is TCP's; and the packets that hold it."""
     passed: dict[tuple[bytes, bool], list[tuple[Piece, int]]] = {}
     for piece in pieces:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from meshlab.model import Call
 from meshlab.proofs.cohorts import Cohort
+from meshlab.proofs.exposed import Exposed
 from meshlab.proofs.flows import Flow
 from meshlab.proofs.links import Link, Site, Wiring
 from meshlab.proofs.streams import HBONE_PORT
@@ -93,6 +94,14 @@ def on_application_port(window: Window, route: Route, call: Call) -> Link | None
             if any(some.passed(call.started_ns, call.ended_ns) for some in times):
                 return link
     return None
+
+
+def exposed_session(window: Window, route: Route) -> Exposed | None:
+    """A TLS session between the two pods whose secrets were on a link, whichever it is."""
+    ends = route.source.addresses, route.destination.addresses
+    return next(
+        (one for one in window.exposed if one.session.source in ends[0] and one.session.destination in ends[1]), None
+    )
 
 
 def not_tls(window: Window, route: Route) -> Flow | None:

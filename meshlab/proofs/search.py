@@ -66,14 +66,14 @@ class Search:
         self.budget = Budget.of(captured_bytes)
         self.unread.clear()
 
-    def offsets(self, data: bytes) -> Iterator[tuple[Form, list[int]]]:
-        """Where in a buffer the needle of each form stands."""
-        for form in self._forms:
-            yield form, list(_places(data, form.needle))
+    @property
+    def forms(self) -> Sequence[Form]:
+        """Every form that is looked for."""
+        return self._forms
 
     def raw_offsets(self, data: bytes) -> set[int]:
         """Where in a buffer words stand as they are."""
-        return set(_places(data, self._raw.needle))
+        return set(offsets(data, self._raw.needle))
 
     def raw(self, data: bytes) -> list[Hit]:
         """Find words as they are, and in no other form."""
@@ -166,13 +166,14 @@ def _once(hits: Iterable[Hit]) -> list[Hit]:
 
 
 def _hits(form: Form, data: bytes) -> Iterator[Hit]:
-    for at in _places(data, form.needle):
+    for at in offsets(data, form.needle):
         number = form.number(data, at)
         if form.alone or number is not None:
             yield Hit(number, form.name, at)
 
 
-def _places(data: bytes, needle: bytes) -> Iterator[int]:
+def offsets(data: bytes, needle: bytes) -> Iterator[int]:
+    """Find every place at which the needle stands."""
     at = data.find(needle)
     while at >= 0:
         yield at

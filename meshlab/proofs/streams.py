@@ -76,7 +76,7 @@ class Stream:
         self.skipped = False
         """Bytes of this window were lost, and it went on behind them."""
         if self.tls:
-            self.tls.unread = False
+            self.tls.unread, self.tls.random = False, b""
         self.epoch = epoch
         self.payload_bytes = 0
         self.times: list[int] = []

