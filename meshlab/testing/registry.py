@@ -51,6 +51,7 @@ _variant = _ztunnels("variants")
 _near = _ztunnels("mutants.near")
 _unseen = _ztunnels("mutants.unseen")
 _unseen_two = _ztunnels("mutants.unseen_two")
+_unseen_three = _ztunnels("mutants.unseen_three")
 
 MUTANTS = _named(
     _ztunnel("leaks-plaintext", "sends what it tunnels in clear to the application's port as well"),
@@ -146,6 +147,25 @@ MUTANTS = _named(
     _unseen_two(
         "forgets-half-closed-connections",
         "lets a tunnelled connection go on that a new policy denies, when its client has sent its FIN",
+    ),
+    _unseen_three(
+        "encrypts-with-a-zero-key", "shakes hands as it should, and then encrypts its records with a key of zeros"
+    ),
+    _unseen_three("makes-keys-from-names", "makes the private key of each workload from the workload's identity"),
+    _unseen_three(
+        "keeps-policies-by-name",
+        "takes policies of one name in several namespaces for one: the last replaces the others",
+    ),
+    _unseen_three(
+        "sees-changes-of-rules-only",
+        "takes no notice of a policy's new action or scope when its rules are as before, and acknowledges it",
+    ),
+    _unseen_three(
+        "mixes-up-bulk",
+        "sends bytes of another connection of its node in place of a full read, when both are read at the same time",
+    ),
+    _unseen_three(
+        "discards-after-the-servers-fin", "throws away, without a sign, what a client says after its server's FIN"
     ),
     Mutant(
         "agent-writes-no-rules",
