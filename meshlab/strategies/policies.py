@@ -11,10 +11,12 @@ would be further parts of a ``Drawing``.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from random import Random
+from typing import TypeVar
 
 from hypothesis import strategies as st
 
@@ -35,6 +37,7 @@ from meshlab.oracle import connection
 from meshlab.strategies.choices import Choices, drawn
 from meshlab.strategies.near import CONDITION, L4_FIELDS, OPERATION, SOURCE, Near, Values, ValuesOf
 
+P = TypeVar("P", AuthorizationPolicy, PeerAuthentication)
 _CHOICES = 120
 _HTTP_CONDITIONS = ("request.headers[x-user]", "connection.sni")
 _KEYS = {
@@ -129,9 +132,17 @@ def _sharp_policies(drawing: Drawing) -> Mesh:
 def _with_policies(mesh: Mesh, rules: Sequence[AuthorizationPolicy], tls: Sequence[PeerAuthentication] = ()) -> Mesh:
     return replace(
         mesh,
-        authorization_policies=tuple(replace(policy, name=f"policy-{place}") for place, policy in enumerate(rules)),
-        peer_authentications=tuple(replace(policy, name=f"mode-{place}") for place, policy in enumerate(tls)),
+        authorization_policies=tuple(_named(rules, "policy")),
+        peer_authentications=tuple(_named(tls, "mode")),
     )
+
+
+def _named(policies: Iterable[P], word: str) -> Iterator[P]:
+    """Name them by their number in their namespace: those of two namespaces have the same names, as is usual."""
+    counts = Counter[str]()
+    for policy in policies:
+        yield replace(policy, name=f"{word}-{counts[policy.namespace]}")
+        counts[policy.namespace] += 1
 
 
 def _sharp_policy(drawing: Drawing) -> AuthorizationPolicy:

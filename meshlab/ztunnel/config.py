@@ -15,7 +15,7 @@ _DEFAULT_UDS = "/var/run/ztunnel/ztunnel.sock"
 _DEFAULT_CONTROL_PLANE = "localhost:15012"
 _ISTIO_ROOT = "./var/run/secrets/istio/root-cert.pem"
 _TOKEN = "./var/run/secrets/tokens/istio-token"  # noqa: S105  # where Kubernetes mounts it
-_DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h)")
+_DURATION = re.compile(r"([0-9]{1,15}(?:\.[0-9]{1,15})?)(ms|s|m|h)")
 _SECONDS = {"ms": 0.001, "s": 1, "m": 60, "h": 3600}
 
 

@@ -45,9 +45,10 @@ def test_durations(text: str, seconds: float) -> None:
     assert Config.from_env({"CONNECTION_TERMINATION_DEADLINE": text}).drain_s == seconds
 
 
-def test_a_duration_without_a_unit_is_refused() -> None:
+@pytest.mark.parametrize("text", ["60", "9" * 400 + "h"], ids=["without a unit", "without an end"])
+def test_what_is_no_duration_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="SECRET_TTL"):
-        Config.from_env({"SECRET_TTL": "60"})
+        Config.from_env({"SECRET_TTL": text})
 
 
 @pytest.mark.parametrize(("level", "opened"), [("info,access=debug", True), ("info", False)])
