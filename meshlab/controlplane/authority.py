@@ -8,6 +8,8 @@ from __future__ import annotations
 from datetime import datetime, timedelta
 from typing import Any
 
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
 from meshlab.errors import ProtocolError
 from meshlab.model.identity import SpiffeId
 from meshlab.pki import MAX_TTL, Issuer, SigningRequest, read_csr
@@ -28,9 +30,15 @@ class Authority:
         """Every request is unauthenticated, as at an Istio CA that does not know the caller."""
         self.issued: dict[str, int] = {}
         """SPIFFE URI to how many certificates it was given."""
+        self.shared_keys: list[str] = []
+        """Of each private key that is more than one workload's or proxy's, whose it is, as a sentence."""
+        self._holders: dict[bytes, tuple[str, str]] = {}
 
-    def create(self, request: Any, now: datetime) -> tuple[SpiffeId, list[str]]:
+    def create(self, request: Any, now: datetime, caller: str = "") -> tuple[SpiffeId, list[str]]:
         """Answer an ``IstioCertificateRequest``: the identity, and its chain.
+
+        Args:
+            caller: the address of the proxy that asks.
 
         Raises:
             ProtocolError: with gRPC's status code.
@@ -39,9 +47,19 @@ class Authority:
             raise ProtocolError("request authenticate failure", _UNAUTHENTICATED)
         csr = read_csr(request.csr)
         identity = self.identity(request, csr)
+        self._note_holder(csr, identity, caller)
         chain = self.issuer.issue(identity, csr.key, now=now, ttl=_ttl(request.validity_duration))
         self.issued[str(identity)] = self.issued.get(str(identity), 0) + 1
         return identity, chain
+
+    def _note_holder(self, csr: SigningRequest, identity: SpiffeId, caller: str) -> None:
+        """A proxy may show the key of a certificate again to have it renewed, and nobody else may show it at all."""
+        key = csr.key.public_bytes(Encoding.X962, PublicFormat.CompressedPoint)
+        holder = (str(identity), caller)
+        first = self._holders.setdefault(key, holder)
+        if first != holder:
+            both = " and ".join(f"{who} at {where}" for who, where in (first, holder))
+            self.shared_keys.append(f"one private key is that of {both}: whoever has it can pose as either")
 
     def identity(self, request: Any, csr: SigningRequest) -> SpiffeId:
         """For whom: whom a shared ztunnel impersonates, else the CSR's own name (a dedicated one)."""

@@ -207,7 +207,7 @@ class ControlPlane:
         metadata = await self._authenticate(context)
         self.journal.certificate_request(context.peer(), metadata, request)
         try:
-            identity, chain = self.authority.create(request, self.now())
+            identity, chain = self.authority.create(request, self.now(), context.peer().rpartition(":")[0])
         except ProtocolError as error:
             await self._refuse(context, "ca", error)
             raise
@@ -325,6 +325,7 @@ class ControlPlane:
             "versions": dict(self.ads.snapshot.versions),
             "issued": dict(self.authority.issued),
             "unexpected": [_spoken(nack) for nack in self.unexpected],
+            "shared_keys": self.authority.shared_keys,
         }
 
     def set_ca(self, mode: str) -> dict[str, Any]:

@@ -34,7 +34,7 @@ def findings(site: Site) -> list[str]:
         *_bounded(_exits(site, logs), "programs ended"),
         *unread,
         *_bounded(panics(logs), "programs printed panics"),
-        *_bounded(_nacks(site), "pushes were refused"),
+        *_bounded(_of_the_control_plane(site), "pushes were refused, or keys shared"),
     ]
 
 
@@ -70,18 +70,19 @@ def panics(logs: Logs) -> list[str]:
     return found
 
 
-def _nacks(site: Site) -> list[str]:
+def _of_the_control_plane(site: Site) -> list[str]:
     program = site.programs.by_name.get("control-plane")
     if program is None or program.peer is None or program.pid in site.sandbox.exits:
         return []
     try:
         answer, _ = program.peer.ask("status", within_s=_ASK_S)
     except LabError as error:
-        return [f"nobody knows whether a proxy refused its configuration: {error}"]
-    return [
+        return [f"nobody knows whether a proxy refused its configuration, or shares a key: {error}"]
+    refused = [
         f"ztunnel@{nack['node']} refused {nack['type_url']}, which nobody had asked for: {nack['detail']}"
         for nack in answer.get("unexpected", [])
     ]
+    return [*refused, *answer.get("shared_keys", [])]
 
 
 def _bounded(found: list[str], what: str) -> list[str]:

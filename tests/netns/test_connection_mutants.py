@@ -28,6 +28,7 @@ from open_connections import (
     readiness,
 )
 
+from meshlab.errors import AuditError
 from meshlab.testing.registry import MUTANTS
 
 if TYPE_CHECKING:
@@ -79,6 +80,17 @@ def test_each_mutant_of_connections_has_its_test_here() -> None:
 def test_a_mutant_is_caught(name: str, lab_factory: Callable[..., AbstractContextManager[Lab]]) -> None:
     with lab_factory(LAB, ztunnel="reference", mutant=name, **SETTINGS.get(name, {})) as lab:
         assert CAUGHT[name](lab)
+
+
+def test_keys_that_follow_from_names_are_found_when_the_lab_closes(
+    lab_factory: Callable[..., AbstractContextManager[Lab]],
+) -> None:
+    """One account has pods on both nodes."""
+    with (
+        pytest.raises(AuditError, match="one private key is that of spiffe://cluster.local/ns/shop/sa/server at "),
+        lab_factory(LAB, ztunnel="reference", mutant="makes-keys-from-names"),
+    ):
+        pass
 
 
 @pytest.mark.parametrize("name", DRAWN)

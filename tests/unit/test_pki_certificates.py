@@ -360,6 +360,21 @@ def test_any_validity_that_a_request_can_carry_is_answered_within_the_authoritys
     assert timedelta(0) < leaf(chain).not_valid_after_utc - NOW <= timedelta(days=90)
 
 
+def test_a_key_is_one_workloads_at_one_proxy(ca: MeshCA, key: ec.EllipticCurvePrivateKey) -> None:
+    authority, other = Authority(ca.issuer, "cluster.local"), SpiffeId("cluster.local", "shop", "other")
+    for identity, caller, shared in (
+        (CLIENT, "10.0.0.1", 0),
+        (CLIENT, "10.0.0.1", 0),  # the same key again, to have its certificate renewed
+        (CLIENT, "10.0.0.2", 1),
+        (other, "10.0.0.1", 2),
+    ):
+        authority.create(REQUEST(csr=create_csr(identity, key)), NOW, caller)
+        assert len(authority.shared_keys) == shared
+    assert authority.shared_keys[0].startswith(
+        f"one private key is that of {CLIENT} at 10.0.0.1 and {CLIENT} at 10.0.0.2:"
+    )
+
+
 @pytest.mark.parametrize("asked", NO_IDS[:4])
 def test_an_authority_refuses_to_sign_what_is_no_spiffe_id(
     ca: MeshCA, key: ec.EllipticCurvePrivateKey, asked: str
