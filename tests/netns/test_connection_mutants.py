@@ -87,7 +87,7 @@ def test_keys_that_follow_from_names_are_found_when_the_lab_closes(
 ) -> None:
     """One account has pods on both nodes."""
     with (
-        pytest.raises(AuditError, match="one private key is that of spiffe://cluster.local/ns/shop/sa/server at "),
+        pytest.raises(AuditError, match=r"one private key is that of spiffe://cluster\.local/ns/shop/sa/server at "),
         lab_factory(LAB, ztunnel="reference", mutant="makes-keys-from-names"),
     ):
         pass
