@@ -27,5 +27,10 @@ def pytest_file(text: str, name: str) -> tuple[str, str]:
     """Name and text of a test file for the topology ``text`` of the file ``name``."""
     stem = name.removesuffix(SUFFIX).removesuffix(".yaml").removesuffix(".yml")
     function = re.sub(r"\W+", "_", stem).strip("_").lower() or "steps"
-    quoted = text.replace("\\", "\\\\").replace('"""', '\\"\\"\\"')
-    return f"test_{function}.py", _TEST.format(name=name, text=quoted, function=function, runs=RUNS)
+    text += "" if text.endswith("\n") else "\n"
+    return f"test_{function}.py", _TEST.format(name=_quoted(name), text=_quoted(text), function=function, runs=RUNS)
+
+
+def _quoted(text: str) -> str:
+    """As it stands between three quotes: Python reads each line break of a source as \\n."""
+    return text.replace("\\", "\\\\").replace('"""', '\\"\\"\\"').replace("\r", "\\r").replace("\0", "\\x00")
