@@ -68,7 +68,7 @@ def _emitted(text: str, source: str) -> str:
     out = io.StringIO()
     try:
         yaml.dump_all(list(yaml.load_all(text)), out)
-    except (YAMLError, ValueError) as error:
-        line = str(error).splitlines()[0]
+    except (YAMLError, ValueError, LookupError, TypeError, AttributeError) as error:  # also what the library trips over
+        line = (str(error).splitlines() or [type(error).__name__])[0]
         raise TopologyError([Issue(source, 1, 1, f"cannot be written in canonical form: {line}")]) from error
     return _BLANKS.sub("", out.getvalue()).rstrip("\n") + "\n"
