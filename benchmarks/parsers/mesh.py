@@ -24,10 +24,10 @@ from meshlab.protocols.messages import ADDRESS_TYPE, message
 from meshlab.protocols.xds import DeltaClient, Node
 from meshlab.protocols.xds_server import Snapshot, Stream
 from meshlab.protocols.zds import AgentSession, ProxySession, ZdsPod, encode_add
+from meshlab.proxykit.credentials import Credentials
+from meshlab.proxykit.tls import spiffe_id
 from meshlab.translate import resources
-from meshlab.ztunnel.credentials import Credentials
 from meshlab.ztunnel.state import State
-from meshlab.ztunnel.tls import spiffe_id
 
 # --- identities ------------------------------------------------------------------------------------------------------
 

@@ -12,15 +12,15 @@ from ipaddress import IPv4Address, IPv6Address
 from typing import Any, ClassVar
 
 from meshlab.protocols.hbone import Target
+from meshlab.proxykit import sockets
+from meshlab.proxykit.pool import ClientTunnel, Key, Pool
+from meshlab.proxykit.splice import Half
+from meshlab.proxykit.tls import Tls, one_of
 from meshlab.testing.mutants import leaks
-from meshlab.ztunnel import sockets
 from meshlab.ztunnel.inbound import Inbound
 from meshlab.ztunnel.main import Parts, run
 from meshlab.ztunnel.outbound import Outbound
-from meshlab.ztunnel.pool import ClientTunnel, Key, Pool
-from meshlab.ztunnel.splice import Half
 from meshlab.ztunnel.state import Workload
-from meshlab.ztunnel.tls import Tls, one_of
 
 
 def _reset(half: Half) -> None:

@@ -10,14 +10,15 @@ from typing import ClassVar
 from meshlab.model import Connection
 from meshlab.protocols.hbone import Authority, Refusal, Target
 from meshlab.protocols.zds import ZdsPod
-from meshlab.ztunnel import rbac, sockets
+from meshlab.proxykit import sockets
+from meshlab.proxykit.splice import Half
+from meshlab.proxykit.tasks import Tasks
+from meshlab.proxykit.tls import Tls, in_trust_domain
+from meshlab.ztunnel import rbac
 from meshlab.ztunnel.guard import Guard, Live
 from meshlab.ztunnel.routing import endpoint_port
 from meshlab.ztunnel.shared import ILLEGAL_PORTS, Shared
-from meshlab.ztunnel.splice import Half
 from meshlab.ztunnel.state import Workload
-from meshlab.ztunnel.tasks import Tasks
-from meshlab.ztunnel.tls import Tls, in_trust_domain
 
 
 class Door:

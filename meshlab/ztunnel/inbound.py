@@ -15,13 +15,13 @@ from collections.abc import Callable
 from meshlab.errors import ProtocolError
 from meshlab.protocols.hbone import Target
 from meshlab.protocols.zds import ZdsPod
-from meshlab.ztunnel import sockets
+from meshlab.proxykit import sockets
+from meshlab.proxykit.splice import Half, join
 from meshlab.ztunnel.access_log import Record
 from meshlab.ztunnel.door import Door
 from meshlab.ztunnel.guard import POLICY_CHANGE, Live
 from meshlab.ztunnel.server import ServerTunnel
 from meshlab.ztunnel.shared import ILLEGAL_PORTS, Shared
-from meshlab.ztunnel.splice import Half, join
 from meshlab.ztunnel.state import Workload
 
 

@@ -19,19 +19,20 @@ from typing import Any
 from meshlab.protocols.messages import ADDRESS_TYPE
 from meshlab.protocols.xds import Update
 from meshlab.protocols.zds import ZdsPod
-from meshlab.ztunnel import status
+from meshlab.proxykit import status
+from meshlab.proxykit.ca_client import CaClient
+from meshlab.proxykit.certificates import Certificates
+from meshlab.proxykit.config import Config
+from meshlab.proxykit.tasks import Tasks
+from meshlab.proxykit.xds_client import XdsClient
+from meshlab.ztunnel import admin
 from meshlab.ztunnel.access_log import AccessLog
-from meshlab.ztunnel.ca_client import CaClient
-from meshlab.ztunnel.certificates import Certificates
-from meshlab.ztunnel.config import Config
 from meshlab.ztunnel.inbound import Inbound
 from meshlab.ztunnel.outbound import Outbound
 from meshlab.ztunnel.pods import Pods
 from meshlab.ztunnel.proxy import PodProxy
 from meshlab.ztunnel.shared import Shared
 from meshlab.ztunnel.state import State, Workload
-from meshlab.ztunnel.tasks import Tasks
-from meshlab.ztunnel.xds_client import XdsClient
 from meshlab.ztunnel.zds_client import ZdsClient
 
 
@@ -68,10 +69,10 @@ class Ztunnel:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, stopped.set)
         pages = {"/healthz/ready": status.readiness(self._pending)}
-        admin = {"/config_dump": status.config_dump(self._state, self._shared.certificates)}
+        about = {"/config_dump": admin.config_dump(self._state, self._shared.certificates)}
         servers = [
             await status.serve(None, status.READINESS_PORT, pages),
-            await status.serve("localhost", status.ADMIN_PORT, admin),
+            await status.serve("localhost", status.ADMIN_PORT, about),
         ]
         self._tasks.spawn(self._xds.run())
         zds = self._tasks.spawn(self._follow_pods())

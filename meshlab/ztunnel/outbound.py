@@ -14,16 +14,17 @@ from typing import ClassVar
 from meshlab.errors import ProtocolError
 from meshlab.protocols.hbone import Target
 from meshlab.protocols.zds import ZdsPod
-from meshlab.ztunnel import headers, sockets
+from meshlab.proxykit import sockets
+from meshlab.proxykit.pool import ClientTunnel, Key, Pool, connect_client
+from meshlab.proxykit.sockets import CONNECT_TIMEOUT_S
+from meshlab.proxykit.splice import Half, join
+from meshlab.proxykit.tasks import Tasks
+from meshlab.proxykit.tls import Tls, one_of
+from meshlab.ztunnel import headers
 from meshlab.ztunnel.access_log import Record, str_of
-from meshlab.ztunnel.pool import ClientTunnel, Key, Pool, connect_client
 from meshlab.ztunnel.routing import Route, route
 from meshlab.ztunnel.shared import ILLEGAL_PORTS, Shared
-from meshlab.ztunnel.sockets import CONNECT_TIMEOUT_S
-from meshlab.ztunnel.splice import Half, join
 from meshlab.ztunnel.state import Workload
-from meshlab.ztunnel.tasks import Tasks
-from meshlab.ztunnel.tls import Tls, one_of
 
 
 class Outbound:

@@ -7,9 +7,9 @@ import os
 from collections.abc import Callable
 
 from meshlab.protocols.zds import ZdsPod
-from meshlab.ztunnel.certificates import Pause
+from meshlab.proxykit.certificates import Pause
+from meshlab.proxykit.tasks import Tasks
 from meshlab.ztunnel.proxy import PodProxy
-from meshlab.ztunnel.tasks import Tasks
 
 _RETRY_S = 5.0
 

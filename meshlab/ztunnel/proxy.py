@@ -6,7 +6,7 @@ import asyncio
 import os
 
 from meshlab.protocols.zds import ZdsPod
-from meshlab.ztunnel import sockets
+from meshlab.proxykit import sockets
 from meshlab.ztunnel.inbound import Inbound
 from meshlab.ztunnel.outbound import Outbound
 

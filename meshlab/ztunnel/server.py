@@ -21,14 +21,15 @@ from meshlab.protocols.hbone import (
     UpstreamFailed,
     UpstreamOpened,
 )
-from meshlab.ztunnel import headers, sockets
+from meshlab.proxykit import sockets
+from meshlab.proxykit.connection_state import ConnectionState
+from meshlab.proxykit.splice import Half, join
+from meshlab.proxykit.tunnel import TunnelConnection
+from meshlab.ztunnel import headers
 from meshlab.ztunnel.access_log import Record
-from meshlab.ztunnel.connection_state import ConnectionState
 from meshlab.ztunnel.door import Door
 from meshlab.ztunnel.guard import POLICY_CHANGE, DeniedError, Live
-from meshlab.ztunnel.splice import Half, join
 from meshlab.ztunnel.state import Workload
-from meshlab.ztunnel.tunnel import TunnelConnection
 
 
 @dataclass(slots=True)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass, field
 
+from meshlab.proxykit.certificates import Certificates
 from meshlab.ztunnel.access_log import AccessLog
-from meshlab.ztunnel.certificates import Certificates
 from meshlab.ztunnel.state import State
 
 ILLEGAL_PORTS = frozenset({15001, 15006, 15008})

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import pytest
 from tunnel_world import until, world_of
 
-from meshlab.ztunnel.splice import Half, join
+from meshlab.proxykit.splice import Half, join
 
 MORE_THAN_ANY_BUFFER = 32 << 20
 EARLY = b"said before the join"

@@ -13,10 +13,10 @@ from ztunnel_world import credentials, named, policy, state_of, who, workload
 
 from meshlab.model import Connection
 from meshlab.protocols.zds import ZdsPod
+from meshlab.proxykit.tls import Tls, in_trust_domain, one_of
 from meshlab.testing.mutants import ztunnel as mutants
 from meshlab.testing.registry import MUTANTS, VARIANTS, Mutant
 from meshlab.ztunnel.guard import Guard
-from meshlab.ztunnel.tls import Tls, in_trust_domain, one_of
 
 CLIENT, SERVER = who("client"), who("server")
 PARTS = [mutant for mutant in (*MUTANTS.values(), *VARIANTS.values()) if mutant.part in {"ztunnel", "agent"}]

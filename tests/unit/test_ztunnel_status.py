@@ -12,7 +12,8 @@ import pytest
 from ztunnel_world import named, state_of, who, workload
 
 from meshlab.protocols.hbone import Target
-from meshlab.ztunnel import headers, status
+from meshlab.proxykit import status
+from meshlab.ztunnel import headers
 from meshlab.ztunnel.access_log import AccessLog, Record
 
 

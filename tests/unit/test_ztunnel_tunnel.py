@@ -19,13 +19,13 @@ from ztunnel_world import credentials, policy, update, who
 from meshlab.errors import ProtocolError
 from meshlab.protocols.hbone import PongReceived, Target, WireEvent
 from meshlab.protocols.messages import AUTHORIZATION_TYPE
-from meshlab.ztunnel.connection_state import ConnectionState
+from meshlab.proxykit.connection_state import ConnectionState
+from meshlab.proxykit.pool import Key, Pool, TunnelRefusedError
+from meshlab.proxykit.splice import Half, join
+from meshlab.proxykit.tls import Tls, one_of
 from meshlab.ztunnel.outbound import Outbound
-from meshlab.ztunnel.pool import Key, Pool, TunnelRefusedError
 from meshlab.ztunnel.proxy import PodProxy
-from meshlab.ztunnel.splice import Half, join
 from meshlab.ztunnel.state import Workload
-from meshlab.ztunnel.tls import Tls, one_of
 
 DENY_ALL = policy("late", "DENY", source_ips=[{"address": LOOPBACK.packed, "length": 32}])
 
@@ -190,7 +190,7 @@ def test_a_policy_that_comes_while_the_app_is_dialled_cuts_the_connection_and_no
     async def scenario() -> None:
         async with world_of(_never) as world:
             there = Target(LOOPBACK, world.app_port)
-            monkeypatch.setattr("meshlab.ztunnel.sockets.original_destination", lambda sock: there)
+            monkeypatch.setattr("meshlab.proxykit.sockets.original_destination", lambda sock: there)
             world.inbound.may_dial.clear()
             calling = asyncio.ensure_future(_refused(world, carried))
             await world.inbound.dials.wait()
@@ -352,8 +352,8 @@ def test_a_reader_that_stops_stops_the_writer_and_loses_nothing() -> None:
 
 
 def test_a_peer_that_answers_no_ping_is_dropped_and_one_that_does_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("meshlab.ztunnel.tunnel.PING_EVERY_S", 0.01)
-    monkeypatch.setattr("meshlab.ztunnel.tunnel.PING_TIMEOUT_S", 0.2)
+    monkeypatch.setattr("meshlab.proxykit.tunnel.PING_EVERY_S", 0.01)
+    monkeypatch.setattr("meshlab.proxykit.tunnel.PING_TIMEOUT_S", 0.2)
 
     async def scenario() -> None:
         async with world_of(_hold) as world:
@@ -574,7 +574,7 @@ def test_a_descriptor_is_closed_by_the_connection_that_has_it_and_by_nobody_else
                 async def connected(*_: object) -> socket.socket:
                     return sock
 
-                monkeypatch.setattr("meshlab.ztunnel.sockets.connect_from", connected)
+                monkeypatch.setattr("meshlab.proxykit.sockets.connect_from", connected)
                 monkeypatch.setattr("meshlab.ztunnel.outbound.CONNECT_TIMEOUT_S", 0.01)
                 outbound = _Certified(world.inbound.shared, POD, -1)
                 with pytest.raises(TimeoutError):
@@ -600,7 +600,7 @@ def test_a_pod_that_goes_while_its_listeners_start_leaves_none_open(monkeypatch:
 
     async def scenario() -> None:
         async with world_of(_never) as world:
-            monkeypatch.setattr("meshlab.ztunnel.sockets.listen_in", listen)
+            monkeypatch.setattr("meshlab.proxykit.sockets.listen_in", listen)
             proxy = PodProxy(POD, -1, world.inbound, Outbound(world.inbound.shared, POD, -1))
             starting = asyncio.ensure_future(proxy.start())
             await until(lambda: bool(listeners))

@@ -16,13 +16,13 @@ from ztunnel_world import credentials, state_of, who, workload
 from meshlab.model import SpiffeId
 from meshlab.protocols.hbone import Target
 from meshlab.protocols.zds import ZdsPod
+from meshlab.proxykit.pool import ClientTunnel, connect_client
+from meshlab.proxykit.splice import Half, join
+from meshlab.proxykit.tls import Tls, in_trust_domain, one_of
 from meshlab.ztunnel.access_log import AccessLog
 from meshlab.ztunnel.inbound import Inbound
-from meshlab.ztunnel.pool import ClientTunnel, connect_client
 from meshlab.ztunnel.shared import Shared
-from meshlab.ztunnel.splice import Half, join
 from meshlab.ztunnel.state import Workload
-from meshlab.ztunnel.tls import Tls, in_trust_domain, one_of
 
 LOOPBACK = ip_address("127.0.0.1")
 CLIENT, SERVER = who("client"), who("server")

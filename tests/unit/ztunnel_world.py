@@ -10,7 +10,7 @@ from meshlab.model import SpiffeId
 from meshlab.pki import MeshCA
 from meshlab.protocols.messages import ADDRESS_TYPE, AUTHORIZATION_TYPE, message
 from meshlab.protocols.xds import Update
-from meshlab.ztunnel.credentials import Credentials
+from meshlab.proxykit.credentials import Credentials
 from meshlab.ztunnel.state import State, Workload
 
 FAR_FUTURE_S = 4e9

@@ -5,7 +5,7 @@
                               local events              local effects      (the socket of the app beside this end)
 
 ``Framing`` is HTTP/2 itself (h2). The two ends are tables of legal moves, one state per stream. Whoever owns the
-sockets carries events in and effects out (``meshlab.ztunnel.tunnel``, or a test).
+sockets carries events in and effects out (``meshlab.proxykit.tunnel``, or a test).
 
 Source: https://istio.io/latest/docs/ambient/architecture/hbone/
 """

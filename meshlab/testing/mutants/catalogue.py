@@ -14,12 +14,12 @@ from typing import Any, ClassVar
 from meshlab.model import Connection, Decision, SpiffeId
 from meshlab.protocols.hbone import Target
 from meshlab.protocols.zds import ZdsPod
+from meshlab.proxykit.pool import ClientTunnel, Key, Pool
 from meshlab.ztunnel import rbac
 from meshlab.ztunnel.guard import Guard
 from meshlab.ztunnel.inbound import Inbound
 from meshlab.ztunnel.main import Parts, run
 from meshlab.ztunnel.outbound import Outbound
-from meshlab.ztunnel.pool import ClientTunnel, Key, Pool
 from meshlab.ztunnel.state import State, Workload
 
 Program = Callable[[Mapping[str, Any], Mapping[str, int]], None]

@@ -16,17 +16,17 @@ from meshlab.model import Connection, Decision, SpiffeId, Verdict
 from meshlab.protocols.hbone import Refusal, Target
 from meshlab.protocols.hbone.events import ConnectReceived
 from meshlab.protocols.zds import ZdsPod
-from meshlab.ztunnel import sockets
-from meshlab.ztunnel.credentials import Credentials
+from meshlab.proxykit import sockets
+from meshlab.proxykit.credentials import Credentials
+from meshlab.proxykit.pool import Key
+from meshlab.proxykit.splice import Half
+from meshlab.proxykit.tls import Tls, one_of
 from meshlab.ztunnel.guard import Guard
 from meshlab.ztunnel.inbound import Inbound
 from meshlab.ztunnel.main import Parts, run
 from meshlab.ztunnel.outbound import Outbound
-from meshlab.ztunnel.pool import Key
 from meshlab.ztunnel.server import ServerTunnel
-from meshlab.ztunnel.splice import Half
 from meshlab.ztunnel.state import State, Workload
-from meshlab.ztunnel.tls import Tls, one_of
 
 Program = Callable[[Mapping[str, Any], Mapping[str, int]], None]
 

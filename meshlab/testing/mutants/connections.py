@@ -14,10 +14,10 @@ from meshlab.model import Connection
 from meshlab.protocols.hbone import Target
 from meshlab.protocols.xds import Update
 from meshlab.protocols.zds import ZdsPod
+from meshlab.proxykit.splice import Half
 from meshlab.ztunnel.guard import Guard, Live
 from meshlab.ztunnel.inbound import Inbound
 from meshlab.ztunnel.main import Parts, Ztunnel, run
-from meshlab.ztunnel.splice import Half
 from meshlab.ztunnel.state import State, Workload
 
 # --- never-cuts-open-connections, cuts-tunnels-only ------------------------------------------------------------------

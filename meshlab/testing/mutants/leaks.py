@@ -16,9 +16,9 @@ from hpack import Encoder
 
 from meshlab.plan.network import CONTROL_PLANE4
 from meshlab.proofs.canary import WHOLE
+from meshlab.proxykit.splice import Half
 from meshlab.ztunnel.main import Parts, run
 from meshlab.ztunnel.outbound import Outbound
-from meshlab.ztunnel.splice import Half
 
 Program = Callable[[Mapping[str, Any], Mapping[str, int]], None]
 Export = Callable[[bytes], None]

@@ -13,11 +13,11 @@ from dataclasses import replace
 from ipaddress import ip_network
 from typing import Any
 
+from meshlab.proxykit.splice import Half
 from meshlab.testing.mutants.policy import Misreading, each_match, judging_with, networks_of
 from meshlab.ztunnel import rbac
 from meshlab.ztunnel.main import Parts, run
 from meshlab.ztunnel.outbound import Outbound
-from meshlab.ztunnel.splice import Half
 
 FLIPPED_AT = 1 << 20
 """The number of the byte of a stream, from 1, of which one bit is flipped."""

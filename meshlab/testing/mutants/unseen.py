@@ -14,15 +14,15 @@ from typing import Any, ClassVar
 from meshlab.errors import ProtocolError
 from meshlab.model import Connection, Decision, Verdict
 from meshlab.protocols.hbone import Target
-from meshlab.ztunnel import sockets
+from meshlab.proxykit import sockets
+from meshlab.proxykit.pool import ClientTunnel, Connect, Key, Pool
+from meshlab.proxykit.splice import Half
 from meshlab.ztunnel.access_log import Record
 from meshlab.ztunnel.guard import Guard
 from meshlab.ztunnel.inbound import Inbound
 from meshlab.ztunnel.main import Parts, run
 from meshlab.ztunnel.outbound import Outbound
-from meshlab.ztunnel.pool import ClientTunnel, Connect, Key, Pool
 from meshlab.ztunnel.routing import Route
-from meshlab.ztunnel.splice import Half
 from meshlab.ztunnel.state import Workload
 
 Program = Callable[[Mapping[str, Any], Mapping[str, int]], None]

@@ -19,15 +19,15 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from meshlab.model import SpiffeId
 from meshlab.pki import create_csr
 from meshlab.protocols.messages import AUTHORIZATION_TYPE
-from meshlab.ztunnel import ca_client
-from meshlab.ztunnel.credentials import KeyRequest
+from meshlab.proxykit import ca_client
+from meshlab.proxykit.credentials import KeyRequest
+from meshlab.proxykit.splice import Half
+from meshlab.proxykit.tls import Tls
 from meshlab.ztunnel.inbound import Inbound
 from meshlab.ztunnel.main import Parts, run
 from meshlab.ztunnel.outbound import Outbound
 from meshlab.ztunnel.routing import Route
-from meshlab.ztunnel.splice import Half
 from meshlab.ztunnel.state import State
-from meshlab.ztunnel.tls import Tls
 
 Program = Callable[[Mapping[str, Any], Mapping[str, int]], None]
 

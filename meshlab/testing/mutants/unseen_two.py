@@ -14,6 +14,9 @@ from typing import Any, ClassVar
 
 from meshlab.protocols.hbone import ConnectReceived, Event, Refusal, Revoked, StreamEnded, Target
 from meshlab.protocols.zds import ZdsPod
+from meshlab.proxykit.pool import ClientTunnel, Key
+from meshlab.proxykit.splice import Half
+from meshlab.proxykit.tls import Tls
 from meshlab.testing.mutants.leaks import in_a_datagram
 from meshlab.testing.mutants.policy import Misreading, each_match, judging_with
 from meshlab.ztunnel import rbac
@@ -22,11 +25,8 @@ from meshlab.ztunnel.guard import POLICY_CHANGE, Guard, Live
 from meshlab.ztunnel.inbound import Inbound
 from meshlab.ztunnel.main import Parts, run
 from meshlab.ztunnel.outbound import Outbound
-from meshlab.ztunnel.pool import ClientTunnel, Key
 from meshlab.ztunnel.server import ServerTunnel
-from meshlab.ztunnel.splice import Half
 from meshlab.ztunnel.state import State
-from meshlab.ztunnel.tls import Tls
 
 Program = Callable[[Mapping[str, Any], Mapping[str, int]], None]
 

@@ -13,19 +13,20 @@ from typing import Any
 from meshlab.errors import ProtocolError
 from meshlab.model import SpiffeId
 from meshlab.protocols.hbone import Target
-from meshlab.ztunnel import rbac, sockets
+from meshlab.proxykit import sockets
+from meshlab.proxykit.certificates import Certificates
+from meshlab.proxykit.credentials import Credentials
+from meshlab.proxykit.pool import Key
+from meshlab.proxykit.splice import Half
+from meshlab.proxykit.tls import Tls
+from meshlab.ztunnel import rbac
 from meshlab.ztunnel.access_log import Record
-from meshlab.ztunnel.certificates import Certificates
-from meshlab.ztunnel.credentials import Credentials
 from meshlab.ztunnel.guard import Guard
 from meshlab.ztunnel.inbound import Inbound
 from meshlab.ztunnel.main import Parts, run
 from meshlab.ztunnel.outbound import Outbound
-from meshlab.ztunnel.pool import Key
 from meshlab.ztunnel.routing import Route
-from meshlab.ztunnel.splice import Half
 from meshlab.ztunnel.state import Workload
-from meshlab.ztunnel.tls import Tls
 
 CLEAR_AFTER_BYTES = 64 << 10
 

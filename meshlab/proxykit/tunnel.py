@@ -36,9 +36,9 @@ from meshlab.protocols.hbone import (
     WireEvent,
     WriteLocal,
 )
-from meshlab.ztunnel.connection_state import ESTABLISHED, MAY_FOLLOW, ConnectionState
-from meshlab.ztunnel.splice import Half
-from meshlab.ztunnel.tls import Tls, TlsError
+from meshlab.proxykit.connection_state import ESTABLISHED, MAY_FOLLOW, ConnectionState
+from meshlab.proxykit.splice import Half
+from meshlab.proxykit.tls import Tls, TlsError
 
 PING_EVERY_S = 10.0
 PING_TIMEOUT_S = 20.0

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from meshlab.ztunnel.config import Config
+from meshlab.proxykit.config import Config
 
 PEM = "-----BEGIN CERTIFICATE-----\nx\n-----END CERTIFICATE-----\n"
 

@@ -10,9 +10,9 @@ import grpc.aio
 
 from meshlab.model import SpiffeId
 from meshlab.protocols.messages import message
-from meshlab.ztunnel.certificates import CertificateError
-from meshlab.ztunnel.config import Config
-from meshlab.ztunnel.credentials import Credentials, KeyRequest
+from meshlab.proxykit.certificates import CertificateError
+from meshlab.proxykit.config import Config
+from meshlab.proxykit.credentials import Credentials, KeyRequest
 
 _METHOD = "/istio.v1.auth.IstioCertificateService/CreateCertificate"
 _TIMEOUT_S = 10.0

@@ -14,8 +14,8 @@ import grpc.aio
 
 from meshlab.protocols.messages import message
 from meshlab.protocols.xds import DELTA_ADS_METHOD, DELTA_ADS_SERVICE, DeltaClient, Node, Update
-from meshlab.ztunnel.ca_client import KEEPALIVE
-from meshlab.ztunnel.config import Config
+from meshlab.proxykit.ca_client import KEEPALIVE
+from meshlab.proxykit.config import Config
 
 _FIRST_BACKOFF_S = 0.01
 _MAX_BACKOFF_S = 15.0

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from meshlab.ztunnel.splice import Half, join
+from meshlab.proxykit.splice import Half, join
 
 
 class Ends:

@@ -21,10 +21,10 @@ from ztunnel_world import ca, credentials, who
 from meshlab.errors import ProtocolError
 from meshlab.model import SpiffeId
 from meshlab.pki.issuer import key_pem
-from meshlab.ztunnel.certificates import CertificateError, Certificates
-from meshlab.ztunnel.credentials import Credentials, KeyRequest
-from meshlab.ztunnel.tasks import Tasks
-from meshlab.ztunnel.tls import CheckPeer, Tls, TlsError, in_trust_domain, one_of
+from meshlab.proxykit.certificates import CertificateError, Certificates
+from meshlab.proxykit.credentials import Credentials, KeyRequest
+from meshlab.proxykit.tasks import Tasks
+from meshlab.proxykit.tls import CheckPeer, Tls, TlsError, in_trust_domain, one_of
 
 CLIENT, SERVER = who("client"), who("server")
 

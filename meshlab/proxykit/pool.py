@@ -24,10 +24,10 @@ from meshlab.protocols.hbone import (
     TunnelOpened,
     TunnelRefused,
 )
-from meshlab.ztunnel.connection_state import ConnectionState
-from meshlab.ztunnel.splice import Half
-from meshlab.ztunnel.tls import Tls
-from meshlab.ztunnel.tunnel import TunnelConnection
+from meshlab.proxykit.connection_state import ConnectionState
+from meshlab.proxykit.splice import Half
+from meshlab.proxykit.tls import Tls
+from meshlab.proxykit.tunnel import TunnelConnection
 
 MAX_STREAMS = 100
 IDLE_S = 300.0

@@ -17,8 +17,8 @@ from dataclasses import dataclass, field
 
 from meshlab.errors import ProtocolError
 from meshlab.model import SpiffeId
-from meshlab.ztunnel.credentials import Credentials
-from meshlab.ztunnel.tasks import Tasks
+from meshlab.proxykit.credentials import Credentials
+from meshlab.proxykit.tasks import Tasks
 
 Issue = Callable[[SpiffeId], Awaitable[Credentials]]
 """Asks the CA; raises ``CertificateError``."""

@@ -1,17 +1,12 @@
-"""The two HTTP pages of a node proxy: readiness (15021), and what it knows (15000, localhost only).
+"""HTTP pages of a proxy: whether it is ready (15021), and what its admin port has to say (15000, localhost only).
 
-Source: https://istio.io/latest/docs/ambient/usage/troubleshoot-ztunnel/
+Source: https://istio.io/latest/docs/ops/deployment/application-requirements/
 """
 
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import Callable, Mapping
-from typing import Any
-
-from meshlab.ztunnel.certificates import Certificates
-from meshlab.ztunnel.state import State
 
 READINESS_PORT = 15021
 ADMIN_PORT = 15000
@@ -60,20 +55,5 @@ def readiness(pending: Callable[[], list[str]]) -> Page:
     def page() -> tuple[int, str]:
         waiting = pending()
         return (500, f"not ready, pending: {', '.join(waiting)}\n") if waiting else (200, "ready\n")
-
-    return page
-
-
-def config_dump(state: State, certificates: Certificates) -> Page:
-    """What was received, by its names, and the state of each certificate."""
-
-    def page() -> tuple[int, str]:
-        dump: dict[str, Any] = {
-            "certificates": [{"identity": str(who), "state": how} for who, how in certificates.states().items()],
-            "policies": sorted(state.policies),
-            "services": sorted(state.services),
-            "workloads": sorted(state.workloads),
-        }
-        return 200, json.dumps(dump, indent=2)
 
     return page
