@@ -200,9 +200,9 @@ def bundle(
     The capture opens decrypted in Wireshark: it has the TLS secrets of this run's
     sessions, and no private key. Ends as `check` does.
     """
-    from meshlab.fuzz.as_check import run_steps
     from meshlab.lab import check
     from meshlab.lab.sources import read
+    from meshlab.play.as_check import run_steps
     from meshlab.report.bundle import make
 
     source = read(topology)

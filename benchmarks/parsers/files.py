@@ -9,9 +9,9 @@ from pathlib import Path
 
 from benchmarks.parsers.parser import Parser, Shape, numbered, repeated
 from meshlab.errors import TopologyError
-from meshlab.fuzz.bugfile import formatted
-from meshlab.fuzz.files import hazards, opened
 from meshlab.model import Topology
+from meshlab.play.bugfile import formatted
+from meshlab.play.files import hazards, opened
 from meshlab.topology import load, load_manifests
 
 _LAB_HEAD = "apiVersion: meshlab.dev/v1alpha1\nkind: Lab\nmetadata: {name: t}\nspec:\n"

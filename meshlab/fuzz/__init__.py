@@ -4,6 +4,6 @@ choose      pure: which calls tell one set of policies from its neighbours; by `
 properties  what must hold of a live lab; for tests, too
 campaign    many examples on one lab, until the time is over
 shrink      a failing example -> the smallest that still fails by the same ``sign``, and how often it does
-bugfile     the example as a topology file with ``spec.steps``
-replay      that file, or any with expectations, on a lab: FIXED, FAILED, FLAKY or CANNOT-RUN
+
+The file is written and played by ``meshlab.play``.
 """

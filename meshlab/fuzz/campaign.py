@@ -25,12 +25,13 @@ from hypothesis.database import DirectoryBasedExampleDatabase, ExampleDatabase
 from hypothesis.errors import HypothesisException
 
 from meshlab.errors import AuditError, LabError, LabLostError, RejectedError
-from meshlab.fuzz.bench import Bench
 from meshlab.fuzz.choose import MOST, candidates
 from meshlab.fuzz.example import Example, examples, of_policies
-from meshlab.fuzz.properties import Wrong, in_clear, make, wrong_identities, wrong_verdicts
+from meshlab.fuzz.properties import make, wrong_identities, wrong_verdicts
 from meshlab.fuzz.tally import Failure, Tally
 from meshlab.lab import Lab
+from meshlab.play.bench import Bench
+from meshlab.play.faults import Wrong, in_clear
 
 _CHUNK = 200
 """Examples of one run of Hypothesis; a failure ends it, and each has a seed of its own."""

@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from meshlab.errors import Issue, TopologyError, UsageError
-from meshlab.fuzz.bugfile import formatted
-from meshlab.fuzz.files import hazards, opened
-from meshlab.fuzz.replay import Played, Word, replay, steps_of
-from meshlab.fuzz.repro import pytest_file
 from meshlab.implementations import resolve
 from meshlab.lab.evidence import writable
 from meshlab.lab.sources import find
+from meshlab.play.bugfile import formatted
+from meshlab.play.files import hazards, opened
+from meshlab.play.replay import Played, Word, replay, steps_of
+from meshlab.play.repro import pytest_file
 from meshlab.testing.registry import accept
 
 if TYPE_CHECKING:

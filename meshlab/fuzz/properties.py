@@ -12,7 +12,7 @@ The functions whose names say what they give (``wrong_verdicts`` ...) are the sa
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from meshlab.errors import CannotTellError, ProofFailedError
 from meshlab.fuzz.choose import Candidate, Chosen, candidates, choose
@@ -20,35 +20,15 @@ from meshlab.lab import Lab
 from meshlab.lab.arrivals import arrived
 from meshlab.lab.attempt import Request
 from meshlab.lab.capture import Capture
-from meshlab.lab.names import Target, behind
+from meshlab.lab.names import Target
 from meshlab.lab.requests import ask
-from meshlab.model import Call, CallShape, Mesh, Outcome, Pod, Verdict
-from meshlab.model.report import Result
+from meshlab.model import Call, CallShape, Mesh, Pod
+from meshlab.play.faults import Wrong, fault, in_clear, is_tunnelled, named, shaped
 from meshlab.proofs.access_log import Opened, read_opened
 
 _PLAIN = CallShape()
 _RECORDS = 400
 """Lines of each proxy's log that are read, from its end: its log is kept in part only, and reading costs."""
-
-
-@dataclass(frozen=True, slots=True)
-class Wrong:
-    """One thing that should not be so."""
-
-    kind: str
-    """``verdict``, ``in-clear``, ``identity``, ``rejected`` or ``lost``."""
-    text: str
-    """A sentence, with the deciding rule where there is one."""
-    source: str = ""
-    to: str = ""
-    family: int = 0
-    seen: str = ""
-    number: int = 0
-    """Of the call."""
-    stage: int = 0
-    """Its place among the stages of an example, or among the steps of a file."""
-    expect: Verdict | None = None
-    """Of a wrong verdict: what the policies say."""
 
 
 def verdict_equals_oracle(lab: Lab, most: int = 48) -> list[Call]:
@@ -121,14 +101,6 @@ def _request(lab: Lab, call: Candidate, shape: CallShape) -> Request:
     return plain if shape == _PLAIN else shaped(lab, plain, shape)
 
 
-def shaped(lab: Lab, plain: Request, shape: CallShape) -> Request:
-    """``plain`` as ``shape`` has it; a port that speaks first is listened to, whatever it says."""
-    request = replace(plain, body=shape.body())
-    if lab.speaks_first(plain.to):
-        return replace(request, kind="tcp", mode="server-first")
-    return replace(request, kind=shape.kind, mode=shape.mode, method=shape.method)
-
-
 def wrong_verdicts(lab: Lab, chosen: Sequence[Chosen], made: Sequence[Call]) -> list[Wrong]:
     """The calls that did not end as the oracle decides, or whose bytes arrived although they were denied."""
     denied = [call for one, call in zip(chosen, made, strict=True) if not one.decision.allowed]
@@ -147,69 +119,6 @@ def wrong_verdicts(lab: Lab, chosen: Sequence[Chosen], made: Sequence[Call]) -> 
         for one, call in zip(chosen, made, strict=True)
         if (told := fault(lab.mesh, call, allowed=one.decision.allowed, arrived=arrivals.get(call.number, "")))
     ]
-
-
-def fault(mesh: Mesh, call: Call, *, allowed: bool, arrived: str) -> str:
-    """How ``call`` did not end as it should have; empty where it did.
-
-    Args:
-        arrived: what reached a server and should not have, in words (``lab.arrivals.arrived``); else empty.
-    """
-    detail = f"{call.outcome}{f' ({call.error})' if call.error else ''}"
-    if allowed:
-        if not call.answered:
-            return detail
-        address = mesh.pod(call.source).address(call.family)
-        if call.peer is not None and call.peer.address != address and is_sent_out(mesh, call):
-            return f"the server saw the client at {call.peer.address}, not {address}"
-        return _wrong_port(mesh, call) or arrived
-    if call.outcome not in Outcome.REFUSED:
-        return detail
-    return f"{detail}, and {arrived}" if arrived else ""
-
-
-def _wrong_port(mesh: Mesh, call: Call) -> str:
-    """How the call did not arrive at the port that was meant; empty where it did."""
-    meant = {pod.key: port for pod, port in behind(mesh, call.to)}
-    if call.peer is None or meant.get(call.peer.pod, call.peer.server_port) == call.peer.server_port:
-        return ""
-    return f"it arrived at port {call.peer.server_port}, not {meant[call.peer.pod]}"
-
-
-def in_clear(capture: Capture, calls: Sequence[Call]) -> tuple[list[Wrong], str]:
-    """What was in clear of calls between enrolled pods, and why that could not be told, if so."""
-    if not calls:
-        return [], ""
-    proofs = [(call, proof) for call, proof in zip(calls, capture.encrypted(calls), strict=True)]
-    wrong = [
-        _in_clear(call, f"{named(call)}: {proof.reason}") for call, proof in proofs if proof.result is Result.FAILED
-    ]
-    everywhere = [proof for proof in capture.nothing_in_clear(calls) if proof.result is Result.FAILED]
-    if everywhere and not wrong:
-        wrong = [_in_clear(calls[0], f"{everywhere[0].id}: {everywhere[0].reason}")]
-    doubts = [proof.reason for _, proof in proofs if proof.result is Result.CANNOT_TELL]
-    return wrong, doubts[0] if doubts else ""
-
-
-def named(call: Call) -> str:
-    """Who called whom, for a sentence."""
-    return f"{call.source} -> {call.to} over IPv{call.family}"
-
-
-def is_sent_out(mesh: Mesh, call: Call) -> bool:
-    """Whether the call leaves its pod."""
-    return all(pod.key != call.source for pod, _ in behind(mesh, call.to))
-
-
-def is_tunnelled(mesh: Mesh, call: Call) -> bool:
-    """Whether the call leaves its pod, and both ends are in the mesh."""
-    reached = [pod for pod, _ in behind(mesh, call.to)]
-    ends = [mesh.pod(call.source), *reached]
-    return bool(reached) and is_sent_out(mesh, call) and all(map(mesh.is_enrolled, ends))
-
-
-def _in_clear(call: Call, text: str) -> Wrong:
-    return Wrong("in-clear", text, call.source, call.to, call.family, "in clear", call.number)
 
 
 def wrong_identities(lab: Lab) -> tuple[int, list[Wrong]]:

@@ -11,7 +11,6 @@ from dataclasses import fields, replace
 from ipaddress import ip_address
 from typing import Any, TypeVar
 
-from meshlab.fuzz.moments import expecting
 from meshlab.lab.names import behind
 from meshlab.model import (
     Address,
@@ -30,6 +29,7 @@ from meshlab.model import (
     Topology,
 )
 from meshlab.model import addresses as places
+from meshlab.play.moments import expecting
 
 T = TypeVar("T")
 

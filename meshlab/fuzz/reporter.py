@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING
 
 from meshlab import __version__
 from meshlab.errors import LabError, MeshlabError
-from meshlab.fuzz.bench import Bench
-from meshlab.fuzz.bugfile import name_of, written
 from meshlab.fuzz.example import Example
-from meshlab.fuzz.properties import Wrong
 from meshlab.fuzz.shrink import Shrunk, shrunk
 from meshlab.fuzz.tally import Failure
+from meshlab.play.bench import Bench
+from meshlab.play.bugfile import name_of, written
+from meshlab.play.faults import Wrong
 
 if TYPE_CHECKING:
     from meshlab.fuzz.run import Plan

@@ -17,12 +17,12 @@ from types import FrameType
 from typing import Any
 
 from meshlab.errors import HostNotReadyError, KernelRefusedError, LabError, MeshlabError
-from meshlab.fuzz.bench import Bench, with_outsider
 from meshlab.fuzz.campaign import Campaign, Limits
 from meshlab.fuzz.reporter import Reporter
 from meshlab.fuzz.tally import Tally
 from meshlab.kernel.forkserver import ForkServer
 from meshlab.lab.sources import Source
+from meshlab.play.bench import Bench, with_outsider
 
 _PROGRESS_S = 0.25
 _LOOK_S = 0.5

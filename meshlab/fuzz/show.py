@@ -9,8 +9,8 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from meshlab.fuzz.replay import Played
 from meshlab.fuzz.tally import FIELDS, Tally
+from meshlab.play.replay import Played
 
 _NAMED = 6
 

@@ -19,14 +19,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from meshlab.errors import LabError
-from meshlab.fuzz.bench import Bench
 from meshlab.fuzz.example import Example
-from meshlab.fuzz.properties import Wrong
 from meshlab.fuzz.reduce import fewer_pods, reduced
-from meshlab.fuzz.replay import RUNS, play, run_once
 from meshlab.fuzz.sign import Sign, seen_sign, sign_of
 from meshlab.fuzz.stories import stories
 from meshlab.model import Topology
+from meshlab.play.bench import Bench
+from meshlab.play.faults import Wrong
+from meshlab.play.replay import RUNS, play, run_once
 
 Known = Callable[[Sign, Sign], bool]
 """Whether a second sign is one by which the first is known again."""

@@ -15,9 +15,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
-from meshlab.fuzz.moments import Moment, moments, states_before, verdicts
-from meshlab.fuzz.properties import Wrong
 from meshlab.model import AuthorizationPolicy, Outcome, PeerAuthentication, Topology, Verdict
+from meshlab.play.faults import Wrong
+from meshlab.play.moments import Moment, moments, states_before, verdicts
 
 _REFUSED = {str(outcome) for outcome in Outcome if outcome in Outcome.REFUSED}
 

@@ -16,10 +16,10 @@ from dataclasses import replace
 
 from meshlab.fuzz.choose import Chosen
 from meshlab.fuzz.example import Example, Stage
-from meshlab.fuzz.moments import expecting
-from meshlab.fuzz.properties import Wrong
 from meshlab.model import Action, AuthorizationPolicy, CallStep, Mesh, PolicyStep, Rule, Step, Topology
 from meshlab.oracle import decide
+from meshlab.play.faults import Wrong
+from meshlab.play.moments import expecting
 
 
 def stories(base: Topology, example: Example, wrong: Sequence[Wrong], before: Example | None) -> Iterator[Topology]:

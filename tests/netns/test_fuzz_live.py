@@ -23,7 +23,6 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_sta
 
 from meshlab.cli import main
 from meshlab.errors import CannotTellError, ProofFailedError
-from meshlab.fuzz.bench import Bench, with_outsider
 from meshlab.fuzz.campaign import Campaign, Limits
 from meshlab.fuzz.properties import (
     identity_is_owned,
@@ -31,13 +30,14 @@ from meshlab.fuzz.properties import (
     nothing_in_clear,
     verdict_equals_oracle,
 )
-from meshlab.fuzz.replay import steps_hold
 from meshlab.fuzz.reporter import Reporter
 from meshlab.fuzz.run import Plan
 from meshlab.fuzz.tally import Tally
 from meshlab.lab import Lab
 from meshlab.lab.sources import read
 from meshlab.model import CallStep, Mesh
+from meshlab.play.bench import Bench, with_outsider
+from meshlab.play.replay import steps_hold
 from meshlab.strategies import policies
 from meshlab.topology import dump, load
 

@@ -6,10 +6,10 @@ import re
 from dataclasses import replace
 from pathlib import Path
 
-from meshlab.fuzz.bench import Bench, with_outsider
 from meshlab.fuzz.campaign import Campaign, Limits
 from meshlab.fuzz.tally import Tally
 from meshlab.lab.sources import read
+from meshlab.play.bench import Bench, with_outsider
 
 _NUMBER = re.compile(r"^call \d+: ")
 _REFUSED = re.compile(r": (connect-refused|reset|closed)( \([^;]*\))?; ")

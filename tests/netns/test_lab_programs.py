@@ -8,11 +8,11 @@ from collections.abc import Iterator
 import pytest
 
 from meshlab import open_lab
-from meshlab.fuzz.replay import play
 from meshlab.lab import Lab, check
 from meshlab.lab.sources import read
 from meshlab.model import Outcome
 from meshlab.model.report import Cell, CheckReport, Proof, Result
+from meshlab.play.replay import play
 
 SERVE = """
 import socket, socketserver, sys

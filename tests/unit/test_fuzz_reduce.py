@@ -9,7 +9,6 @@ import pytest
 from hypothesis import Phase, assume, given, settings
 from hypothesis import strategies as st
 
-from meshlab.fuzz.moments import expecting, verdicts
 from meshlab.fuzz.reduce import (
     called,
     fewer_pods,
@@ -19,7 +18,6 @@ from meshlab.fuzz.reduce import (
     with_pods,
     without_services,
 )
-from meshlab.fuzz.replay import after
 from meshlab.lab.names import behind
 from meshlab.lab.sources import read
 from meshlab.model import (
@@ -38,6 +36,8 @@ from meshlab.model import (
 )
 from meshlab.model import addresses as places
 from meshlab.oracle import connection, decide
+from meshlab.play.moments import expecting, verdicts
+from meshlab.play.replay import after
 from meshlab.strategies import calls as step_calls
 from meshlab.strategies import policy_sets, topologies
 from meshlab.topology import dump, load

@@ -6,7 +6,7 @@ import ast
 
 import pytest
 
-from meshlab.fuzz.repro import pytest_file
+from meshlab.play.repro import pytest_file
 
 TEXTS = ["kind: Lab\n", 'a: """\n', "a: \\n \\\n", "a: 1\r\nb: 2\r\n", 'ends with a quote"', "\0001", "{name} {text}\n"]
 

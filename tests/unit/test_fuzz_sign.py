@@ -6,7 +6,6 @@ from dataclasses import replace
 
 import pytest
 
-from meshlab.fuzz.properties import Wrong
 from meshlab.fuzz.sign import Before, Sign, seen_sign, sign_of
 from meshlab.lab.sources import read
 from meshlab.model import (
@@ -20,6 +19,7 @@ from meshlab.model import (
     Topology,
     Verdict,
 )
+from meshlab.play.faults import Wrong
 
 BASE = replace(read("quickstart").topology, expect=())
 FREE = replace(BASE.mesh, authorization_policies=(), peer_authentications=())

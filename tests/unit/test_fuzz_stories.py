@@ -8,10 +8,10 @@ import pytest
 
 from meshlab.fuzz.choose import Chosen, candidates, choose
 from meshlab.fuzz.example import Example, Stage
-from meshlab.fuzz.properties import Wrong
 from meshlab.fuzz.stories import stories
 from meshlab.lab.sources import read
 from meshlab.model import CallStep, Mesh, PolicyStep, Topology
+from meshlab.play.faults import Wrong
 
 BASE = read("quickstart").topology
 POSSIBLE = candidates(BASE.mesh)

@@ -23,8 +23,6 @@ from meshlab.errors import (
     ProofFailedError,
     RejectedError,
 )
-from meshlab.fuzz.bench import Bench
-from meshlab.fuzz.properties import Wrong, fault, in_clear, is_tunnelled, named, shaped
 from meshlab.lab import Lab
 from meshlab.lab.arrivals import arrived
 from meshlab.lab.attempt import Request
@@ -36,6 +34,8 @@ from meshlab.lab.sources import Source
 from meshlab.model import FAMILIES, Call, CallStep, Expectation, Family, Mesh, PolicyStep, Step, Topology, Verdict
 from meshlab.model.report import SCHEMA_VERSION, Grade, Result
 from meshlab.oracle import connection, decide, decide_service
+from meshlab.play.bench import Bench
+from meshlab.play.faults import Wrong, fault, in_clear, is_tunnelled, named, shaped
 
 RUNS = 20
 """How often a file is played, to tell what fails from what fails at times."""

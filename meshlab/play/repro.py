@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import re
 
-from meshlab.fuzz.bugfile import SUFFIX
-from meshlab.fuzz.replay import RUNS
+from meshlab.play.bugfile import SUFFIX
+from meshlab.play.replay import RUNS
 
 _TEST = '''"""Made from {name} by `meshlab repro --pytest`: it fails as the file does."""
 
 import pytest
 
-from meshlab.fuzz.replay import steps_hold
+from meshlab.play.replay import steps_hold
 
 TOPOLOGY = """\\
 {text}"""

@@ -9,8 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from meshlab.errors import AuditError, NotAcknowledgedError, RejectedError
-from meshlab.fuzz.properties import shaped
-from meshlab.fuzz.replay import after, steps_of
 from meshlab.lab import Lab, open_lab
 from meshlab.lab.capture import Capture
 from meshlab.lab.check import Checked, complaints, requests
@@ -19,6 +17,8 @@ from meshlab.lab.matrix import PlannedCell, cell_of
 from meshlab.lab.sources import Source
 from meshlab.model import FAMILIES, Call, CallStep, Topology
 from meshlab.model.report import CheckReport, Proof
+from meshlab.play.faults import shaped
+from meshlab.play.replay import after, steps_of
 
 
 @dataclass(slots=True)
