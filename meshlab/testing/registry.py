@@ -52,6 +52,7 @@ _near = _ztunnels("mutants.near")
 _unseen = _ztunnels("mutants.unseen")
 _unseen_two = _ztunnels("mutants.unseen_two")
 _unseen_three = _ztunnels("mutants.unseen_three")
+_unseen_four = _ztunnels("mutants.unseen_four")
 
 MUTANTS = _named(
     _ztunnel("leaks-plaintext", "sends what it tunnels in clear to the application's port as well"),
@@ -166,6 +167,26 @@ MUTANTS = _named(
     ),
     _unseen_three(
         "discards-after-the-servers-fin", "throws away, without a sign, what a client says after its server's FIN"
+    ),
+    _unseen_four("admits-at-ephemeral-ports", "judges no connection to a port from 32768 on, also in plaintext"),
+    _unseen_four(
+        "keeps-one-port-of-a-service",
+        "sends what a pod dials at any port of a service to the port of it that the pod dialled first",
+    ),
+    _unseen_four(
+        "asks-again-without-an-answer",
+        "says all of it again, on a new connection, to a server that has ended a call without answering a byte",
+    ),
+    _unseen_four(
+        "keeps-the-window-of-abandoned-answers",
+        "gives back no window for what a client that hung up did not take: after 16 MiB all calls of the tunnel hang",
+    ),
+    _unseen_four(
+        "forgets-policies-when-nothing-changes",
+        "lets everybody in when xDS has said nothing for fifteen seconds, until it says something again",
+    ),
+    _unseen_four(
+        "opens-loopback-to-the-mesh", "reaches apps that listen on their pod's loopback only, for callers of the mesh"
     ),
     Mutant(
         "agent-writes-no-rules",
