@@ -17,16 +17,16 @@ from meshlab.model import Connection, Decision, Verdict
 from meshlab.protocols.hbone import Target
 from meshlab.protocols.xds import Update
 from meshlab.protocols.zds import ZdsPod
+from meshlab.proxykit.pool import ClientTunnel, Key
+from meshlab.proxykit.splice import Half, join
 from meshlab.ztunnel import rbac
 from meshlab.ztunnel.access_log import Record
 from meshlab.ztunnel.guard import Guard
 from meshlab.ztunnel.inbound import Inbound
 from meshlab.ztunnel.main import Parts, run
 from meshlab.ztunnel.outbound import Outbound
-from meshlab.ztunnel.pool import ClientTunnel, Key
 from meshlab.ztunnel.routing import Route
 from meshlab.ztunnel.shared import Shared
-from meshlab.ztunnel.splice import Half, join
 from meshlab.ztunnel.state import State, Workload
 
 Program = Callable[[Mapping[str, Any], Mapping[str, int]], None]
