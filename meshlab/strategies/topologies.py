@@ -40,7 +40,8 @@ from meshlab.topology import with_target_ports
 
 NAMESPACES = ("shop", "shop-2", "sho", "xshop", "bank")
 ACCOUNTS = ("web", "web-admin", "a", "default")
-_PORTS = (8080, 9090, 80, 8081)
+_PORTS = (8080, 9090, 80, 8081, 1, 1024, 40000, 65535)
+"""The lowest, the highest, and one of those that Linux gives to clients (``ip_local_port_range``), among usual ones."""
 _PLAIN = "plain"
 """A namespace out of the mesh."""
 _PORT_NAME = "web"
@@ -204,15 +205,23 @@ def _namespaces(pods: tuple[Pod, ...]) -> tuple[Namespace, ...]:
 def _service(choices: Choices, mesh: Mesh, place: int) -> Service:
     """Its pods all listen, and are all in the mesh or all out of it; its port is often not theirs."""
     pod = choices.one_of([pod for pod in mesh.pods if pod.ports and pod.labels])
-    port = choices.one_of(pod.ports)
+    ports = choices.one_of((pod.ports[:1], pod.ports[-1:], pod.ports))
     families = choices.one_of(((4, 6), (4,), (6,)))
-    named: tuple[int | str, ...] = (port.number, port.name or port.number)
+    first = choices.one_of((7000, 80))
+    by_name = choices.one_of((True, False))
     service = Service(
         name=f"service-{place}",
         namespace=pod.namespace,
         ipv4=places.service4(place) if 4 in families else None,
         ipv6=places.service6(place) if 6 in families else None,
-        ports=(ServicePort(port=choices.one_of((7000, 80)), target_port=choices.one_of(named)),),
+        ports=tuple(
+            ServicePort(
+                port=first + place,
+                target_port=port.name if by_name and port.name else port.number,
+                name=f"p{place}" if len(ports) > 1 else "",
+            )
+            for place, port in enumerate(ports)
+        ),
     )
     keys = sorted(set(pod.labels) - {DATAPLANE_MODE}) or sorted(pod.labels)
     selecting = [replace(service, selector={key: pod.labels[key]}) for key in keys]
@@ -220,8 +229,10 @@ def _service(choices: Choices, mesh: Mesh, place: int) -> Service:
 
 
 def _is_sound(mesh: Mesh, service: Service) -> bool:
-    ends, (port,) = mesh.endpoints(service), service.ports
-    listening = all(target_port(port, pod) in {own.number for own in pod.ports} for pod in ends)
+    ends = mesh.endpoints(service)
+    listening = all(
+        target_port(port, pod) in {own.number for own in pod.ports} for pod in ends for port in service.ports
+    )
     return listening and len({mesh.is_enrolled(pod) for pod in ends}) == 1
 
 

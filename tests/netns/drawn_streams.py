@@ -20,9 +20,9 @@ from itertools import pairwise
 
 from meshlab.model import FAMILIES, Family
 
-CHANGE_S = 9.0
-"""When the policies change; the oldest connections are as old by then."""
-END_S = 13.0
+CHANGE_S = 17.0
+"""When the policies change. Until then nothing is configured, and the oldest connections are as old by then."""
+END_S = 21.0
 LATEST_S = 6.0
 """When the last connection opens."""
 LASTS_S = 2.0
@@ -100,6 +100,8 @@ class Seen:
     end: str = ""
     """``fin``, ``reset``, or empty while it is open."""
     end_s: float = 0.0
+    more: int = 0
+    """Of a server: connections that came beside its client's."""
 
 
 def draw(seed: int, count: int) -> list[Script]:
@@ -110,7 +112,7 @@ def draw(seed: int, count: int) -> list[Script]:
 
 def _script(chance: random.Random, number: int) -> Script:
     opens_s = chance.choice((0.0, 0.0, 0.0, chance.uniform(0.5, LATEST_S)))
-    reset_s = chance.uniform(opens_s + 0.5, CHANGE_S - 1.0) if chance.random() < 0.1 else None
+    reset_s = chance.uniform(opens_s + 0.5, 9.0) if chance.random() < 0.1 else None
     by_service = number < SERVICE_PORTS
     halves = [_half(chance, opens_s), _half(chance, opens_s)]
     for one, other in ((0, 1), (1, 0)):
@@ -129,8 +131,8 @@ def _script(chance: random.Random, number: int) -> Script:
 
 
 def _half(chance: random.Random, opens_s: float) -> Half:
-    """Chatter, silence between a first and a last word, one bulk, or no word before the end."""
-    fin_s = chance.uniform(opens_s + 0.5, CHANGE_S - 2.0) if chance.random() < 0.3 else END_S
+    """Chatter, silence between a first and a last word, one bulk, or not a word."""
+    fin_s = chance.uniform(opens_s + 0.5, 9.0) if chance.random() < 0.3 else END_S
     first = opens_s + chance.choice((0.0, 0.2))
     kind = chance.choices(("chatter", "silence", "bulk", "mute"), (12, 8, 2, 2))[0]
     if kind == "chatter":
@@ -141,7 +143,8 @@ def _half(chance: random.Random, opens_s: float) -> Half:
         writes = [(first, _WORD), (max(first, min(fin_s, chance.uniform(first, 5.0))), _BULK)]
     else:
         writes = []
-    return Half((*writes, (fin_s, _WORD)), (0.0, 0.0), fin_s)
+    last = [(fin_s, _WORD)] if writes else []
+    return Half((*writes, *last), (0.0, 0.0), fin_s)
 
 
 def _reading(chance: random.Random, half: Half, other: Half) -> Half:
@@ -164,6 +167,8 @@ def faults(script: Script, at_client: Seen, at_server: Seen) -> Iterator[str]:
         said, got = content(script, name == "server"), bytes(seen.got)
         if got != said[: len(got)]:
             yield f"the {name} got bytes that nobody sent to it"
+        if seen.more:
+            yield f"{seen.more} more connections came to the {name}"
         if not seen.end:
             yield f"the {name}'s side never ended"
         if script.denied:

@@ -22,6 +22,9 @@ from meshlab.model.report import Result
 if TYPE_CHECKING:
     from meshlab.lab import Lab
 
+ABANDONED = 12
+"""Downloads: of a tunnel's window of 16 MiB, as usual as any, all is gone if each takes some with it."""
+FULL_S = 0.3
 CROWD = 120
 """More connections than a tunnel has streams."""
 PIECE = b"this answer is for whoever has hung up. " * 100
@@ -127,6 +130,28 @@ def _goes_on_until_it_is_lost(app: socket.socket) -> None:
         while not lost.poll(PIECES_APART_S * 1000):
             app.sendall(PIECE)
             assert time.monotonic() < deadline, "nobody told the server that its client has hung up"
+
+
+def calls_after_abandoned_downloads(lab: Lab) -> list[Outcome]:
+    """How calls of shop/client end at the pod of whose answers it has left some unread, all that it had room for."""
+    with _listener(lab) as listener:
+        for _ in range(ABANDONED):
+            with _joined(lab, "shop/client", listener) as (client, app):
+                _fill(app)
+                client.close()
+                _goes_on_until_it_is_lost(app)
+    far = "http://shop/far:8080/"
+    plan = lab.pod("shop/client").plan_http(far, method="POST", body=bytes(1 << 20), headers={"X-Meshlab-Echo": "body"})
+    return [call.outcome for call in lab.calls([plan] * 3)]
+
+
+def _fill(app: socket.socket) -> None:
+    """Send until nobody takes any more for a while."""
+    app.settimeout(FULL_S)
+    with contextlib.suppress(TimeoutError):
+        while True:
+            app.sendall(PIECE * 16)
+    app.settimeout(DEADLINE_S)
 
 
 # --- a crowd ---------------------------------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from meshlab.model import Outcome
+from meshlab.model import Family, Outcome
 
 if TYPE_CHECKING:
     from meshlab.lab import Lab
@@ -43,6 +43,7 @@ spec:
   action: DENY
   rules: [{from: [{source: {principals: [cluster.local/ns/shop/sa/client]}}]}]
 """
+LOOPBACK_PORT = 6060
 SLOW_PORT = 9090
 """No pod declares it; a test listens on it, and lets nobody in for a while."""
 DENY_PORTS = f"""
@@ -97,6 +98,24 @@ def ends(sock: socket.socket) -> bool:
         return True
     except TimeoutError:
         return False
+
+
+def reaches_loopback(lab: Lab, source: str, family: Family) -> bool:
+    """Whether a pod gets through to what listens on another pod's loopback address only."""
+    kind, own = (socket.AF_INET6, "::1") if family == 6 else (socket.AF_INET, "127.0.0.1")
+    with lab.site.open_socket("pod:shop/far", kind, socket.SOCK_STREAM, socket.IPPROTO_TCP) as listener:
+        listener.bind((own, LOOPBACK_PORT))
+        listener.listen()
+        host = str(lab.pod("shop/far").pod.address(family))
+        with contextlib.suppress(ConnectionError), connected(lab, source, host, LOOPBACK_PORT, kind) as sock:
+            sock.sendall(b"let me in")
+            sock.recv(1)
+        listener.settimeout(0)
+        try:
+            listener.accept()[0].close()
+        except BlockingIOError:
+            return False
+    return True
 
 
 def is_cut_by_a_policy(lab: Lab, source: str) -> bool:

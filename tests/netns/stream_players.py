@@ -8,9 +8,12 @@ import json
 import socket
 import struct
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from drawn_streams import CHANGE_S, END_S, FIRST_PORT, SERVICE_PORTS, Half, Script, Seen, content
+
+from meshlab.model import Call
 
 if TYPE_CHECKING:
     from meshlab.lab import Lab
@@ -79,8 +82,27 @@ spec:
 """
 
 
-def play(lab: Lab, scripts: Sequence[Script]) -> list[tuple[Seen, Seen]]:
-    """Play all scripts at once, with the change in their middle; return what came to each client and each server."""
+DENIED_FROM_THE_FIRST = """
+apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata: {name: first, namespace: shop}
+spec:
+  action: DENY
+  rules: [{from: [{source: {principals: [cluster.local/ns/shop/sa/client]}}], to: [{operation: {ports: ["8080"]}}]}]
+"""
+"""In effect when the play begins; a call that it denies is made when nothing was configured for ``CHANGE_S``."""
+
+
+@dataclass(frozen=True, slots=True)
+class Played:
+    seen: list[tuple[Seen, Seen]]
+    """What came to each client and each server."""
+    denied: Call
+
+
+def play(lab: Lab, scripts: Sequence[Script]) -> Played:
+    """Play all scripts at once, with the change in their middle."""
+    lab.apply(DENIED_FROM_THE_FIRST)
     _make_room(lab)
     with contextlib.ExitStack() as stack:
         clients, listeners = ([stack.enter_context(sock) for sock in socks] for socks in _sockets(lab, scripts))
@@ -112,9 +134,7 @@ class _Stage:
         self._scripts = scripts
         self._seen = [(Seen(), Seen()) for _ in scripts]
 
-    async def run(
-        self, clients: Sequence[socket.socket], listeners: Sequence[socket.socket]
-    ) -> list[tuple[Seen, Seen]]:
+    async def run(self, clients: Sequence[socket.socket], listeners: Sequence[socket.socket]) -> Played:
         self._loop = asyncio.get_running_loop()
         for script, listener in zip(self._scripts, listeners, strict=True):
             listener.setblocking(False)
@@ -123,11 +143,13 @@ class _Stage:
         self._began = self._loop.time()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(END_S + LINGERS_S), asyncio.TaskGroup() as group:
-                group.create_task(self._change())
+                change = group.create_task(self._change())
                 for place, (client, listener) in enumerate(zip(clients, listeners, strict=True)):
                     group.create_task(self._client(place, client))
                     group.create_task(self._server(place, listener))
-        return self._seen
+        for (_, at_server), listener in zip(self._seen, listeners, strict=True):
+            at_server.more = _waiting(listener)
+        return Played(self._seen, change.result())
 
     @property
     def _now_s(self) -> float:
@@ -136,9 +158,11 @@ class _Stage:
     async def _until(self, at_s: float) -> None:
         await asyncio.sleep(max(0.0, at_s - self._now_s))
 
-    async def _change(self) -> None:
+    async def _change(self) -> Call:
         await self._until(CHANGE_S)
+        denied = await asyncio.to_thread(self._lab.pod("shop/client").http, "http://shop/echo:8080/")
         await asyncio.to_thread(self._lab.apply, denying(self._scripts))
+        return denied
 
     async def _client(self, place: int, sock: socket.socket) -> None:
         script, (seen, _) = self._scripts[place], self._seen[place]
@@ -178,6 +202,7 @@ class _Stage:
                 await self._until(when)
                 await self._loop.sock_sendall(sock, said[at : at + size])
                 at += size
+            await self._until(half.fin_s)
             sock.shutdown(socket.SHUT_WR)
 
     async def _read(self, sock: socket.socket, half: Half, seen: Seen) -> None:
@@ -195,3 +220,13 @@ class _Stage:
     def _ended(self, seen: Seen, how: str) -> None:
         if not seen.end:
             seen.end, seen.end_s = how, self._now_s
+
+
+def _waiting(listener: socket.socket) -> int:
+    """How many connections have come that nobody has accepted."""
+    count = 0
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            listener.accept()[0].close()
+            count += 1
+    return count

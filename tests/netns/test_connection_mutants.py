@@ -15,6 +15,7 @@ from drawn_streams import CONNECTIONS, draw, wrong
 from long_streams import (
     answer_after_a_hang_up,
     answer_after_the_clients_fin,
+    calls_after_abandoned_downloads,
     is_denied_in_a_crowd,
     is_in_clear_after_a_pause,
 )
@@ -25,10 +26,12 @@ from open_connections import (
     is_cut_by_a_policy,
     is_cut_while_its_app_is_dialled,
     is_denied_after_a_version_was_refused,
+    reaches_loopback,
     readiness,
 )
 
 from meshlab.errors import AuditError
+from meshlab.model import Outcome
 from meshlab.testing.registry import MUTANTS
 
 if TYPE_CHECKING:
@@ -54,6 +57,8 @@ CAUGHT: dict[str, Callable[[Lab], bool]] = {
     "cuts-slow-answers-after-a-fin": lambda lab: answer_after_the_clients_fin(lab, "shop/client") == [],
     "gives-a-late-answer-to-the-next": _gives_anothers_answer,
     "admits-when-busy": _admits_in_a_crowd,
+    "keeps-the-window-of-abandoned-answers": lambda lab: set(calls_after_abandoned_downloads(lab)) == {Outcome.TIMEOUT},
+    "opens-loopback-to-the-mesh": lambda lab: reaches_loopback(lab, "shop/client", 6),
 }
 SETTINGS: dict[str, dict[str, Any]] = {
     "drops-what-it-refuses": WITHOUT_A_SECOND_SENDING,
@@ -64,16 +69,37 @@ DRAWN = (
     "gives-up-on-slow-readers",
     "retires-tunnels-in-use",
     "forgets-half-closed-connections",
+    "discards-after-the-servers-fin",
+    "asks-again-without-an-answer",
 )
 """Caught by a crowd of drawn connections."""
-ELSEWHERE = {"replicas-share-a-tunnel", "delivers-twice", "ships-session-secrets", "reads-four-values-of-a-list"}
+ELSEWHERE = {
+    "replicas-share-a-tunnel",
+    "delivers-twice",
+    "ships-session-secrets",
+    "mixes-up-bulk",
+    "admits-at-ephemeral-ports",
+    "keeps-one-port-of-a-service",
+    "reads-four-values-of-a-list",
+    "keeps-policies-by-name",
+    "sees-changes-of-rules-only",
+}
 """Caught by ``check`` or ``fuzz``."""
+HERE = {"makes-keys-from-names", "forgets-policies-when-nothing-changes"}
+BY_NOBODY = {"encrypts-with-a-zero-key"}
+"""What it sends has the form of TLS, and only who has the keys of the session can tell that they were not used."""
 
 
 def test_each_mutant_of_connections_has_its_test_here() -> None:
-    rooms = (".mutants.connections:", ".mutants.unseen:", ".mutants.unseen_two:")
+    rooms = (
+        ".mutants.connections:",
+        ".mutants.unseen:",
+        ".mutants.unseen_two:",
+        ".mutants.unseen_three:",
+        ".mutants.unseen_four:",
+    )
     made = {name for name, mutant in MUTANTS.items() if any(room in mutant.entry for room in rooms)}
-    assert made == {*CAUGHT, *DRAWN, *ELSEWHERE}
+    assert made == {*CAUGHT, *DRAWN, *ELSEWHERE, *HERE, *BY_NOBODY}
 
 
 @pytest.mark.parametrize("name", CAUGHT)
@@ -99,4 +125,11 @@ def test_a_crowd_of_drawn_connections_catches_it(
 ) -> None:
     scripts = draw(1, CONNECTIONS)
     with lab_factory(stream_players.LAB, ztunnel="reference", mutant=name) as lab:
-        assert wrong(scripts, stream_players.play(lab, scripts))
+        assert wrong(scripts, stream_players.play(lab, scripts).seen)
+
+
+def test_policies_that_are_forgotten_in_a_quiet_mesh_are_missed(
+    lab_factory: Callable[..., AbstractContextManager[Lab]],
+) -> None:
+    with lab_factory(stream_players.LAB, ztunnel="reference", mutant="forgets-policies-when-nothing-changes") as lab:
+        assert stream_players.play(lab, draw(1, 1)).denied.outcome is Outcome.OK

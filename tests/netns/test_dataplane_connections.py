@@ -21,6 +21,7 @@ from open_connections import (
     is_cut_while_its_app_is_dialled,
     is_denied_after_a_version_was_refused,
     open_to,
+    reaches_loopback,
     readiness,
 )
 
@@ -61,6 +62,12 @@ def test_a_service_is_spread_over_its_endpoints_on_both_nodes(mesh: Lab, family:
     calls = mesh.calls([client.plan_http("http://server:80/", family=family) for _ in range(40)])
     assert {call.outcome for call in calls} == {Outcome.OK}
     assert {call.peer.pod for call in calls if call.peer} == {"shop/near", "shop/far"}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("source", ["shop/client", "out/plain"], ids=["tunnelled", "in-plaintext"])
+def test_an_app_that_listens_on_loopback_is_its_own_pods(mesh: Lab, source: str, family: Family) -> None:
+    assert not reaches_loopback(mesh, source, family)
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -11,6 +11,7 @@ import pytest
 from drawn_streams import CONNECTIONS, draw, is_varied, wrong
 from stream_players import LAB, play
 
+from meshlab.model import Outcome
 from meshlab.model.report import Result
 
 if TYPE_CHECKING:
@@ -27,9 +28,10 @@ def test_a_connection_is_what_tcp_says_it_is_until_a_policy_ends_it(lab_factory:
     assert is_varied(scripts), "another seed, please"
     with lab_factory(LAB) as lab:
         with lab.capture() as capture:
-            seen = play(lab, scripts)
-            call = lab.pod("shop/client").http("http://shop/echo:8080/")
+            played = play(lab, scripts)
+            call = lab.pod("shop/other").http("http://shop/echo:8080/")
         proofs = capture.nothing_in_clear([call])
-    found = wrong(scripts, seen)
+    found = wrong(scripts, played.seen)
     assert not found, "\n".join([f"{len(found)} faults of {len(scripts)} connections, seed {seed}:", *found[:20]])
+    assert played.denied.outcome in Outcome.REFUSED, "a policy holds also when nothing has changed for a while"
     assert {proof.result for proof in proofs} == {Result.HELD}, [proof.reason for proof in proofs]

@@ -11,13 +11,14 @@ from long_streams import (
     HANG_UPS,
     answer_after_a_hang_up,
     answer_after_the_clients_fin,
+    calls_after_abandoned_downloads,
     is_denied_in_a_crowd,
     is_in_clear_after_a_pause,
     request_after_the_servers_fin,
 )
 from open_connections import DENY_CLIENT, LAB
 
-from meshlab.model import Mesh
+from meshlab.model import Mesh, Outcome
 
 if TYPE_CHECKING:
     from meshlab.lab import Lab
@@ -59,6 +60,10 @@ def test_a_server_that_has_ended_its_side_gets_all_that_its_client_says_later(me
 @pytest.mark.parametrize("how", HANG_UPS)
 def test_after_a_hang_up_the_next_client_of_the_port_gets_its_own_answer_only(mesh: Lab, how: str, then: str) -> None:
     assert answer_after_a_hang_up(mesh, how, then) == b"own answer"
+
+
+def test_answers_that_were_left_unread_cost_the_next_calls_nothing(mesh: Lab) -> None:
+    assert calls_after_abandoned_downloads(mesh) == [Outcome.OK] * 3
 
 
 def test_a_denied_client_is_refused_while_the_pod_has_a_crowd_of_others(mesh: Lab) -> None:

@@ -41,9 +41,14 @@ KILLED_BY = {
     "replicas-share-a-tunnel": {"cells"},
     "admits-when-busy": {"cells"},
     "flips-a-bit-in-bulk": {"cells"},
+    "mixes-up-bulk": {"cells"},
+    "admits-at-ephemeral-ports": {"cells", "denied"},
+    "keeps-one-port-of-a-service": {"cells"},
 }
 """Mutant -> checks that must each notice it; others may as well."""
 ON_POLICIES = {
+    "admits-at-ephemeral-ports",
+    "keeps-one-port-of-a-service",
     "admits-when-busy",
     "always-the-first-endpoint",
     "denies-late-at-the-vip",
