@@ -160,19 +160,24 @@ def _not_followed(window: Window, flow: Flow) -> str:
 
 
 def _on_the_way(draft: Draft, window: Window, call: Call, ways: Sequence[Route], cohort: Cohort | None) -> Proof:
-    """Held where one route shows packets with payload on all its links: there and, if it was answered, back."""
+    """Held where one route shows packets with payload on all its links: there and, if it was answered, back.
+
+    Of several ways that a call may have gone, what one has carried may be another call's: the others are looked at too.
+    """
     missing = "nobody said which pod it may have reached"
-    answered = call.answered
+    another_way, answered = "", call.answered
     for way in ways:
         seen = carried(window, way, call)
         silent = [link for link, (there, back) in seen.items() if not there or (answered and not back)]
-        if not silent:
-            if another_way := _too_few_bytes(window, way, cohort or alone(call)) if answered else "":
-                return draft.failed(another_way)
+        if silent:
+            missing = f"no packet of it on port {way.wire_port} was seen on {silent[0]}"
+            continue
+        too_few = _too_few_bytes(window, way, cohort or alone(call)) if answered else ""
+        if not too_few:
             packets = sum(there + back for there, back in seen.values())
             return draft.held(packets, f"{packets} packets on port {way.wire_port}: {', '.join(map(str, way.links))}")
-        missing = f"no packet of it on port {way.wire_port} was seen on {silent[0]}"
-    return draft.cannot_tell(missing)
+        another_way = another_way or too_few
+    return draft.failed(another_way) if another_way else draft.cannot_tell(missing)
 
 
 def _too_few_bytes(window: Window, way: Route, cohort: Cohort) -> str:

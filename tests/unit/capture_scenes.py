@@ -416,6 +416,16 @@ def as_pcapng(name: str) -> bytes:
     return b"".join(pcapng.write(LINKS, play(scene).frames, drops=drops, comment=f"meshlab fixture: {scene.story}"))
 
 
+def as_file(script: Script) -> bytes:
+    """A script without a scene, between the beacons of a window."""
+    lit = Script(script.family)
+    opening, closing = beacons()
+    _light(lit, opening, None)
+    lit.frames += script.frames
+    _light(lit, closing, None)
+    return b"".join(pcapng.write(LINKS, lit.frames, drops={}, comment=""))
+
+
 def window_of(buffer: bytes, analyser: type[Follower] = Follower) -> Window:
     """The whole file as one window."""
     capture = pcapng.read(buffer)

@@ -11,6 +11,7 @@ from meshlab.model import Call, Outcome
 from meshlab.model.report import Result
 from meshlab.proofs import verdicts
 from meshlab.proofs.cohorts import Cohort, alone, cohorts
+from meshlab.proofs.route import Target
 
 SCRIPT = scenes.play(scenes.SCENES["clean"])
 CALL = scenes.call(SCRIPT, 1)
@@ -58,3 +59,26 @@ def test_a_cohort_that_sent_more_than_its_tunnel_carried_went_another_way() -> N
             proof = prove(window, wiring, CALL, scenes.SERVER_8080, large)
             assert (proof.result, "2 calls of that time sent" in proof.reason) == (Result.FAILED, True)
             assert "on node-1:shop/client: one of them went another way" in proof.reason
+
+
+@pytest.mark.parametrize("first", ["shop/intruder", "shop/server"])
+def test_a_call_that_may_have_reached_one_of_two_pods_is_looked_for_at_both(first: str) -> None:
+    """The tunnel to the other one carries something at the same time, and too little to be this call."""
+    script, tls = scenes.Script(), scenes.recorded_tls()
+    ways = {
+        "shop/intruder": [scenes.CLIENT, scenes.INTRUDER],
+        "shop/server": [scenes.CLIENT, scenes.FABRIC_1, scenes.FABRIC_2, scenes.SERVER],
+    }
+    for port, (pod, way) in enumerate(ways.items(), 40000):
+        tunnel = scenes.Tcp(script, "shop/client", pod, port, 15008, way)
+        tunnel.open()
+        tunnel.say(tls.hello)
+        tunnel.say(tls.server, back=True)
+        tunnel.say(tls.finished + (tls.bulk if pod == "shop/server" else b""))
+    window = scenes.window_of(scenes.as_file(script))
+    targets = sorted((Target(pod, 8080) for pod in ways), key=lambda target: target.pod != first)
+    one = call(1, scenes.T0, script.now_ns(), sent=len(tls.bulk) // 2)
+    for prove in (verdicts.encrypted, verdicts.path):
+        assert prove(window, scenes.wiring(), one, targets).result is Result.HELD
+        lost = prove(window, scenes.wiring(), replace(one, sent_bytes=10**7), targets)
+        assert (lost.result, "went another way" in lost.reason) == (Result.FAILED, True)
