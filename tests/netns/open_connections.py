@@ -107,7 +107,11 @@ def reaches_loopback(lab: Lab, source: str, family: Family) -> bool:
         listener.bind((own, LOOPBACK_PORT))
         listener.listen()
         host = str(lab.pod("shop/far").pod.address(family))
-        with contextlib.suppress(ConnectionError), connected(lab, source, host, LOOPBACK_PORT, kind) as sock:
+        with (
+            contextlib.suppress(ConnectionError, TimeoutError),
+            connected(lab, source, host, LOOPBACK_PORT, kind) as sock,
+        ):
+            sock.settimeout(LASTS_S)
             sock.sendall(b"let me in")
             sock.recv(1)
         listener.settimeout(0)

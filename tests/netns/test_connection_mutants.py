@@ -132,4 +132,4 @@ def test_policies_that_are_forgotten_in_a_quiet_mesh_are_missed(
     lab_factory: Callable[..., AbstractContextManager[Lab]],
 ) -> None:
     with lab_factory(stream_players.LAB, ztunnel="reference", mutant="forgets-policies-when-nothing-changes") as lab:
-        assert stream_players.play(lab, draw(1, 1)).denied.outcome is Outcome.OK
+        assert stream_players.play(lab, draw(1, 20)).denied.outcome is Outcome.OK
