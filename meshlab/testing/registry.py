@@ -53,6 +53,7 @@ _unseen = _ztunnels("mutants.unseen")
 _unseen_two = _ztunnels("mutants.unseen_two")
 _unseen_three = _ztunnels("mutants.unseen_three")
 _unseen_four = _ztunnels("mutants.unseen_four")
+_unseen_five = _ztunnels("mutants.unseen_five")
 
 MUTANTS = _named(
     _ztunnel("leaks-plaintext", "sends what it tunnels in clear to the application's port as well"),
@@ -187,6 +188,28 @@ MUTANTS = _named(
     ),
     _unseen_four(
         "opens-loopback-to-the-mesh", "reaches apps that listen on their pod's loopback only, for callers of the mesh"
+    ),
+    _unseen_five(
+        "opens-every-port-of-a-service",
+        "takes a call to a port that a service does not have to that port of one of its endpoints",
+    ),
+    _unseen_five(
+        "waits-for-the-client-to-speak",
+        "opens nothing before a client has said something: a server that speaks first is never reached",
+    ),
+    _unseen_five(
+        "stops-the-tunnel-for-a-slow-reader",
+        "reads nothing from a tunnel while one app on it takes no bytes: all other calls of its pod to that peer hang",
+    ),
+    _unseen_five(
+        "ends-with-the-policy-that-admitted",
+        "cuts a connection when the policy that let it in is deleted, also where it is still allowed",
+    ),
+    _unseen_five(
+        "takes-any-tls-for-strict", "lets in plaintext that STRICT forbids when what it carries is TLS of the app's own"
+    ),
+    _unseen_five(
+        "shows-certificates-to-everybody", "speaks TLS 1.2, so that the certificates of both ends pass in clear"
     ),
     Mutant(
         "agent-writes-no-rules",
