@@ -13,7 +13,11 @@ pre-shared key. A Certificate message without a certificate, even together with 
 smallest X.509 certificate that can hold a SPIFFE ID has more than 250. So a first encrypted record that is shorter than
 128 bytes holds no certificate: ``no_certificate`` says so.
 
-Source: RFC 8446 5.1 (record layer), 4 (handshake types), 4.2.11 (pre_shared_key), 4.4.2 (Certificate).
+A server's hello says which version both will speak. Before 1.3 the certificates of both ends pass in plaintext, so that
+is a fault: whoever sees the link learns who calls whom.
+
+Source: RFC 8446 5.1 (record layer), 4 (handshake types), 4.2.1 (supported_versions), 4.2.11 (pre_shared_key), 4.4.2
+(Certificate).
 """
 
 from __future__ import annotations
@@ -26,6 +30,8 @@ _APPLICATION_DATA = 23
 """Also the type of every encrypted record of TLS 1.3."""
 _SMALLEST_CERTIFICATE = 128
 _PRE_SHARED_KEY = 41
+_SUPPORTED_VERSIONS = 43
+_TLS_1_3 = b"\x03\x04"
 _RANDOM = slice(4 + 2, 4 + 2 + 32)
 """Behind the handshake header and legacy_version."""
 _TYPES = frozenset({20, 21, 22, 23})
@@ -63,7 +69,7 @@ class TlsRecords:
         self._left = 0
         self._hello = bytearray()
         """The client's plaintext handshake, while its first encrypted record is awaited."""
-        self._watched = opens_with == CLIENT_HELLO
+        self._watched = True
         self.records = 0
         self.fault = ""
         """Empty as long as all bytes were TLS records."""
@@ -125,7 +131,13 @@ class TlsRecords:
         self.records += 1
 
     def _watch(self, head: bytes, length: int) -> None:
-        """Take note of the client's first records, up to the one that should hold its certificate."""
+        """Take note of the first records: of a client's up to its certificate, of a server's the hello."""
+        if self._opens_with == SERVER_HELLO and not self._first:
+            self._watched = False
+            if not _speaks_1_3(bytes(self._hello)):
+                self.fault = "its server chose TLS 1.2 or older, in which the certificates of both ends can be read"
+            self._hello.clear()
+            return
         if head[0] == _APPLICATION_DATA:
             self._watched = False
             self.random = bytes(self._hello[_RANDOM])
@@ -146,15 +158,34 @@ def _resumes(hello: bytes) -> bool:
         at += 1 + hello[at]
         at += 2 + int.from_bytes(hello[at : at + 2])
         at += 1 + hello[at]
-        end = min(len(hello), at + 2 + int.from_bytes(hello[at : at + 2]))
-        at += 2
-        while at + 4 <= end:
-            if int.from_bytes(hello[at : at + 2]) == _PRE_SHARED_KEY:
-                return True
-            at += 4 + int.from_bytes(hello[at + 2 : at + 4])
     except IndexError:
         return True
-    return False
+    found = _extensions(hello, at)
+    return found is None or _PRE_SHARED_KEY in found
+
+
+def _speaks_1_3(hello: bytes) -> bool:
+    """Whether a ServerHello chooses TLS 1.3, or cannot be read."""
+    if len(hello) <= _RANDOM.stop:
+        return True
+    found = _extensions(hello, _RANDOM.stop + 1 + hello[_RANDOM.stop] + 2 + 1)  # session id, cipher suite, compression
+    return found is None or found.get(_SUPPORTED_VERSIONS) == _TLS_1_3
+
+
+def _extensions(hello: bytes, at: int) -> dict[int, bytes] | None:
+    """The extensions of a hello, whose length stands at ``at``; ``None`` where they are not all there."""
+    end = at + 2 + int.from_bytes(hello[at : at + 2])
+    message_end = 4 + int.from_bytes(hello[1:4])
+    if at == message_end:
+        return {}
+    found, at = dict[int, bytes](), at + 2
+    if end > len(hello):
+        return None
+    while at + 4 <= end:
+        size = int.from_bytes(hello[at + 2 : at + 4])
+        found[int.from_bytes(hello[at : at + 2])] = hello[at + 4 : at + 4 + size]
+        at += 4 + size
+    return found
 
 
 def _is_header(head: bytes) -> bool:

@@ -16,7 +16,7 @@ import hashlib
 import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise
+from itertools import accumulate, pairwise
 
 from meshlab.model import FAMILIES, Family
 
@@ -27,6 +27,8 @@ LATEST_S = 6.0
 """When the last connection opens."""
 LASTS_S = 2.0
 """What is sent so long after the change must not come through a denied connection."""
+LATE_S = 3.0
+"""What is sent in small pieces, and read at once, comes sooner: others that are slow are no reason."""
 FIRST_PORT = 7001
 SERVICE_PORTS = 12
 """How many of the ports a service has as well."""
@@ -54,6 +56,16 @@ class Half:
     @property
     def size(self) -> int:
         return sum(size for _, size in self.writes)
+
+    def sent_at(self, offset: int) -> float:
+        """When the byte at that place of what it says is sent."""
+        ends = accumulate(size for _, size in self.writes)
+        return next(when for (when, _), end in zip(self.writes, ends, strict=True) if offset < end)
+
+    @property
+    def is_quick(self) -> bool:
+        """It sends little at a time, and reads at once."""
+        return max((size for _, size in self.writes), default=0) == _WORD and not any(self.unread)
 
     def sent_by(self, at_s: float) -> int:
         """How many bytes it has wanted to send until then."""
@@ -100,6 +112,8 @@ class Seen:
     end: str = ""
     """``fin``, ``reset``, or empty while it is open."""
     end_s: float = 0.0
+    came: list[tuple[int, float]] = field(default_factory=list)
+    """Of all that was read at once, the place of its first byte, and when."""
     more: int = 0
     """Of a server: connections that came beside its client's."""
 
@@ -163,10 +177,13 @@ def content(script: Script, from_client: bool) -> bytes:
 
 def faults(script: Script, at_client: Seen, at_server: Seen) -> Iterator[str]:
     """What a right data plane would not have done with this connection, in words."""
-    for name, seen, half in (("client", at_client, script.server), ("server", at_server, script.client)):
+    ends = (("client", at_client, script.client, script.server), ("server", at_server, script.server, script.client))
+    for name, seen, own, half in ends:
         said, got = content(script, name == "server"), bytes(seen.got)
         if got != said[: len(got)]:
             yield f"the {name} got bytes that nobody sent to it"
+        if half.is_quick and not any(own.unread) and (late := _lateness(half, seen)) > LATE_S:
+            yield f"the {name} got something {late:.1f} s after it was sent"
         if seen.more:
             yield f"{seen.more} more connections came to the {name}"
         if not seen.end:
@@ -180,6 +197,11 @@ def faults(script: Script, at_client: Seen, at_server: Seen) -> Iterator[str]:
                 yield f"the {name} got {len(got)} of {len(said)} bytes, then {end}"
             elif seen.end == "reset":
                 yield f"the {name} got all, and then a reset in place of a FIN"
+
+
+def _lateness(half: Half, seen: Seen) -> float:
+    """By how much the latest of what was sent came later than it was sent."""
+    return max((when - half.sent_at(offset) for offset, when in seen.came if offset < half.size), default=0.0)
 
 
 def wrong(scripts: Sequence[Script], seen: Sequence[tuple[Seen, Seen]]) -> list[str]:

@@ -54,6 +54,22 @@ spec:
   action: DENY
   rules: [{{to: [{{operation: {{ports: ["8080", "{SLOW_PORT}"]}}}}]}}]
 """
+STRICT = """
+apiVersion: security.istio.io/v1
+kind: PeerAuthentication
+metadata: {name: strict, namespace: shop}
+spec: {mtls: {mode: STRICT}}
+"""
+FIRST_WORDS = {
+    "TLS": bytes.fromhex("1603010200010001fc0303") + bytes(32),
+    "HTTP/2": b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+    "CONNECT": b"CONNECT 127.0.0.1:8080 HTTP/1.1\r\nHost: x\r\n\r\n",
+    "PROXY": b"PROXY TCP4 10.0.0.1 10.0.0.2 1 2\r\n",
+    "SSH": b"SSH-2.0-x\r\n",
+    "zeros": bytes(64),
+    "one byte": b"x",
+}
+"""Of protocols that a proxy may sniff for."""
 DEADLINE_S = 10.0
 LASTS_S = 2.0
 """A connection that still carries bytes so long after a policy came into effect is not cut by it."""
@@ -98,6 +114,25 @@ def ends(sock: socket.socket) -> bool:
         return True
     except TimeoutError:
         return False
+
+
+def says_in_plaintext(lab: Lab, words: bytes) -> bool:
+    """Whether what out/plain says first comes to an app in shop/far."""
+    with lab.site.open_socket("pod:shop/far", socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP) as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(("0.0.0.0", SLOW_PORT))
+        listener.listen()
+        listener.settimeout(LASTS_S)
+        with (
+            contextlib.suppress(ConnectionError, TimeoutError),
+            connected(lab, "out/plain", str(lab.pod("shop/far").ipv4), SLOW_PORT) as sock,
+        ):
+            sock.sendall(words)
+            app, _ = listener.accept()
+            with app:
+                app.settimeout(DEADLINE_S)
+                return bool(app.recv(1))
+    return False
 
 
 def reaches_loopback(lab: Lab, source: str, family: Family) -> bool:

@@ -69,10 +69,10 @@ spec:
 """
 
 
-def denying(scripts: Sequence[Script]) -> str:
-    """The policy of the change."""
+def changed(scripts: Sequence[Script]) -> str:
+    """The policies after the change: others allow what was allowed, and some connections are denied."""
     ports = ", ".join(f'"{one.port}"' for one in scripts if one.denied)
-    return f"""
+    return f"""{_allowing("after")}---{DENIED_FROM_THE_FIRST}---
 apiVersion: security.istio.io/v1
 kind: AuthorizationPolicy
 metadata: {{name: change, namespace: shop}}
@@ -93,6 +93,16 @@ spec:
 """In effect when the play begins; a call that it denies is made when nothing was configured for ``CHANGE_S``."""
 
 
+def _allowing(name: str) -> str:
+    """A policy that lets everything through."""
+    return f"""
+apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata: {{name: {name}, namespace: shop}}
+spec: {{rules: [{{}}]}}
+"""
+
+
 @dataclass(frozen=True, slots=True)
 class Played:
     seen: list[tuple[Seen, Seen]]
@@ -102,7 +112,7 @@ class Played:
 
 def play(lab: Lab, scripts: Sequence[Script]) -> Played:
     """Play all scripts at once, with the change in their middle."""
-    lab.apply(DENIED_FROM_THE_FIRST)
+    lab.apply(f"{_allowing('before')}---{DENIED_FROM_THE_FIRST}")
     _make_room(lab)
     with contextlib.ExitStack() as stack:
         clients, listeners = ([stack.enter_context(sock) for sock in socks] for socks in _sockets(lab, scripts))
@@ -161,7 +171,7 @@ class _Stage:
     async def _change(self) -> Call:
         await self._until(CHANGE_S)
         denied = await asyncio.to_thread(self._lab.pod("shop/client").http, "http://shop/echo:8080/")
-        await asyncio.to_thread(self._lab.apply, denying(self._scripts))
+        await asyncio.to_thread(self._lab.replace, changed(self._scripts))
         return denied
 
     async def _client(self, place: int, sock: socket.socket) -> None:
@@ -209,6 +219,7 @@ class _Stage:
         start, stop = half.unread
         try:
             while data := await self._loop.sock_recv(sock, _READ_BYTES):
+                seen.came.append((len(seen.got), self._now_s))
                 seen.got += data
                 if start <= self._now_s < stop:
                     await self._until(stop)

@@ -22,12 +22,15 @@ from long_streams import (
 from odd_planes import WITHOUT_A_SECOND_SENDING, WITHOUT_CONFIGURATION
 from open_connections import (
     DENY_CLIENT,
+    FIRST_WORDS,
     LAB,
+    STRICT,
     is_cut_by_a_policy,
     is_cut_while_its_app_is_dialled,
     is_denied_after_a_version_was_refused,
     reaches_loopback,
     readiness,
+    says_in_plaintext,
 )
 
 from meshlab.errors import AuditError
@@ -47,6 +50,16 @@ def _gives_anothers_answer(lab: Lab) -> bool:
     return answer_after_a_hang_up(lab, "with a FIN", "shop/other") != b"own answer"
 
 
+def _calls_an_undeclared_port(lab: Lab) -> bool:
+    [service] = lab.mesh.services
+    return lab.pod("shop/client").http(f"http://{service.ipv4}:8080/").answered
+
+
+def _passes_strict(lab: Lab, words: bytes) -> bool:
+    lab.apply(STRICT)
+    return says_in_plaintext(lab, words)
+
+
 CAUGHT: dict[str, Callable[[Lab], bool]] = {
     "never-cuts-open-connections": lambda lab: not is_cut_by_a_policy(lab, "shop/client"),
     "cuts-tunnels-only": lambda lab: not is_cut_by_a_policy(lab, "out/plain"),
@@ -58,6 +71,8 @@ CAUGHT: dict[str, Callable[[Lab], bool]] = {
     "gives-a-late-answer-to-the-next": _gives_anothers_answer,
     "admits-when-busy": _admits_in_a_crowd,
     "keeps-the-window-of-abandoned-answers": lambda lab: set(calls_after_abandoned_downloads(lab)) == {Outcome.TIMEOUT},
+    "opens-every-port-of-a-service": _calls_an_undeclared_port,
+    "takes-any-tls-for-strict": lambda lab: _passes_strict(lab, FIRST_WORDS["TLS"]),
     "opens-loopback-to-the-mesh": lambda lab: reaches_loopback(lab, "shop/client", 6),
 }
 SETTINGS: dict[str, dict[str, Any]] = {
@@ -71,6 +86,9 @@ DRAWN = (
     "forgets-half-closed-connections",
     "discards-after-the-servers-fin",
     "asks-again-without-an-answer",
+    "waits-for-the-client-to-speak",
+    "stops-the-tunnel-for-a-slow-reader",
+    "ends-with-the-policy-that-admitted",
 )
 """Caught by a crowd of drawn connections."""
 ELSEWHERE = {
@@ -83,6 +101,7 @@ ELSEWHERE = {
     "reads-four-values-of-a-list",
     "keeps-policies-by-name",
     "sees-changes-of-rules-only",
+    "shows-certificates-to-everybody",
 }
 """Caught by ``check`` or ``fuzz``."""
 HERE = {"makes-keys-from-names", "forgets-policies-when-nothing-changes"}

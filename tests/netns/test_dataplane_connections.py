@@ -14,7 +14,9 @@ from open_connections import (
     DEADLINE_S,
     DENY_CLIENT,
     DENY_PORTS,
+    FIRST_WORDS,
     LAB,
+    STRICT,
     connected,
     echoed,
     is_cut_by_a_policy,
@@ -23,6 +25,7 @@ from open_connections import (
     open_to,
     reaches_loopback,
     readiness,
+    says_in_plaintext,
 )
 
 from meshlab.model import FAMILIES, Family, Mesh, Outcome
@@ -68,6 +71,24 @@ def test_a_service_is_spread_over_its_endpoints_on_both_nodes(mesh: Lab, family:
 @pytest.mark.parametrize("source", ["shop/client", "out/plain"], ids=["tunnelled", "in-plaintext"])
 def test_an_app_that_listens_on_loopback_is_its_own_pods(mesh: Lab, source: str, family: Family) -> None:
     assert not reaches_loopback(mesh, source, family)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("port", [8080, 443])
+def test_a_service_has_no_port_but_those_that_it_declares(mesh: Lab, port: int, family: Family) -> None:
+    """Its pods listen on one of these."""
+    [service] = mesh.mesh.services
+    address = service.address(family)
+    host = f"[{address}]" if family == 6 else str(address)
+    call = mesh.pod("shop/client").http(f"http://{host}:{port}/")
+    assert not call.answered
+
+
+@pytest.mark.parametrize("words", FIRST_WORDS.values(), ids=FIRST_WORDS)
+def test_strict_is_strict_whatever_a_plaintext_client_says_first(mesh: Lab, words: bytes) -> None:
+    assert says_in_plaintext(mesh, words), "in permissive mode it gets through"
+    mesh.apply(STRICT)
+    assert not says_in_plaintext(mesh, words)
 
 
 @pytest.mark.parametrize("family", FAMILIES)

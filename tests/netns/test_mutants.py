@@ -28,6 +28,7 @@ KILLED_BY = {
     "leaks-in-fragments": {"encrypted"},
     "leaks-in-chunked-gzip": {"encrypted"},
     "leaks-in-h2-headers": {"encrypted"},
+    "shows-certificates-to-everybody": {"encrypted", "nothing-in-clear"},
     "ships-session-secrets": {"encrypted", "nothing-in-clear"},
     "agent-writes-no-rules": {"cells", "encrypted", "nothing-in-clear"},
     "leaks-first-bytes": {"denied"},

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import itertools
+import ssl
 from collections.abc import Sequence
 
 import capture_scenes as scenes
 import pytest
+import trustme
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -123,3 +125,32 @@ def test_a_gap_before_each_of_many_segments_is_filled_one_by_one() -> None:
     data = bytes(index % 251 for index in range(8000))
     places = [*range(1, 8000, 2), *range(0, 8000, 2)]
     assert _streamed(0xFFFFFF00, [(place, data[place : place + 1]) for place in places]) == data
+
+
+@pytest.mark.parametrize(
+    ("version", "fault"), [(ssl.TLSVersion.TLSv1_3, ""), (ssl.TLSVersion.TLSv1_2, "its server chose TLS 1.2 or older")]
+)
+@pytest.mark.parametrize("size", [1, 7, 100_000])
+def test_a_server_that_chooses_an_older_tls_shows_the_certificates(
+    version: ssl.TLSVersion, fault: str, size: int
+) -> None:
+    authority, contexts = (
+        trustme.CA(),
+        [ssl.SSLContext(kind) for kind in (ssl.PROTOCOL_TLS_CLIENT, ssl.PROTOCOL_TLS_SERVER)],
+    )
+    contexts[0].maximum_version = version
+    authority.configure_trust(contexts[0])
+    authority.issue_cert("server.test").configure_cert(contexts[1])
+    to_client, to_server = ssl.MemoryBIO(), ssl.MemoryBIO()
+    ends = [
+        contexts[0].wrap_bio(to_client, to_server, server_hostname="server.test"),
+        contexts[1].wrap_bio(to_server, to_client, server_side=True),
+    ]
+    for end in ends:
+        with pytest.raises(ssl.SSLWantReadError):
+            end.do_handshake()
+    flight, records = to_client.read(), TlsRecords(SERVER_HELLO)
+    for at in range(0, len(flight), size):
+        records.feed(flight[at : at + size])
+    assert records.fault.startswith(fault)
+    assert bool(records.fault) == bool(fault)
