@@ -229,6 +229,42 @@ MUTANTS = _named(
         "analyzer",
         "meshlab.testing.mutants.capture:CaptureWithoutReassembly",
     ),
+    Mutant(
+        "hands-out-its-session-keys",
+        "sends the secrets of each TLS session over the wire, in UDP datagrams in plaintext",
+        "ztunnel",
+        "meshlab.testing.mutants.unseen_six:hands_out_its_session_keys",
+    ),
+    Mutant(
+        "takes-the-last-peer-for-this-one",
+        "judges every tunnel by the identity of whoever shook hands with the pod last",
+        "ztunnel",
+        "meshlab.testing.mutants.unseen_six:takes_the_last_peer_for_this_one",
+    ),
+    Mutant(
+        "fails-open-when-busy",
+        "lets everybody in while four connections to the pod are open",
+        "ztunnel",
+        "meshlab.testing.mutants.unseen_six:fails_open_when_busy",
+    ),
+    Mutant(
+        "hedges-its-requests",
+        "sends what a client sends to a Service a second time, to another endpoint if there is one",
+        "ztunnel",
+        "meshlab.testing.mutants.unseen_six:hedges_its_requests",
+    ),
+    Mutant(
+        "carries-ipv6-over-ipv4",
+        "carries a call to an IPv6 address to the peer's IPv4 address, from the client's IPv4 address",
+        "ztunnel",
+        "meshlab.testing.mutants.unseen_six:carries_ipv6_over_ipv4",
+    ),
+    Mutant(
+        "pads-with-what-the-buffer-held",
+        "fills an answer that the server ends up to 64 bytes, with what the read buffer holds of other connections",
+        "ztunnel",
+        "meshlab.testing.mutants.unseen_six:pads_with_what_the_buffer_held",
+    ),
 )
 
 VARIANTS = _named(
