@@ -45,6 +45,11 @@ class ResponseReader:
         """Whether a byte has come."""
         return bool(self._beginning)
 
+    @property
+    def behind(self) -> int:
+        """How many bytes came behind the response, as far as they came with its end."""
+        return len(self._connection.trailing_data[0]) if self.complete else 0
+
     def feed(self, data: bytes) -> None:
         """Take what was received.
 

@@ -253,6 +253,8 @@ class _Http:
         await self._attempt.exchange(self._payload, self._receive())
         if not self._reader.complete:
             raise self._attempt.closed()
+        if self._request.echo and (more := self._reader.behind):
+            return End(Outcome.CORRUPTED, f"{more} bytes came behind the answer")
         return self._judge()
 
     def _head(self) -> bytes:

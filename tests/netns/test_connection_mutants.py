@@ -103,6 +103,12 @@ ELSEWHERE = {
     "keeps-policies-by-name",
     "sees-changes-of-rules-only",
     "shows-certificates-to-everybody",
+    "hands-out-its-session-keys",
+    "takes-the-last-peer-for-this-one",
+    "fails-open-when-busy",
+    "hedges-its-requests",
+    "carries-ipv6-over-ipv4",
+    "pads-with-what-the-buffer-held",
 }
 """Caught by ``check`` or ``fuzz``."""
 LABS_AT_ONCE = 5

@@ -43,6 +43,12 @@ KILLED_BY = {
     "admits-when-busy": {"cells"},
     "flips-a-bit-in-bulk": {"cells"},
     "mixes-up-bulk": {"cells"},
+    "hands-out-its-session-keys": {"encrypted", "nothing-in-clear"},
+    "takes-the-last-peer-for-this-one": {"cells"},
+    "fails-open-when-busy": {"cells", "denied"},
+    "hedges-its-requests": {"cells"},
+    "carries-ipv6-over-ipv4": {"cells"},
+    "pads-with-what-the-buffer-held": {"cells"},
     "admits-at-ephemeral-ports": {"cells", "denied"},
     "keeps-one-port-of-a-service": {"cells"},
 }

@@ -411,6 +411,20 @@ def test_what_changes_on_the_way_is_corruption(traffic: TrafficLoop, ports: dict
     assert (call.outcome, call.error) == (Outcome.CORRUPTED, error)
 
 
+def test_bytes_behind_the_answer_are_corruption(traffic: TrafficLoop, ports: dict[str, int]) -> None:
+    def script(connection: socket.socket) -> None:
+        with socket.create_connection(("127.0.0.1", ports["echo"]), DEADLINE_S) as echo:
+            echo.sendall(connection.recv(65536))
+            answer = bytearray()
+            while data := echo.recv(65536):
+                answer += data
+            connection.sendall(answer + b"secret")
+
+    with _server(script) as port:
+        call = _call(traffic, _request(port))
+    assert (call.outcome, call.error) == (Outcome.CORRUPTED, "6 bytes came behind the answer")
+
+
 def test_the_answer_to_another_call_is_corruption(traffic: TrafficLoop, ports: dict[str, int]) -> None:
     other = canary(SECRET, 8).decode()
     call = _call(traffic, _request(ports["echo"], headers={"X-Meshlab-Canary": other}))
