@@ -24,8 +24,8 @@ from benchmarks.measure import Report, cpu_s, median, processes, spread
 from meshlab.kernel.forkserver import ForkServer
 from meshlab.kernel.netlink import NETLINK_ROUTE, RouteSocket
 from meshlab.kernel.sandbox import Netns, Sandbox
-from meshlab.lab.mounts import Mounts, binds
-from meshlab.lab.programs import WARM, Peer, Programs
+from meshlab.lab.running.mounts import Mounts, binds
+from meshlab.lab.running.programs import WARM, Peer, Programs
 from meshlab.model import Pod, Topology
 from meshlab.plan.changes import Batch, End, LinkUp, Veth
 from meshlab.plan.network import NetworkPlan, node_netns, plan, pod_netns

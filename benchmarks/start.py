@@ -12,10 +12,10 @@ import subprocess
 import sys
 
 from benchmarks.measure import Report, median
-from meshlab.lab.programs import WARM
+from meshlab.lab.running.programs import WARM
 
 BOUND = 3.0
-_OWNER = "meshlab.lab.check"
+_OWNER = "meshlab.lab.proving.check"
 _IMPORT = """
 import time
 started = time.perf_counter()

@@ -142,8 +142,8 @@ def check(
     Ends 0 if all held, 1 if something failed, 2 for bad input, 3 if no lab can
     run here, 4 if it cannot be told, 5 if there is nothing to run.
     """
-    from meshlab.lab.check import run
-    from meshlab.lab.evidence import writable
+    from meshlab.lab.proving.check import run
+    from meshlab.lab.proving.evidence import writable
     from meshlab.lab.sources import read
 
     source = read(topology)
@@ -200,7 +200,7 @@ def bundle(
     The capture opens decrypted in Wireshark: it has the TLS secrets of this run's
     sessions, and no private key. Ends as `check` does.
     """
-    from meshlab.lab import check
+    from meshlab.lab.proving import check
     from meshlab.lab.sources import read
     from meshlab.play.as_check import run_steps
     from meshlab.report.bundle import make
@@ -311,7 +311,7 @@ def replay(file: str, runs: int, allow_commands: bool, artifacts: Path | None, a
     """
     from meshlab.fuzz.command import play_file
     from meshlab.fuzz.show import print_played
-    from meshlab.lab.evidence import writable
+    from meshlab.lab.proving.evidence import writable
 
     if artifacts is not None:
         writable(artifacts)
@@ -526,7 +526,7 @@ def _issues(issues: Iterable[Issue]) -> list[dict[str, Any]]:
 
 def _contents(topology: Topology) -> dict[str, Any]:
     """What a file comes to, counted."""
-    from meshlab.lab.matrix import cells
+    from meshlab.lab.proving.matrix import cells
 
     mesh, planned = topology.mesh, cells(topology)
     return {

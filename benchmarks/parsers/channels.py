@@ -29,7 +29,7 @@ from meshlab.errors import LabError
 from meshlab.kernel.channel import Channel, ChannelClosedError, pair
 from meshlab.kernel.recorder import Recorder
 from meshlab.kernel.recording import Log
-from meshlab.lab.programs import Peer
+from meshlab.lab.running.programs import Peer
 from meshlab.pki import MeshCA
 from meshlab.protocols.messages import ADDRESS_TYPE
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from benchmarks.parsers.parser import Parser, repeated
 from meshlab.errors import UsageError
 from meshlab.fuzz.command import seconds_of
-from meshlab.lab import urls
+from meshlab.lab.calls import urls
 from meshlab.proxykit.config import Config
 
 _ENV = b"XDS_ADDRESS=https://10.0.0.1:15012\nSECRET_TTL=24h\nRUST_LOG=access=debug\nAUTH_TOKEN=t\nNODE_NAME=node-1"

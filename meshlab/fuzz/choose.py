@@ -14,8 +14,8 @@ from dataclasses import dataclass, field, replace
 from operator import attrgetter
 
 from meshlab.fuzz.questions import questions
-from meshlab.lab.matrix import Places
-from meshlab.lab.names import behind
+from meshlab.lab.calls.names import behind
+from meshlab.lab.proving.matrix import Places
 from meshlab.model import (
     FAMILIES,
     Address,

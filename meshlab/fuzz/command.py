@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from meshlab.errors import Issue, TopologyError, UsageError
 from meshlab.implementations import resolve
-from meshlab.lab.evidence import writable
+from meshlab.lab.proving.evidence import writable
 from meshlab.lab.sources import find
 from meshlab.play.bugfile import formatted
 from meshlab.play.files import hazards, opened

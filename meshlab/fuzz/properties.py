@@ -17,11 +17,11 @@ from dataclasses import dataclass
 from meshlab.errors import CannotTellError, ProofFailedError
 from meshlab.fuzz.choose import Candidate, Chosen, candidates, choose
 from meshlab.lab import Lab
-from meshlab.lab.arrivals import arrived
-from meshlab.lab.attempt import Request
-from meshlab.lab.capture import Capture
-from meshlab.lab.names import Target
-from meshlab.lab.requests import ask
+from meshlab.lab.calls.attempt import Request
+from meshlab.lab.calls.names import Target
+from meshlab.lab.calls.requests import ask
+from meshlab.lab.proving.arrivals import arrived
+from meshlab.lab.proving.capture import Capture
 from meshlab.model import Call, CallShape, Mesh, Pod
 from meshlab.play.faults import Wrong, fault, in_clear, is_tunnelled, named, shaped
 from meshlab.proofs.access_log import Opened, read_opened

@@ -11,7 +11,7 @@ from dataclasses import fields, replace
 from ipaddress import ip_address
 from typing import Any, TypeVar
 
-from meshlab.lab.names import behind
+from meshlab.lab.calls.names import behind
 from meshlab.model import (
     Address,
     AuthorizationPolicy,

@@ -1,8 +1,8 @@
 """A running lab: ``open_lab`` builds one from a topology and closes it again."""
 
-from meshlab.lab.capture import Capture
 from meshlab.lab.lab import Lab, open_lab
 from meshlab.lab.pod import PodHandle
+from meshlab.lab.proving.capture import Capture
 from meshlab.lab.settings import LabSettings, Settings
 
 __all__ = ["Capture", "Lab", "LabSettings", "PodHandle", "Settings", "open_lab"]

@@ -20,13 +20,13 @@ from meshlab.implementations import NodeSlot
 from meshlab.kernel.forkserver import ForkServer
 from meshlab.kernel.netlink import RouteSocket
 from meshlab.kernel.sandbox import NO_DESCRIPTORS, Sandbox, too_few_descriptors
-from meshlab.lab import arrivals
-from meshlab.lab.captures import Captures, open_rings
 from meshlab.lab.configuration import Configuration
-from meshlab.lab.mounts import Mounts, binds
 from meshlab.lab.pod import capabilities_of
-from meshlab.lab.programs import WARM, Peer, Programs
-from meshlab.lab.readiness import wait_for_programs
+from meshlab.lab.proving import arrivals
+from meshlab.lab.proving.captures import Captures, open_rings
+from meshlab.lab.running.mounts import Mounts, binds
+from meshlab.lab.running.programs import WARM, Peer, Programs
+from meshlab.lab.running.readiness import wait_for_programs
 from meshlab.lab.settings import Settings
 from meshlab.lab.site import Site
 from meshlab.lab.steps import no_step

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from meshlab.errors import LabError, LabLostError, NotAcknowledgedError, RejectedError, UsageError
-from meshlab.lab.programs import Peer, Programs
+from meshlab.lab.running.programs import Peer, Programs
 from meshlab.lab.settings import AfterNack
 from meshlab.model import Mesh
 from meshlab.translate import resources

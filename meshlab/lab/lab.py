@@ -17,18 +17,19 @@ from typing import TypeVar, Unpack
 
 from meshlab.errors import AuditError, LabError, RejectedError, TopologyError, UsageError
 from meshlab.kernel.sandbox import Netns, Sandbox
-from meshlab.lab import arrivals, recent, requests
 from meshlab.lab.arguments import check_value, checks_arguments
-from meshlab.lab.attempt import Request
-from meshlab.lab.audit import findings
 from meshlab.lab.build import build, start_control_plane
-from meshlab.lab.capture import Capture
-from meshlab.lab.mounts import Mounts
+from meshlab.lab.calls import requests
+from meshlab.lab.calls.attempt import Request
+from meshlab.lab.calls.traffic import TrafficLoop, perform_all
 from meshlab.lab.pod import PodHandle
-from meshlab.lab.programs import Peer
+from meshlab.lab.proving import arrivals, recent
+from meshlab.lab.proving.capture import Capture
+from meshlab.lab.running.audit import findings
+from meshlab.lab.running.mounts import Mounts
+from meshlab.lab.running.programs import Peer
 from meshlab.lab.settings import LabSettings, Settings, settings_of
 from meshlab.lab.sources import Source, read
-from meshlab.lab.traffic import TrafficLoop, perform_all
 from meshlab.model import Address, Call, Family, Mesh, Topology
 from meshlab.pki import MeshCA
 from meshlab.plan.network import pod_netns
@@ -338,7 +339,7 @@ class Lab:
         Raises:
             EvidenceError: not all could be saved; what could be is there.
         """
-        from meshlab.lab.evidence import save_all
+        from meshlab.lab.proving.evidence import save_all
 
         return save_all(self, Path(folder))
 

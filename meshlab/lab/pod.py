@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING
 
 from meshlab.errors import DeadlineError, UsageError
 from meshlab.kernel.execute import Completed, run
-from meshlab.lab import requests
 from meshlab.lab.arguments import checks_arguments
-from meshlab.lab.attempt import Request
-from meshlab.lab.names import read_url, resolve
-from meshlab.lab.programs import CLEAN_ENV
-from meshlab.lab.urls import parse_address
+from meshlab.lab.calls import requests
+from meshlab.lab.calls.attempt import Request
+from meshlab.lab.calls.names import read_url, resolve
+from meshlab.lab.calls.urls import parse_address
+from meshlab.lab.running.programs import CLEAN_ENV
 from meshlab.model import Call, Family, Pod, SpiffeId
 
 if TYPE_CHECKING:

@@ -13,8 +13,8 @@ from meshlab.implementations import Choice
 from meshlab.kernel.netlink import RouteSocket
 from meshlab.kernel.sandbox import Netns, Sandbox
 from meshlab.kernel.uninterrupted import uninterrupted
-from meshlab.lab.mounts import Mounts
-from meshlab.lab.programs import Peer, Programs
+from meshlab.lab.running.mounts import Mounts
+from meshlab.lab.running.programs import Peer, Programs
 from meshlab.lab.settings import Settings
 from meshlab.model import Family, Topology
 from meshlab.pki import MeshCA

@@ -10,10 +10,10 @@ from typing import Any
 
 from meshlab.errors import AuditError, NotAcknowledgedError, RejectedError
 from meshlab.lab import Lab, open_lab
-from meshlab.lab.capture import Capture
-from meshlab.lab.check import Checked, complaints, requests
-from meshlab.lab.judging import judge
-from meshlab.lab.matrix import PlannedCell, cell_of
+from meshlab.lab.proving.capture import Capture
+from meshlab.lab.proving.check import Checked, complaints, requests
+from meshlab.lab.proving.judging import judge
+from meshlab.lab.proving.matrix import PlannedCell, cell_of
 from meshlab.lab.sources import Source
 from meshlab.model import FAMILIES, Call, CallStep, Topology
 from meshlab.model.report import CheckReport, Proof

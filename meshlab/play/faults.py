@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from meshlab.lab import Lab
-from meshlab.lab.attempt import Request
-from meshlab.lab.capture import Capture
-from meshlab.lab.names import behind
+from meshlab.lab.calls.attempt import Request
+from meshlab.lab.calls.names import behind
+from meshlab.lab.proving.capture import Capture
 from meshlab.model import Call, CallShape, Mesh, Outcome, Verdict
 from meshlab.model.report import Result
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from meshlab.lab.names import behind
+from meshlab.lab.calls.names import behind
 from meshlab.model import FAMILIES, CallStep, Connection, Mesh, PolicyStep, Step, Topology, Verdict
 from meshlab.oracle import connection, decide
 from meshlab.play.replay import after

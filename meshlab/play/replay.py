@@ -24,12 +24,12 @@ from meshlab.errors import (
     RejectedError,
 )
 from meshlab.lab import Lab
-from meshlab.lab.arrivals import arrived
-from meshlab.lab.attempt import Request
-from meshlab.lab.capture import Capture
-from meshlab.lab.evidence import Evidence, save_somewhere
-from meshlab.lab.names import behind, resolve
-from meshlab.lab.requests import ask
+from meshlab.lab.calls.attempt import Request
+from meshlab.lab.calls.names import behind, resolve
+from meshlab.lab.calls.requests import ask
+from meshlab.lab.proving.arrivals import arrived
+from meshlab.lab.proving.capture import Capture
+from meshlab.lab.proving.evidence import Evidence, save_somewhere
 from meshlab.lab.sources import Source
 from meshlab.model import FAMILIES, Call, CallStep, Expectation, Family, Mesh, PolicyStep, Step, Topology, Verdict
 from meshlab.model.report import SCHEMA_VERSION, Grade, Result

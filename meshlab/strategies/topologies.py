@@ -95,7 +95,7 @@ def _allowing(choices: Choices, mesh: Mesh) -> Mesh:
     everything = choices.one_of((Rule(), Rule(sources=(Source(ip_blocks=("0.0.0.0/0", "::/0")),))))
     namespace = choices.one_of((mesh.pods[0].namespace, mesh.root_namespace))
     allow = AuthorizationPolicy(name="all", namespace=namespace, rules=(everything,))
-    never = replace(allow, name="never", action=Action.DENY, rules=(Rule(operations=(Operation(ports=("1",)),)),))
+    never = replace(allow, name="never", action=Action.DENY, rules=(Rule(operations=(Operation(ports=("7",)),)),))
     plain = PeerAuthentication(name="plain", namespace=namespace, mode=MtlsMode.PERMISSIVE)
     return replace(
         mesh,

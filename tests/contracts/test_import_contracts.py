@@ -15,8 +15,8 @@ BREAKS = {
     "imports point down": ("model/call.py", "import meshlab.kernel.netd"),
     "ztunnel and translate never see the oracle": ("translate/values.py", "import meshlab.oracle"),
     "the core does no I/O": ("oracle/matching.py", "import socket"),
-    "only the edge talks to the kernel": ("lab/names.py", "import ctypes"),
-    "only the fuzz extra imports hypothesis": ("lab/names.py", "import hypothesis"),
+    "only the edge talks to the kernel": ("lab/calls/names.py", "import ctypes"),
+    "only the fuzz extra imports hypothesis": ("lab/calls/names.py", "import hypothesis"),
 }
 """Contract -> a file and the line that breaks it there."""
 

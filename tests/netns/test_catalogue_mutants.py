@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from meshlab.lab import check
+from meshlab.lab.proving import check
 from meshlab.model.report import CheckReport, Result
 from meshlab.testing.registry import MUTANTS
 from meshlab.topology import load

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 
-from meshlab.lab import check
+from meshlab.lab.proving import check
 from meshlab.model import Topology
 from meshlab.model.report import Result
 from meshlab.strategies import topologies

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from meshlab.lab import check
+from meshlab.lab.proving import check
 from meshlab.lab.sources import read
 from meshlab.model.report import Result
 

@@ -9,7 +9,7 @@ import test_catalogue_mutants
 import test_lab_conversations
 import test_policy_mutants
 
-from meshlab.lab import check
+from meshlab.lab.proving import check
 from meshlab.model.report import Result
 from meshlab.topology import load
 

@@ -14,7 +14,7 @@ from meshlab.errors import KernelRefusedError, LabLostError
 from meshlab.kernel.channel import Channel, pair
 from meshlab.kernel.forkserver import ForkServer, Start
 from meshlab.kernel.sandbox import Furniture, Mntns, Netns, Sandbox
-from meshlab.lab.mounts import binds
+from meshlab.lab.running.mounts import binds
 
 DEADLINE_S = 20.0
 ROOTLESS = [False, True] if os.geteuid() == 0 else [True]

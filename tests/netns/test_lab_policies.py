@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from meshlab.lab.attempt import Request
+from meshlab.lab.calls.attempt import Request
 from meshlab.model import FAMILIES, Mesh, Outcome, Pod
 from meshlab.oracle import connection, decide
 from meshlab.strategies import policy_sets

@@ -8,7 +8,8 @@ from collections.abc import Iterator
 import pytest
 
 from meshlab import open_lab
-from meshlab.lab import Lab, check
+from meshlab.lab import Lab
+from meshlab.lab.proving import check
 from meshlab.lab.sources import read
 from meshlab.model import Outcome
 from meshlab.model.report import Cell, CheckReport, Proof, Result

@@ -9,7 +9,7 @@ from collections import Counter
 
 import pytest
 
-from meshlab.lab import check
+from meshlab.lab.proving import check
 from meshlab.lab.sources import read
 from meshlab.model.report import CheckReport, Result
 from meshlab.testing.registry import MUTANTS, VARIANTS

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from meshlab.lab import check
+from meshlab.lab.proving import check
 from meshlab.model import Outcome
 from meshlab.model.report import CheckReport, Result
 from meshlab.testing.mutants.near import FLIPPED_AT

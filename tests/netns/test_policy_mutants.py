@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from meshlab.lab import check
+from meshlab.lab.proving import check
 from meshlab.model import Mesh, Outcome
 from meshlab.model.report import CheckReport, Result
 from meshlab.testing.registry import MUTANTS

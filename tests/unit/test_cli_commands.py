@@ -73,9 +73,9 @@ def lab_that(monkeypatch: pytest.MonkeyPatch) -> Callable[[Answer], list[dict[st
             asked.append({"topology": topology, **options})
             return answer()
 
-        module = ModuleType("meshlab.lab.check")
+        module = ModuleType("meshlab.lab.proving.check")
         module.run = run  # type: ignore[attr-defined]
-        monkeypatch.setitem(sys.modules, "meshlab.lab.check", module)
+        monkeypatch.setitem(sys.modules, "meshlab.lab.proving.check", module)
         return asked
 
     return install

@@ -18,7 +18,7 @@ from meshlab.fuzz.reduce import (
     with_pods,
     without_services,
 )
-from meshlab.lab.names import behind
+from meshlab.lab.calls.names import behind
 from meshlab.lab.sources import read
 from meshlab.model import (
     FAMILIES,

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from meshlab.errors import UsageError
-from meshlab.lab.matrix import PlannedCell, cell_of, cells, control_for
+from meshlab.lab.proving.matrix import PlannedCell, cell_of, cells, control_for
 from meshlab.model import (
     DATAPLANE_MODE,
     Action,

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from meshlab.lab.judging import Arrived, judge
-from meshlab.lab.matrix import (
+from meshlab.lab.proving.judging import Arrived, judge
+from meshlab.lab.proving.matrix import (
     MISSED_BY_CHANCE,
     PlannedCell,
     calls_to_reach_all,

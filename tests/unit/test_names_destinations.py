@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from meshlab.errors import UsageError
-from meshlab.lab.names import Target, behind, read_url, resolve
-from meshlab.lab.urls import parse_address
+from meshlab.lab.calls.names import Target, behind, read_url, resolve
+from meshlab.lab.calls.urls import parse_address
 from meshlab.model import Family
 from meshlab.topology import load
 

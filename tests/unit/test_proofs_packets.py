@@ -18,7 +18,7 @@ from scapy.packet import Packet as ScapyPacket
 from scapy.packet import Raw
 
 from meshlab.errors import LabError
-from meshlab.lab.captures import Captures
+from meshlab.lab.proving.captures import Captures
 from meshlab.proofs.canary import secret_of
 from meshlab.proofs.follower import Follower
 from meshlab.proofs.packets import NOT_IP, Header, lost_bytes, outgoing_only, parse, recorded

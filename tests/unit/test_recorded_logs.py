@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from meshlab.kernel.recording import Log
-from meshlab.lab.audit import panics
+from meshlab.lab.running.audit import panics
 
 PANIC = b"thread 'main' panicked at src/main.rs: boom"
 

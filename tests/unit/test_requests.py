@@ -7,8 +7,8 @@ from ipaddress import ip_address
 
 import pytest
 
-from meshlab.lab.names import Target, ports_of
-from meshlab.lab.requests import ask, is_echo, plan, speaks_first
+from meshlab.lab.calls.names import Target, ports_of
+from meshlab.lab.calls.requests import ask, is_echo, plan, speaks_first
 from meshlab.model import ContainerPort, Mesh, Pod, Program, Service, ServicePort
 from meshlab.model.addresses import pod4, pod6, service4, service6
 

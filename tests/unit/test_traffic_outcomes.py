@@ -16,7 +16,7 @@ import pytest
 
 from meshlab.apps.echo import Echo
 from meshlab.kernel.channel import pair
-from meshlab.lab.traffic import Request, TrafficLoop, perform, perform_all
+from meshlab.lab.calls.traffic import Request, TrafficLoop, perform, perform_all
 from meshlab.model import Call, Outcome
 from meshlab.proofs.canary import canary, secret_of
 

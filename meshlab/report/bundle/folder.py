@@ -13,9 +13,9 @@ from typing import Any
 
 from meshlab import __version__
 from meshlab.errors import UsageError
-from meshlab.lab import check
-from meshlab.lab.check import Checked
-from meshlab.lab.evidence import Evidence, save_parts, writable
+from meshlab.lab.proving import check
+from meshlab.lab.proving.check import Checked
+from meshlab.lab.proving.evidence import Evidence, save_parts, writable
 from meshlab.lab.sources import Source
 from meshlab.model.report import CheckReport, Result
 from meshlab.proofs import pcapng

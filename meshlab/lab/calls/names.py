@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from ipaddress import IPv6Address, ip_address
 
 from meshlab.errors import UsageError
-from meshlab.lab import urls
-from meshlab.lab.urls import Url
+from meshlab.lab.calls import urls
+from meshlab.lab.calls.urls import Url
 from meshlab.model import Address, Family, Mesh, Pod, Service, target_port
 from meshlab.topology.notes import did_you_mean, listed
 

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 
 from meshlab.errors import UsageError
-from meshlab.lab.names import behind
+from meshlab.lab.calls.names import behind
 from meshlab.model import (
     FAMILIES,
     Address,

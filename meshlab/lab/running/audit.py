@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from meshlab.errors import LabError
-from meshlab.lab.programs import describe_exit
+from meshlab.lab.running.programs import describe_exit
 from meshlab.lab.site import Site
 
 _LINES = 12

@@ -16,7 +16,7 @@ from collections.abc import Coroutine, Iterable
 from ipaddress import IPv4Address, IPv6Address
 from typing import Any, TypeVar
 
-from meshlab.lab.attempt import Attempt, End, Request
+from meshlab.lab.calls.attempt import Attempt, End, Request
 from meshlab.model import Address, Call, Outcome
 
 __all__ = ["Request", "TrafficLoop", "perform", "perform_all"]

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from meshlab.errors import LabError
 from meshlab.kernel.listening import NETLINK_SOCK_DIAG, Listener, listeners
 from meshlab.kernel.netlink import NetlinkSocket
-from meshlab.lab.names import ports_of
+from meshlab.lab.calls.names import ports_of
 from meshlab.lab.site import Site
 from meshlab.model import FAMILIES, Family, Pod
 from meshlab.plan.network import pod_netns

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from meshlab.lab.matrix import PlannedCell, missed_by_chance
+from meshlab.lab.proving.matrix import PlannedCell, missed_by_chance
 from meshlab.model import Call, Outcome, Verdict
 from meshlab.model.report import Cell, Passage, Result
 

@@ -13,12 +13,14 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from meshlab.errors import AuditError, LabError, LabLostError
-from meshlab.lab.attempt import Request
-from meshlab.lab.capture import Capture
-from meshlab.lab.evidence import save_somewhere, write_conversation
-from meshlab.lab.judging import Arrived, judge
+from meshlab.lab.calls.attempt import Request
+from meshlab.lab.calls.names import Target, behind
+from meshlab.lab.calls.requests import ask
 from meshlab.lab.lab import Lab, open_lab
-from meshlab.lab.matrix import (
+from meshlab.lab.proving.capture import Capture
+from meshlab.lab.proving.evidence import save_somewhere, write_conversation
+from meshlab.lab.proving.judging import Arrived, judge
+from meshlab.lab.proving.matrix import (
     BULK_BYTES,
     Control,
     PlannedCell,
@@ -27,8 +29,6 @@ from meshlab.lab.matrix import (
     control_for,
     missed_by_chance,
 )
-from meshlab.lab.names import Target, behind
-from meshlab.lab.requests import ask
 from meshlab.lab.settings import LabSettings
 from meshlab.lab.sources import Source
 from meshlab.model import Call, Family, Outcome, Pod, Topology

@@ -19,9 +19,9 @@ from typing import TYPE_CHECKING, Any
 
 from meshlab.errors import CannotTellError, ProofFailedError, UsageError
 from meshlab.lab.arguments import checks_arguments
-from meshlab.lab.arrivals import beyond, by_kernel
-from meshlab.lab.identities import AccessLogs
-from meshlab.lab.names import behind
+from meshlab.lab.calls.names import behind
+from meshlab.lab.proving.arrivals import beyond, by_kernel
+from meshlab.lab.proving.identities import AccessLogs
 from meshlab.model import Call, Family, Mesh, SpiffeId, Verdict
 from meshlab.model.report import Grade, Proof, Result
 from meshlab.oracle import connection, decide

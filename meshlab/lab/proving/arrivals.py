@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from meshlab.kernel.arrivals import ArrivalsSocket
 from meshlab.kernel.nft_wire import NETLINK_NETFILTER
-from meshlab.lab.names import behind, ports_of
+from meshlab.lab.calls.names import behind, ports_of
 from meshlab.lab.site import Site
 from meshlab.model import Address, Call, Mesh, Pod
 from meshlab.plan.network import pod_netns

@@ -13,8 +13,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Literal
 
-from meshlab.lab.attempt import Request
-from meshlab.lab.names import Target, behind
+from meshlab.lab.calls.attempt import Request
+from meshlab.lab.calls.names import Target, behind
 from meshlab.model import Mesh
 
 Kind = Literal["http", "tcp"]

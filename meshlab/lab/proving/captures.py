@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from meshlab.errors import LabError, LabLostError, UsageError
-from meshlab.lab.programs import Peer
+from meshlab.lab.running.programs import Peer
 from meshlab.lab.site import Site, named
 from meshlab.plan.network import CONTROL_PLANE, node_netns
 from meshlab.plan.network import FABRIC as FABRIC_NETNS

@@ -1,0 +1,1 @@
+"""Calls: what a name in one means, how it is planned, made and ended."""

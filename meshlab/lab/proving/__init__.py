@@ -1,0 +1,1 @@
+"""What is seen of calls, and proven from it: captures, the matrix, ``check``, evidence."""
