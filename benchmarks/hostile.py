@@ -26,7 +26,7 @@ PART = 10_000
 """Inputs that one process takes at a time."""
 DEADLINE_S = 10.0
 MOST_BYTES = 4 << 30
-"""Of memory, for a process that feeds parsers."""
+"""How much memory a process that feeds parsers may take."""
 MOST_RATIO = 10.0
 _SIZES = (1, 2, 4, 8)
 _LONGEST_BYTES = 16 * 1024
@@ -52,7 +52,7 @@ class Findings:
     """The results of one parser over all its inputs."""
 
     name: str
-    """Of the parser."""
+    """The parser's name."""
     inputs: int = 0
     undocumented: int = 0
     examples: list[str] = field(default_factory=list)

@@ -1,4 +1,4 @@
-"""What the programs of a lab send each other over their channels, in both directions, and what they print.
+"""Messages that the programs of a lab send each other over their channels, in both directions, and their output.
 
 Pods and node proxies have no channel. But their bytes are in what the programs that have one send (logs, canaries,
 refusals), and whoever overwrites such a program speaks in its name: so neither end trusts the other.

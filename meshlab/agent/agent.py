@@ -25,13 +25,10 @@ from typing import Any
 from meshlab.agent import rules
 from meshlab.agent.connection import Connection
 from meshlab.errors import KernelRefusedError, ProtocolError
-from meshlab.kernel.channel import Channel, ChannelClosedError
+from meshlab.kernel.channel import Channel, ChannelClosedError, wait_s
 from meshlab.plan import nft
 from meshlab.plan.redirect import inpod_rules
 from meshlab.protocols.zds import Acknowledged, AgentEffect, Refused, ZdsPod
-
-_LONGEST_S = 86_400.0
-"""No selector waits for ever: what is asked for longer is waited for a day."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,7 +150,7 @@ class Agent:
             self._channel.send({"id": request.get("id"), "error": f"{type(error).__name__}: {error}"})
 
     def _enrol(self, request: dict[str, Any], fds: list[int]) -> None:
-        deadline = time.monotonic() + min(_LONGEST_S, float(request.get("timeout_s", 10.0)))
+        deadline = time.monotonic() + wait_s(request, 10.0)
         enrolment = _Enrolment(request["id"], deadline, set())
         for asked, netns in zip(request["pods"], fds, strict=True):
             pod = EnrolledPod(_zds_pod(asked), netns)

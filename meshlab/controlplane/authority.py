@@ -31,7 +31,7 @@ class Authority:
         self.issued: dict[str, int] = {}
         """SPIFFE URI to how many certificates it was given."""
         self.shared_keys: list[str] = []
-        """Of each private key that is more than one workload's or proxy's, whose it is, as a sentence."""
+        """A sentence for each private key that two workloads or two proxies have, which says whose it is."""
         self._holders: dict[bytes, tuple[str, str]] = {}
 
     def create(self, request: Any, now: datetime, caller: str = "") -> tuple[SpiffeId, list[str]]:
@@ -59,7 +59,8 @@ class Authority:
         first = self._holders.setdefault(key, holder)
         if first != holder:
             both = " and ".join(f"{who} at {where}" for who, where in (first, holder))
-            self.shared_keys.append(f"one private key is that of {both}: whoever has it can pose as either")
+            shared = f"one private key is that of {both}: whoever has it can pose as either"
+            self.shared_keys += [shared] if shared not in self.shared_keys else []
 
     def identity(self, request: Any, csr: SigningRequest) -> SpiffeId:
         """For whom: whom a shared ztunnel impersonates, else the CSR's own name (a dedicated one)."""

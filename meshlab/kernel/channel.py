@@ -42,7 +42,16 @@ MAX_FDS = 253
 UNSENT_LIMIT_BYTES = 64 << 20
 """An end that leaves more than this unread is taken for lost."""
 MESSAGE_LIMIT_BYTES = 256 << 20
-"""Of one message: a memfd of any size costs its sender nothing, and its reader memory."""
+"""The largest message that is read: a memfd of any size costs its sender nothing, and its reader memory."""
+
+
+_LONGEST_WAIT_S = 86_400.0
+"""A selector cannot wait for ever: a request that asks for longer waits for a day."""
+
+
+def wait_s(request: Mapping[str, Any], default: float) -> float:
+    """Return how many seconds a request wants to wait at most: its ``timeout_s``."""
+    return min(_LONGEST_WAIT_S, float(request.get("timeout_s", default)))
 
 
 class ChannelClosedError(ConnectionError):

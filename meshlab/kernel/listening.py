@@ -61,7 +61,7 @@ def decode(body: bytes) -> Listener:
     """One ``inet_diag_msg``, with its attributes.
 
     Raises:
-        ValueError: it is none.
+        ValueError: the bytes are no such message.
     """
     port, packed = _MESSAGE.unpack_from(body)
     if body[0] == socket.AF_INET:

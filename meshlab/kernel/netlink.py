@@ -111,7 +111,7 @@ def attributes(data: bytes) -> Iterator[tuple[int, bytes]]:
 
 @contextlib.contextmanager
 def understood() -> Iterator[None]:
-    """What cannot be read of an answer is a ``ValueError``, wherever it breaks; decorates a function that reads one."""
+    """Decorate a function that reads an answer of the kernel: whatever it stumbles over becomes a ``ValueError``."""
     try:
         yield
     except (LookupError, struct.error) as error:

@@ -23,13 +23,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from meshlab.kernel.channel import Channel, ChannelClosedError
+from meshlab.kernel.channel import Channel, ChannelClosedError, wait_s
 from meshlab.kernel.recording import Log, Recording
 from meshlab.kernel.ring import Ring
 
 DEFAULT_LIMIT_BYTES = 256 << 20
-_LONGEST_S = 86_400.0
-"""No selector waits for ever: what is asked for longer is waited for a day."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +108,7 @@ class Recorder:
         self.channel.send({"id": request["id"]}, [self.recording.fd])
 
     def _op_position(self, request: dict[str, Any], _: list[int]) -> None:
-        deadline = time.monotonic() + min(_LONGEST_S, float(request.get("timeout_s", 0)))
+        deadline = time.monotonic() + wait_s(request, 0)
         self._waiting.append(_Waiting(request["id"], int(request.get("after", -1)), deadline))
 
     def _op_release(self, request: dict[str, Any], _: list[int]) -> None:

@@ -16,10 +16,10 @@ E = TypeVar("E", bound=x509.ExtensionType)
 
 
 def read_certificate(data: bytes) -> x509.Certificate:
-    """A certificate as PEM, or as DER.
+    """Read a certificate that is written as PEM or as DER.
 
     Raises:
-        ValueError: it is none.
+        ValueError: the bytes are no certificate.
     """
     read = x509.load_pem_x509_certificate if data.startswith(b"-----") else x509.load_der_x509_certificate
     try:

@@ -1,4 +1,4 @@
-"""What is wrong with a call that was made, as values: for campaigns and for files that are played."""
+"""Says what went wrong with a call. Campaigns and played files judge their calls here alike; nothing is raised."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Wrong:
     family: int = 0
     seen: str = ""
     number: int = 0
-    """Of the call."""
+    """The call's number in its lab."""
     stage: int = 0
     """Its place among the stages of an example, or among the steps of a file."""
     expect: Verdict | None = None
@@ -45,7 +45,7 @@ def fault(mesh: Mesh, call: Call, *, allowed: bool, arrived: str) -> str:
     """How ``call`` did not end as it should have; empty where it did.
 
     Args:
-        arrived: what reached a server and should not have, in words (``lab.arrivals.arrived``); else empty.
+        arrived: what reached a server and should not have, in words (``lab.proving.arrivals.arrived``); else empty.
     """
     detail = f"{call.outcome}{f' ({call.error})' if call.error else ''}"
     if allowed:
@@ -69,7 +69,7 @@ def _wrong_port(mesh: Mesh, call: Call) -> str:
 
 
 def in_clear(capture: Capture, calls: Sequence[Call]) -> tuple[list[Wrong], str]:
-    """What was in clear of calls between enrolled pods, and why that could not be told, if so."""
+    """Return what was in plaintext of calls between enrolled pods, and why that could not be told, if it could not."""
     if not calls:
         return [], ""
     proofs = [(call, proof) for call, proof in zip(calls, capture.encrypted(calls), strict=True)]

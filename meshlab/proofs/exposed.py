@@ -13,14 +13,14 @@ Source: https://datatracker.ietf.org/doc/draft-ietf-tls-keylogfile/
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from meshlab.proofs.flows import Flow
 from meshlab.proofs.forms import BASE64, HEX, RAW
 from meshlab.proofs.packets import TCP
-from meshlab.proofs.pieces import Key, Piece
-from meshlab.proofs.places import Streams, packet_texts, standing
+from meshlab.proofs.pieces import Key
+from meshlab.proofs.places import PacketTexts, Streams, standing
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,11 +48,11 @@ class _Written:
     needle: bytes
 
 
-def exposed(pieces: Sequence[Piece], streams: Streams, flows: Mapping[Key, Flow]) -> tuple[Exposed, ...]:
+def exposed(texts: PacketTexts, streams: Streams, flows: Mapping[Key, Flow]) -> tuple[Exposed, ...]:
     """Find where the sessions that were opened in the window are exposed in it, each once in each flow."""
     sessions = {stream.tls.random: flows[key] for key, stream in streams if stream.tls and stream.tls.random}
     needles = [one for random, session in sessions.items() for one in _written(random, session)]
-    passed = _texts(pieces, streams) if needles else {}
+    passed = _passed(texts, streams) if needles else {}
     found = {
         (one.session, key): Exposed(one.session, flows[key], one.encoding)
         for text, some in standing(needles, passed).items()
@@ -72,11 +72,11 @@ def _written(random: bytes, session: Flow) -> Iterator[_Written]:
         yield _Written(session, BASE64, text[-(-pad * 8 // 6) : (pad + len(random)) * 8 // 6])
 
 
-def _texts(pieces: Sequence[Piece], streams: Streams) -> dict[bytes, set[Key]]:
-    """What packets hold, and what streams hold that takes several; and the flows in which they pass."""
+def _passed(texts: PacketTexts, streams: Streams) -> dict[bytes, set[Key]]:
+    """Return, by each text of a packet or of a stream of several packets, the flows in which it passed."""
     passed: dict[bytes, set[Key]] = {}
-    for (text, _), packets in packet_texts(pieces).items():
-        passed[text] = {piece.keys[index] for piece, index in packets}
+    for (text, _), packets in texts.items():
+        passed.setdefault(text, set()).update(piece.keys[index] for piece, index in packets)
     for key, stream in streams:
         if key[3] == TCP and len(stream.chunks) > 1:
             passed.setdefault(b"".join(stream.chunks), set()).add(key)

@@ -18,14 +18,14 @@ from meshlab.proofs.fragments import Fragment, Fragments
 from meshlab.proofs.links import Wiring
 from meshlab.proofs.packets import RST, SYN, TCP, Header, Packet, lost_bytes, parse, recorded
 from meshlab.proofs.pieces import Key, Piece
-from meshlab.proofs.places import Place, Streams, findings, places, raw_places
+from meshlab.proofs.places import Place, Streams, findings, packet_texts, places, raw_places
 from meshlab.proofs.search import Search
 from meshlab.proofs.streams import Order, Stream
 from meshlab.proofs.unread import Unread
 from meshlab.proofs.window import Window
 
 _MOST_STREAMS = 1 << 17
-"""That are remembered from one window to the next: a pod can begin as many connections as it can send packets."""
+"""How many streams are remembered from one window to the next: a pod can begin one with each packet that it sends."""
 
 
 class Follower:
@@ -116,12 +116,13 @@ class Follower:
         followed = [(key, stream) for key, stream in seen if key not in ours]
         pieces = [*self._pieces, *self._joined]
         self.search.begin(sum(len(piece.buffer) for piece in pieces))
-        canaries = places(self.search, pieces, followed)
+        texts = packet_texts(pieces)
+        canaries = places(self.search, texts, followed)
         unread = self.search.unread + Counter({Unread.FRAGMENTS: self._fragmented, Unread.HOLES: _holes(seen)})
         flows = [(key, _flow(key, stream, wiring)) for key, stream in followed]
         return Window(
             flows=tuple(flow for _, flow in flows),
-            exposed=exposed(pieces, followed, dict(flows)),
+            exposed=exposed(texts, followed, dict(flows)),
             findings=findings(canaries, wiring),
             drops={node: count for node, count in drops.items() if count},
             lost_bytes=self._lost,

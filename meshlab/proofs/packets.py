@@ -165,8 +165,7 @@ def parse(buffer: bytes, start: int, end: int) -> Header:
     if kind == 0x0800:
         head, total, fragment, protocol, source, destination = _IPV4.unpack_from(buffer, at)
         # A length of 0 is a segment that the card (here: nobody) would still cut into packets.
-        if total and at + total < end:
-            end = at + total
+        end = min(end, at + total) if total else end
         at += (head & 15) * 4
         fragment &= _MORE | _OFFSET
     elif kind == 0x86DD and end - start >= 54:
@@ -196,18 +195,8 @@ def _extensions(buffer: bytes, protocol: int, at: int, end: int) -> tuple[int, i
 def _transport(buffer: bytes, protocol: int, source: bytes, destination: bytes, at: int, end: int) -> Header:
     if protocol == TCP and at + 20 <= end:
         source_port, destination_port, seq, offset, flags = _TCP.unpack_from(buffer, at)
-        payload = at + (offset >> 4) * 4
-        return Header(
-            protocol,
-            source,
-            destination,
-            source_port,
-            destination_port,
-            seq,
-            flags,
-            min(end, payload),
-            end,
-        )
+        payload = min(at + (offset >> 4) * 4, end)
+        return Header(protocol, source, destination, source_port, destination_port, seq, flags, payload, end)
     if protocol == UDP and at + 8 <= end:
         source_port, destination_port = _PORTS.unpack_from(buffer, at)
         return Header(protocol, source, destination, source_port, destination_port, 0, 0, at + 8, end)

@@ -17,12 +17,14 @@ from meshlab.proofs.flows import Finding
 from meshlab.proofs.forms import Form
 from meshlab.proofs.inflating import GZIP_MAGIC
 from meshlab.proofs.links import Wiring
-from meshlab.proofs.packets import TCP
+from meshlab.proofs.packets import NOT_IP, TCP
 from meshlab.proofs.pieces import Key, Piece
 from meshlab.proofs.search import Hit, Search, offsets
 from meshlab.proofs.streams import Stream
 
 Streams = Sequence[tuple[Key, Stream]]
+PacketTexts = dict[tuple[bytes, bool], list[tuple[Piece, int]]]
+"""A text that packets hold, and whether it is a segment of TCP -> the packets that hold it."""
 _HOP_BYTES = 26
 """What routers change of a frame is among its first bytes: MAC addresses, IPv6's hop limit, IPv4's TTL and checksum."""
 _REACH_BYTES = 8 * LONGEST_BYTES
@@ -30,7 +32,7 @@ _REACH_BYTES = 8 * LONGEST_BYTES
 
 
 class HasNeedle(Protocol):
-    """Something that is looked for by some bytes."""
+    """Something that is found by searching for some bytes."""
 
     @property
     def needle(self) -> bytes: ...
@@ -49,13 +51,13 @@ class Place(NamedTuple):
     reassembled: bool
 
 
-def places(search: Search, pieces: Sequence[Piece], streams: Streams) -> list[Place]:
+def places(search: Search, texts: PacketTexts, streams: Streams) -> list[Place]:
     """Find every canary in every packet and stream, in all its forms.
 
     A segment may cut a word's number off. Its stream shows whose the word is, so only what the stream finds without a
     number is left without one.
     """
-    found = [*_in_packets(search, pieces)]
+    found = [*_in_packets(search, texts)]
     known = {(place.key, place.hit.number, place.hit.encoding) for place in found if place.hit.number is not None}
     hit_keys = {place.key for place in found}
     followed = {key for key, stream in streams if len(stream.chunks) > 1 and not stream.pending}
@@ -78,9 +80,9 @@ def places(search: Search, pieces: Sequence[Piece], streams: Streams) -> list[Pl
 
 
 def _across(stream: Stream, data: bytes, whole: bool) -> bytes:
-    """What of a stream's ``data`` can hold a word that no packet shows whole, or all of it.
+    """Return the part of a stream's ``data`` that can hold a word which no single packet shows; or all of it.
 
-    Each packet was searched for itself, and so is nothing left of a stream that is a single one.
+    Each packet has been searched for itself, so nothing is left to search of a stream that is a single packet.
     """
     if len(stream.chunks) == 1:
         return b""
@@ -129,10 +131,9 @@ def raw_places(search: Search, pieces: Sequence[Piece], streams: Streams, wanted
     return found
 
 
-def _in_packets(search: Search, pieces: Sequence[Piece]) -> Iterator[Place]:
-    passed = packet_texts(pieces)
-    forms = standing(search.forms, (text for text, _ in passed))
-    for (text, segment), packets in passed.items():
+def _in_packets(search: Search, texts: PacketTexts) -> Iterator[Place]:
+    forms = standing(search.forms, (text for text, _ in texts))
+    for (text, segment), packets in texts.items():
         if segment and forms[text]:
             hits = search.plain(text, forms[text])
         elif not segment and (forms[text] or GZIP_MAGIC in text):
@@ -144,15 +145,16 @@ def _in_packets(search: Search, pieces: Sequence[Piece]) -> Iterator[Place]:
                 yield Place(piece.keys[index], hit, piece.packets[index].time_ns, reassembled=False)
 
 
-def packet_texts(pieces: Sequence[Piece]) -> dict[tuple[bytes, bool], list[tuple[Piece, int]]]:
-    """What packets hold, with whether it is TCP's; and the packets that hold it."""
-    passed: dict[tuple[bytes, bool], list[tuple[Piece, int]]] = {}
+def packet_texts(pieces: Sequence[Piece]) -> PacketTexts:
+    """Collect the texts of all packets, each once, however many links it has passed."""
+    passed: PacketTexts = {}
     for piece in pieces:
         for index in piece.searched:
             if index not in piece.joined:
                 packet = piece.packets[index]
-                text = piece.buffer[packet.start + _HOP_BYTES : packet.end]
-                passed.setdefault((text, piece.keys[index][3] == TCP), []).append((piece, index))
+                protocol = piece.keys[index][3]
+                start = packet.start if protocol == NOT_IP else packet.start + _HOP_BYTES
+                passed.setdefault((piece.buffer[start : packet.end], protocol == TCP), []).append((piece, index))
     return passed
 
 

@@ -68,7 +68,7 @@ class TlsRecords:
         self._head = b""
         self._left = 0
         self._hello = bytearray()
-        """The client's plaintext handshake, while its first encrypted record is awaited."""
+        """The plaintext handshake: a client's until its first encrypted record, a server's until its second record."""
         self._watched = True
         self.records = 0
         self.fault = ""
@@ -173,7 +173,7 @@ def _speaks_1_3(hello: bytes) -> bool:
 
 
 def _extensions(hello: bytes, at: int) -> dict[int, bytes] | None:
-    """The extensions of a hello, whose length stands at ``at``; ``None`` where they are not all there."""
+    """Return the extensions of a hello, the length of which stands at ``at``; ``None`` if they are not all there."""
     end = at + 2 + int.from_bytes(hello[at : at + 2])
     message_end = 4 + int.from_bytes(hello[1:4])
     if at == message_end:

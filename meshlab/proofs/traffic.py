@@ -64,31 +64,31 @@ class Traffic:
 
     def to_port(self, port: int) -> Times:
         """TCP to that port; what is on 15008, on either side, counts for that port only."""
-        return self._known(port, 0)
+        return self._known("destination_port", port)
 
     def from_port(self, port: int) -> Times:
-        """TCP from that port; as of ``to_port``."""
-        return self._known(port, 1)
+        """TCP from that port; 15008 counts as for ``to_port``."""
+        return self._known("source_port", port)
 
     @cached_property
     def _hbone(self) -> tuple[Flow, ...]:
         return tuple(flow for flow in self.flows if flow.is_hbone)
 
     @cached_property
-    def _times(self) -> dict[tuple[int, int], Times]:
+    def _times(self) -> dict[tuple[str, int], Times]:
         return {}
 
-    def _known(self, port: int, side: int) -> Times:
-        known = self._times.get((port, side))
+    def _known(self, side: str, port: int) -> Times:
+        known = self._times.get((side, port))
         if known is None:
-            some = self._hbone if port == HBONE_PORT else [flow for flow in self._others if flow.protocol == TCP]
-            of = [flow for flow in some if (flow.source_port if side else flow.destination_port) == port]
-            known = self._times[port, side] = _times(of) if of else NEVER
+            some = self._hbone if port == HBONE_PORT else self._others
+            of = [flow for flow in some if getattr(flow, side) == port]
+            known = self._times[side, port] = _times(of) if of else NEVER
         return known
 
     @cached_property
     def _others(self) -> tuple[Flow, ...]:
-        return tuple(flow for flow in self.flows if not flow.is_hbone)
+        return tuple(flow for flow in self.flows if flow.protocol == TCP and not flow.is_hbone)
 
 
 def _times(flows: list[Flow]) -> Times:

@@ -87,8 +87,8 @@ def nothing_in_clear(window: Window, wiring: Wiring, link: Link, family: Family,
     leaks = (finding for number in numbers for finding in window.by_call.get(number, ()) if finding.link == link)
     if leak := next(leaks, None):
         return draft.failed(str(leak))
-    if told := next((one for one in window.exposed if one.flow.link == link), None):
-        return draft.failed(str(told))
+    if leaked := next((one for one in window.exposed if one.flow.link == link), None):
+        return draft.failed(str(leaked))
     if wrong := next((flow for flow in others if not flow.is_hbone), None):
         return draft.failed(f"not on 15008: {wrong}")
     traffic = Traffic(others)
@@ -120,8 +120,8 @@ def links_to_prove(
     """
     crossed = {link for call, targets in calls for way in routes(wiring, call, targets) for link in way.links}
     talked = {link for link in window.by_link if _between_enrolled(window, wiring, link, family)}
-    told = {one.flow.link for one in window.exposed}
-    return sorted(crossed | talked | told | {finding.link for finding in window.by_call.get(None, ())})
+    exposing = {one.flow.link for one in window.exposed}
+    return sorted(crossed | talked | exposing | {finding.link for finding in window.by_call.get(None, ())})
 
 
 def _in_clear(window: Window, call: Call, ways: Iterable[Route]) -> str:
@@ -130,8 +130,8 @@ def _in_clear(window: Window, call: Call, ways: Iterable[Route]) -> str:
     if leaks:
         return f"{leaks[0]}" + (f", and in {len(leaks) - 1} more places" if len(leaks) > 1 else "")
     for way in ways:
-        if told := exposed_session(window, way):
-            return str(told)
+        if leaked := exposed_session(window, way):
+            return str(leaked)
         if flow := not_tls(window, way):
             return f"{flow}: {flow.not_tls}"
         if link := on_application_port(window, way, call):

@@ -151,7 +151,7 @@ MUTANTS = _named(
         "lets a tunnelled connection go on that a new policy denies, when its client has sent its FIN",
     ),
     _unseen_three(
-        "encrypts-with-a-zero-key", "shakes hands as it should, and then encrypts its records with a key of zeros"
+        "encrypts-with-a-zero-key", "shakes hands as it should, then encrypts with a key of zeros; no check sees it"
     ),
     _unseen_three("makes-keys-from-names", "makes the private key of each workload from the workload's identity"),
     _unseen_three(

@@ -311,7 +311,7 @@ def test_the_answer_to_a_refused_push_names_who_has_not_gone_back(world: World) 
     one.synchronise()
     two.synchronise()
     world.lab.answer(pushed)
-    pushed = world.lab.begin_set(WITH_DENY, both, timeout_s=0.5)
+    pushed = world.lab.begin_set(WITH_DENY, both, timeout_s=2.0)
     two.hear()
     one.hear({"shop/deny": "no"})
     one.hear()  # and node-2 is busy

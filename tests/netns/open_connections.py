@@ -60,6 +60,13 @@ kind: PeerAuthentication
 metadata: {name: strict, namespace: shop}
 spec: {mtls: {mode: STRICT}}
 """
+SAME_NAME_ELSEWHERE = """
+apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata: {name: no-client, namespace: out}
+spec: {action: DENY, rules: [{to: [{operation: {ports: ["1"]}}]}]}
+"""
+"""Named as ``DENY_CLIENT`` is, and of another namespace."""
 FIRST_WORDS = {
     "TLS": bytes.fromhex("1603010200010001fc0303") + bytes(32),
     "HTTP/2": b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
@@ -114,6 +121,21 @@ def ends(sock: socket.socket) -> bool:
         return True
     except TimeoutError:
         return False
+
+
+def is_lifted_by_a_namesake(lab: Lab) -> bool:
+    """Whether a policy of the same name in another namespace takes the effect of a policy away."""
+    lab.apply(DENY_CLIENT)
+    lab.apply(SAME_NAME_ELSEWHERE)
+    return lab.pod("shop/client").http("http://shop/far:8080/").answered
+
+
+def keeps_its_first_action(lab: Lab) -> bool:
+    """Whether a policy that comes again with another action, and all else as before, has the effect of the first."""
+    lab.apply(DENY_CLIENT.replace("DENY", "ALLOW"))
+    assert lab.pod("shop/client").http("http://shop/far:8080/").answered
+    lab.apply(DENY_CLIENT)
+    return lab.pod("shop/client").http("http://shop/far:8080/").answered
 
 
 def says_in_plaintext(lab: Lab, words: bytes) -> bool:

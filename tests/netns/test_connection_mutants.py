@@ -29,6 +29,8 @@ from open_connections import (
     is_cut_by_a_policy,
     is_cut_while_its_app_is_dialled,
     is_denied_after_a_version_was_refused,
+    is_lifted_by_a_namesake,
+    keeps_its_first_action,
     reaches_loopback,
     readiness,
     says_in_plaintext,
@@ -74,6 +76,8 @@ CAUGHT: dict[str, Callable[[Lab], bool]] = {
     "keeps-the-window-of-abandoned-answers": lambda lab: set(calls_after_abandoned_downloads(lab)) == {Outcome.TIMEOUT},
     "opens-every-port-of-a-service": _calls_an_undeclared_port,
     "takes-any-tls-for-strict": lambda lab: _passes_strict(lab, FIRST_WORDS["TLS"]),
+    "keeps-policies-by-name": is_lifted_by_a_namesake,
+    "sees-changes-of-rules-only": keeps_its_first_action,
     "opens-loopback-to-the-mesh": lambda lab: reaches_loopback(lab, "shop/client", 6),
 }
 SETTINGS: dict[str, dict[str, Any]] = {
@@ -100,8 +104,6 @@ ELSEWHERE = {
     "admits-at-ephemeral-ports",
     "keeps-one-port-of-a-service",
     "reads-four-values-of-a-list",
-    "keeps-policies-by-name",
-    "sees-changes-of-rules-only",
     "shows-certificates-to-everybody",
     "hands-out-its-session-keys",
     "takes-the-last-peer-for-this-one",

@@ -22,6 +22,8 @@ from open_connections import (
     is_cut_by_a_policy,
     is_cut_while_its_app_is_dialled,
     is_denied_after_a_version_was_refused,
+    is_lifted_by_a_namesake,
+    keeps_its_first_action,
     open_to,
     reaches_loopback,
     readiness,
@@ -82,6 +84,14 @@ def test_a_service_has_no_port_but_those_that_it_declares(mesh: Lab, port: int, 
     host = f"[{address}]" if family == 6 else str(address)
     call = mesh.pod("shop/client").http(f"http://{host}:{port}/")
     assert not call.answered
+
+
+def test_a_policy_is_known_by_its_namespace_too(mesh: Lab) -> None:
+    assert not is_lifted_by_a_namesake(mesh)
+
+
+def test_a_policy_that_comes_with_another_action_has_that_one(mesh: Lab) -> None:
+    assert not keeps_its_first_action(mesh)
 
 
 @pytest.mark.parametrize("words", FIRST_WORDS.values(), ids=FIRST_WORDS)

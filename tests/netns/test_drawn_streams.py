@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
-from drawn_streams import CHANGE_S, CONNECTIONS, END_S, Script, Seen, content, draw, faults, is_varied, wrong
+from drawn_streams import CHANGE_S, CONNECTIONS, END_S, LATE_S, Script, Seen, content, draw, faults, is_varied, wrong
 
 SCRIPTS = draw(1, CONNECTIONS)
 
@@ -65,6 +65,21 @@ def test_what_goes_wrong_at_one_end_is_said(spoil: Callable[[Seen], None], at_cl
     both = _right(script)
     spoil(both[0 if at_client else 1])
     assert len([*faults(script, *both)]) == 1
+
+
+def test_what_comes_long_after_it_was_sent_is_said() -> None:
+    script = next(one for one in SCRIPTS if one.reset_s is None and one.server.is_quick and not any(one.client.unread))
+    at_client, at_server = _right(script)
+    at_client.came = [(0, script.server.writes[0][0] + LATE_S - 0.1)]
+    assert [*faults(script, at_client, at_server)] == []
+    at_client.came.append((64, script.server.sent_at(64) + LATE_S + 0.1))
+    assert [fault for fault in faults(script, at_client, at_server) if "after it was sent" in fault]
+
+
+def test_a_second_connection_at_the_server_is_said() -> None:
+    at_client, at_server = _right(SCRIPTS[0])
+    at_server.more = 1
+    assert [*faults(SCRIPTS[0], at_client, at_server)] == ["1 more connections came to the server"]
 
 
 def test_what_comes_through_long_after_the_policy_that_denies_it_is_said() -> None:

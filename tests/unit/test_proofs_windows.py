@@ -206,6 +206,15 @@ def test_icmp_between_enrolled_pods_is_listed_and_anything_else_beside_15008_is_
     assert (proof.result, proof.reason[:20]) == (Result.FAILED, "not on 15008: UDP 10")
 
 
+@pytest.mark.parametrize("pack", [bytes, gzip.compress], ids=["raw", "gzip"])
+def test_a_frame_that_is_no_ip_is_searched_from_its_first_byte(pack: Callable[[bytes], bytes]) -> None:
+    """0x88B5 is an EtherType for experiments (IEEE 802): what stands behind it is whatever its sender likes."""
+    script, word = scenes.Script(), canary(scenes.SECRET, 7)
+    script.put(scenes.FABRIC_1, True, bytes(12) + b"\x88\xb5" + pack(word))
+    (window,) = windows([(True, script.frames)])
+    assert {finding.number for finding in window.findings} == {7}
+
+
 def _fabric_proof(script: scenes.Script) -> Proof:
     beacons = beacon.opening(scenes.BEACON_SECRET, [(0, 4)], 1)
     lit = [

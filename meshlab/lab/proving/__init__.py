@@ -1,1 +1,1 @@
-"""What is seen of calls, and proven from it: captures, the matrix, ``check``, evidence."""
+"""Seeing calls and proving things of them: captures, the matrix, ``check``, evidence."""
