@@ -3,6 +3,7 @@
 from meshlab.model.call import Call, Outcome, Peer
 from meshlab.model.connection import Connection, Decision
 from meshlab.model.identity import SpiffeId
+from meshlab.model.instance import InstanceId, Role
 from meshlab.model.mesh import DATAPLANE_MODE, Mesh, has_labels, target_port
 from meshlab.model.policy import (
     Action,
@@ -19,11 +20,14 @@ from meshlab.model.workload import (
     FAMILIES,
     Address,
     ContainerPort,
+    EndpointPort,
+    Endpoints,
     Family,
     Labels,
     Namespace,
     Pod,
     Program,
+    RestartPolicy,
     Service,
     ServicePort,
 )
@@ -41,8 +45,11 @@ __all__ = [
     "Connection",
     "ContainerPort",
     "Decision",
+    "EndpointPort",
+    "Endpoints",
     "Expectation",
     "Family",
+    "InstanceId",
     "Labels",
     "Mesh",
     "MtlsMode",
@@ -55,6 +62,8 @@ __all__ = [
     "Pod",
     "PolicyStep",
     "Program",
+    "RestartPolicy",
+    "Role",
     "Rule",
     "Service",
     "ServicePort",

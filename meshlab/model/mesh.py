@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from meshlab.model.policy import AuthorizationPolicy, PeerAuthentication
-from meshlab.model.workload import Labels, Namespace, Pod, Service, ServicePort
+from meshlab.model.workload import Endpoints, Labels, Namespace, Pod, Service, ServicePort
 
 DATAPLANE_MODE = "istio.io/dataplane-mode"
 _NEVER_ENROLLED = frozenset({"kube-system"})
@@ -23,11 +23,14 @@ class Mesh:
     pods: tuple[Pod, ...] = ()
     """In the order of the file."""
     services: tuple[Service, ...] = ()
+    endpoints_by_hand: tuple[Endpoints, ...] = ()
     authorization_policies: tuple[AuthorizationPolicy, ...] = ()
     peer_authentications: tuple[PeerAuthentication, ...] = ()
     """In the order of the file, which is their age: the oldest wins."""
     trust_domain: str = "cluster.local"
     root_namespace: str = "istio-system"
+    places: int = 0
+    """How many places pods have had: the next pod that is added gets the addresses of this one."""
 
     def pod(self, key: str) -> Pod:
         """The pod ``namespace/name``.

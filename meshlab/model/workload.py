@@ -12,6 +12,8 @@ from meshlab.model.identity import SpiffeId
 Family = Literal[4, 6]
 Labels = Mapping[str, str]
 Address = IPv4Address | IPv6Address
+RestartPolicy = Literal["Always", "OnFailure", "Never"]
+"""As of a Pod's ``spec.restartPolicy``."""
 
 FAMILIES: tuple[Family, ...] = (4, 6)
 
@@ -65,6 +67,12 @@ class Pod:
     """Mount paths of ``emptyDir`` volumes."""
     workload: str = ""
     """Name of the Deployment the pod came from, else empty."""
+    init: tuple[Program, ...] = ()
+    """What its init containers run, one after the other, before ``program`` starts."""
+    restart_policy: RestartPolicy = "Always"
+    """Whether ``program`` is started again when it ends."""
+    incarnation: int = 0
+    """How many pods of this name there were before: one that is deleted and created again is another pod."""
 
     @property
     def key(self) -> str:
@@ -74,7 +82,7 @@ class Pod:
     @property
     def uid(self) -> str:
         """What ZDS calls the pod; equal on every machine, and unique, since a namespace has no dot."""
-        return f"uid-{self.namespace}.{self.name}"
+        return f"uid{self.incarnation or ''}-{self.namespace}.{self.name}"
 
     def address(self, family: Family) -> Address:
         return self.ipv4 if family == 4 else self.ipv6
@@ -113,3 +121,26 @@ class Service:
 
     def address(self, family: Family) -> Address | None:
         return self.ipv4 if family == 4 else self.ipv6
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EndpointPort:
+    number: int
+    name: str = ""
+    """That of the Service's port which leads here."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Endpoints:
+    """Endpoints, or an EndpointSlice, that somebody wrote for a Service without a selector."""
+
+    name: str
+    namespace: str
+    service: str
+    """Name of the Service, which is of the same namespace."""
+    addresses: tuple[Address, ...] = ()
+    ports: tuple[EndpointPort, ...] = ()
+
+    @property
+    def key(self) -> str:
+        return f"{self.namespace}/{self.name}"
