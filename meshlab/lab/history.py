@@ -7,7 +7,7 @@ begin(B) ----- both A and B ----- back()              from then on only A
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from meshlab.model import Mesh
 
