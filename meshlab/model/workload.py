@@ -12,6 +12,9 @@ from meshlab.model.identity import SpiffeId
 Family = Literal[4, 6]
 Labels = Mapping[str, str]
 Address = IPv4Address | IPv6Address
+BYPASS_INBOUND = "ambient.istio.io/bypass-inbound-capture"
+_TRUE = frozenset({"1", "t", "T", "TRUE", "true", "True"})
+"""What Go's strconv.ParseBool takes for true."""
 RestartPolicy = Literal["Always", "OnFailure", "Never"]
 """As of a Pod's ``spec.restartPolicy``."""
 
@@ -83,6 +86,14 @@ class Pod:
     def uid(self) -> str:
         """What ZDS calls the pod; equal on every machine, and unique, since a namespace has no dot."""
         return f"uid{self.incarnation or ''}-{self.namespace}.{self.name}"
+
+    @property
+    def bypasses_inbound(self) -> bool:
+        """Whether inbound traffic is left alone although the pod is in the mesh: HBONE still gets in.
+
+        Source: https://istio.io/latest/docs/reference/config/annotations/#AmbientBypassInboundCapture
+        """
+        return self.annotations.get(BYPASS_INBOUND, "").strip() in _TRUE
 
     def address(self, family: Family) -> Address:
         return self.ipv4 if family == 4 else self.ipv6

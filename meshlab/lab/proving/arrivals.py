@@ -64,10 +64,9 @@ def count(
         before: what the kernel had counted at that moment (``by_kernel``).
     """
     canaries = {call.canary.decode(): call.number for call in calls}
-    asked = {
-        node: echo.post("received", canaries=list(canaries), since_ns=since_ns) for node, echo in site.echoes.items()
-    }
-    answers = [site.echoes[node].answer(number, _PATIENCE_S)[0] for node, number in asked.items()]
+    echoes = list(site.peers("echo").values())
+    asked = [echo.post("received", canaries=list(canaries), since_ns=since_ns) for echo in echoes]
+    answers = [echo.answer(number, _PATIENCE_S)[0] for echo, number in zip(echoes, asked, strict=True)]
     now = by_kernel(site, mesh)
     return Arrivals(
         since_ns=since_ns,
@@ -89,9 +88,9 @@ def _arrival(pod: str, port: int, client: str, client_port: int, opened_ns: int,
 # --- programs of pods' own -------------------------------------------------------------------------------------------
 
 
-def watch(site: Site) -> None:
-    """Begin to count in every pod that runs a program of its own; before its link opens, so that none is missed."""
-    for pod in site.topology.mesh.pods:
+def watch(site: Site, pods: Sequence[Pod]) -> None:
+    """Begin to count in those that run a program of their own; before their links open, so that none is missed."""
+    for pod in pods:
         if pod.program is not None:
             with _opened(site, pod) as arrivals:
                 arrivals.watch()
