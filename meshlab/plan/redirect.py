@@ -13,6 +13,7 @@ Source: https://github.com/istio/istio/blob/master/cni/pkg/nftables/nftables.go
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
 
@@ -68,18 +69,24 @@ class Redirection:
     routing: tuple[Change, ...]
 
 
-def inpod_rules() -> Redirection:
-    """What is written into every enrolled pod; the same for all of them."""
-    return Redirection((_nat(), _mangle()), _routing())
+@functools.cache
+def inpod_rules(*, bypass_inbound: bool = False) -> Redirection:
+    """What is written into an enrolled pod; the same for all of them.
+
+    Args:
+        bypass_inbound: the pod has the annotation ``ambient.istio.io/bypass-inbound-capture``: what comes in as
+            plaintext goes straight to the app, and HBONE still meets the node proxy.
+    """
+    return Redirection((_nat(() if bypass_inbound else _nat_prerouting()), _mangle()), _routing())
 
 
-def _nat() -> Table:
+def _nat(prerouting: tuple[Rule, ...]) -> Table:
     return Table(
         "istio-ambient-nat",
         (
             _base("prerouting", ChainType.NAT, -100),
             _base("output", ChainType.NAT, -100),
-            Chain("istio-prerouting", None, _nat_prerouting()),
+            Chain("istio-prerouting", None, prerouting),
             Chain("istio-output", None, _nat_output()),
         ),
     )
