@@ -155,7 +155,7 @@ def test_what_is_there_already_is_fine_where_that_is_said(edge: Edge) -> None:
     routes, fds = edge(["left", "right"])["left"]
     routes.apply([LINK, LinkUp(A), HOST, RULE], fds)
     routes.apply([HOST, RULE, ADDRESS4], fds, present_is_fine=True)
-    with pytest.raises(KernelRefusedError, match="assign .* to a in netns"):
+    with pytest.raises(KernelRefusedError, match=r"assign .* to a in netns"):
         routes.apply([ADDRESS4], fds)
 
 
