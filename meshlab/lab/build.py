@@ -40,6 +40,7 @@ _PROXY_CAPABILITIES = ("NET_ADMIN", "SYS_ADMIN")
 """What a ztunnel needs, measured: to enter a pod's netns, and for SO_MARK and IP_TRANSPARENT there."""
 _AGENT_CAPABILITIES = ("NET_ADMIN", "SYS_ADMIN")
 _BACKLOG = 512
+_LISTEN_S = 10.0
 
 
 @dataclass(slots=True)
@@ -92,7 +93,9 @@ def _build(site: Site, started: float) -> Built:
         recorder = _start_recorder(site)
         control_plane = start_control_plane(site)
         _start_agents(site)
-        _start_echoes(site)
+        listening = _start_echoes(site)
+    for node, number in listening.items():
+        site.echoes[node].answer(number, _LISTEN_S)
     opening = open_rings(site, recorder)
     _build_pods(site)
     arrivals.watch(site)
@@ -259,11 +262,13 @@ def _slot(site: Site, node: str) -> NodeSlot:
     )
 
 
-def _start_echoes(site: Site) -> None:
+def _start_echoes(site: Site) -> dict[str, int]:
     """One process a node serves all its pods that run nothing else, on sockets that already listen in them.
 
-    It may start early: nobody reaches a pod before its link opens.
+    It may start early: nobody reaches a pod before its link opens. Returns, by node, the number of the request whose
+    answer says that it serves.
     """
+    listening: dict[str, int] = {}
     for node in site.topology.nodes:
         served = [
             (pod, port)
@@ -284,23 +289,26 @@ def _start_echoes(site: Site) -> None:
         program = site.programs.python(
             f"echo@{node.name}",
             site.settings.part("echo"),
-            {
-                "pods": [
-                    {
-                        "pod": pod.key,
-                        "port": port.number,
-                        "listener": place,
-                        "mode": "server-first" if port.server_first else "echo",
-                    }
-                    for place, (pod, port) in enumerate(served)
-                ]
-            },
-            {f"listener-{place}": listener.detach() for place, listener in enumerate(listeners)},
+            {},
+            {},
             netns=site.netns[node_netns(node.name)],
             mntns=site.mounts.of_node(node.name),
         )
         assert program.peer is not None
+        entries = [
+            {
+                "pod": pod.key,
+                "port": port.number,
+                "listener": place,
+                "mode": "server-first" if port.server_first else "echo",
+            }
+            for place, (pod, port) in enumerate(served)
+        ]
+        listening[node.name] = program.peer.post("listen", [sock.fileno() for sock in listeners], pods=entries)
+        for listener in listeners:
+            listener.close()
         site.echoes[node.name] = program.peer
+    return listening
 
 
 def _start_pod_programs(site: Site) -> None:

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
 
 from meshlab.model import FAMILIES, Address
-from meshlab.plan.changes import DEFAULT4, DEFAULT6, LO, Change, End, MarkRule, Route, RouteKind
+from meshlab.plan.changes import DEFAULT4, DEFAULT6, LO, End, MarkRule, Route, RouteKind
 from meshlab.plan.nft import (
     Accept,
     BaseChain,
@@ -66,7 +66,7 @@ class Redirection:
     """Everything that is written into an enrolled pod."""
 
     ruleset: Ruleset
-    routing: tuple[Change, ...]
+    routing: tuple[MarkRule | Route, ...]
 
 
 @functools.cache
@@ -134,7 +134,7 @@ def _nat_output() -> tuple[Rule, ...]:
     return (*probes, returning, *to_itself, *captured)
 
 
-def _routing() -> tuple[Change, ...]:
+def _routing() -> tuple[MarkRule | Route, ...]:
     rules = tuple(
         MarkRule(family=family, preference=RETURN_PREFERENCE, mark=RETURN_MARK, mask=MARK_MASK, table=RETURN_TABLE)
         for family in FAMILIES

@@ -224,8 +224,10 @@ def seen_change(world: World, change: Change, netns: str) -> bool:
             return change in _routes(world, netns)
         case MarkRule():
             return change in _rules(world, netns)
-        case _:
-            return _link(world, netns, change.end)[3] == 1  # IN6_ADDR_GEN_MODE_NONE
+        case Silence(end):
+            return _link(world, netns, end)[3] == 1  # IN6_ADDR_GEN_MODE_NONE
+        case LinkDown() | LinkDelete() | Removed():
+            raise AssertionError(f"{change}: what is gone has nothing to be seen")
 
 
 def _link(world: World, netns: str, end: End) -> tuple[str, bool, bool, int]:

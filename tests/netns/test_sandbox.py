@@ -267,8 +267,8 @@ def test_the_number_of_a_forgotten_namespace_is_never_given_again_and_using_it_i
     descriptors = len(os.listdir("/proc/self/fd"))
     room.sandbox.forget([netns], [mntns])
     assert len(os.listdir("/proc/self/fd")) == descriptors - 3
-    made = [*room.sandbox.netns(["new", "newer"]), room.sandbox.mntns(Furniture())]
-    assert not {one.number for one in made} & {netns.number, mntns.number}
+    numbers = {one.number for one in room.sandbox.netns(["new", "newer"])} | {room.sandbox.mntns(Furniture()).number}
+    assert not numbers & {netns.number, mntns.number}
     with pytest.raises(KernelRefusedError):
         room.sandbox.sockets([(netns, socket.AF_INET, socket.SOCK_STREAM, 0)])
     with pytest.raises(KernelRefusedError):
