@@ -170,7 +170,7 @@ async def _answered_by_echo(ours: Channel, control: int, data: bytes) -> None:
 
     loop.set_exception_handler(failed)
     loop.add_reader(ours, answered.set)
-    echo = Echo({"pods": []}, {"control": control})
+    echo = Echo(Channel.from_fd(control))
     served = loop.create_task(echo.run())
     _say(ours, data)
     await answered.wait()

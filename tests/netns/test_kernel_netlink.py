@@ -26,6 +26,7 @@ import pytest
 from meshlab.agent import rules
 from meshlab.errors import KernelRefusedError
 from meshlab.kernel import namespaces as ns
+from meshlab.kernel import nft_wire
 from meshlab.kernel.channel import Channel, pair
 from meshlab.kernel.netlink import NETLINK_ROUTE, RouteSocket
 from meshlab.kernel.nft_wire import NETLINK_NETFILTER
@@ -39,8 +40,11 @@ from meshlab.plan.changes import (
     Batch,
     Change,
     End,
+    LinkDelete,
+    LinkDown,
     LinkUp,
     MarkRule,
+    Removed,
     Route,
     RouteKind,
     Silence,
@@ -77,6 +81,13 @@ def serve(channel: Channel) -> None:
                 channel.send({}, [sock.fileno()])
         elif request["op"] == "enrol":
             rules.write(made[key], key, inpod_rules())
+            channel.send({"answer": nft.text(rules.read(made[key], key, inpod_rules()))})
+        elif request["op"] == "ensure":
+            wanted = inpod_rules(bypass_inbound=request["bypass_inbound"])
+            written = rules.ensure(made[key], key, wanted)
+            channel.send({"answer": [written, nft.text(rules.read(made[key], key, wanted))]})
+        elif request["op"] == "release":
+            rules.remove(made[key], key, inpod_rules())
             channel.send({"answer": nft.text(rules.read(made[key], key, inpod_rules()))})
         elif request["op"] == "write":
             with open(f"/proc/sys/{request['name']}", "w") as file:
@@ -213,8 +224,10 @@ def seen_change(world: World, change: Change, netns: str) -> bool:
             return change in _routes(world, netns)
         case MarkRule():
             return change in _rules(world, netns)
-        case _:
-            return _link(world, netns, change.end)[3] == 1  # IN6_ADDR_GEN_MODE_NONE
+        case Silence(end):
+            return _link(world, netns, end)[3] == 1  # IN6_ADDR_GEN_MODE_NONE
+        case LinkDown() | LinkDelete() | Removed():
+            raise AssertionError(f"{change}: what is gone has nothing to be seen")
 
 
 def _link(world: World, netns: str, end: End) -> tuple[str, bool, bool, int]:
@@ -440,6 +453,73 @@ def test_the_agent_writes_rules_and_routing_once_however_often_it_is_asked(world
     assert text == render(inpod_rules().ruleset)
     found = [*_rules(world, "pod:shop/client"), *_routes(world, "pod:shop/client")]
     assert [found.count(change) for change in inpod_rules().routing] == [1, 1, 1, 1]
+
+
+def enrolled(world: World) -> str:
+    """A pod with the rules in it, and a rule and a route of its own."""
+    pod = "pod:shop/client"
+    world.make((pod,))
+    world.route(pod).apply([LinkUp(End("lo", LO)), *OWN])
+    world.ask("enrol", pod)
+    return pod
+
+
+OWN: tuple[Route | MarkRule, ...] = (
+    MarkRule(family=4, preference=100, mark=0x7, mask=0xF, table=7),
+    Route(destination=ip_network("10.0.0.0/8"), end=End("lo", LO), kind=RouteKind.LOCAL, table=100),
+)
+
+
+def test_rules_that_are_right_are_not_written_again_and_counters_stay(world: World) -> None:
+    pod = enrolled(world)
+    before = world.nft(pod).dump(nft_wire.GETRULE, nft_wire.HEAD)
+    (written, text), _ = world.ask("ensure", pod, bypass_inbound=False)
+    assert (written, text) == (False, render(inpod_rules().ruleset))
+    assert world.nft(pod).dump(nft_wire.GETRULE, nft_wire.HEAD) == before, "also their handles are the old ones"
+
+
+def test_rules_that_differ_are_written_again(world: World) -> None:
+    pod = enrolled(world)
+    (written, text), _ = world.ask("ensure", pod, bypass_inbound=True)
+    assert (written, text) == (True, render(inpod_rules(bypass_inbound=True).ruleset))
+    assert world.ask("ensure", pod, bypass_inbound=True)[0][0] is False
+    world.nft(pod).delete(["istio-ambient-mangle"])
+    world.route(pod).apply([Removed(inpod_rules().routing[0])])
+    (written, text), _ = world.ask("ensure", pod, bypass_inbound=False)
+    assert (written, text) == (True, render(inpod_rules().ruleset))
+    assert set(inpod_rules().routing) <= {*_rules(world, pod), *_routes(world, pod)}
+
+
+@pytest.mark.parametrize("times", [1, 2])
+def test_a_released_pod_has_none_of_our_rules_and_all_of_its_own(world: World, times: int) -> None:
+    pod = enrolled(world)
+    own = nft.Table("of-the-pod", (nft.Chain("a", None, ((nft.Counter(), nft.Accept()),)),))
+    world.nft(pod).apply((own,))
+    for _ in range(times):
+        assert world.ask("release", pod)[0] == ""
+    found = [*_rules(world, pod), *_routes(world, pod)]
+    assert not set(inpod_rules().routing) & set(found)
+    assert set(OWN) <= set(found)
+    assert world.nft(pod).read((own,)) == (own,)
+
+
+def test_tables_that_are_not_there_are_no_error_to_delete(world: World) -> None:
+    world.make(("pod:shop/client",))
+    world.nft("pod:shop/client").delete(["istio-ambient-nat", "nowhere"])
+
+
+def test_pyroute2_sees_what_was_taken_away_no_more(world: World) -> None:
+    network, sockets = build(world)
+    open_pods(network, sockets)
+    pod = network.pods["shop/client"]
+    sockets[pod.netns].apply(inpod_rules().routing)
+    sockets[pod.netns].apply([Removed(change) for change in inpod_rules().routing])
+    assert not any(seen_change(world, change, pod.netns) for change in inpod_rules().routing)
+    sockets[pod.netns].apply([LinkDown(pod.eth0)])
+    assert not _link(world, pod.netns, pod.eth0)[2]
+    sockets[pod.node_netns].apply([LinkDelete(pod.host_end)])
+    for netns, end in ((pod.netns, pod.eth0), (pod.node_netns, pod.host_end)):
+        assert end.index not in [link["index"] for link in world.pyroute2(netns, "link")]
 
 
 @pytest.mark.skipif(NFT is None, reason="nft is not installed here (package nftables)")
