@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from meshlab.errors import (
         AuditError,
         CannotTellError,
+        ConnectionEndedError,
         DeadlineError,
         EvidenceError,
         HostNotReadyError,
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     )
     from meshlab.kernel.execute import Completed
     from meshlab.lab import Capture, Lab, LabSettings, PodHandle, Settings, open_lab
+    from meshlab.lab.calls.connections import OpenConnection
     from meshlab.model import Call, Outcome, SpiffeId
     from meshlab.model.report import Grade, Proof, Result
 
@@ -38,6 +40,7 @@ __all__ = [
     "CannotTellError",
     "Capture",
     "Completed",
+    "ConnectionEndedError",
     "DeadlineError",
     "EvidenceError",
     "Grade",
@@ -50,6 +53,7 @@ __all__ = [
     "MeshlabError",
     "NotAcknowledgedError",
     "NotEnrolledError",
+    "OpenConnection",
     "Outcome",
     "PodHandle",
     "Proof",
@@ -72,6 +76,7 @@ _HOMES = {
     "CannotTellError": "meshlab.errors",
     "Capture": "meshlab.lab",
     "Completed": "meshlab.kernel.execute",
+    "ConnectionEndedError": "meshlab.errors",
     "DeadlineError": "meshlab.errors",
     "EvidenceError": "meshlab.errors",
     "Grade": "meshlab.model.report",
@@ -84,6 +89,7 @@ _HOMES = {
     "MeshlabError": "meshlab.errors",
     "NotAcknowledgedError": "meshlab.errors",
     "NotEnrolledError": "meshlab.errors",
+    "OpenConnection": "meshlab.lab.calls.connections",
     "Outcome": "meshlab.model",
     "PodHandle": "meshlab.lab",
     "Proof": "meshlab.model.report",

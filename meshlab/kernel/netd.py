@@ -263,7 +263,7 @@ class Netd:
         """Signal every process of a mount namespace, also those that are born meanwhile."""
         signalled: set[int] = set()
         number = signal.Signals(request["signal"])
-        for _ in range(_ROUNDS):
+        for _round in range(_ROUNDS):
             found = set(self._inhabitants(request["mntns"])) - signalled
             for pid in found:
                 with contextlib.suppress(ProcessLookupError):

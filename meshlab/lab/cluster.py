@@ -9,7 +9,6 @@ What starts a program is used again when it is restarted: each start is another 
 from __future__ import annotations
 
 import os
-import secrets
 from collections.abc import Sequence
 
 from meshlab.implementations import Choice, NodeSlot
@@ -125,7 +124,12 @@ def start_agent(site: Site, node: str, pods: Sequence[Pod] = ()) -> Peer:
     program = site.programs.python(
         site.programs.next_of("agent", node),
         site.settings.part("agent"),
-        {"node": node, "uds": slot(site, node).uds, "record": site.settings.record, "pods": [as_asked(p) for p in pods]},
+        {
+            "node": node,
+            "uds": slot(site, node).uds,
+            "record": site.settings.record,
+            "pods": [as_asked(p) for p in pods],
+        },
         {pod.uid: os.dup(site.netns[pod_netns(pod.key)].fd) for pod in pods},
         netns=site.netns[node_netns(node)],
         mntns=site.mounts.of_node(node),
@@ -170,7 +174,7 @@ def _first_proxies(site: Site, node: str) -> list[NodeProxy]:
 
 def next_proxy(site: Site, node: str, choice: Choice, place: int) -> NodeProxy:
     """The next generation of a node's proxy, to be launched in one of the node's places."""
-    return NodeProxy(site.programs.next_of("ztunnel", node), choice, place, secrets.token_urlsafe(16))
+    return NodeProxy(site.programs.next_of("ztunnel", node), choice, place, site.new_token())
 
 
 def launch(site: Site, node: str, proxy: NodeProxy) -> Program:

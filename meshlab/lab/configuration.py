@@ -1,9 +1,9 @@
 """What the node proxies are told: the control plane is given everything that is served, and says when it is in effect.
 
-    post     without waiting; a push that supersedes another ends its wait
-    settle   wait for the barrier: every node proxy that runs has acknowledged both types at this version on a live
-             stream, and the certificates of new identities were issued
-    go_back  have what was acknowledged last served again, without waiting
+post     without waiting; a push that supersedes another ends its wait
+settle   wait for the barrier: every node proxy that runs has acknowledged both types at this version on a live
+         stream, and the certificates of new identities were issued
+go_back  have what was acknowledged last served again, without waiting
 """
 
 from __future__ import annotations

@@ -58,10 +58,10 @@ def instance(transitions: Transitions, name: str) -> Instance:
 class Instance:
     """One instance, whichever generation of it runs. Made by ``lab.instance``."""
 
-    def __init__(self, transitions: Transitions, id: InstanceId) -> None:
+    def __init__(self, transitions: Transitions, first: InstanceId) -> None:
         self._transitions = transitions
         self._site = transitions.site
-        self.id = id
+        self.id = first
 
     def __repr__(self) -> str:
         return f"<{self.id}: {'runs' if self.running else 'does not run'}, generation {self.generation}>"
@@ -208,7 +208,7 @@ class NodeHandle:
             programs = [
                 program
                 for role in ("agent", "ztunnel", "echo")
-                for program in site.programs.running(InstanceId(role, self.name))  # type: ignore[arg-type]
+                for program in site.programs.running(InstanceId(role, self.name))
             ]
             transitions.captures.leaving(pods)
             _end(site, programs, signal.SIGKILL, _KILLED_S)
@@ -297,10 +297,13 @@ def _wait_synced(site: Site, node: str, program: Program | None, deadline: float
 
     def synced() -> bool | None:
         status, _ = agent.ask("status")
-        return any(
-            connection["synced"] and (pid is None or connection["pid"] == pid) and wanted <= set(connection["uids"])
-            for connection in status["connections"]
-        ) or None
+        return (
+            any(
+                connection["synced"] and (pid is None or connection["pid"] == pid) and wanted <= set(connection["uids"])
+                for connection in status["connections"]
+            )
+            or None
+        )
 
     _until(site, agent.name, synced, deadline, f"the node proxy of {node} has not acknowledged all its pods")
 

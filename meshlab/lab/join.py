@@ -1,9 +1,9 @@
 """How pods come and go in the kernel: the only code that makes one, and the only that ends one. One or a thousand.
 
-    make     netns, links, addresses; counters of what arrives; listeners of the built-in echo
-    open     the node's ends of their links: from now on they are reached
-    start    what they run
-    leave    what they run ends, then their links and namespaces go
+make     netns, links, addresses; counters of what arrives; listeners of the built-in echo
+open     the node's ends of their links: from now on they are reached
+start    what they run
+leave    what they run ends, then their links and namespaces go
 """
 
 from __future__ import annotations
@@ -137,7 +137,9 @@ def run_init(site: Site, pod: Pod, deadline: float) -> None:
             try:
                 status = site.sandbox.wait_exit(program.pid, max(0.001, deadline - time.monotonic()))
             except StillRunsError:
-                raise LabError(f"init container {place} of {pod.key} has not ended:{_last_lines(site, program)}") from None
+                raise LabError(
+                    f"init container {place} of {pod.key} has not ended:{_last_lines(site, program)}"
+                ) from None
             if status == 0:
                 break
             late = time.monotonic() + pause > deadline

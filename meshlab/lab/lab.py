@@ -22,6 +22,8 @@ from meshlab.lab import cluster, edits
 from meshlab.lab.arguments import check_value, checks_arguments
 from meshlab.lab.calls import requests
 from meshlab.lab.calls.attempt import Request
+from meshlab.lab.calls.connections import OpenConnection
+from meshlab.lab.calls.opening import OpenConnections
 from meshlab.lab.calls.traffic import TrafficLoop, perform_all
 from meshlab.lab.handles import NamespaceHandle
 from meshlab.lab.history import History
@@ -62,9 +64,7 @@ class Lab:
             recorder = cluster.start(self.site)
             opening = open_rings(self.site, recorder)
             analyzer = settings.part("analyzer")
-            self._transitions = Transitions(
-                self.site, lambda: Captures.start(self.site, recorder, opening, analyzer)
-            )
+            self._transitions = Transitions(self.site, lambda: Captures.start(self.site, recorder, opening, analyzer))
             self._rollout = self._transitions.edit(
                 lambda _: topology.mesh, settings.ready_timeout_s or topology.ready_timeout_s
             )
@@ -83,6 +83,7 @@ class Lab:
         self._watching: list[Capture] = []
         """The windows that are open."""
         self._lock = threading.Lock()
+        self._connections = OpenConnections(_LOOP, self.site)
 
     def __repr__(self) -> str:
         return f"<lab {self.topology.name}: {', '.join(pod.key for pod in self.mesh.pods)}>"
@@ -202,6 +203,22 @@ class Lab:
         for capture in list(self._watching):
             capture.saw(made)
         return made
+
+    def connect(self, requests: Sequence[Request]) -> list[OpenConnection]:
+        """Open connections that stay open (``pod.plan_tcp``), some tens at a time; in order.
+
+        Raises:
+            LabLostError: netd is gone.
+        """
+        self.captures.keep_up()
+        return self._connections.open(requests, self.canaries(len(requests)))
+
+    def canaries(self, count: int) -> list[tuple[int, bytes]]:
+        """Take so many numbers of calls; each with its canary."""
+        with self._lock:
+            first = self._next_call
+            self._next_call += count
+        return [(number, canary(self._secret, number)) for number in range(first, first + count)]
 
     def arrivals(self, calls: Sequence[Call], since_ns: int, before: Kernel | None = None) -> Arrivals:
         """What the servers counted from ``since_ns`` on: connections and bytes by client and port, with times.
@@ -421,6 +438,7 @@ class Lab:
         """
         found: list[str] = []
         try:
+            self._connections.close()
             self._transitions.close()
             self.site.settings.step("mid-teardown")
             if not self.site.sandbox.lost.startswith("the lab was closed"):

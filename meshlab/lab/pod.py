@@ -12,6 +12,7 @@ from meshlab.kernel.execute import Completed, run
 from meshlab.lab.arguments import checks_arguments
 from meshlab.lab.calls import requests
 from meshlab.lab.calls.attempt import Request
+from meshlab.lab.calls.connections import OpenConnection
 from meshlab.lab.calls.names import read_url, resolve
 from meshlab.lab.calls.urls import parse_address
 from meshlab.lab.running.programs import CLEAN_ENV
@@ -129,6 +130,33 @@ class PodHandle:
         """
         planned = self.plan_tcp(address, data=data, half_close=half_close, family=family, timeout_s=timeout_s)
         return self._lab.calls([planned])[0]
+
+    def connect(
+        self, address: str, *, family: Family | None = None, timeout_s: float = requests.TIMEOUT_S
+    ) -> OpenConnection:
+        """Open a TCP connection to ``HOST:PORT`` that stays open while the lab changes, until the lab closes.
+
+        How opening it ended is in ``closed_by``, never an exception.
+
+        Args:
+            timeout_s: how long opening it may take: at a built-in echo, until it has greeted.
+
+        Raises:
+            UsageError: as ``http``.
+        """
+        return self.connect_many(address, 1, family=family, timeout_s=timeout_s)[0]
+
+    def connect_many(
+        self, address: str, count: int, *, family: Family | None = None, timeout_s: float = requests.TIMEOUT_S
+    ) -> list[OpenConnection]:
+        """Open ``count`` connections, some tens at a time; each as ``connect`` does.
+
+        Raises:
+            UsageError: as ``http``, or there are to be fewer than one.
+        """
+        if count < 1:
+            raise UsageError(f"connect_many() opens one connection or more, not {count}")
+        return self._lab.connect([self.plan_tcp(address, family=family, timeout_s=timeout_s)] * count)
 
     def exec(
         self,

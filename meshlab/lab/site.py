@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import secrets
 import socket
 import threading
 from collections.abc import Iterable, Mapping, Sequence
@@ -61,6 +62,7 @@ class Site:
     routes: dict[str, RouteSocket] = field(default_factory=dict)
     proxies: dict[str, list[NodeProxy]] = field(default_factory=dict)
     """Node -> its node proxies that have not been ended by a verb, oldest first."""
+    _tokens: list[str] = field(default_factory=list)
     heard: list[dict[str, Any]] = field(default_factory=list)
     """Events of programs that have been replaced since."""
     pending: dict[str, str] = field(default_factory=dict)
@@ -84,6 +86,16 @@ class Site:
         """By node."""
         found = ((node.name, self.peer(role, node.name)) for node in self.topology.nodes)
         return {node: peer for node, peer in found if peer is not None}
+
+    @property
+    def tokens(self) -> tuple[str, ...]:
+        """Every bearer token that was ever given out."""
+        return tuple(self._tokens)
+
+    def new_token(self) -> str:
+        """A bearer token for one start of a node proxy."""
+        self._tokens.append(secrets.token_urlsafe(16))
+        return self._tokens[-1]
 
     def clients(self) -> dict[str, str]:
         """Token -> instance, of every node proxy: whom the control plane answers."""

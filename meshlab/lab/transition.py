@@ -1,20 +1,22 @@
-"""One writer at a time takes a lab from one mesh to the next, stage by stage (``plan.transition``), or leaves it as it was.
+"""One writer at a time takes a lab from one mesh to the next, stage by stage, or leaves it as it was.
+
+The stages and their order are those of ``plan.transition``.
 
     edit(change)    reads the mesh, changes it, carries the stages out, and only then sets ``site.mesh``
 
-All of that is one step to other threads. Whatever ends it early, also a KeyboardInterrupt, is undone: pods that had come
-go again, running pods leave the mesh or come back into it, and the control plane is told to serve again what it served
-before; that last is not waited for, and the error says so. Pods that had gone stay gone: the mesh says that too.
+All of that is one step to other threads. Whatever ends it early, also a KeyboardInterrupt, is undone: pods that had
+come go again, running pods leave the mesh or come back into it, and the control plane is told to serve again what it
+served before; that last is not waited for, and the error says so. Pods that had gone stay gone: the mesh says that too.
 """
 
 from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 from meshlab.errors import DeadlineError, LabError, RejectedError
 from meshlab.lab import cluster, edits, enrolment, join
@@ -373,7 +375,7 @@ class Transitions:
         self.captures.rewired(after)
         self.site.settings.step("ready")
 
-    _hands = {
+    _hands: ClassVar[Mapping[str, Callable[[Transitions, Stage, Mesh], None]]] = {
         "withdraw": _withdraw,
         "leave": _leave,
         "make": _make,

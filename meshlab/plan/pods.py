@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
 
 from meshlab.model import Address, Pod
-from meshlab.plan.changes import Batch, Change, End, LinkDelete, LinkUp, Route, RouteDelete, Silence, Veth, host_network
+from meshlab.plan.changes import Batch, Change, End, LinkDelete, LinkUp, Removed, Route, Silence, Veth, host_network
 from meshlab.plan.names import link_names, mac
 from meshlab.plan.network import FABRIC, LOOPBACK, NodeNetwork, assign, default_routes, host_routes, pod_netns, set_up
 
@@ -55,7 +55,6 @@ class PodNetwork:
 def pod_network(pod: Pod, place: int, node: NodeNetwork, names: Collection[str] = ()) -> PodNetwork:
     """The network of ``pod`` at ``place``, whose link has none of ``names``."""
     index = _FIRST_INDEX + 2 * place
-    networks = (node.pods4, node.pods6)
     return PodNetwork(
         key=pod.key,
         netns=pod_netns(pod.key),
@@ -66,10 +65,9 @@ def pod_network(pod: Pod, place: int, node: NodeNetwork, names: Collection[str] 
         mac=mac(index),
         ipv4=pod.ipv4,
         ipv6=pod.ipv6,
-        elsewhere=tuple(
-            address
-            for address, network in zip((pod.ipv4, pod.ipv6), networks, strict=True)
-            if address not in network
+        elsewhere=(
+            *((pod.ipv4,) if pod.ipv4 not in node.pods4 else ()),
+            *((pod.ipv6,) if pod.ipv6 not in node.pods6 else ()),
         ),
     )
 
@@ -103,9 +101,9 @@ def leaving(pods: Iterable[PodNetwork], nodes: Mapping[str, NodeNetwork]) -> tup
     """Take the links of these pods away, also of those that were never opened; their routes go with them."""
     changes: dict[str, list[Change]] = {}
     for pod in pods:
-        changes.setdefault(pod.node_netns, []).append(LinkDelete(pod.host_end))
+        changes.setdefault(pod.node_netns, []).append(LinkDelete(pod.host_end, absent_is_fine=True))
         for netns, route in _routes_elsewhere(pod, nodes):
-            changes.setdefault(netns, []).append(RouteDelete(route))
+            changes.setdefault(netns, []).append(Removed(route, absent_is_fine=True))
     return _batches(changes)
 
 

@@ -25,9 +25,7 @@ from typing import Literal
 
 from meshlab.model import Mesh, Pod
 
-StageName = Literal[
-    "withdraw", "leave", "make", "announce", "release", "enrol", "open", "start", "publish", "name"
-]
+StageName = Literal["withdraw", "leave", "make", "announce", "release", "enrol", "open", "start", "publish", "name"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

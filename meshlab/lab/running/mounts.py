@@ -31,7 +31,7 @@ class Mounts:
     sandbox: Sandbox
     visible: tuple[str, ...]
     """From ``binds``."""
-    mesh: Mesh = Mesh()
+    mesh: Mesh = field(default_factory=Mesh)
     """Whose names a mount namespace has that is made now."""
     _nodes: dict[str, Mntns] = field(default_factory=dict)
     _pods: dict[str, Mntns] = field(default_factory=dict)

@@ -46,7 +46,12 @@ def note_who_listens(site: Site, mesh: Mesh) -> None:
     silent: set[tuple[str, int, Family]] = set()
     for pod in mesh.pods:
         heard = _declared(pod) if pod.program is None else _heard(site, pod, mesh, deadline=0)
-        silent |= {(pod.key, port, family) for port in ports_of(mesh, pod) for family in FAMILIES if (port, family) not in heard}
+        silent |= {
+            (pod.key, port, family)
+            for port in ports_of(mesh, pod)
+            for family in FAMILIES
+            if (port, family) not in heard
+        }
     site.not_listening = silent
 
 
