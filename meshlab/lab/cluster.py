@@ -102,7 +102,7 @@ def start_control_plane(site: Site) -> Peer:
     config = {
         "listen": str(CONTROL_PLANE4),
         "port": XDS_PORT,
-        "clients": site.clients(),
+        "token": "SHIM",  # SHIM
         "trust_domain": site.topology.mesh.trust_domain,
         "ca": site.ca.control_plane(str(CONTROL_PLANE4)),
         "record": site.settings.record,
@@ -180,6 +180,7 @@ def next_proxy(site: Site, node: str, choice: Choice, place: int) -> NodeProxy:
 def launch(site: Site, node: str, proxy: NodeProxy) -> Program:
     """Start a node proxy in its place."""
     run = proxy.choice.launch(slot(site, node, proxy))
+    site.launched[proxy.instance] = proxy.choice
     netns, mntns = site.netns[site.network.nodes[node].proxies[proxy.place].netns], site.mounts.of_node(node)
     if not run.entry:
         return site.programs.command(

@@ -228,7 +228,8 @@ class Lab:
             since_ns: a moment of CLOCK_REALTIME.
             before: what the kernel had counted then at programs of pods' own; nothing, if not given.
         """
-        return arrivals.count(self.site, self.mesh, calls, since_ns, before or {})
+        meshes = self.history.between(since_ns, time.time_ns()) or (self.mesh,)
+        return arrivals.count(self.site, meshes, calls, since_ns, before or {})
 
     def connections_to(self, pod: str) -> dict[tuple[Address, int], int]:
         """(client's address, port) -> connections to a pod's own program since the lab was built, as the kernel counts.

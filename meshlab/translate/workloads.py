@@ -29,7 +29,9 @@ def services_of_pods(mesh: Mesh) -> dict[str, list[Service]]:
     return result
 
 
-def workload_address(mesh: Mesh, pod: Pod, services: list[Service], *, hbone: bool, healthy: bool = True) -> tuple[str, Message]:
+def workload_address(
+    mesh: Mesh, pod: Pod, services: list[Service], *, hbone: bool, healthy: bool = True
+) -> tuple[str, Message]:
     """The Workload of ``pod``, an endpoint of ``services``, under its resource name, its uid."""
     address = message("istio.workload.Address")()
     workload = address.workload

@@ -55,11 +55,16 @@ def beyond(mesh: Mesh, wiring: Wiring, counted: Arrivals, made: Sequence[Call]) 
 
 
 def count(
-    site: Site, mesh: Mesh, calls: Sequence[Call], since_ns: int, before: Mapping[tuple[Target, Address], int]
+    site: Site,
+    meshes: Sequence[Mesh],
+    calls: Sequence[Call],
+    since_ns: int,
+    before: Mapping[tuple[Target, Address], int],
 ) -> Arrivals:
     """What was counted from ``since_ns`` on.
 
     Args:
+        meshes: those that were in effect since then, the one that is last.
         calls: those whose canaries are looked for.
         before: what the kernel had counted at that moment (``by_kernel``).
     """
@@ -67,16 +72,17 @@ def count(
     echoes = list(site.peers("echo").values())
     asked = [echo.post("received", canaries=list(canaries), since_ns=since_ns) for echo in echoes]
     answers = [echo.answer(number, _PATIENCE_S)[0] for echo, number in zip(echoes, asked, strict=True)]
-    now = by_kernel(site, mesh)
+    now = by_kernel(site, meshes[-1])
+    pods = [(mesh, pod) for mesh in meshes for pod in mesh.pods]
     return Arrivals(
         since_ns=since_ns,
         connections=tuple(_arrival(*row) for answer in answers for row in answer["connections"]),
         canaries=frozenset(canaries[text] for answer in answers for text in answer["received"]),
         forgotten_until_ns=max((answer["forgotten_until_ns"] for answer in answers), default=0),
         echoes=frozenset(
-            Target(pod.key, port) for pod in mesh.pods if pod.program is None for port in ports_of(mesh, pod)
+            Target(pod.key, port) for mesh, pod in pods if pod.program is None for port in ports_of(mesh, pod)
         ),
-        programs=frozenset(pod.key for pod in mesh.pods if pod.program is not None),
+        programs=frozenset(pod.key for _, pod in pods if pod.program is not None),
         kernel={key: number - before.get(key, 0) for key, number in now.items()},
     )
 
