@@ -131,7 +131,10 @@ def _ask_recorder(data: bytes) -> None:
 class _Agent(Agent):
     """It has no kernel."""
 
-    def write_rules(self, pod: EnrolledPod) -> None:
+    def write_rules(self, pod: EnrolledPod, *, known: bool) -> None:
+        pass
+
+    def remove_rules(self, pod: EnrolledPod) -> None:
         pass
 
     def read_rules(self, pod: EnrolledPod) -> str:
