@@ -130,7 +130,7 @@ def start_agent(site: Site, node: str, pods: Sequence[Pod] = ()) -> Peer:
             "record": site.settings.record,
             "pods": [as_asked(p) for p in pods],
         },
-        {pod.uid: os.dup(site.netns[pod_netns(pod.key)].fd) for pod in pods},
+        {f"netns-{place}": os.dup(site.netns[pod_netns(pod.key)].fd) for place, pod in enumerate(pods)},
         netns=site.netns[node_netns(node)],
         mntns=site.mounts.of_node(node),
         capabilities=_AGENT_CAPABILITIES,

@@ -10,6 +10,7 @@ from ipaddress import IPv4Network, IPv6Network, ip_address
 from typing import Protocol
 
 import pytest
+from whole_network import plan
 
 from meshlab.errors import KernelRefusedError
 from meshlab.kernel.netlink import RouteSocket
@@ -29,7 +30,6 @@ from meshlab.plan.changes import (
     Silence,
     Veth,
 )
-from meshlab.plan.network import plan
 from meshlab.testing.kernel import FakeKernel
 
 A, B = End("a", 101), End("b", 102)

@@ -22,6 +22,7 @@ from ipaddress import IPv4Address, IPv6Address, ip_network
 from typing import Any
 
 import pytest
+from whole_network import WholeNetwork, plan
 
 from meshlab.agent import rules
 from meshlab.errors import KernelRefusedError
@@ -50,7 +51,7 @@ from meshlab.plan.changes import (
     Silence,
     Veth,
 )
-from meshlab.plan.network import CONTROL_PLANE, CONTROL_PLANE4, CONTROL_PLANE6, NetworkPlan, plan
+from meshlab.plan.network import CONTROL_PLANE, CONTROL_PLANE4, CONTROL_PLANE6
 from meshlab.plan.nft import Jump
 from meshlab.plan.redirect import inpod_rules
 
@@ -187,12 +188,12 @@ TOPOLOGY = Topology(
 PODS = ("shop/client", "shop/server", "shop/neighbour")
 
 
-def build(world: World) -> tuple[NetworkPlan, dict[str, RouteSocket]]:
+def build(world: World) -> tuple[WholeNetwork, dict[str, RouteSocket]]:
     network = plan(TOPOLOGY)
     return network, build_from(world, network, network.build)
 
 
-def build_from(world: World, network: NetworkPlan, batches: Iterable[Batch]) -> dict[str, RouteSocket]:
+def build_from(world: World, network: WholeNetwork, batches: Iterable[Batch]) -> dict[str, RouteSocket]:
     world.make(network.netns)
     for sysctl in network.sysctls:
         world.ask("write", sysctl.netns, name=sysctl.name, value=sysctl.value)
@@ -204,7 +205,7 @@ def build_from(world: World, network: NetworkPlan, batches: Iterable[Batch]) -> 
     return sockets
 
 
-def open_pods(network: NetworkPlan, sockets: dict[str, RouteSocket]) -> None:
+def open_pods(network: WholeNetwork, sockets: dict[str, RouteSocket]) -> None:
     for batch in network.opening(PODS):
         sockets[batch.netns].apply(batch.changes)
     for netns, end in network.settle_pods(PODS):
@@ -348,12 +349,12 @@ def test_proxies_and_control_plane_reach_each_other_in_both_families(world: Worl
     network, _ = build(world)
     for node in network.nodes.values():
         for address in (CONTROL_PLANE4, CONTROL_PLANE6):
-            connect(world, node.proxy_netns, CONTROL_PLANE, address)
-        for back in (node.proxy4, node.proxy6):
-            connect(world, CONTROL_PLANE, node.proxy_netns, back)
+            connect(world, node.proxies[0].netns, CONTROL_PLANE, address)
+        for back in (node.proxies[0].ipv4, node.proxies[0].ipv6):
+            connect(world, CONTROL_PLANE, node.proxies[0].netns, back)
 
 
-def sent_packets(world: World, network: NetworkPlan, key: str) -> int:
+def sent_packets(world: World, network: WholeNetwork, key: str) -> int:
     (link,) = [link for link in world.pyroute2(network.pods[key].netns, "link") if link.get("ifname") == "eth0"]
     return int(link.get("stats64")["tx_packets"])
 
@@ -543,7 +544,7 @@ def original_destination(sock: socket.socket) -> str:
 
 
 @pytest.fixture
-def captured(world: World) -> NetworkPlan:
+def captured(world: World) -> WholeNetwork:
     """A network in which client and server have the in-pod rules."""
     network, sockets = build(world)
     for key in ("shop/client", "shop/server"):
@@ -573,7 +574,7 @@ def dial(world: World, netns: str, address: IPv4Address | IPv6Address, port: int
 
 @pytest.mark.parametrize("version", [4, 6])
 def test_what_a_pod_sends_meets_the_outbound_port_and_keeps_its_destination(
-    world: World, captured: NetworkPlan, version: Family
+    world: World, captured: WholeNetwork, version: Family
 ) -> None:
     client, server = captured.pods["shop/client"], captured.pods["shop/server"]
     address = server.ipv4 if version == 4 else server.ipv6
@@ -596,7 +597,7 @@ def test_what_a_pod_sends_meets_the_outbound_port_and_keeps_its_destination(
     ],
 )
 def test_what_arrives_at_a_pod_meets(
-    world: World, captured: NetworkPlan, source: str, mark: int, port: int, arrives: int, version: Family
+    world: World, captured: WholeNetwork, source: str, mark: int, port: int, arrives: int, version: Family
 ) -> None:
     server = captured.pods["shop/server"]
     address = server.ipv4 if version == 4 else server.ipv6
@@ -608,7 +609,7 @@ def test_what_arrives_at_a_pod_meets(
 
 @pytest.mark.parametrize("version", [4, 6])
 def test_ztunnel_can_call_the_app_from_the_clients_own_address(
-    world: World, captured: NetworkPlan, version: Family
+    world: World, captured: WholeNetwork, version: Family
 ) -> None:
     """The answer finds its way back to lo by the connection's mark, table 100 and the rule of preference 32764."""
     client, server = captured.pods["shop/client"], captured.pods["shop/server"]
