@@ -26,7 +26,7 @@ from meshlab.kernel.netlink import NETLINK_ROUTE, RouteSocket
 from meshlab.kernel.sandbox import Netns, Sandbox
 from meshlab.lab.running.mounts import Mounts, binds
 from meshlab.lab.running.programs import WARM, Peer, Programs
-from meshlab.model import Pod, Topology
+from meshlab.model import InstanceId, Pod, Topology
 from meshlab.plan.changes import Batch, End, LinkUp, Veth
 from meshlab.plan.network import NetworkPlan, node_netns, plan, pod_netns
 from meshlab.plan.pods import PodNetwork, linking, opening, pod_network, settling

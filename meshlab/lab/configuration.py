@@ -128,7 +128,7 @@ class Configuration:
         return [proxy.instance.place for some in self.site.proxies.values() for proxy in some]  # SHIM
 
     def _look_for_the_dead(self) -> None:
-        for name in (f"ztunnel@{node}" for node in self._barrier()):  # SHIM
+        for name in [str(proxy.instance) for some in self.site.proxies.values() for proxy in some]:
             if self.site.programs.has_ended(name):
                 raise NotAcknowledgedError(f"not in effect: {self.site.programs.why_gone(name)}")
 

@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import TypeVar
 
 from meshlab.model import Mesh, Namespace, Pod
+from meshlab.topology import check_labels
 
 Labelled = TypeVar("Labelled", Pod, Namespace)
 
@@ -21,20 +22,26 @@ def with_policies_of(mesh: Mesh, policies: Mesh) -> Mesh:
 
 
 def label_pod(mesh: Mesh, key: str, labels: Mapping[str, str | None]) -> Mesh:
-    """``mesh`` with these labels at the pod ``namespace/name``; ``None`` takes one away, as in ``kubectl label``."""
-    return replace(mesh, pods=tuple(_labelled(pod, labels) if pod.key == key else pod for pod in mesh.pods))
+    """``mesh`` with these labels at the pod ``namespace/name``; ``None`` takes one away, as in ``kubectl label``.
+
+    Raises:
+        TopologyError: a key or a value is none, or the lab cannot do what it asks for.
+    """
+    return replace(mesh, pods=tuple(_labelled("Pod", pod, labels) if pod.key == key else pod for pod in mesh.pods))
 
 
 def label_namespace(mesh: Mesh, name: str, labels: Mapping[str, str | None]) -> Mesh:
     """As ``label_pod``, at a namespace."""
     return replace(
-        mesh, namespaces=tuple(_labelled(one, labels) if one.name == name else one for one in mesh.namespaces)
+        mesh,
+        namespaces=tuple(_labelled("Namespace", one, labels) if one.name == name else one for one in mesh.namespaces),
     )
 
 
-def _labelled(one: Labelled, labels: Mapping[str, str | None]) -> Labelled:
-    changed = {**one.labels, **labels}
-    return replace(one, labels={key: value for key, value in changed.items() if value is not None})
+def _labelled(kind: str, one: Labelled, labels: Mapping[str, str | None]) -> Labelled:
+    changed = {key: value for key, value in {**one.labels, **labels}.items() if value is not None}
+    check_labels(kind, changed)
+    return replace(one, labels=changed)
 
 
 def back_to(mesh: Mesh, file: Mesh) -> Mesh:

@@ -27,7 +27,9 @@ class NamespaceHandle:
 
     def label(self, labels: Mapping[str, str | None], timeout_s: float = 10.0, *, wait: bool = True) -> Rollout:
         """Set labels; ``None`` takes one away. In effect on return; raises as ``lab.apply``."""
-        return self._lab.edit(lambda mesh: edits.label_namespace(mesh, self.name, labels), timeout_s, wait=wait)
+        return self._lab.transitions.put(
+            lambda mesh: edits.label_namespace(mesh, self.name, labels), timeout_s, wait=wait
+        )
 
     def __repr__(self) -> str:
         return f"<namespace {self.name}>"

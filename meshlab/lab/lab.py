@@ -36,7 +36,7 @@ from meshlab.lab.running.audit import findings
 from meshlab.lab.running.mounts import Mounts
 from meshlab.lab.settings import LabSettings, Settings, settings_of
 from meshlab.lab.sources import Source, read
-from meshlab.lab.transition import Change, Rollout, Transitions
+from meshlab.lab.transition import Rollout, Transitions
 from meshlab.model import Address, Call, Family, Mesh, Topology
 from meshlab.pki import MeshCA
 from meshlab.plan.network import pod_netns
@@ -64,8 +64,8 @@ class Lab:
             recorder = cluster.start(self.site)
             opening = open_rings(self.site, recorder)
             analyzer = settings.part("analyzer")
-            self._transitions = Transitions(self.site, lambda: Captures.start(self.site, recorder, opening, analyzer))
-            self._rollout = self._transitions.edit(
+            self.transitions = Transitions(self.site, lambda: Captures.start(self.site, recorder, opening, analyzer))
+            self._rollout = self.transitions.edit(
                 lambda _: topology.mesh, settings.ready_timeout_s or topology.ready_timeout_s
             )
         except BaseException as error:
@@ -110,12 +110,12 @@ class Lab:
 
     @property
     def captures(self) -> Captures:
-        return self._transitions.captures
+        return self.transitions.captures
 
     @property
     def history(self) -> History:
         """Which mesh was in effect when."""
-        return self._transitions.history
+        return self.transitions.history
 
     @property
     def pending(self) -> Mapping[str, str]:
@@ -283,11 +283,13 @@ class Lab:
             NotAcknowledgedError: proxy, type and version that were missing at the deadline; what was before is on
                 its way to all again.
         """
-        return self.edit(lambda mesh: load_manifests(manifests, "<apply>", self._with(mesh)), timeout_s, wait=wait)
+        return self.transitions.put(
+            lambda mesh: load_manifests(manifests, "<apply>", self._with(mesh)), timeout_s, wait=wait
+        )
 
     def delete(self, manifests: str, timeout_s: float = 10.0, *, wait: bool = True) -> Rollout:
         """Take objects away, as ``apply`` adds them; only kind, namespace and name are read."""
-        return self.edit(lambda mesh: without(manifests, "<delete>", self._with(mesh)), timeout_s, wait=wait)
+        return self.transitions.put(lambda mesh: without(manifests, "<delete>", self._with(mesh)), timeout_s, wait=wait)
 
     def replace(self, objects: Mesh | str, timeout_s: float = 10.0, *, wait: bool = True) -> Rollout:
         """Put exactly these policies into effect, in one push: those of a ``Mesh``, or of YAML text.
@@ -300,11 +302,11 @@ class Lab:
                 return replaced(objects, "<replace>", self._with(mesh))
             return edits.with_policies_of(mesh, objects)
 
-        return self.edit(replaced_by, timeout_s, wait=wait)
+        return self.transitions.put(replaced_by, timeout_s, wait=wait)
 
     def reset(self, timeout_s: float = 10.0) -> Rollout:
         """Go back to the mesh of the file that the lab was opened with."""
-        return self.edit(lambda mesh: edits.back_to(mesh, self.topology.mesh), timeout_s, wait=True)
+        return self.transitions.put(lambda mesh: edits.back_to(mesh, self.topology.mesh), timeout_s, wait=True)
 
     def namespace(self, name: str) -> NamespaceHandle:
         """The namespace ``name``.
@@ -313,12 +315,6 @@ class Lab:
             UsageError: there is none.
         """
         return NamespaceHandle(self, _chosen("namespace", name, {one.name: one for one in self.mesh.namespaces}).name)
-
-    def edit(self, change: Change, timeout_s: float = 10.0, *, wait: bool = True) -> Rollout:
-        """Take the mesh to ``change(mesh)``, as ``apply`` does; ``change`` is a function ``Mesh -> Mesh``."""
-        if wait:
-            return self._transitions.edit(change, timeout_s)
-        return self._transitions.begin_edit(change, timeout_s)
 
     def push_raw(self, type_url: str, name: str, body: bytes, timeout_s: float = 10.0) -> str:
         """Push one more resource, as bytes that need not be valid; the proxy's words where it refuses them, else empty.
@@ -331,7 +327,7 @@ class Lab:
             NotAcknowledgedError: as ``apply``.
         """
         try:
-            self._transitions.push_raw(type_url, name, body, timeout_s)
+            self.transitions.push_raw(type_url, name, body, timeout_s)
         except RejectedError as error:
             return str(error)
         return ""
@@ -347,7 +343,7 @@ class Lab:
         Raises:
             RejectedError, NotAcknowledgedError: as ``apply``; the new one serves what was before.
         """
-        self._transitions.restart_control_plane(mesh, timeout_s)
+        self.transitions.restart_control_plane(mesh, timeout_s)
 
     # --- what runs ---------------------------------------------------------------------------------------------------
 
@@ -357,7 +353,7 @@ class Lab:
         Raises:
             UsageError: nothing of that name was ever started.
         """
-        return instance(self._transitions, name)
+        return instance(self.transitions, name)
 
     def node(self, name: str) -> NodeHandle:
         """The node ``name``.
@@ -365,7 +361,7 @@ class Lab:
         Raises:
             UsageError: there is none.
         """
-        return NodeHandle(self._transitions, _chosen("node", name, self.site.network.nodes).name)
+        return NodeHandle(self.transitions, _chosen("node", name, self.site.network.nodes).name)
 
     def _with(self, mesh: Mesh) -> Topology:
         return replace(self.topology, mesh=mesh)
@@ -424,7 +420,7 @@ class Lab:
 
     def _abandon(self) -> None:
         """End a lab that did not come up."""
-        transitions: Transitions | None = getattr(self, "_transitions", None)
+        transitions: Transitions | None = getattr(self, "transitions", None)
         try:
             if transitions is not None:
                 transitions.close()
@@ -440,7 +436,7 @@ class Lab:
         found: list[str] = []
         try:
             self._connections.close()
-            self._transitions.close()
+            self.transitions.close()
             self.site.settings.step("mid-teardown")
             if not self.site.sandbox.lost.startswith("the lab was closed"):
                 found = findings(self.site)

@@ -133,8 +133,11 @@ class Transitions:
             self._carry_out(change(self.site.mesh), timeout_s, rollout)
         return rollout
 
-    def begin_edit(self, change: Change, timeout_s: float) -> Rollout:
-        """As ``edit``, in a thread of its own."""
+    def put(self, change: Change, timeout_s: float, *, wait: bool) -> Rollout:
+        """``edit``, or with ``wait=False`` the same in a thread of its own."""
+        return self.edit(change, timeout_s) if wait else self._begin_edit(change, timeout_s)
+
+    def _begin_edit(self, change: Change, timeout_s: float) -> Rollout:
         rollout = Rollout()
 
         def work() -> None:

@@ -5,7 +5,7 @@
 ``with_target_ports`` what Services do to its pods. What a file may hold is the table in ``keys``.
 """
 
-from meshlab.topology.changes import load_manifests, replaced, without
+from meshlab.topology.changes import check_labels, load_manifests, replaced, without
 from meshlab.topology.dumper import dump
 from meshlab.topology.keys import render_keys_page
 from meshlab.topology.loader import Reading, load, read
@@ -13,6 +13,7 @@ from meshlab.topology.placement import with_target_ports
 
 __all__ = [
     "Reading",
+    "check_labels",
     "dump",
     "load",
     "load_manifests",
