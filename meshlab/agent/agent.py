@@ -362,7 +362,8 @@ class Agent:
 
     def _patience(self, timeout_s: float | None) -> float | None:
         """Until the next deadline, at most ``timeout_s``."""
-        dues = [asked.deadline for asked in (*self._enrolments, *self._removals)]
+        dues = [enrolment.deadline for enrolment in self._enrolments]
+        dues += [removal.deadline for removal in self._removals]
         dues += [connection.answer_due for connection in self._connections if connection.answer_due is not None]
         waits = [max(0.0, due - time.monotonic()) for due in dues]
         return min(waits + ([] if timeout_s is None else [timeout_s]), default=None)
