@@ -259,7 +259,7 @@ class Netd:
             ns.setns(self._home_mnt, ns.CLONE_NEWNS)
         return None, []
 
-    def _end_in(self, request: dict[str, Any], _: list[int]) -> tuple[Any, list[int]]:
+    def _end_in(self, request: dict[str, Any], _fds: list[int]) -> tuple[Any, list[int]]:
         """Signal every process of a mount namespace, also those that are born meanwhile."""
         signalled: set[int] = set()
         number = signal.Signals(request["signal"])

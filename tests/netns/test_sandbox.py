@@ -305,8 +305,9 @@ def test_every_process_of_a_mount_namespace_ends_and_no_other(room: Room) -> Non
     other = room.start("sleep", "1000")
     home, room.mntns = room.mntns, room.sandbox.mntns(Furniture())
     parent = room.start("sh", "-c", STUBBORN)
-    unshared = room.start("unshare", "--map-root-user", "--mount", "sleep", "1000")
-    assert _eventually(lambda: len(inhabitants([room.lab])) == 7)
+    unshared = room.start("unshare", "--mount", "sleep", "1000", capabilities=("SYS_ADMIN",))
+    asleep = ["sleep 1000 "] * 5
+    assert _eventually(lambda: sorted(map(command, inhabitants([room.lab])))[-5:] == asleep)
     signalled = room.sandbox.end_in(room.mntns)
     assert {parent, unshared} < set(signalled)
     assert len(signalled) == 5
