@@ -8,9 +8,10 @@ from __future__ import annotations
 import os
 import socket
 import threading
+import time
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar, Unpack
@@ -19,11 +20,13 @@ from meshlab.errors import AuditError, LabError, RejectedError, TopologyError, U
 from meshlab.kernel.sandbox import Netns, Sandbox
 from meshlab.lab.arguments import check_value, checks_arguments
 from meshlab.lab.build import build, start_control_plane
-from meshlab.lab.calls import requests
+from meshlab.lab.calls import background, requests
 from meshlab.lab.calls.attempt import Request
+from meshlab.lab.calls.background import Traffic
 from meshlab.lab.calls.connections import OpenConnection
 from meshlab.lab.calls.opening import OpenConnections
 from meshlab.lab.calls.traffic import TrafficLoop, perform_all
+from meshlab.lab.history import History
 from meshlab.lab.pod import PodHandle
 from meshlab.lab.proving import arrivals, recent
 from meshlab.lab.proving.capture import Capture
@@ -67,6 +70,10 @@ class Lab:
         """The windows that are open."""
         self._lock = threading.Lock()
         self._connections = OpenConnections(_LOOP, self.site)
+        self.history = History(time.time_ns)
+        """Which mesh was in effect when."""
+        self.history.begin(self.mesh)
+        self.history.effect()
 
     def __repr__(self) -> str:
         return f"<lab {self.topology.name}: {', '.join(pod.key for pod in self.mesh.pods)}>"
@@ -194,6 +201,29 @@ class Lab:
             self._next_call += count
         return [(number, canary(self._secret, number)) for number in range(first, first + count)]
 
+    def traffic(
+        self,
+        pairs: Sequence[tuple[str, str]],
+        *,
+        rate: float = 50.0,
+        open: int = 1,  # noqa: A002 - open connections
+    ) -> AbstractContextManager[Traffic]:
+        """``with lab.traffic(pairs) as traffic:`` keeps calling, and holds connections open, until the block ends.
+
+        Then it says ``failed_new``, ``broken_open``, ``in_plaintext`` and ``kept_plaintext``, each made of what is
+        beside it, and has a proof that each of the first three is 0. A capture is open meanwhile.
+
+        Args:
+            pairs: source pod ``namespace/name`` and URL, ``http://HOST:PORT/PATH`` or ``tcp://HOST:PORT``. While a
+                pair's source or destination is not there, it makes no calls.
+            rate: calls a second, of all pairs together.
+            open: connections that each pair holds.
+
+        Raises:
+            UsageError: an argument will not do, or a capture of this lab is open.
+        """
+        return background.running(Traffic(self, _LOOP, self._connections, pairs, rate, open))
+
     def arrivals(self, calls: Sequence[Call], since_ns: int, before: Kernel | None = None) -> Arrivals:
         """What the servers counted from ``since_ns`` on: connections and bytes by client and port, with times.
 
@@ -251,11 +281,11 @@ class Lab:
             NotAcknowledgedError: proxy, type and version that were missing at the deadline; what was before is on
                 its way to all again.
         """
-        self._configuration.edit(lambda mesh: load_manifests(manifests, "<apply>", self._with(mesh)), timeout_s)
+        self._edit(lambda mesh: load_manifests(manifests, "<apply>", self._with(mesh)), timeout_s)
 
     def delete(self, manifests: str, timeout_s: float = 10.0) -> None:
         """Take policies away, as ``apply`` adds them; only kind, namespace and name are read."""
-        self._configuration.edit(lambda mesh: without(manifests, "<delete>", self._with(mesh)), timeout_s)
+        self._edit(lambda mesh: without(manifests, "<delete>", self._with(mesh)), timeout_s)
 
     def replace(self, policies: Mesh | str, timeout_s: float = 10.0) -> None:
         """Put exactly these policies into effect, in one push: those of a ``Mesh``, or of YAML text."""
@@ -265,7 +295,7 @@ class Lab:
                 return load_manifests(policies, "<replace>", self._with(_with_policies_of(mesh, Mesh())))
             return _with_policies_of(mesh, policies)
 
-        self._configuration.edit(replaced, timeout_s)
+        self._edit(replaced, timeout_s)
 
     def push_raw(self, type_url: str, name: str, body: bytes, timeout_s: float = 10.0) -> str:
         """Push one more resource, as bytes that need not be valid; the proxy's words where it refuses them, else empty.
@@ -306,6 +336,21 @@ class Lab:
         new = start_control_plane(self.site)
         new.wait_event("listening", timeout_s)
         return new
+
+    def _edit(self, change: Callable[[Mesh], Mesh], timeout_s: float) -> None:
+        """Put a change into effect, and remember when it was on its way."""
+
+        def begun(mesh: Mesh) -> Mesh:
+            changed = change(mesh)
+            self.history.begin(changed)
+            return changed
+
+        try:
+            self._configuration.edit(begun, timeout_s)
+        except BaseException:
+            self.history.back(self.mesh)
+            raise
+        self.history.effect()
 
     def _with(self, mesh: Mesh) -> Topology:
         return replace(self.topology, mesh=mesh)
