@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import signal
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING
 
 import pytest
 
-from meshlab.errors import LabLostError, UsageError
+from meshlab.errors import DeadlineError, LabLostError, UsageError
 from meshlab.model.report import Result
 
 if TYPE_CHECKING:
@@ -38,7 +37,6 @@ spec:
     - from: [{source: {principals: [cluster.local/ns/shop/sa/client]}}]
       to: [{operation: {ports: ["9"]}}]
 """
-LASTS_S = 20.0
 
 
 @pytest.fixture(scope="module")
@@ -47,22 +45,13 @@ def lab(lab_factory: LabFactory) -> Iterator[Lab]:
         yield lab
 
 
-def until(traffic: Traffic, is_so: Callable[[], bool]) -> None:
-    """Wait until traffic has done something. It tells nobody, so it is looked at a hundred times a second."""
-    never, left = threading.Event(), int(LASTS_S * 100)
-    while not is_so() and left:
-        never.wait(0.01)
-        left -= 1
-    assert is_so(), f"not within {LASTS_S:g} s: {traffic}"
-
-
 def results(traffic: Traffic) -> dict[str, Result]:
     return {proof.id: proof.result for proof in traffic.proofs}
 
 
 def test_a_mesh_that_changes_nothing_fails_no_call_breaks_no_connection_and_shows_no_byte(lab: Lab) -> None:
     with lab.traffic(PAIRS, rate=100, open=5) as traffic:
-        until(traffic, lambda: traffic.calls_made >= 100 and traffic.opened == 10)
+        traffic.wait_for(lambda: traffic.calls_made >= 100 and traffic.opened == 10)
     assert traffic.failures == []
     assert (traffic.failed_new, traffic.broken_open, traffic.in_plaintext, traffic.kept_plaintext) == (0, 0, 0, 0)
     assert traffic.wrong_identity == traffic.skipped == 0
@@ -82,13 +71,13 @@ def test_a_mesh_that_changes_nothing_fails_no_call_breaks_no_connection_and_show
 
 def test_a_change_of_policies_explains_what_it_refuses_and_the_connections_that_it_cuts_are_counted(lab: Lab) -> None:
     with lab.traffic(PAIRS, rate=100, open=5) as traffic:
-        until(traffic, lambda: traffic.opened == 10)
+        traffic.wait_for(lambda: traffic.opened == 10)
         lab.apply(DENY_CLIENT)
-        until(traffic, lambda: traffic.broken_open == 10)
+        traffic.wait_for(lambda: traffic.broken_open == 10)
         refused = traffic.calls_made
-        until(traffic, lambda: traffic.calls_made > refused + 50)
+        traffic.wait_for(lambda: traffic.calls_made > refused + 50)
         lab.delete(DENY_CLIENT)
-        until(traffic, lambda: traffic.opened == 20)
+        traffic.wait_for(lambda: traffic.opened == 20)
     assert traffic.failures == []
     assert traffic.in_plaintext == 0
     assert {broken.closed_by for broken in traffic.broken} <= {"peer", "peer-reset"}
@@ -103,10 +92,10 @@ def test_a_refusal_that_no_policy_explains_is_a_failure(lab_factory: LabFactory)
         lab_factory("two-nodes", mutant="parts-of-a-rule-are-ored") as lab,
         lab.traffic(PAIRS, rate=100, open=0) as traffic,
     ):
-        until(traffic, lambda: traffic.calls_made >= 20)
+        traffic.wait_for(lambda: traffic.calls_made >= 20)
         assert traffic.failed_new == 0
         lab.apply(DENY_PORT_9)
-        until(traffic, lambda: traffic.failed_new >= 10)
+        traffic.wait_for(lambda: traffic.failed_new >= 10)
     assert "the policies of that time say allow (no DENY policy matches" in str(traffic.failures[0])
     assert traffic.failures[0].call.refused
     assert results(traffic)["failed-new"] is Result.FAILED
@@ -118,9 +107,9 @@ def test_a_change_that_is_acknowledged_and_not_in_effect_is_seen_in_the_calls_af
         lab_factory("two-nodes", mutant="stale-verdict-after-a-change") as lab,
         lab.traffic(PAIRS, rate=100, open=0) as traffic,
     ):
-        until(traffic, lambda: traffic.calls_made >= 20)
+        traffic.wait_for(lambda: traffic.calls_made >= 20)
         lab.apply(DENY_CLIENT)
-        until(traffic, lambda: traffic.failed_new >= 10)
+        traffic.wait_for(lambda: traffic.failed_new >= 10)
     assert traffic.failures[0].call.answered
     assert "deny (AuthorizationPolicy shop/no-client denies" in str(traffic.failures[0])
 
@@ -130,7 +119,7 @@ def test_a_denied_call_that_is_answered_is_a_failure(lab_factory: LabFactory) ->
         lab_factory("two-nodes", mutant="ignores-deny") as lab,
         lab.traffic([("shop/intruder", "http://server:8080/")], rate=50, open=0) as traffic,
     ):
-        until(traffic, lambda: traffic.failed_new >= 5)
+        traffic.wait_for(lambda: traffic.failed_new >= 5)
     assert "deny (AuthorizationPolicy shop/no-intruders denies" in str(traffic.failures[0])
     assert traffic.wrong_identity == 0
 
@@ -138,7 +127,7 @@ def test_a_denied_call_that_is_answered_is_a_failure(lab_factory: LabFactory) ->
 @pytest.mark.parametrize("mutant", ["leaks-plaintext", "clear-on-15008"])
 def test_bytes_in_plaintext_on_new_connections_are_seen(lab_factory: LabFactory, mutant: str) -> None:
     with lab_factory("two-nodes", mutant=mutant) as lab, lab.traffic(PAIRS, rate=50, open=1) as traffic:
-        until(traffic, lambda: traffic.calls_made >= 20)
+        traffic.wait_for(lambda: traffic.calls_made >= 20)
     assert traffic.in_plaintext > 0
     assert "bytes in plaintext: TCP " in traffic.leaks[0]
     assert results(traffic)["in-plaintext"] is Result.FAILED
@@ -149,13 +138,13 @@ def test_a_capture_that_loses_packets_cannot_tell(lab_factory: LabFactory) -> No
         lab_factory("two-nodes", mutant="capture-loses-packets") as lab,
         lab.traffic(PAIRS, rate=50, open=1) as traffic,
     ):
-        until(traffic, lambda: traffic.calls_made >= 20)
+        traffic.wait_for(lambda: traffic.calls_made >= 20)
     assert results(traffic)["in-plaintext"] is Result.CANNOT_TELL
 
 
 def test_a_pair_that_is_not_there_makes_no_call_and_of_no_call_nothing_is_proven(lab: Lab) -> None:
     with lab.traffic([("shop/nobody", "http://server:8080"), ("shop/client", "http://nobody")], rate=100) as traffic:
-        until(traffic, lambda: traffic.skipped >= 10)
+        traffic.wait_for(lambda: traffic.skipped >= 10)
     assert traffic.calls_made == traffic.failed_new == traffic.opened == 0
     assert set(results(traffic).values()) == {Result.CANNOT_TELL}
     assert traffic.proofs[0].reason == "no call was made"
@@ -163,7 +152,7 @@ def test_a_pair_that_is_not_there_makes_no_call_and_of_no_call_nothing_is_proven
 
 def test_of_calls_that_are_all_refused_nothing_is_proven(lab: Lab) -> None:
     with lab.traffic([("shop/intruder", "http://server:8080")], rate=100) as traffic:
-        until(traffic, lambda: traffic.calls_made >= 10)
+        traffic.wait_for(lambda: traffic.calls_made >= 10)
     assert traffic.failed_new == traffic.broken_open == 0
     assert results(traffic)["failed-new"] is Result.CANNOT_TELL
     assert "attempts were refused" in traffic.proofs[1].reason
@@ -174,16 +163,16 @@ def test_a_connection_that_nobody_answers_on_any_more_is_broken_by_silence(lab_f
         lab_factory("two-nodes") as lab,
         lab.traffic([("shop/client", "http://server:8080")], rate=0, open=3) as traffic,
     ):
-        until(traffic, lambda: traffic.opened == 3)
+        traffic.wait_for(lambda: traffic.opened == 3)
         lab.site.programs.end("echo@node-2", signal.SIGSTOP)
-        until(traffic, lambda: traffic.broken_open >= 3)
+        traffic.wait_for(lambda: traffic.broken_open >= 3)
         lab.site.programs.end("echo@node-2", signal.SIGCONT)
     assert {broken.closed_by for broken in traffic.broken} == {"silence"}
 
 
 def test_calls_of_traffic_do_not_pile_up_in_the_capture(lab: Lab) -> None:
     with lab.traffic(PAIRS, rate=100, open=0) as traffic:
-        until(traffic, lambda: traffic.calls_made >= 50)
+        traffic.wait_for(lambda: traffic.calls_made >= 50)
         capture = lab.last_capture
         assert capture is not None
         assert capture._calls == {}
@@ -192,6 +181,8 @@ def test_calls_of_traffic_do_not_pile_up_in_the_capture(lab: Lab) -> None:
 def test_what_is_asked_too_early_or_makes_no_sense_is_refused(lab: Lab) -> None:
     with lab.traffic(PAIRS, rate=10) as traffic, pytest.raises(UsageError, match="when traffic has stopped"):
         _ = traffic.in_plaintext
+    with lab.traffic(PAIRS, rate=10) as traffic, pytest.raises(DeadlineError, match="<traffic: "):
+        traffic.wait_for(lambda: False, timeout_s=0.1)
     with pytest.raises(UsageError, match="needs a pair at least"):
         lab.traffic([])
     with pytest.raises(UsageError, match="no pair of a source pod"):
@@ -209,10 +200,11 @@ def test_what_is_asked_too_early_or_makes_no_sense_is_refused(lab: Lab) -> None:
 
 
 def test_a_lab_that_is_lost_is_said_and_nothing_hangs(lab_factory: LabFactory) -> None:
-    with (
-        pytest.raises(LabLostError),
-        lab_factory("two-nodes") as lab,
-        lab.traffic(PAIRS, rate=100) as traffic,
-    ):
-        until(traffic, lambda: traffic.calls_made >= 10)
-        lab.site.close()
+    def lose() -> None:
+        with lab_factory("two-nodes") as lab, lab.traffic(PAIRS, rate=100) as traffic:
+            traffic.wait_for(lambda: traffic.calls_made >= 10)
+            lab.site.close()
+            traffic.wait_for(lambda: False)
+
+    with pytest.raises(LabLostError):
+        lose()

@@ -14,6 +14,7 @@ from meshlab.lab.calls.pairs import Pair, plan, read_pairs
 from meshlab.lab.calls.tally import KEPT, Broken, Tally, in_one_line
 from meshlab.lab.sources import read
 from meshlab.model import Call, Mesh, Outcome, Peer
+from meshlab.model.mesh import DATAPLANE_MODE
 from meshlab.model.report import Result
 
 MESH = read("quickstart").topology.mesh
@@ -26,6 +27,7 @@ MOVED = replace(
     MESH,
     pods=tuple(replace(pod, ipv4=IPv4Address("10.9.9.9")) if pod.key == "shop/server" else pod for pod in MESH.pods),
 )
+AGAIN = replace(MESH, pods=tuple(replace(pod, incarnation=1) if pod.key == "shop/server" else pod for pod in MESH.pods))
 BY = {"shop/server": Peer(pod="shop/server", server_port=8080, address=CLIENT.ipv4, port=40000)}
 
 
@@ -61,6 +63,7 @@ def call(to: str = "shop/server:8080", outcome: Outcome = Outcome.OK, **changes:
         pytest.param(call("shop/server:9090", Outcome.CLOSED_LATE), [OPEN, MESH], id="cut in the middle of its answer"),
         pytest.param(call("shop/server:8080", Outcome.TIMEOUT), [MESH, WITHOUT_SERVER], id="its destination went"),
         pytest.param(call("shop/server:8080", Outcome.UNREACHABLE), [WITHOUT_CLIENT, MESH], id="its source came"),
+        pytest.param(call("shop/server:8080", Outcome.RESET), [MESH, AGAIN], id="its destination was replaced"),
         pytest.param(call("shop/server:8080", Outcome.TIMEOUT), [MESH, MOVED], id="another pod of its name came"),
     ],
 )
@@ -149,6 +152,20 @@ def test_a_pair_is_planned_in_each_mesh_anew() -> None:
     assert plan(WITHOUT_SERVER, tcp) is None
     assert plan(WITHOUT_CLIENT, http) is None
     assert plan(MESH, Pair("shop/client", "tcp://192.0.2.1:80")) is None
+
+
+def test_a_pod_outside_the_mesh_has_nobody_who_carries_a_services_address() -> None:
+    (at_service, at_pod) = (Pair("shop/batch", "http://server/"), Pair("shop/batch", "tcp://shop/server:8080"))
+    assert plan(MESH, at_service) is None
+    assert plan(MESH, at_pod) is not None
+    released = replace(
+        MESH,
+        pods=tuple(
+            replace(pod, labels={DATAPLANE_MODE: "none"}) if pod.key == "shop/client" else pod for pod in MESH.pods
+        ),
+    )
+    assert explain(call("server.shop:80", Outcome.UNREACHABLE), [MESH, released]) == Explanation()
+    assert "not in the mesh" in explain(call("server.shop:80"), [released]).failure
 
 
 def test_a_pair_of_another_form_is_refused() -> None:

@@ -15,13 +15,21 @@ import socket
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, wait
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from meshlab.errors import ConnectionEndedError, KernelRefusedError, LabError, LabLostError, ProtocolError, UsageError
+from meshlab.errors import (
+    ConnectionEndedError,
+    DeadlineError,
+    KernelRefusedError,
+    LabError,
+    LabLostError,
+    ProtocolError,
+    UsageError,
+)
 from meshlab.lab.arguments import checks_arguments
 from meshlab.lab.calls import requests
 from meshlab.lab.calls.attempt import Request
@@ -108,6 +116,7 @@ class Traffic:
         self._stopping = threading.Lock()
         self._thread = threading.Thread(target=self._work, name="meshlab-background", daemon=True)
         self._failure: BaseException | None = None
+        self._news = threading.Condition()
         self._window = ExitStack()
         self._capture: Capture | None = None
         self.proofs: list[Proof] = []
@@ -192,6 +201,23 @@ class Traffic:
             raise UsageError("what was in plaintext is counted when traffic has stopped: end the block, or stop()")
         return self._plaintext
 
+    def wait_for(self, is_so: Callable[[], bool], timeout_s: float = 30.0) -> None:
+        """Wait until ``is_so``, which is asked after each call, and whenever a connection opened, answered or broke.
+
+        Raises:
+            DeadlineError: it is still not so.
+            LabLostError: traffic has ended, as a part of the lab that it needs is gone.
+        """
+
+        def settled() -> bool:
+            return self._failure is not None or is_so()
+
+        with self._news:
+            if not self._news.wait_for(settled, timeout_s):
+                raise DeadlineError(f"not so within {timeout_s:g} s: {self!r}")
+        if self._failure is not None:
+            raise self._failure
+
     # --- beginning and end -------------------------------------------------------------------------------------------
 
     def start(self) -> None:
@@ -255,8 +281,15 @@ class Traffic:
                 self._open_due()
                 self._call_due()
                 self._look_for_failures()
+                self._tell()
         except (LabError, KernelRefusedError) as error:
             self._failure = error
+        self._tell()
+
+    def _tell(self) -> None:
+        """Let those who wait for something look again."""
+        with self._news:
+            self._news.notify_all()
 
     def _look_for_failures(self) -> None:
         """Forget what has ended, unless it ended in an error of ours."""
@@ -345,6 +378,7 @@ class Traffic:
             self._over += 1
         meshes = self._lab.history.between(call.started_ns, call.ended_ns)
         self._tally.took(call, explain(call, meshes, self._lab.not_listening))
+        self._tell()
 
     async def _hold(self, connection: OpenConnection, pair: Pair) -> None:
         """Open a connection and hold it until it breaks or traffic ends; a broken one is opened again."""
@@ -355,6 +389,7 @@ class Traffic:
             return
         self._tally.opened += 1
         self._living.add(connection)
+        self._tell()
         try:
             by = await self._held_until_it_ends(connection)
         finally:
@@ -363,6 +398,7 @@ class Traffic:
             at_ns = connection.stream.closed_at_ns or now_ns()
             self._tally.broke(Broken(connection.source, connection.to, at_ns, by))
             self._to_open.append(_Due(time.monotonic(), pair))
+            self._tell()
         connection.stream.end(US)
 
     async def _held_until_it_ends(self, connection: OpenConnection) -> str:
@@ -396,6 +432,7 @@ class Traffic:
         except ProtocolError:
             return CORRUPTED
         self._tally.asks_answered += 1
+        self._tell()
         return ""
 
     def _pause_s(self) -> float:

@@ -2,7 +2,8 @@
 
 A change takes time, and meanwhile a proxy may act by the mesh before it or by the mesh after it. So a call is right if
 one of them allows it and it was answered, or if one of them denies it and it was refused. Where a pod is not there in
-one of them, no answer is right as well.
+one of them, or is another pod of the same name, no answer is right as well. Of a Service's endpoints that is not so: a
+caller may expect that none is picked that goes.
 """
 
 from __future__ import annotations
@@ -52,12 +53,12 @@ def explain(call: Call, meshes: Sequence[Mesh], not_listening: NotListening = fr
     said = [_say(mesh, call) for mesh in meshes]
     if call.answered:
         return _answered(call, said)
-    refusing = any(one.verdict != "allow" for one in said) or _nobody_listens(call, meshes, not_listening)
-    if call.refused and refusing:
-        return Explanation()
-    if call.outcome in _NO_ANSWER and any(one.verdict == "absent" for one in said):
-        return Explanation()
     verdicts = {one.verdict for one in said}
+    absent = "absent" in verdicts or _was_replaced(call, meshes)
+    if call.refused and (absent or verdicts & {"deny", "mixed"} or _nobody_listens(call, meshes, not_listening)):
+        return Explanation()
+    if call.outcome in _NO_ANSWER and absent:
+        return Explanation()
     if call.outcome is Outcome.CLOSED_LATE and verdicts >= {"allow", "deny"}:
         return Explanation()  # a policy that denies it came into effect in the middle of the answer
     return Explanation(_sentence(call, said))
@@ -82,6 +83,8 @@ def _say(mesh: Mesh, call: Call) -> _Said:
     if target is None or target.address(call.family) != call.destination_ip:
         return _Said("absent", f"{call.to} is not at {call.destination_ip}")
     if isinstance(target, Service):
+        if not mesh.is_enrolled(source):
+            return _Said("absent", f"nobody carries a Service's address for {source.key}, which is not in the mesh")
         of_service = decide_service(mesh, source, target, call.port, call.family)
         return _Said(of_service.expected, of_service.rule, _answering(mesh, source, call))
     if target == source:
@@ -95,6 +98,13 @@ def owner(mesh: Mesh, to: str) -> Pod | Service | None:
     name = to.rpartition(":")[0]
     owners: list[Pod | Service] = [*mesh.pods, *mesh.services]
     return next((one for one in owners if one.key == name), None)
+
+
+def _was_replaced(call: Call, meshes: Sequence[Mesh]) -> bool:
+    """Whether the source or the destination went meanwhile, and another pod of its name came."""
+    ends = {call.source, call.to.rpartition(":")[0]}
+    pods = {(pod.key, pod.incarnation) for mesh in meshes for pod in mesh.pods if pod.key in ends}
+    return len(pods) > len({key for key, _ in pods})
 
 
 def _answering(mesh: Mesh, source: Pod, call: Call) -> frozenset[str]:

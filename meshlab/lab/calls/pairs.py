@@ -14,7 +14,7 @@ from meshlab.lab.calls import requests, urls
 from meshlab.lab.calls.attempt import Request
 from meshlab.lab.calls.explained import owner
 from meshlab.lab.calls.names import read_url, resolve
-from meshlab.model import Mesh, Pod
+from meshlab.model import Mesh, Pod, Service
 
 _TCP = "tcp://"
 
@@ -63,7 +63,10 @@ def read_pairs(pairs: Sequence[tuple[str, str]]) -> tuple[Pair, ...]:
 
 
 def plan(mesh: Mesh, pair: Pair, timeout_s: float = requests.TIMEOUT_S) -> Planned | None:
-    """What ``pair`` is in ``mesh``; ``None`` where its source or its destination is not there."""
+    """What ``pair`` is in ``mesh``; ``None`` where its source or its destination is not there.
+
+    Nor is a Service there for a pod outside the mesh: the lab has no kube-proxy.
+    """
     source = next((pod for pod in mesh.pods if pod.key == pair.source), None)
     if source is None:
         return None
@@ -71,7 +74,10 @@ def plan(mesh: Mesh, pair: Pair, timeout_s: float = requests.TIMEOUT_S) -> Plann
         planned = _plan(mesh, source, pair, timeout_s)
     except UsageError:
         return None
-    return planned if owner(mesh, planned.call.to) is not None else None
+    target = owner(mesh, planned.call.to)
+    if target is None or (isinstance(target, Service) and not mesh.is_enrolled(source)):
+        return None
+    return planned
 
 
 def _plan(mesh: Mesh, source: Pod, pair: Pair, timeout_s: float) -> Planned:
