@@ -11,7 +11,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar, Unpack
@@ -20,8 +20,9 @@ from meshlab.errors import AuditError, LabError, RejectedError, TopologyError, U
 from meshlab.kernel.sandbox import NO_DESCRIPTORS, Netns, Sandbox, too_few_descriptors
 from meshlab.lab import cluster, edits
 from meshlab.lab.arguments import check_value, checks_arguments
-from meshlab.lab.calls import requests
+from meshlab.lab.calls import background, requests
 from meshlab.lab.calls.attempt import Request
+from meshlab.lab.calls.background import Traffic
 from meshlab.lab.calls.connections import OpenConnection
 from meshlab.lab.calls.opening import OpenConnections
 from meshlab.lab.calls.traffic import TrafficLoop, perform_all
@@ -219,6 +220,29 @@ class Lab:
             first = self._next_call
             self._next_call += count
         return [(number, canary(self._secret, number)) for number in range(first, first + count)]
+
+    def traffic(
+        self,
+        pairs: Sequence[tuple[str, str]],
+        *,
+        rate: float = 50.0,
+        open: int = 1,  # noqa: A002 - open connections
+    ) -> AbstractContextManager[Traffic]:
+        """``with lab.traffic(pairs) as traffic:`` keeps calling, and holds connections open, until the block ends.
+
+        Then it says ``failed_new``, ``broken_open``, ``in_plaintext`` and ``kept_plaintext``, each made of what is
+        beside it, and has a proof that each of the first three is 0. A capture is open meanwhile.
+
+        Args:
+            pairs: source pod ``namespace/name`` and URL, ``http://HOST:PORT/PATH`` or ``tcp://HOST:PORT``. While a
+                pair's source or destination is not there, it makes no calls.
+            rate: calls a second, of all pairs together.
+            open: connections that each pair holds.
+
+        Raises:
+            UsageError: an argument will not do, or a capture of this lab is open.
+        """
+        return background.running(Traffic(self, _LOOP, self._connections, pairs, rate, open))
 
     def arrivals(self, calls: Sequence[Call], since_ns: int, before: Kernel | None = None) -> Arrivals:
         """What the servers counted from ``since_ns`` on: connections and bytes by client and port, with times.

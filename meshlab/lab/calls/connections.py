@@ -181,6 +181,11 @@ class OpenConnection:
     # --- on the loop -------------------------------------------------------------------------------------------------
 
     @property
+    def is_echo(self) -> bool:
+        """Whether only the built-in echo may answer, so that the answer to every question is known before."""
+        return self._request.echo
+
+    @property
     def stream(self) -> Stream:
         """For those who run on the loop."""
         return self._stream

@@ -31,15 +31,21 @@ class OpenConnections:
 
     def open(self, requests: Sequence[Request], canaries: Sequence[tuple[int, bytes]]) -> list[OpenConnection]:
         """Open one connection for each request, in order; how that ended is in ``closed_by``."""
-        sockets = sockets_for(self._site, requests)
+        made = self.make(sockets_for(self._site, requests), requests, canaries)
+        longest_s = max((request.timeout_s for request in requests), default=0.0)
+        self._loop.run(_open_all(made), longest_s * (1 + len(made) / _AT_ONCE) + _SLACK_S)
+        return made
+
+    def make(
+        self, sockets: Sequence[socket.socket], requests: Sequence[Request], canaries: Sequence[tuple[int, bytes]]
+    ) -> list[OpenConnection]:
+        """Connections that are not opened yet, one for each socket; the lab's end is theirs from now on."""
         made = [
             OpenConnection(self._loop, sock, request, number, canary, self._ended)
             for sock, request, (number, canary) in zip(sockets, requests, canaries, strict=True)
         ]
         with self._lock:
             self._open.update(made)
-        longest_s = max((request.timeout_s for request in requests), default=0.0)
-        self._loop.run(_open_all(made), longest_s * (1 + len(made) / _AT_ONCE) + _SLACK_S)
         return made
 
     def close(self) -> None:

@@ -180,6 +180,10 @@ class Stream(asyncio.Protocol):
             await asyncio.sleep(0)
             quiet = 0 if self.received != before else quiet + 1
 
+    def wake(self) -> None:
+        """Let those who wait look again."""
+        self._changed.set()
+
     async def wait(self, until: Callable[[], bool]) -> None:
         """Wait for what bytes, room or an end can bring."""
         while not until():
