@@ -211,6 +211,7 @@ class NodeHandle:
                 for program in site.programs.running(InstanceId(role, self.name))
             ]
             transitions.captures.leaving(pods)
+            transitions.connections.end_of([pod.key for pod in pods])
             _end(site, programs, signal.SIGKILL, _KILLED_S)
             join.end_programs(site, pods, grace_s=0)
             join.leave(site, pods)

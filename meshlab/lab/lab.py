@@ -61,11 +61,15 @@ class Lab:
         """As the file has it; what is in effect now is ``mesh``."""
         started = time.monotonic()
         self.site = cluster.begin(topology, settings, visible)
+        self._connections = OpenConnections(_LOOP, self.site)
         try:
             recorder = cluster.start(self.site)
             opening = open_rings(self.site, recorder)
-            analyzer = settings.part("analyzer")
-            self.transitions = Transitions(self.site, lambda: Captures.start(self.site, recorder, opening, analyzer))
+
+            def start_captures() -> Captures:
+                return Captures.start(self.site, recorder, opening, settings.part("analyzer"))
+
+            self.transitions = Transitions(self.site, self._connections, start_captures)
             self._rollout = self.transitions.edit(
                 lambda _: topology.mesh, settings.ready_timeout_s or topology.ready_timeout_s
             )
@@ -84,7 +88,6 @@ class Lab:
         self._watching: list[Capture] = []
         """The windows that are open."""
         self._lock = threading.Lock()
-        self._connections = OpenConnections(_LOOP, self.site)
 
     def __repr__(self) -> str:
         return f"<lab {self.topology.name}: {', '.join(pod.key for pod in self.mesh.pods)}>"

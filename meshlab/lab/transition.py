@@ -20,6 +20,7 @@ from typing import Any, ClassVar
 
 from meshlab.errors import DeadlineError, LabError, RejectedError
 from meshlab.lab import cluster, edits, enrolment, join
+from meshlab.lab.calls.opening import OpenConnections
 from meshlab.lab.configuration import Configuration, Wire
 from meshlab.lab.history import History
 from meshlab.lab.proving.captures import Captures
@@ -95,8 +96,9 @@ class Rollout:
 class Transitions:
     """The one writer of a lab. Thread-safe."""
 
-    def __init__(self, site: Site, start_captures: Callable[[], Captures]) -> None:
+    def __init__(self, site: Site, connections: OpenConnections, start_captures: Callable[[], Captures]) -> None:
         self.site = site
+        self.connections = connections
         self.configuration = Configuration(site)
         self.history = History(time.time_ns)
         self.history.begin(site.mesh)
@@ -279,6 +281,7 @@ class Transitions:
         self.site.settings.step("leaving")
         self.captures.leaving(stage.pods)
         self._now = without_pods(self._now, stage.pods)
+        self.connections.end_of([pod.key for pod in stage.pods])
         join.end_programs(self.site, stage.pods)
         enrolment.let_go(self.site, [pod for pod in stage.pods if self.site.mesh.is_enrolled(pod)], self._left_s)
         join.leave(self.site, stage.pods)
