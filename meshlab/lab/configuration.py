@@ -81,7 +81,7 @@ class Configuration:
         if "superseded" in answer:
             raise NotAcknowledgedError("not in effect: another push took its place first")
         if "timeout" in answer:
-            late = [f"{lag['node']}: {lag['type_url']} at version {lag['version']}" for lag in answer["timeout"]]
+            late = [f"{lag['client']}: {lag['type_url']} at version {lag['version']}" for lag in answer["timeout"]]
             late += [f"no proxy asked for a certificate of {identity}" for identity in answer["certificates"]]
             raise NotAcknowledgedError(f"not in effect within {timeout_s:g} s: {'; '.join(late)}")
         self.served = wire
@@ -125,7 +125,7 @@ class Configuration:
         return peer
 
     def _barrier(self) -> list[str]:
-        return [proxy.instance.place for some in self.site.proxies.values() for proxy in some]  # SHIM
+        return [str(proxy.instance) for some in self.site.proxies.values() for proxy in some]
 
     def _look_for_the_dead(self) -> None:
         for name in [str(proxy.instance) for some in self.site.proxies.values() for proxy in some]:
@@ -135,10 +135,10 @@ class Configuration:
 
 def _refusal(answer: Mapping[str, Any]) -> str:
     nack = answer["nack"]
-    refused = f"{nack['node']} refused {nack['type_url']}: {nack['detail']}"
+    refused = f"{nack['client']} refused {nack['type_url']}: {nack['detail']}"
     if not answer["went_back"]:
         return f"{refused}. It is still served (after_nack is 'leave')"
-    if behind := sorted({lag["node"] for lag in answer["behind"]}):
+    if behind := sorted({lag["client"] for lag in answer["behind"]}):
         return f"{refused}. The version before was sent again; who has not acknowledged it: {', '.join(behind)}"
     return f"{refused}. All have gone back to the version before"
 

@@ -95,7 +95,7 @@ class Site:
 
     def new_token(self) -> str:
         """A bearer token for one start of a node proxy."""
-        self._tokens.append("SHIM")
+        self._tokens.append(secrets.token_urlsafe(16))
         return self._tokens[-1]
 
     def clients(self) -> dict[str, str]:
