@@ -73,7 +73,7 @@ def build(topology: Topology, settings: Settings, visible: tuple[str, ...]) -> B
             programs=Programs(sandbox, forks),
             mounts=Mounts(sandbox, topology.mesh, binds(visible)),
             ca=ca,
-            token=secrets.token_urlsafe(16),
+            tokens={f"ztunnel@{node.name}": secrets.token_urlsafe(16) for node in topology.nodes},
         )
         return _build(site, started)
     except BaseException as error:
@@ -192,7 +192,7 @@ def start_control_plane(site: Site) -> Peer:
     config = {
         "listen": str(CONTROL_PLANE4),
         "port": XDS_PORT,
-        "token": site.token,
+        "clients": {token: name for name, token in site.tokens.items()},
         "trust_domain": site.topology.mesh.trust_domain,
         "ca": site.ca.control_plane(str(CONTROL_PLANE4)),
         "record": site.settings.record,
@@ -257,7 +257,7 @@ def _slot(site: Site, node: str) -> NodeSlot:
         node=node,
         xds_address=f"{CONTROL_PLANE4}:{XDS_PORT}",
         ca_root_pem=site.ca.cert_pem.bytes().decode(),
-        token=site.token,
+        token=site.tokens[f"ztunnel@{node}"],
         instance_ip=str(site.network.nodes[node].proxy4),
     )
 

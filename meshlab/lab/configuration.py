@@ -129,7 +129,7 @@ class Configuration:
         if "superseded" in answer:
             raise NotAcknowledgedError("not in effect: another push took its place first")
         if "timeout" in answer:
-            late = [f"{_proxy(lag)}: {lag['type_url']} at version {lag['version']}" for lag in answer["timeout"]]
+            late = [f"{lag['client']}: {lag['type_url']} at version {lag['version']}" for lag in answer["timeout"]]
             late += [f"no proxy asked for a certificate of {identity}" for identity in answer["certificates"]]
             raise NotAcknowledgedError(f"not in effect within {timeout_s:g} s: {'; '.join(late)}")
 
@@ -137,7 +137,7 @@ class Configuration:
         return self.control_plane.post(
             "set",
             resources=wire,
-            barrier=list(self.nodes),
+            barrier=self._proxies(),
             certificates=sorted(certificates),
             timeout_s=timeout_s,
             after_nack=self.after_nack,
@@ -150,24 +150,23 @@ class Configuration:
             for kind, named in resources(mesh, self.enrolled).items()
         }
 
+    def _proxies(self) -> list[str]:
+        return [f"ztunnel@{node}" for node in self.nodes]
+
     def _look_for_the_dead(self) -> None:
-        for name in (f"ztunnel@{node}" for node in self.nodes):
+        for name in self._proxies():
             if self.programs.has_ended(name):
                 raise NotAcknowledgedError(f"not in effect: {self.programs.why_gone(name)}")
 
 
 def _refusal(answer: Mapping[str, Any]) -> str:
     nack = answer["nack"]
-    refused = f"{_proxy(nack)} refused {nack['type_url']}: {nack['detail']}"
+    refused = f"{nack['client']} refused {nack['type_url']}: {nack['detail']}"
     if not answer["went_back"]:
         return f"{refused}. It is still served (after_nack is 'leave')"
-    if behind := sorted({_proxy(lag) for lag in answer["behind"]}):
+    if behind := sorted({lag["client"] for lag in answer["behind"]}):
         return f"{refused}. The version before was sent again; who has not acknowledged it: {', '.join(behind)}"
     return f"{refused}. All have gone back to the version before"
-
-
-def _proxy(entry: Mapping[str, str]) -> str:
-    return f"ztunnel@{entry['node']}"
 
 
 def _encoded(message: Any) -> str:

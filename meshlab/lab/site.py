@@ -35,8 +35,8 @@ class Site:
     programs: Programs
     mounts: Mounts
     ca: MeshCA
-    token: str
-    """Bearer token of this lab's node proxies."""
+    tokens: Mapping[str, str]
+    """Bearer token of each node proxy, by its name: ``ztunnel@node-1``."""
     netns: dict[str, Netns] = field(default_factory=dict)
     """By the plan's key."""
     routes: dict[str, RouteSocket] = field(default_factory=dict)

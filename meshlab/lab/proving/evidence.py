@@ -136,7 +136,9 @@ def _conversation(lab: Lab) -> Iterator[str]:
     for event in events:
         if event["event"] == "conversation":
             line = json.dumps({key: value for key, value in event.items() if key != "event"})
-            yield line.replace(lab.site.token, "TOKEN")
+            for token in lab.site.tokens.values():
+                line = line.replace(token, "TOKEN")
+            yield line
 
 
 def _save_logs(lab: Lab, evidence: Evidence) -> None:
