@@ -60,8 +60,11 @@ class Configuration:
         )
         self._posted = control_plane, number, wire
 
-    def settle(self, timeout_s: float) -> None:
+    def settle(self, timeout_s: float, given_s: float | None = None) -> None:
         """Wait until what was posted last is in effect.
+
+        Args:
+            given_s: how long was given for all of it, which an error says; ``timeout_s`` is what is left.
 
         Raises:
             NotAcknowledgedError: proxy, type and version that were missing at the deadline; or a proxy that is gone.
@@ -83,7 +86,7 @@ class Configuration:
         if "timeout" in answer:
             late = [f"{lag['client']}: {lag['type_url']} at version {lag['version']}" for lag in answer["timeout"]]
             late += [f"no proxy asked for a certificate of {identity}" for identity in answer["certificates"]]
-            raise NotAcknowledgedError(f"not in effect within {timeout_s:g} s: {'; '.join(late)}")
+            raise NotAcknowledgedError(f"not in effect within {given_s or timeout_s:g} s: {'; '.join(late)}")
         self.served = wire
 
     def go_back(self, failure: BaseException, wire: Wire | None = None) -> None:
@@ -115,7 +118,7 @@ class Configuration:
 
     def admit(self) -> None:
         """Tell the control plane which node proxies there are; the streams of others end."""
-        # SHIM
+        self._control_plane().ask("clients", clients=self.site.clients())
 
     def _control_plane(self) -> Peer:
         peer = self.site.peer("control-plane")
@@ -128,7 +131,7 @@ class Configuration:
         return [str(proxy.instance) for some in self.site.proxies.values() for proxy in some]
 
     def _look_for_the_dead(self) -> None:
-        for name in [str(proxy.instance) for some in self.site.proxies.values() for proxy in some]:
+        for name in self._barrier():
             if self.site.programs.has_ended(name):
                 raise NotAcknowledgedError(f"not in effect: {self.site.programs.why_gone(name)}")
 

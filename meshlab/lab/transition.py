@@ -108,6 +108,7 @@ class Transitions:
         self._captures: Captures | None = None
         self._undo = ExitStack()
         self._deadline = 0.0
+        self._given_s = 0.0
         self._now = site.mesh
         """What would be in effect if what is under way were undone now."""
 
@@ -235,7 +236,7 @@ class Transitions:
 
     def _carry_out(self, after: Mesh, timeout_s: float, rollout: Rollout) -> None:
         self._now = before = self.site.mesh
-        self._deadline = time.monotonic() + timeout_s
+        self._deadline, self._given_s = time.monotonic() + timeout_s, timeout_s
         self.history.begin(after)
         stages = transition(before, after)
         try:
@@ -355,7 +356,7 @@ class Transitions:
         assert stage.served is not None
         self.configuration.post(self.configuration.wire(stage.served), certificates, self._left_s)
         try:
-            self.configuration.settle(self._left_s)
+            self.configuration.settle(self._left_s, self._given_s)
         except LabError as error:
             enrolment.settled_in_part(self.site, error)
 
