@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import secrets
 import socket
 import threading
 from collections.abc import Iterable, Mapping, Sequence
