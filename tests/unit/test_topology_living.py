@@ -14,7 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from meshlab.errors import TopologyError
-from meshlab.model import ContainerPort, Mesh, Pod, Program, Topology, addresses
+from meshlab.model import Address, ContainerPort, Mesh, Pod, Program, Topology, addresses
+from meshlab.plan import network
 from meshlab.topology import dump, load, load_manifests, replaced, without
 
 FILE = """
@@ -267,6 +268,16 @@ def test_two_pods_with_one_address_in_one_file_are_refused_at_the_one_that_asks_
     (issue,) = refused.value.issues
     assert issue.message == f"{addresses.pod4(1, 1)} of pod 'shop/client' is also that of pod 'shop/server'"
     assert issue.line == 9
+
+
+@pytest.mark.parametrize(
+    "own",
+    [network.CONTROL_PLANE4, network.CONTROL_PLANE6, network._NODES4[7], network._NODES6[7], network._PROXIES4[7]],
+    ids=str,
+)
+def test_no_pod_takes_an_address_of_the_labs_own(own: Address) -> None:
+    with pytest.raises(TopologyError, match="must be an address that a pod can have"):
+        load(FILE.replace("{node: node-1}", f'{{ips: ["{own}"]}}'), "living.yaml")
 
 
 # --- Deployments -----------------------------------------------------------------------------------------------------
