@@ -131,7 +131,10 @@ def _ask_recorder(data: bytes) -> None:
 class _Agent(Agent):
     """It has no kernel."""
 
-    def write_rules(self, pod: EnrolledPod) -> None:
+    def write_rules(self, pod: EnrolledPod, *, known: bool) -> None:
+        pass
+
+    def remove_rules(self, pod: EnrolledPod) -> None:
         pass
 
     def read_rules(self, pod: EnrolledPod) -> str:
@@ -170,7 +173,7 @@ async def _answered_by_echo(ours: Channel, control: int, data: bytes) -> None:
 
     loop.set_exception_handler(failed)
     loop.add_reader(ours, answered.set)
-    echo = Echo({"pods": []}, {"control": control})
+    echo = Echo(Channel.from_fd(control))
     served = loop.create_task(echo.run())
     _say(ours, data)
     await answered.wait()

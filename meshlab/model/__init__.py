@@ -4,7 +4,7 @@ from meshlab.model.call import Call, Outcome, Peer
 from meshlab.model.connection import Connection, Decision
 from meshlab.model.identity import SpiffeId
 from meshlab.model.instance import InstanceId, Role
-from meshlab.model.mesh import DATAPLANE_MODE, Mesh, has_labels, target_port
+from meshlab.model.mesh import DATAPLANE_MODE, Mesh, has_labels
 from meshlab.model.policy import (
     Action,
     AuthorizationPolicy,
@@ -73,5 +73,4 @@ __all__ = [
     "Topology",
     "Verdict",
     "has_labels",
-    "target_port",
 ]

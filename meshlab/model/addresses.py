@@ -12,6 +12,15 @@ PODS4 = IPv4Network("10.0.0.0/8")
 PODS6 = IPv6Network("fd5a:7c1e:90d3::/48")
 SERVICES4 = IPv4Network("172.16.0.0/12")
 SERVICES6 = IPv6Network("fd5a:7c1e:a6b8::/64")
+LABS_OWN = (
+    IPv4Network("100.64.0.1/32"),
+    IPv4Network("100.77.0.0/16"),
+    IPv4Network("100.114.0.0/16"),
+    IPv6Network("fd5a:7c1e:3f62::/48"),
+)
+"""Control plane, nodes and their proxies: no pod and no Service may ask for an address of these."""
+PLACES = 2**16 - 1
+"""After so many places their addresses come round again."""
 _ODD16 = 0x9E37
 _ODD64 = 0x9E3779B97F4A7C15
 
@@ -27,7 +36,7 @@ def node_network6(node: int) -> IPv6Network:
 
 
 def pod4(node: int, place: int) -> IPv4Address:
-    """Address of the ``place``-th pod of the file (from 0, below 65535), which is on the ``node``-th node."""
+    """Address of the ``place``-th pod of the file (from 0, below ``PLACES``), which is on the ``node``-th node."""
     return node_network4(node)[(place + 1) * _ODD16 % 2**16]
 
 

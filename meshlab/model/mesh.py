@@ -5,8 +5,8 @@ Nothing of policy is here: selecting and judging is done twice, apart (``oracle`
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 
 from meshlab.model.policy import AuthorizationPolicy, PeerAuthentication
 from meshlab.model.workload import Endpoints, Labels, Namespace, Pod, Service, ServicePort
@@ -31,6 +31,8 @@ class Mesh:
     root_namespace: str = "istio-system"
     places: int = 0
     """How many places pods have had: the next pod that is added gets the addresses of this one."""
+    former: Mapping[str, int] = field(default_factory=dict)
+    """``namespace/name`` of pods that are gone -> how many pods of that name there were: the next one's incarnation."""
 
     def pod(self, key: str) -> Pod:
         """The pod ``namespace/name``.
@@ -66,20 +68,45 @@ class Mesh:
         return mode == "ambient"
 
     def endpoints(self, service: Service) -> tuple[Pod, ...]:
-        """Pods behind ``service``: of its namespace, with every label of its selector (none for an empty one)."""
+        """Pods behind ``service``: those of its namespace with every label of its selector.
+
+        Where it has no selector, they are the pods whose addresses somebody wrote into its Endpoints by hand.
+        """
         if not service.selector:
-            return ()
+            written = {address for endpoints in self._by_hand(service) for address in endpoints.addresses}
+            return tuple(pod for pod in self.pods if pod.ipv4 in written or pod.ipv6 in written)
         return tuple(
             pod for pod in self.pods if pod.namespace == service.namespace and has_labels(pod.labels, service.selector)
         )
+
+    def target(self, service: Service, port: ServicePort, pod: Pod) -> int | None:
+        """The number that ``port`` of ``service`` means on ``pod``, one of its endpoints.
+
+        ``None`` is returned where the pod has no port of that name, or the Endpoints that list it have none.
+
+        Source: https://kubernetes.io/docs/concepts/services-networking/service/#services-without-selectors
+        """
+        if service.selector:
+            return _own_port(port, pod)
+        for endpoints in self._by_hand(service):
+            if pod.ipv4 in endpoints.addresses or pod.ipv6 in endpoints.addresses:
+                for written in endpoints.ports:
+                    if written.name == port.name:
+                        return written.number
+        return None
+
+    def _by_hand(self, service: Service) -> Iterator[Endpoints]:
+        for endpoints in self.endpoints_by_hand:
+            if (endpoints.service, endpoints.namespace) == (service.name, service.namespace):
+                yield endpoints
 
 
 def has_labels(labels: Labels, selector: Mapping[str, str]) -> bool:
     return all(labels.get(key) == value for key, value in selector.items())
 
 
-def target_port(port: ServicePort, pod: Pod) -> int | None:
-    """The number that ``port`` means on ``pod``; ``None`` where the pod has no port of that name."""
+def _own_port(port: ServicePort, pod: Pod) -> int | None:
+    """The number of ``port``, or of the container port of its name."""
     if isinstance(port.target_port, int):
         return port.target_port
     for container_port in pod.ports:

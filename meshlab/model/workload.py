@@ -15,6 +15,9 @@ Address = IPv4Address | IPv6Address
 RestartPolicy = Literal["Always", "OnFailure", "Never"]
 """As of a Pod's ``spec.restartPolicy``."""
 
+BYPASS_INBOUND = "ambient.istio.io/bypass-inbound-capture"
+TRUE_WORDS = ("1", "t", "T", "true", "TRUE", "True")
+"""What Go's ParseBool takes for true."""
 FAMILIES: tuple[Family, ...] = (4, 6)
 
 
@@ -50,7 +53,7 @@ class Pod:
     namespace: str
     node: str
     ipv4: IPv4Address
-    """From the pod's place in the file (``addresses.py``)."""
+    """From ``ips``, else from the pod's place in the file (``addresses.py``)."""
     ipv6: IPv6Address
     labels: Labels = field(default_factory=dict)
     annotations: Labels = field(default_factory=dict)
@@ -83,6 +86,14 @@ class Pod:
     def uid(self) -> str:
         """What ZDS calls the pod; equal on every machine, and unique, since a namespace has no dot."""
         return f"uid{self.incarnation or ''}-{self.namespace}.{self.name}"
+
+    @property
+    def bypasses_inbound(self) -> bool:
+        """Whether plaintext to this pod goes past its node proxy; what the proxy is sent over HBONE it still judges.
+
+        Source: https://istio.io/latest/docs/reference/config/annotations/#AmbientBypassInboundCapture
+        """
+        return self.annotations.get(BYPASS_INBOUND) in TRUE_WORDS
 
     def address(self, family: Family) -> Address:
         return self.ipv4 if family == 4 else self.ipv6
@@ -140,6 +151,8 @@ class Endpoints:
     """Name of the Service, which is of the same namespace."""
     addresses: tuple[Address, ...] = ()
     ports: tuple[EndpointPort, ...] = ()
+    kind: Literal["Endpoints", "EndpointSlice"] = "Endpoints"
+    """Of the manifest: both may bear one name."""
 
     @property
     def key(self) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from meshlab.model import Connection, Family, Mesh, Pod, Service, ServicePort, Verdict, target_port
+from meshlab.model import Connection, Family, Mesh, Pod, Service, ServicePort, Verdict
 from meshlab.oracle.decide import decide
 
 
@@ -53,7 +53,7 @@ def _rules_by_verdict(
     """Each rule that decided for some endpoint, said once: an endpoint without the named target port is none."""
     rules: dict[Verdict, dict[str, list[str]]] = {Verdict.ALLOW: {}, Verdict.DENY: {}}
     for pod in mesh.endpoints(service):
-        number = target_port(service_port, pod)
+        number = mesh.target(service, service_port, pod)
         if number is not None:
             decision = decide(mesh, connection(mesh, source, pod, number, family))
             rules[decision.verdict].setdefault(decision.rule, []).append(pod.key)

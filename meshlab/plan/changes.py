@@ -6,6 +6,7 @@ asked), and other netns by their key in the plan. ``str(change)`` is what an err
 
 from __future__ import annotations
 
+import errno
 from dataclasses import dataclass
 from enum import Enum
 from ipaddress import IPv4Address, IPv4Network, IPv6Network
@@ -66,6 +67,27 @@ class LinkUp:
 
 
 @dataclass(frozen=True, slots=True)
+class LinkDown:
+    """Take the end down. Linux drops the routes by it and its IPv6 addresses; IPv4 addresses stay."""
+
+    end: End
+
+    def __str__(self) -> str:
+        return f"set {self.end.name} down"
+
+
+@dataclass(frozen=True, slots=True)
+class LinkDelete:
+    """Delete the end, and with it its peer, wherever that is, and every address and route of both."""
+
+    end: End
+    absent_is_fine: bool = False
+
+    def __str__(self) -> str:
+        return f"delete {self.end.name}"
+
+
+@dataclass(frozen=True, slots=True)
 class AddressAssign:
     """Assign the address alone (/32 or /128), without duplicate address detection."""
 
@@ -115,7 +137,26 @@ class MarkRule:
         return f"add IPv{self.family} rule {self.preference}: fwmark {self.mark:#x}/{self.mask:#x} lookup {self.table}"
 
 
-Change = Veth | Silence | LinkUp | AddressAssign | Route | MarkRule
+@dataclass(frozen=True, slots=True)
+class Removed:
+    """Take away what ``change`` had added."""
+
+    change: AddressAssign | Route | MarkRule
+    absent_is_fine: bool = False
+
+    def __str__(self) -> str:
+        return f"take away what this added: {self.change}"
+
+
+Change = Veth | Silence | LinkUp | LinkDown | LinkDelete | AddressAssign | Route | MarkRule | Removed
+
+_ABSENT = frozenset({errno.ENODEV, errno.ESRCH, errno.ENOENT, errno.EADDRNOTAVAIL})
+"""How Linux says that a link, a route, a rule or an address is not there."""
+
+
+def allows(change: Change, number: int) -> bool:
+    """Whether the refusal of ``change`` with this errno is one that it allows: what it takes away was not there."""
+    return isinstance(change, LinkDelete | Removed) and change.absent_is_fine and number in _ABSENT
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,7 +28,6 @@ from meshlab.model import (
     Source,
     SpiffeId,
     Topology,
-    target_port,
 )
 from meshlab.model import addresses as places
 from meshlab.oracle import connection, decide
@@ -76,7 +75,7 @@ def topologies(max_pods: int = 8, *, allow_all: bool = False, programs: bool = F
     def make(choices: Choices) -> Topology:
         nodes = choices.one_of((2, 1, 3))
         pods = _pods(choices, nodes, choices.one_of(range(1, max_pods + 1)), programs)
-        mesh = Mesh(namespaces=_namespaces(pods), pods=pods)
+        mesh = Mesh(namespaces=_namespaces(pods), pods=pods, places=len(pods))
         count = choices.one_of((1, 0, 2)) if len(pods) > 1 else 1
         mesh, _ = with_target_ports(
             replace(mesh, services=tuple(_service(choices, mesh, place) for place in range(count)))
@@ -231,7 +230,7 @@ def _service(choices: Choices, mesh: Mesh, place: int) -> Service:
 def _is_sound(mesh: Mesh, service: Service) -> bool:
     ends = mesh.endpoints(service)
     listening = all(
-        target_port(port, pod) in {own.number for own in pod.ports} for pod in ends for port in service.ports
+        mesh.target(service, port, pod) in {own.number for own in pod.ports} for pod in ends for port in service.ports
     )
     return listening and len({mesh.is_enrolled(pod) for pod in ends}) == 1
 

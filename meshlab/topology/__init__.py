@@ -1,14 +1,25 @@
 """Text to model and back. Pure: it opens no file.
 
-``load`` reads a topology file, ``read`` also says what it read over, ``dump`` writes one; ``load_manifests`` and
-``without`` are what ``lab.apply`` and ``lab.delete`` do to the mesh, ``with_target_ports`` what Services do to its
-pods. What a file may hold is the table in ``keys``.
+``load`` reads a topology file, ``read`` also says what it read over, ``dump`` writes one; ``load_manifests``,
+``without`` and ``replaced`` are what ``lab.apply``, ``lab.delete`` and ``lab.replace`` do to the mesh,
+``with_target_ports`` what Services do to its pods. What a file may hold is the table in ``keys``.
 """
 
-from meshlab.topology.changes import load_manifests, without
+from meshlab.topology.changes import check_labels, load_manifests, replaced, without
 from meshlab.topology.dumper import dump
 from meshlab.topology.keys import render_keys_page
 from meshlab.topology.loader import Reading, load, read
 from meshlab.topology.placement import with_target_ports
 
-__all__ = ["Reading", "dump", "load", "load_manifests", "read", "render_keys_page", "with_target_ports", "without"]
+__all__ = [
+    "Reading",
+    "check_labels",
+    "dump",
+    "load",
+    "load_manifests",
+    "read",
+    "render_keys_page",
+    "replaced",
+    "with_target_ports",
+    "without",
+]

@@ -19,6 +19,7 @@ from meshlab.model import (
     CallShape,
     CallStep,
     ContainerPort,
+    Endpoints,
     Expectation,
     Node,
     PeerAuthentication,
@@ -29,9 +30,11 @@ from meshlab.model import (
     ServicePort,
     Step,
     Topology,
+    addresses,
 )
 from meshlab.topology.keys import LAB_API
 from meshlab.topology.policies import DRY_RUN, operation_fields, source_fields
+from meshlab.topology.services import SERVICE_NAME
 
 _WIDTH = 120
 _SECURITY = "security.istio.io/v1"
@@ -74,6 +77,7 @@ def _documents(topology: Topology) -> Iterator[dict[str, Any]]:
         yield {"apiVersion": "v1", "kind": "Namespace", "metadata": metadata}
     yield _lab(topology)
     yield from map(_service, mesh.services)
+    yield from map(_endpoints, mesh.endpoints_by_hand)
     yield from map(_authorization_policy, mesh.authorization_policies)
     yield from map(_peer_authentication, mesh.peer_authentications)
 
@@ -89,7 +93,7 @@ def _lab(topology: Topology) -> dict[str, Any]:
         "nodes": [_node(node) for node in topology.nodes],
         "dataplane": {"ztunnel": topology.ztunnel},
         **_given(
-            pods={pod.key: _pod(pod) for pod in topology.mesh.pods},
+            pods=_pods(topology),
             images={pattern: _program(program) for pattern, program in topology.images.items()},
             expect=[_row(row) for row in topology.expect],
             steps=[_step(step) for step in topology.steps],
@@ -110,17 +114,26 @@ def _port(port: ContainerPort) -> int | dict[str, Any]:
     return _given(containerPort=port.number, name=port.name, mode="server-first" if port.server_first else "")
 
 
-def _pod(pod: Pod) -> dict[str, Any]:
+def _pods(topology: Topology) -> dict[str, dict[str, Any]]:
+    nodes = {node.name: index for index, node in enumerate(topology.nodes)}
+    return {pod.key: _pod(pod, place, nodes[pod.node]) for place, pod in enumerate(topology.mesh.pods)}
+
+
+def _pod(pod: Pod, place: int, node: int) -> dict[str, Any]:
     ports = [_port(port) for port in pod.ports]
+    usual = {addresses.pod4(node, place), addresses.pod6(node, place)}
     return {
         "node": pod.node,
         **_given(
+            ips=[str(address) for address in (pod.ipv4, pod.ipv6) if address not in usual],
             serviceAccount=pod.service_account if pod.service_account != "default" else "",
             ports=ports,
             labels=dict(pod.labels),
             annotations=dict(pod.annotations),
             image=pod.image,
             **_program(pod.program),
+            init=[_program(program) for program in pod.init],
+            restartPolicy=pod.restart_policy if pod.restart_policy != "Always" else "",
             capabilities=list(pod.add_capabilities),
             emptyDirs=list(pod.empty_dirs),
             workload=pod.workload,
@@ -178,6 +191,22 @@ def _service(service: Service) -> dict[str, Any]:
 
 def _service_port(port: ServicePort) -> dict[str, Any]:
     return {**_given(name=port.name), "port": port.port, "targetPort": port.target_port}
+
+
+def _endpoints(endpoints: Endpoints) -> dict[str, Any]:
+    ports = [{**_given(name=port.name), "port": port.number} for port in endpoints.ports]
+    if endpoints.kind == "Endpoints":
+        subset = _given(addresses=[{"ip": str(address)} for address in endpoints.addresses], ports=ports)
+        about = _object("Endpoints", "v1", endpoints.name, endpoints.namespace)
+        return {**about, "subsets": [subset] if subset else []}
+    version = endpoints.addresses[0].version if endpoints.addresses else 4
+    labels = {SERVICE_NAME: endpoints.service}
+    return {
+        **_object("EndpointSlice", "discovery.k8s.io/v1", endpoints.name, endpoints.namespace, labels=labels),
+        "addressType": f"IPv{version}",
+        "endpoints": [{"addresses": [str(address)]} for address in endpoints.addresses],
+        "ports": ports,
+    }
 
 
 def _selector(selector: Mapping[str, str] | None) -> dict[str, Any]:

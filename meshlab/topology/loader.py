@@ -1,7 +1,7 @@
 """Text -> ``Topology``: every document of a file, read in order, and every issue found on the way.
 
-    text --nodes--> documents --check, beside the table of keys--> honoured parts --workloads, policies--> model
-                                                                                `--expect, once all else is known
+    text --nodes--> documents --check, beside the table of keys--> honoured parts --gathered--> drafts
+    drafts --assembly, from the empty mesh--> mesh --expect, steps--> topology
 
 Pure: it opens no file. What a user may write is in ``keys``; what it means in the readers of the kinds.
 """
@@ -12,23 +12,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from meshlab.errors import Issue
-from meshlab.model import (
-    Address,
-    AuthorizationPolicy,
-    Mesh,
-    Namespace,
-    Node,
-    PeerAuthentication,
-    Program,
-    Service,
-    Topology,
-)
-from meshlab.topology import images, placement, policies, workloads
+from meshlab.model import Mesh, Node, Program, Topology
+from meshlab.topology import placement, workloads
+from meshlab.topology.assembly import Ground, assembled
 from meshlab.topology.check import check, check_kind
 from meshlab.topology.expect import Ends, expectations
+from meshlab.topology.gathered import Gathered, expanded
 from meshlab.topology.nodes import Map, Scalar, Sequence, read_documents
 from meshlab.topology.nodes import Node as YamlNode
-from meshlab.topology.notes import START, Notes, Place
+from meshlab.topology.notes import START, Notes
 from meshlab.topology.steps import steps
 
 DEFAULT_NAME = "lab"
@@ -75,63 +67,21 @@ def read(text: str, source: str) -> Reading:
     return Reading(topology, tuple(file.unrunnable()), tuple(sorted(notes.inert)), tuple(sorted(notes.warnings)))
 
 
-def expanded(documents: list[Map], notes: Notes) -> Iterator[Map]:
-    """``kind: List``, as ``kubectl get -o yaml`` prints it, is its items."""
-    for document in documents:
-        if document.text("kind") != "List":
-            yield document
-            continue
-        for item in document.items("items"):
-            if isinstance(item, Map):
-                yield item
-            else:
-                notes.refuse(item.place, "an item of a List is a mapping with apiVersion and kind")
-
-
 class _File:
     """One text while it is read."""
 
     def __init__(self, notes: Notes) -> None:
         self._notes = notes
         self._lab: Map | None = None
-        self._declared: dict[str, Namespace] = {}
-        self._mentioned: dict[str, Namespace] = {}
-        self._drafts: list[workloads.Draft] = []
-        self._services: list[tuple[Service, Place]] = []
-        self._service_names: dict[str, Place] = {}
-        self._authorization_policies: list[AuthorizationPolicy] = []
-        self._peer_authentications: list[PeerAuthentication] = []
-        self._lines: dict[tuple[str, str], int] = {}
+        self._given = Gathered(notes)
         self._images: dict[str, Program | None] = {}
 
     def add(self, kind: str, document: Map) -> None:
         """Read one checked document."""
-        metadata = document.map("metadata")
-        namespace = metadata.text("namespace", "default")
-        key = metadata.text("name") if kind in ("Lab", "Namespace") else f"{namespace}/{metadata.text('name')}"
-        if kind not in ("ServiceAccount", "Lab", "Pod"):
-            self._refuse_second(kind, key, metadata.at("name"))
-        if kind not in ("Lab", "Namespace"):
-            self._mention(namespace)
-        match kind:
-            case "Lab":
-                self._add_lab(document)
-            case "Namespace":
-                self._declared[key] = Namespace(name=key, labels=metadata.strings("labels"))
-            case "Pod":
-                self._add_pods([workloads.verbatim(document, self._notes)])
-            case "Deployment":
-                self._add_pods(workloads.replicas(document, len(self._drafts), self._notes))
-            case "Service":
-                service = workloads.service(document, len(self._services), self._notes)
-                self._services.append((service, document.map("spec").at("clusterIP")))
-                self._service_names[service.key] = metadata.at("name")
-            case "AuthorizationPolicy":
-                self._authorization_policies.append(policies.authorization_policy(document, self._notes))
-            case "PeerAuthentication":
-                self._peer_authentications.append(policies.peer_authentication(document, self._notes))
-            case _:
-                assert kind == "ServiceAccount"  # it was mentioned above, and that is all it does
+        if kind == "Lab":
+            self._add_lab(document)
+        else:
+            self._given.add(kind, document)
 
     def topology(self) -> Topology:
         """What was read, put together; issues that only show now are noted."""
@@ -139,15 +89,7 @@ class _File:
         spec = lab.map("spec")
         nodes = self._nodes(spec)
         self._images = {pattern: workloads.program(entry) for pattern, entry in _maps(spec.map("images"))}
-        mesh = Mesh(
-            namespaces=(*self._declared.values(), *(self._mentioned[name] for name in self._only_mentioned())),
-            services=tuple(service for service, _ in self._services),
-            authorization_policies=tuple(self._authorization_policies),
-            peer_authentications=tuple(self._peer_authentications),
-        )
-        pods = placement.place_pods(self._drafts, nodes, mesh, self._images, self._notes)
-        mesh = self._with_target_ports(replace(mesh, pods=pods))
-        self._refuse_shared_addresses(mesh)
+        mesh = assembled(Mesh(), self._given, Ground(nodes, self._images), self._notes)
         ends = Ends.of(mesh)
         topology = Topology(
             name=lab.map("metadata").text("name", DEFAULT_NAME),
@@ -162,42 +104,15 @@ class _File:
 
     def unrunnable(self) -> Iterator[Issue]:
         """Images without a program, each once."""
-        seen = set()
-        for draft in self._drafts:
-            if not draft.image or draft.run or draft.image in seen or images.find(draft.image, self._images)[0]:
-                continue
-            seen.add(draft.image)
-            message = (
-                f"no program stands for the image '{draft.image}' of pod '{draft.key}'. Add to the Lab's spec.images: "
-                f"{images.line_to_add(draft.image)}, or {{}} in place of {{run: ...}} for the built-in echo"
-            )
-            yield self._notes.at(draft.image_place, message)
+        return placement.unrunnable(self._given.drafts, self._images, self._notes)
 
     def _add_lab(self, document: Map) -> None:
-        self._refuse_second("Lab", "", document.place)
+        self._given.refuse_second("Lab", "", document.place)
         self._lab = document
         pods = document.map("spec").map("pods")
-        drafts = [workloads.short_form(key, spec, pods.key_places[key], self._notes) for key, spec in _maps(pods)]
-        for draft in drafts:
-            self._mention(draft.namespace)
-        self._add_pods(drafts)
-
-    def _add_pods(self, drafts: list[workloads.Draft]) -> None:
-        for draft in drafts:
-            self._refuse_second("Pod", draft.key, draft.place)
-        self._drafts += drafts
-
-    def _mention(self, namespace: str) -> None:
-        self._mentioned.setdefault(namespace, Namespace(name=namespace))
-
-    def _only_mentioned(self) -> list[str]:
-        return [name for name in self._mentioned if name not in self._declared]
-
-    def _refuse_second(self, kind: str, key: str, place: Place) -> None:
-        if (kind, key) in self._lines:
-            named = f" '{key}'" if key else ""
-            self._notes.refuse(place, f"the {kind}{named} is already on line {self._lines[kind, key]}")
-        self._lines.setdefault((kind, key), place.line)
+        self._given.add_pods(
+            [workloads.short_form(key, spec, pods.key_places[key], self._notes) for key, spec in _maps(pods)]
+        )
 
     def _nodes(self, spec: Map) -> tuple[Node, ...]:
         nodes = [_node(item) for item in spec.items("nodes")]
@@ -207,34 +122,8 @@ class _File:
         if isinstance(given := spec.entries.get("nodes"), Sequence) and given.whole and not nodes:
             self._notes.refuse(spec.at("nodes"), "a lab has at least one node")
         for item, node in zip(spec.items("nodes"), nodes, strict=True):
-            self._refuse_second(f"node '{node.name}'", "", item.place)
+            self._given.refuse_second(f"node '{node.name}'", "", item.place)
         return tuple(nodes) or DEFAULT_NODES
-
-    def _with_target_ports(self, mesh: Mesh) -> Mesh:
-        """``mesh`` with what Services add to its pods; that is noted, and who has nobody behind it."""
-        mesh, added = placement.with_target_ports(mesh)
-        for service, pod, number in added:
-            self._notes.warn(
-                self._service_names[service.key],
-                f"Service '{service.key}' leads to port {number} of pod '{pod.key}', which does not declare it: the "
-                f"built-in echo listens there too",
-            )
-        for service in mesh.services:
-            if why := placement.nobody_behind(mesh, service):
-                self._notes.warn(
-                    self._service_names[service.key], f"nobody stands behind Service '{service.key}': {why}"
-                )
-        return mesh
-
-    def _refuse_shared_addresses(self, mesh: Mesh) -> None:
-        owners: dict[Address, str] = {
-            address: f"pod '{pod.key}'" for pod in mesh.pods for address in (pod.ipv4, pod.ipv6)
-        }
-        for service, place in self._services:
-            for address in (service.ipv4, service.ipv6):
-                owner = owners.setdefault(address, f"Service '{service.key}'") if address else ""
-                if owner not in ("", f"Service '{service.key}'"):
-                    self._notes.refuse(place, f"{address} of Service '{service.key}' is also that of {owner}")
 
 
 def _maps(node: Map) -> Iterator[tuple[str, Map]]:

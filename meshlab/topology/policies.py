@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 
 from meshlab.model import Action, AuthorizationPolicy, Condition, MtlsMode, Operation, PeerAuthentication, Rule, Source
+from meshlab.model.workload import TRUE_WORDS
 from meshlab.topology import shapes
 from meshlab.topology.nodes import Map, Node, Scalar, Sequence
 from meshlab.topology.notes import Notes, did_you_mean, listed
@@ -92,7 +93,7 @@ def authorization_policy(document: Map, notes: Notes) -> AuthorizationPolicy:
         action=action,
         rules=tuple(_rule(rule, notes) for rule in spec.maps("rules")),
         target_refs=_target_refs(spec, notes),
-        dry_run=metadata.strings("annotations").get(DRY_RUN) in shapes.TRUE_WORDS,
+        dry_run=metadata.strings("annotations").get(DRY_RUN) in TRUE_WORDS,
     )
 
 

@@ -10,6 +10,8 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from meshlab.model import addresses
+from meshlab.model.workload import TRUE_WORDS
 from meshlab.topology.nodes import Scalar, describe
 from meshlab.topology.notes import did_you_mean, listed
 
@@ -20,9 +22,9 @@ _QUALIFIED = re.compile(r"[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?")
 _PREFIX_LENGTH = re.compile(r"0|[1-9][0-9]{0,2}")
 _PATH_LITERAL = re.compile(r"[-a-zA-Z0-9._~%!$&'()+,;:@=]+")
 """The characters of a path (RFC 3986, appendix A), without the star."""
-TRUE_WORDS = ("1", "t", "T", "true", "TRUE", "True")
-"""What Go's ParseBool takes for true."""
-_FALSE_WORDS = ("0", "f", "F", "false", "FALSE", "False")
+FALSE_WORDS = ("0", "f", "F", "false", "FALSE", "False")
+_THIS_NETWORK = ipaddress.IPv4Network("0.0.0.0/8")
+_BROADCAST = ipaddress.IPv4Address("255.255.255.255")
 _SUBDOMAIN_LENGTH = 253
 
 # fmt: off
@@ -128,6 +130,18 @@ def _is_vip(text: str) -> bool:
     return "%" not in text and not unusable
 
 
+def _is_pod_ip(text: str) -> bool:
+    """Unicast, of one family only (::ffff:10.0.0.1 is of both), and not the lab's own."""
+    if not _is_vip(text):
+        return False
+    address = ipaddress.ip_address(text)
+    if isinstance(address, ipaddress.IPv6Address):
+        unusable = address.ipv4_mapped is not None
+    else:
+        unusable = address in _THIS_NETWORK or address == _BROADCAST
+    return not unusable and not any(address in network for network in addresses.LABS_OWN)
+
+
 def is_trust_domain(text: str) -> bool:
     """A trust domain of a policy, or a prefix or suffix of one with ``*``; without ``spiffe://``."""
     return bool(text) and "/" not in text and "*" not in text[1:-1] and (text == "*" or text.count("*") <= 1)
@@ -178,12 +192,15 @@ REPLICAS = Shape("a whole number, 0 or more", _whole(0, 2**31 - 1))
 SECONDS = Shape("a number of seconds above 0", _number)
 CIDR = Shape("an address or a CIDR of IPv4 or IPv6", _text(is_cidr))
 VIP = Shape("an address that a Service can have", _text(_is_vip))
+POD_IP = Shape("an address that a pod can have", _text(_is_pod_ip))
+RESTART_POLICY = one_of("Always", "OnFailure", "Never")
+BOOLEAN = Shape("true or false", lambda scalar: isinstance(scalar.value, bool))
 CLUSTER_IP = Shape("'None' or an address that a Service can have", _text(lambda text: text == "None" or _is_vip(text)))
 CAPABILITY = Shape(
     "a capability as Linux names it, without CAP_", _text(lambda text: text in CAPABILITIES), CAPABILITIES
 )
 ECHO_MODE = Shape("echo or server-first", _text(lambda text: text in {"echo", "server-first"}))
-PARSE_BOOL = one_of(*TRUE_WORDS, *_FALSE_WORDS)
+PARSE_BOOL = one_of(*TRUE_WORDS, *FALSE_WORDS)
 TRUST_DOMAIN = Shape("a trust domain, with '*' at one end at most, and without spiffe://", _text(is_trust_domain))
 PATH_PATTERN = Shape("a path, or a template of {*} and, as the last of them, {**}", _text(is_path_pattern))
 FAMILY = Shape("4 or 6", lambda s: type(s.value) is int and s.value in (4, 6))

@@ -1,4 +1,4 @@
-"""Pods, Deployments and Services: from checked documents to the model.
+"""Pods and Deployments: from checked documents to drafts.
 
 A pod is read in two steps. Its document gives a *draft*; only when the whole file is read are the nodes and the pod's
 place known, and so its node and its addresses.
@@ -6,17 +6,33 @@ place known, and so its node and its addresses.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from ipaddress import IPv4Address, IPv6Address, ip_address
+from typing import cast
 
-from meshlab.model import ContainerPort, Program, Service, ServicePort, addresses
+from meshlab.model import ContainerPort, Program, RestartPolicy
 from meshlab.topology.nodes import Map, Scalar
 from meshlab.topology.notes import START, Notes, Place, did_you_mean, listed
 
 ZTUNNEL_PORTS = (15001, 15006, 15008, 15053)
 """A ztunnel's own, in every pod of the mesh."""
 MAX_PODS = 65534
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Container:
+    """What a container says of its program; what that is hangs on ``spec.images`` too."""
+
+    place: Place = START
+    image: str = ""
+    image_place: Place = START
+    command: tuple[str, ...] = ()
+    args: tuple[str, ...] = ()
+    env: Mapping[str, str] = field(default_factory=dict)
+    env_fields: Mapping[str, str] = field(default_factory=dict)
+    """Variable -> path of the pod's field that is its value."""
+    working_dir: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,20 +44,19 @@ class Draft:
     place: Place
     node: str = ""
     node_place: Place = START
+    ipv4: IPv4Address | None = None
+    """As the document has it; ``None``: the one of its place."""
+    ipv6: IPv6Address | None = None
+    ips_place: Place = START
     labels: Mapping[str, str] = field(default_factory=dict)
     annotations: Mapping[str, str] = field(default_factory=dict)
     service_account: str = "default"
     ports: tuple[ContainerPort, ...] = ()
     run: Program | None = None
     """The program of the Lab's short form, which no image replaces."""
-    image: str = ""
-    image_place: Place = START
-    command: tuple[str, ...] = ()
-    args: tuple[str, ...] = ()
-    env: Mapping[str, str] = field(default_factory=dict)
-    env_fields: Mapping[str, str] = field(default_factory=dict)
-    """Variable -> path of the pod's field that is its value."""
-    working_dir: str = ""
+    container: Container = Container()
+    init: tuple[Container, ...] = ()
+    restart_policy: RestartPolicy = "Always"
     add_capabilities: tuple[str, ...] = ()
     empty_dirs: tuple[str, ...] = ()
     workload: str = ""
@@ -57,25 +72,54 @@ def short_form(key: str, spec: Map, place: Place, notes: Notes) -> Draft:
     run = spec.texts("run")
     if not run and not spec.text("image") and ("env" in spec or "workingDir" in spec):
         notes.refuse(spec.at("env"), f"pod '{key}' has an environment but no `run`: the built-in echo reads none")
+    ipv4, ipv6 = _addresses([item for item in spec.items("ips") if isinstance(item, Scalar)], notes)
     return Draft(
         name=name,
         namespace=namespace,
         place=place,
         node=spec.text("node"),
         node_place=spec.at("node"),
+        ipv4=ipv4,
+        ipv6=ipv6,
+        ips_place=spec.at("ips"),
         labels=spec.strings("labels"),
         annotations=spec.strings("annotations"),
         service_account=spec.text("serviceAccount", "default"),
         ports=_container_ports(spec, key, notes),
         run=program(spec),
-        image=spec.text("image"),
-        image_place=spec.at("image"),
-        env=spec.strings("env"),
-        working_dir=spec.text("workingDir"),
+        container=_short_container(spec),
+        init=tuple(_short_container(entry) for entry in spec.maps("init")),
+        restart_policy=_restart_policy(spec),
         add_capabilities=spec.texts("capabilities"),
         empty_dirs=spec.texts("emptyDirs"),
         workload=spec.text("workload"),
     )
+
+
+def _short_container(spec: Map) -> Container:
+    return Container(
+        place=spec.place,
+        image=spec.text("image"),
+        image_place=spec.at("image"),
+        command=spec.texts("run"),
+        env=spec.strings("env"),
+        working_dir=spec.text("workingDir"),
+    )
+
+
+def _restart_policy(spec: Map) -> RestartPolicy:
+    return cast("RestartPolicy", spec.text("restartPolicy", "Always"))  # the table has checked it
+
+
+def _addresses(given: list[Scalar], notes: Notes) -> tuple[IPv4Address | None, IPv6Address | None]:
+    """The addresses of a pod, as the table has checked them: one of a family at most."""
+    found: dict[int, IPv4Address | IPv6Address] = {}
+    for scalar in given:
+        address = ip_address(scalar.text)
+        if found.setdefault(address.version, address) != address:
+            message = f"{address} beside {found[address.version]}: a pod has one address of each family"
+            notes.refuse(scalar.place, message)
+    return cast("IPv4Address | None", found.get(4)), cast("IPv6Address | None", found.get(6))
 
 
 def program(spec: Map) -> Program | None:
@@ -86,8 +130,11 @@ def program(spec: Map) -> Program | None:
 
 def verbatim(document: Map, notes: Notes) -> Draft:
     """A ``kind: Pod``."""
-    metadata = document.map("metadata")
-    return _draft(metadata, document.map("spec"), metadata.text("name"), metadata.text("namespace", "default"), notes)
+    metadata, spec, status = document.map("metadata"), document.map("spec"), document.map("status")
+    draft = _draft(metadata, spec, metadata.text("name"), metadata.text("namespace", "default"), notes)
+    given = [*(entry.entries.get("ip") for entry in status.maps("podIPs")), status.entries.get("podIP")]
+    ipv4, ipv6 = _addresses([item for item in given if isinstance(item, Scalar)], notes)
+    return replace(draft, ipv4=ipv4, ipv6=ipv6, ips_place=document.at("status"))
 
 
 def replicas(document: Map, others: int, notes: Notes) -> list[Draft]:
@@ -112,11 +159,10 @@ def replicas(document: Map, others: int, notes: Notes) -> list[Draft]:
 
 
 def _draft(metadata: Map, spec: Map, name: str, namespace: str, notes: Notes) -> Draft:
-    containers = spec.maps("containers")
+    containers, before = spec.maps("containers"), spec.maps("initContainers")
     if "containers" in spec and len(containers) != 1:
         notes.refuse(spec.at("containers"), f"{len(containers)} containers; a pod of the lab runs one program")
-    container = containers[0] if containers else Map(spec.place)
-    plain, fields = _environment(container)
+    main = containers[0] if containers else Map(spec.place)
     return Draft(
         name=name,
         namespace=namespace,
@@ -126,7 +172,19 @@ def _draft(metadata: Map, spec: Map, name: str, namespace: str, notes: Notes) ->
         labels=metadata.strings("labels"),
         annotations=metadata.strings("annotations"),
         service_account=spec.text("serviceAccountName") or spec.text("serviceAccount") or "default",
-        ports=_container_ports(container, f"{namespace}/{name}", notes),
+        ports=_container_ports(main, f"{namespace}/{name}", notes),
+        container=_container(main),
+        init=tuple(map(_container, before)),
+        restart_policy=_restart_policy(spec),
+        add_capabilities=_capabilities((main, *before)),
+        empty_dirs=_empty_dirs(spec, (main, *before), notes),
+    )
+
+
+def _container(container: Map) -> Container:
+    plain, fields = _environment(container)
+    return Container(
+        place=container.place,
         image=container.text("image"),
         image_place=container.at("image"),
         command=container.texts("command"),
@@ -134,9 +192,13 @@ def _draft(metadata: Map, spec: Map, name: str, namespace: str, notes: Notes) ->
         env=plain,
         env_fields=fields,
         working_dir=container.text("workingDir"),
-        add_capabilities=container.map("securityContext").map("capabilities").texts("add"),
-        empty_dirs=_empty_dirs(spec, container, notes),
     )
+
+
+def _capabilities(containers: tuple[Map, ...]) -> tuple[str, ...]:
+    """Those of all containers, each once: they are the pod's."""
+    added = [entry.map("securityContext").map("capabilities").texts("add") for entry in containers]
+    return tuple(dict.fromkeys(name for names in added for name in names))
 
 
 def _environment(container: Map) -> tuple[dict[str, str], dict[str, str]]:
@@ -150,19 +212,28 @@ def _environment(container: Map) -> tuple[dict[str, str], dict[str, str]]:
     return plain, fields
 
 
-def _empty_dirs(spec: Map, container: Map, notes: Notes) -> tuple[str, ...]:
+def _empty_dirs(spec: Map, containers: tuple[Map, ...], notes: Notes) -> tuple[str, ...]:
+    """Where the ``emptyDir`` volumes are mounted; all containers of a pod see the same files."""
     volumes = {volume.text("name"): "emptyDir" in volume for volume in spec.maps("volumes")}
-    mounted = []
-    for mount in container.maps("volumeMounts"):
-        name = mount.text("name")
-        if name and name not in volumes:
-            message = (
-                f"volume '{name}' is not among the pod's volumes ({listed(volumes)}).{did_you_mean(name, volumes)}"
-            )
-            notes.refuse(mount.at("name"), message)
-        elif volumes.get(name):
-            mounted.append(mount.text("mountPath"))
+    mounted: dict[str, tuple[str, Map]] = {}
+    for container in containers:
+        for mount in container.maps("volumeMounts"):
+            name, path = mount.text("name"), mount.text("mountPath")
+            if name and name not in volumes:
+                choices = f"({listed(volumes)}).{did_you_mean(name, volumes)}"
+                notes.refuse(mount.at("name"), f"volume '{name}' is not among the pod's volumes {choices}")
+            elif volumes.get(name):
+                _mount(mounted, name, path, container, notes, mount.at("mountPath"))
     return tuple(mounted)
+
+
+def _mount(
+    mounted: dict[str, tuple[str, Map]], name: str, path: str, container: Map, notes: Notes, place: Place
+) -> None:
+    elsewhere = [known for known, (volume, by) in mounted.items() if volume == name and by is not container]
+    if elsewhere and path not in elsewhere:
+        notes.refuse(place, f"volume '{name}' is at {elsewhere[0]} in another container: it has one path in a pod")
+    mounted.setdefault(path, (name, container))
 
 
 def _container_ports(owner: Map, key: str, notes: Notes) -> tuple[ContainerPort, ...]:
@@ -202,80 +273,3 @@ def _port_fault(port: ContainerPort, others: Collection[int | str]) -> str:
     if port.name and port.name in others:
         return f"two ports are named '{port.name}'"
     return ""
-
-
-def service(document: Map, place: int, notes: Notes) -> Service:
-    """A ``kind: Service``, the ``place``-th of the file."""
-    metadata, spec = document.map("metadata"), document.map("spec")
-    ipv4, ipv6 = _virtual_addresses(spec, place, notes)
-    return Service(
-        name=metadata.text("name"),
-        namespace=metadata.text("namespace", "default"),
-        ipv4=ipv4,
-        ipv6=ipv6,
-        selector=spec.strings("selector"),
-        ports=_service_ports(spec, notes),
-        labels=metadata.strings("labels"),
-    )
-
-
-def _service_ports(spec: Map, notes: Notes) -> tuple[ServicePort, ...]:
-    entries = spec.maps("ports")
-    ports: list[ServicePort] = []
-    known: set[int | str] = set()
-    for entry in entries:
-        number = entry.value("port")
-        if not isinstance(number, int):
-            continue
-        target = entry.value("targetPort")
-        port = ServicePort(
-            port=number, target_port=target if isinstance(target, int | str) else number, name=entry.text("name")
-        )
-        if number in known:
-            notes.refuse(entry.at("port"), f"port {number} is there twice")
-        elif len(entries) > 1 and not port.name:
-            notes.refuse(entry.place, f"port {number} needs a name, since the Service has several")
-        elif port.name and port.name in known:
-            notes.refuse(entry.at("name"), f"two ports are named '{port.name}'")
-        else:
-            ports.append(port)
-            known |= {number, port.name}
-    return tuple(ports)
-
-
-def _virtual_addresses(spec: Map, place: int, notes: Notes) -> tuple[IPv4Address | None, IPv6Address | None]:
-    given = list(_given_addresses(spec))
-    if any(text == "None" for _, text in given):
-        return None, None
-    families = _families(spec)
-    ipv4 = addresses.service4(place) if "IPv4" in families else None
-    ipv6 = addresses.service6(place) if "IPv6" in families else None
-    for where, text in given:
-        match ip_address(text):
-            case IPv4Address() as address if "IPv4" in families:
-                ipv4 = address
-            case IPv6Address() as address if "IPv6" in families:
-                ipv6 = address
-            case _:
-                notes.refuse(where, f"{text} is not of the Service's ipFamilies ({', '.join(families)})")
-    return ipv4, ipv6
-
-
-def _given_addresses(spec: Map) -> Iterator[tuple[Place, str]]:
-    if "clusterIP" in spec:
-        yield spec.at("clusterIP"), spec.text("clusterIP")
-    for item in spec.items("clusterIPs"):
-        if isinstance(item, Scalar):
-            yield item.place, item.text
-
-
-def _families(spec: Map) -> tuple[str, ...]:
-    """Both, unless the Service asks for one.
-
-    Source: https://kubernetes.io/docs/concepts/services-networking/dual-stack/#services
-    """
-    asked = spec.texts("ipFamilies")
-    single = "SingleStack" if asked else "RequireDualStack"
-    if len(asked) == 2 or spec.text("ipFamilyPolicy", single) != "SingleStack":
-        return ("IPv4", "IPv6")
-    return asked or ("IPv4",)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from meshlab.model import Mesh, Pod, Service, target_port
+from meshlab.model import Mesh, Pod, Service
 from meshlab.protocols.messages import message
 from meshlab.translate.mtls import peer_authentication_keys
 from meshlab.translate.policies import selecting_policy_keys
@@ -29,7 +29,9 @@ def services_of_pods(mesh: Mesh) -> dict[str, list[Service]]:
     return result
 
 
-def workload_address(mesh: Mesh, pod: Pod, services: list[Service], *, hbone: bool) -> tuple[str, Message]:
+def workload_address(
+    mesh: Mesh, pod: Pod, services: list[Service], *, hbone: bool, healthy: bool = True
+) -> tuple[str, Message]:
     """The Workload of ``pod``, an endpoint of ``services``, under its resource name, its uid."""
     address = message("istio.workload.Address")()
     workload = address.workload
@@ -42,13 +44,13 @@ def workload_address(mesh: Mesh, pod: Pod, services: list[Service], *, hbone: bo
     workload.service_account = pod.service_account
     workload.node = pod.node
     workload.cluster_id = CLUSTER_ID
-    workload.status = "HEALTHY"
+    workload.status = "HEALTHY" if healthy else "UNHEALTHY"
     _name_for_telemetry(workload, pod)
     workload.authorization_policies.extend(
         sorted([*selecting_policy_keys(mesh, pod), *peer_authentication_keys(mesh, pod)])
     )
     for service in services:
-        _join(workload, service, pod)
+        _join(workload, mesh, service, pod)
     return workload.uid, address
 
 
@@ -64,10 +66,9 @@ def service_address(service: Service) -> tuple[str, Message]:
         if vip is not None:
             result.addresses.add(address=vip.packed)
     for port in service.ports:
-        # 0 says: named, each endpoint has its own number
-        result.ports.add(
-            service_port=port.port, target_port=port.target_port if isinstance(port.target_port, int) else 0
-        )
+        # 0 says: each endpoint has its own number, since the port is named, or is written in Endpoints by hand
+        fixed = port.target_port if isinstance(port.target_port, int) and service.selector else 0
+        result.ports.add(service_port=port.port, target_port=fixed)
     return _resource_name(service), address
 
 
@@ -86,10 +87,10 @@ def _first_label(pod: Pod, keys: tuple[str, ...]) -> str:
     return next((pod.labels[key] for key in keys if pod.labels.get(key)), "")
 
 
-def _join(workload: Any, service: Service, pod: Pod) -> None:
+def _join(workload: Any, mesh: Mesh, service: Service, pod: Pod) -> None:
     """Make ``pod`` an endpoint of ``service``, on the ports it has (a named port that it lacks is left out)."""
     ports = workload.services[_resource_name(service)].ports
     for port in service.ports:
-        number = target_port(port, pod)
+        number = mesh.target(service, port, pod)
         if number is not None:
             ports.add(service_port=port.port, target_port=number)

@@ -120,9 +120,9 @@ def test_its_opening_carries_a_canary_to_the_server(lab: Lab) -> None:
     with lab.pod("shop/client").connect("server:80") as line, lab.pod("shop/client").connect("server:80") as other:
         assert line.canary.startswith(b"mlc-%d-" % line.number)
         assert line.number != other.number
-        answer, _ = lab.site.echoes["node-2"].ask(
-            "received", canaries=[line.canary.decode(), "mlc-99999-never"], since_ns=0
-        )
+        echo = lab.site.peer("echo", "node-2")
+        assert echo is not None
+        answer, _ = echo.ask("received", canaries=[line.canary.decode(), "mlc-99999-never"], since_ns=0)
     assert answer["received"] == [line.canary.decode()]
 
 

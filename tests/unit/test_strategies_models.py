@@ -23,7 +23,6 @@ from meshlab.model import (
     SpiffeId,
     Topology,
     Verdict,
-    target_port,
 )
 from meshlab.oracle import connection, decide
 from meshlab.strategies import (
@@ -137,7 +136,9 @@ def _nodes_behind(topology: Topology, service: Service) -> int:
 
 def _is_mapped(topology: Topology, service: Service) -> bool:
     return any(
-        port.port != target_port(port, pod) for port in service.ports for pod in topology.mesh.endpoints(service)
+        port.port != topology.mesh.target(service, port, pod)
+        for port in service.ports
+        for pod in topology.mesh.endpoints(service)
     )
 
 

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import pytest
 
-from meshlab.model import FAMILIES, Family, Topology, Verdict, target_port
+from meshlab.model import FAMILIES, Family, Topology, Verdict
 from meshlab.oracle import connection, decide
 from meshlab.topology import load, read
 
@@ -53,7 +53,7 @@ def _service_cells(topology: Topology) -> Iterator[Cell]:
         for service in mesh.services:
             for port in service.ports:
                 for family in FAMILIES:
-                    ends = [(pod, target_port(port, pod)) for pod in mesh.endpoints(service)]
+                    ends = [(pod, mesh.target(service, port, pod)) for pod in mesh.endpoints(service)]
                     verdicts = (decide(mesh, connection(mesh, source, pod, n, family)).verdict for pod, n in ends if n)
                     yield Cell(source.key, f"{service.key}:{port.port}", family, frozenset(verdicts))
 

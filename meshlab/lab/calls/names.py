@@ -17,7 +17,7 @@ from ipaddress import IPv6Address, ip_address
 from meshlab.errors import UsageError
 from meshlab.lab.calls import urls
 from meshlab.lab.calls.urls import Url
-from meshlab.model import Address, Family, Mesh, Pod, Service, target_port
+from meshlab.model import Address, Family, Mesh, Pod, Service
 from meshlab.topology.notes import did_you_mean, listed
 
 
@@ -89,14 +89,17 @@ def behind(mesh: Mesh, to: str) -> list[tuple[Pod, int]]:
         for entry in service.ports
         if entry.port == int(number)
         for pod in mesh.endpoints(service)
-        if (port := target_port(entry, pod)) is not None
+        if (port := mesh.target(service, entry, pod)) is not None
     ]
 
 
 def ports_of(mesh: Mesh, pod: Pod) -> list[int]:
     """The ports of ``pod`` that somebody may call: those that it declares, and those that Services lead to."""
     led_to = (
-        target_port(port, pod) for service in mesh.services if pod in mesh.endpoints(service) for port in service.ports
+        mesh.target(service, port, pod)
+        for service in mesh.services
+        if pod in mesh.endpoints(service)
+        for port in service.ports
     )
     return sorted({port.number for port in pod.ports} | {port for port in led_to if port is not None})
 

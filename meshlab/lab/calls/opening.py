@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 import socket
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 from meshlab.lab.calls.attempt import Request
 from meshlab.lab.calls.connections import OpenConnection
-from meshlab.lab.calls.stream import US
+from meshlab.lab.calls.stream import GONE, US
 from meshlab.lab.calls.traffic import TrafficLoop
 from meshlab.lab.site import Site
 from meshlab.plan.network import pod_netns
@@ -47,6 +47,13 @@ class OpenConnections:
         with self._lock:
             self._open.update(made)
         return made
+
+    def end_of(self, pods: Collection[str]) -> None:
+        """End those that these pods (``namespace/name``) have opened: whoever held them there is no more."""
+        with self._lock:
+            left = [connection for connection in self._open if connection.source in pods]
+        if left:
+            self._loop.run(_end_all(left, GONE), _SLACK_S)
 
     def close(self) -> None:
         """End them all, at once."""
@@ -87,8 +94,8 @@ async def _open_all(connections: Sequence[OpenConnection]) -> None:
         raise
 
 
-async def _end_all(connections: Iterable[OpenConnection]) -> None:
+async def _end_all(connections: Iterable[OpenConnection], by: str = US) -> None:
     for connection in connections:
-        connection.stream.end(US)
+        connection.stream.end(by)
     for connection in connections:
         await connection.stream.wait(lambda stream=connection.stream: stream.over)  # type: ignore[misc]

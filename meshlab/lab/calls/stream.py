@@ -24,6 +24,7 @@ from meshlab.errors import UsageError
 from meshlab.model import Address
 
 US = "us"
+GONE = "the end of its pod"
 PEER = "peer"
 _UNREAD_BYTES = 4 << 20
 """How much may wait to be read before nothing more is taken from the socket."""

@@ -25,7 +25,6 @@ from meshlab.model import (
     ServicePort,
     Topology,
     Verdict,
-    target_port,
 )
 from meshlab.model.report import Passage
 from meshlab.oracle import connection, decide, decide_service
@@ -225,7 +224,9 @@ def _service_cell(
 ) -> PlannedCell:
     decision = decide_service(mesh, source, service, port.port, family)
     behind = {
-        pod.key: (pod, number) for pod in mesh.endpoints(service) if (number := target_port(port, pod)) is not None
+        pod.key: (pod, number)
+        for pod in mesh.endpoints(service)
+        if (number := mesh.target(service, port, pod)) is not None
     }
     endpoints = {
         key: decide(mesh, connection(mesh, source, pod, number, family)).verdict

@@ -1,0 +1,56 @@
+"""Changes of a mesh that need no manifest: ``Mesh -> Mesh``. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import TypeVar
+
+from meshlab.model import Mesh, Namespace, Pod
+from meshlab.topology import check_labels
+
+Labelled = TypeVar("Labelled", Pod, Namespace)
+
+
+def with_policies_of(mesh: Mesh, policies: Mesh) -> Mesh:
+    """``mesh`` with exactly the policies of the other one."""
+    return replace(
+        mesh,
+        authorization_policies=policies.authorization_policies,
+        peer_authentications=policies.peer_authentications,
+    )
+
+
+def label_pod(mesh: Mesh, key: str, labels: Mapping[str, str | None]) -> Mesh:
+    """``mesh`` with these labels at the pod ``namespace/name``; ``None`` takes one away, as in ``kubectl label``.
+
+    Raises:
+        TopologyError: a key or a value is none, or the lab cannot do what it asks for.
+    """
+    return replace(mesh, pods=tuple(_labelled("Pod", pod, labels) if pod.key == key else pod for pod in mesh.pods))
+
+
+def label_namespace(mesh: Mesh, name: str, labels: Mapping[str, str | None]) -> Mesh:
+    """As ``label_pod``, at a namespace."""
+    return replace(
+        mesh,
+        namespaces=tuple(_labelled("Namespace", one, labels) if one.name == name else one for one in mesh.namespaces),
+    )
+
+
+def _labelled(kind: str, one: Labelled, labels: Mapping[str, str | None]) -> Labelled:
+    changed = {key: value for key, value in {**one.labels, **labels}.items() if value is not None}
+    check_labels(kind, changed)
+    return replace(one, labels=changed)
+
+
+def back_to(mesh: Mesh, file: Mesh) -> Mesh:
+    """``file`` as what ``mesh`` can become: a pod that went, or is another by now, comes back as yet another one."""
+    there = {pod.key: pod for pod in mesh.pods}
+    pods = []
+    for pod in file.pods:
+        known = there.get(pod.key)
+        if known is None or known.uid != pod.uid:
+            pod = replace(pod, incarnation=mesh.former.get(pod.key, 0))
+        pods.append(pod)
+    return replace(file, pods=tuple(pods), places=max(mesh.places, file.places), former=mesh.former)

@@ -1,0 +1,150 @@
+"""The mesh that a text makes of the one before: from the empty one where the text is a file, else from a lab's.
+
+    gathered text ---.
+                      >-- namespaces, Services, Endpoints, policies, pods, the ports that Services lead to --> mesh
+    mesh before -----'
+
+Names are those of Kubernetes: an object has its kind, its namespace and its name, and one that is there already changes
+where it stands, as it keeps its age in a cluster.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from ipaddress import IPv4Address, IPv6Address
+from itertools import count
+from typing import Any, TypeVar
+
+from meshlab.model import Address, Mesh, Namespace, Node, Pod, Program, Service, addresses
+from meshlab.topology import placement
+from meshlab.topology import services as manifests
+from meshlab.topology.gathered import Gathered
+from meshlab.topology.nodes import Map
+from meshlab.topology.notes import START, Notes, Place
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Ground:
+    """What a lab is built on, and keeps."""
+
+    nodes: Sequence[Node]
+    images: Mapping[str, Program | None]
+
+
+def assembled(before: Mesh, given: Gathered, ground: Ground, notes: Notes, *, remake: bool = False) -> Mesh:
+    """``before`` with everything that is ``given``; what is wrong with it is noted.
+
+    Args:
+        before: the empty mesh for a file.
+        given: one text.
+        ground: nodes and programs.
+        notes: takes issues, and warnings of what has no effect.
+        remake: whether pods that are there are replaced by others, and not changed.
+    """
+    mesh = replace(
+        before,
+        namespaces=_namespaces(before, given),
+        services=_services(before, given.services.values(), notes),
+        endpoints_by_hand=merged(before.endpoints_by_hand, given.endpoints, lambda one: (one.kind, one.key)),
+        authorization_policies=merged(before.authorization_policies, given.authorization_policies, _key),
+        peer_authentications=merged(before.peer_authentications, given.peer_authentications, _key),
+    )
+    mesh = placement.with_drafts(mesh, given, ground.nodes, ground.images, notes, remake=remake)
+    mesh = _with_target_ports(mesh, given.services, notes)
+    _refuse_shared_addresses(mesh, given, notes)
+    return mesh
+
+
+def merged(old: Iterable[T], new: Iterable[T], key: Callable[[T], Any]) -> tuple[T, ...]:
+    """``old`` with each of ``new`` in place of the one of its key, or behind the others."""
+    both = {key(one): one for one in old}
+    both.update((key(one), one) for one in new)
+    return tuple(both.values())
+
+
+def _key(thing: Any) -> str:
+    return str(thing.key)
+
+
+def _namespaces(before: Mesh, given: Gathered) -> tuple[Namespace, ...]:
+    named = merged(before.namespaces, given.declared.values(), lambda namespace: namespace.name)
+    known = {namespace.name for namespace in named}
+    return (*named, *(Namespace(name=name) for name in given.mentioned if name not in known))
+
+
+def _services(before: Mesh, documents: Iterable[Map], notes: Notes) -> tuple[Service, ...]:
+    """A Service that is there keeps the addresses that its manifest does not name; a new one gets the next free."""
+    taken: set[Address | None] = {address for pod in before.pods for address in (pod.ipv4, pod.ipv6)}
+    taken |= {address for each in before.services for address in (each.ipv4, each.ipv6)}
+    services = {each.key: each for each in before.services}
+    for document in documents:
+        free = next(
+            pair
+            for place in count(len(services))
+            if taken.isdisjoint(pair := (addresses.service4(place), addresses.service6(place)))
+        )
+        metadata = document.map("metadata")
+        old = services.get(f"{metadata.text('name')}.{metadata.text('namespace', 'default')}")
+        made = manifests.service(document, _kept_addresses(old, free), notes)
+        services[made.key] = made
+    return tuple(services.values())
+
+
+def _kept_addresses(
+    old: Service | None, free: tuple[IPv4Address, IPv6Address]
+) -> tuple[IPv4Address | None, IPv6Address | None]:
+    if old is None:
+        return free
+    if old.ipv4 is None and old.ipv6 is None:
+        return None, None  # headless, and stays so
+    return old.ipv4 or free[0], old.ipv6 or free[1]
+
+
+def _with_target_ports(mesh: Mesh, named: Mapping[str, Map], notes: Notes) -> Mesh:
+    """``mesh`` with what Services add to its pods; that is noted, and who of the ``named`` has nobody behind it."""
+    mesh, added = placement.with_target_ports(mesh)
+    places = {key: document.map("metadata").at("name") for key, document in named.items()}
+    for service, pod, number in added:
+        if service.key in places:
+            notes.warn(
+                places[service.key],
+                f"Service '{service.key}' leads to port {number} of pod '{pod.key}', which does not declare it: the "
+                f"built-in echo listens there too",
+            )
+    for service in mesh.services:
+        if service.key in places and (why := placement.nobody_behind(mesh, service)):
+            notes.warn(places[service.key], f"nobody stands behind Service '{service.key}': {why}")
+    return mesh
+
+
+def _refuse_shared_addresses(mesh: Mesh, given: Gathered, notes: Notes) -> None:
+    """Two owners of one address are an issue, at the one that asks for it.
+
+    So owners are gone through in this order: those that were there before, pods with the addresses of their places,
+    pods that name theirs, Services.
+    """
+    drafts = {draft.key: draft for draft in given.drafts}
+    ranked: list[tuple[int, Place, Pod | Service]] = []
+    for pod in mesh.pods:
+        draft = drafts.get(pod.key)
+        if draft is None:
+            ranked.append((0, START, pod))
+        else:
+            asks = draft.ipv4 is not None or draft.ipv6 is not None
+            ranked.append((2, draft.ips_place, pod) if asks else (1, draft.place, pod))
+    for service in mesh.services:
+        document = given.services.get(service.key)
+        ranked.append((3, document.map("spec").at("clusterIP"), service) if document else (0, START, service))
+    owners: dict[Address, Pod | Service] = {}
+    for _, place, owner in sorted(ranked, key=lambda entry: entry[0]):
+        for address in (owner.ipv4, owner.ipv6):
+            first = owners.setdefault(address, owner) if address else owner
+            if first is not owner:
+                notes.refuse(place, f"{address} of {_named(owner)} is also that of {_named(first)}")
+
+
+def _named(owner: Pod | Service) -> str:
+    return f"{'pod' if isinstance(owner, Pod) else 'Service'} '{owner.key}'"

@@ -1,0 +1,63 @@
+"""Keys of the ``kind: Lab``."""
+
+from __future__ import annotations
+
+from meshlab.topology import shapes
+from meshlab.topology.keys.common import NO_ANNOTATIONS, NO_LABELS, POD_MARKS, object_keys
+from meshlab.topology.keys.key import honoured, manifest, under
+
+LAB = {
+    **object_keys(shapes.SUBDOMAIN, namespaced=False),
+    **NO_LABELS,
+    **NO_ANNOTATIONS,
+    "spec.nodes[]": honoured(shapes.LABEL, why="node-1 and node-2 where there are none"),
+    "spec.nodes[].name": honoured(shapes.LABEL, required=True),
+    "spec.nodes[].ztunnel": honoured(why="a node proxy of this node's own, which no option overrides"),
+    "spec.pods.*": honoured(None, names=shapes.POD),
+    "spec.pods.*.node": honoured(shapes.LABEL, why="where the fewest of its kind are, if it is not given"),
+    "spec.pods.*.ips[]": honoured(
+        shapes.POD_IP, why="one of a family at most; by the pod's place in the file where a family is left out"
+    ),
+    "spec.pods.*.ports[]": honoured(shapes.PORT),
+    "spec.pods.*.ports[].containerPort": honoured(shapes.PORT, required=True),
+    "spec.pods.*.ports[].name": honoured(shapes.PORT_NAME),
+    "spec.pods.*.ports[].mode": honoured(shapes.ECHO_MODE, why="`server-first`: the echo greets before it reads"),
+    "spec.pods.*.serviceAccount": honoured(shapes.SUBDOMAIN),
+    **under("spec.pods.*.", POD_MARKS),
+    "spec.pods.*.run[]": honoured(shapes.ANY_TEXT, why="the built-in echo where there is none"),
+    "spec.pods.*.env.*": honoured(shapes.ANY_TEXT, names=shapes.TEXT),
+    "spec.pods.*.workingDir": honoured(shapes.PATH),
+    "spec.pods.*.image": honoured(shapes.IMAGE, why="looked up in spec.images, unless there is a `run`"),
+    "spec.pods.*.init[].run[]": honoured(shapes.ANY_TEXT, why="each ends before the next one, or `run`, starts"),
+    "spec.pods.*.init[].env.*": honoured(shapes.ANY_TEXT, names=shapes.TEXT),
+    "spec.pods.*.init[].workingDir": honoured(shapes.PATH),
+    "spec.pods.*.restartPolicy": honoured(shapes.RESTART_POLICY, why="Always where it is not given"),
+    "spec.pods.*.capabilities[]": honoured(shapes.CAPABILITY),
+    "spec.pods.*.emptyDirs[]": honoured(shapes.PATH),
+    "spec.pods.*.workload": honoured(shapes.SUBDOMAIN, why="the Deployment that the pod stands for"),
+    "spec.dataplane.ztunnel": honoured(why="reference, none, an entry point's name or [NAME=]PATH"),
+    "spec.images.*": honoured(None, names=shapes.TEXT, why="an image's pattern; `{}` is the built-in echo"),
+    "spec.images.*.run[]": honoured(shapes.ANY_TEXT),
+    "spec.images.*.env.*": honoured(shapes.ANY_TEXT, names=shapes.TEXT),
+    "spec.images.*.workingDir": honoured(shapes.PATH),
+    "spec.expect[].from": honoured(shapes.POD, required=True),
+    "spec.expect[].to": honoured(required=True, why="NAMESPACE/POD:PORT or SERVICE.NAMESPACE:PORT"),
+    "spec.expect[].verdict": honoured(shapes.one_of("allow", "deny"), required=True),
+    "spec.expect[].family": honoured(shapes.FAMILY, why="both where it is not given"),
+    "spec.steps[].call": honoured(None, why="what `meshlab replay` does, in order"),
+    "spec.steps[].call.from": honoured(shapes.POD, required=True),
+    "spec.steps[].call.to": honoured(required=True, why="NAMESPACE/POD:PORT or SERVICE.NAMESPACE:PORT"),
+    "spec.steps[].call.family": honoured(shapes.FAMILY, why="both where it is not given"),
+    "spec.steps[].call.kind": honoured(shapes.one_of("http", "tcp"), why="http where it is not given"),
+    "spec.steps[].call.mode": honoured(
+        shapes.one_of("plain", "echo-body", "half-close"), why="plain where it is not given; half-close with kind: tcp"
+    ),
+    "spec.steps[].call.method": honoured(shapes.METHOD, why="of HTTP; GET where it is not given"),
+    "spec.steps[].call.body.bytes": honoured(shapes.BODY_BYTES, required=True),
+    "spec.steps[].call.body.seed": honoured(shapes.REPLICAS, why="SHAKE-256 of its digits gives the body"),
+    "spec.steps[].expect": honoured(shapes.one_of("allow", "deny"), why="of a call"),
+    "spec.steps[].apply[]": manifest("policies that are added or changed"),
+    "spec.steps[].replace[]": manifest("exactly these policies are in effect then; `[]` takes all away"),
+    "spec.mounts[]": honoured(shapes.PATH, why="folders that pods can read although they lie under /tmp"),
+    "spec.readyTimeoutSeconds": honoured(shapes.SECONDS, why="10 where it is not given"),
+}

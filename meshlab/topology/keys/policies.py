@@ -1,0 +1,64 @@
+"""Keys of AuthorizationPolicy and PeerAuthentication."""
+
+from __future__ import annotations
+
+from meshlab.topology import shapes
+from meshlab.topology.keys.common import NO_ANNOTATIONS, NO_LABELS, object_keys
+from meshlab.topology.keys.key import each, honoured, inert, refused, under
+
+_SELECTOR = {
+    "spec.selector": honoured(None),
+    "spec.selector.matchLabels.*": honoured(shapes.LABEL_VALUE, names=shapes.LABEL_KEY),
+}
+
+_L7 = "HTTP: no ztunnel enforces it, but it changes what a ztunnel is sent"
+_UNSENT = "no ztunnel can be sent it, so it counts as HTTP; write principals: [TRUST-DOMAIN/*] to have it enforced"
+_SOURCE_STRINGS = "principals notPrincipals namespaces notNamespaces"
+_OPERATION_STRINGS = "hosts notHosts methods notMethods"
+_RULE = {
+    **each(" ".join(f"from[].source.{name}[]" for name in _SOURCE_STRINGS.split()), honoured(shapes.TEXT)),
+    **under("from[].source.", each("serviceAccounts[] notServiceAccounts[]", honoured(shapes.ACCOUNT))),
+    **under("from[].source.", each("ipBlocks[] notIpBlocks[]", honoured(shapes.CIDR))),
+    **under("from[].source.", each("requestPrincipals[] notRequestPrincipals[]", honoured(shapes.TEXT, why=_L7))),
+    **under("from[].source.", each("remoteIpBlocks[] notRemoteIpBlocks[]", honoured(shapes.CIDR, why=_L7))),
+    **under("from[].source.", each("trustDomains[] notTrustDomains[]", honoured(shapes.TRUST_DOMAIN, why=_UNSENT))),
+    **under("to[].operation.", each("ports[] notPorts[]", honoured(shapes.PORT_TEXT))),
+    **each(" ".join(f"to[].operation.{name}[]" for name in _OPERATION_STRINGS.split()), honoured(shapes.TEXT, why=_L7)),
+    **under("to[].operation.", each("paths[] notPaths[]", honoured(shapes.PATH_PATTERN, why=_L7))),
+    "when[].key": honoured(required=True),
+    "when[].values[]": honoured(),
+    "when[].notValues[]": honoured(),
+}
+
+_TARGET = {
+    "group": honoured(shapes.ANY_TEXT),
+    "kind": honoured(shapes.one_of("Gateway", "GatewayClass", "Service", "ServiceEntry"), required=True),
+    "name": honoured(shapes.SUBDOMAIN, required=True),
+    "namespace": refused("a policy is attached within its own namespace only"),
+}
+
+AUTHORIZATION_POLICY = {
+    **object_keys(shapes.SUBDOMAIN),
+    **NO_LABELS,
+    "metadata.annotations.*": inert("of the annotations only istio.io/dry-run is read"),
+    "metadata.annotations.istio.io/dry-run": honoured(shapes.PARSE_BOOL),
+    **_SELECTOR,
+    "spec.action": honoured(
+        shapes.one_of("ALLOW", "DENY"), why="ALLOW where it is not given; no ztunnel does AUDIT or CUSTOM"
+    ),
+    **under("spec.rules[].", _RULE),
+    **under("spec.targetRef.", _TARGET),
+    **under("spec.targetRefs[].", _TARGET),
+    "spec.provider": refused("it belongs to the action CUSTOM, which no ztunnel does"),
+}
+
+_MODE = honoured(shapes.one_of("UNSET", "DISABLE", "PERMISSIVE", "STRICT"))
+PEER_AUTHENTICATION = {
+    **object_keys(shapes.SUBDOMAIN),
+    **NO_LABELS,
+    **NO_ANNOTATIONS,
+    **_SELECTOR,
+    "spec.mtls.mode": _MODE,
+    "spec.portLevelMtls.*": honoured(None, names=shapes.PORT_KEY),
+    "spec.portLevelMtls.*.mode": _MODE,
+}
