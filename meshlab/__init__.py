@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     )
     from meshlab.kernel.execute import Completed
     from meshlab.lab import Capture, Lab, LabSettings, PodHandle, Settings, open_lab
+    from meshlab.lab.calls.background import Traffic
     from meshlab.lab.calls.connections import OpenConnection
     from meshlab.model import Call, Outcome, SpiffeId
     from meshlab.model.report import Grade, Proof, Result
@@ -65,6 +66,7 @@ __all__ = [
     "Settings",
     "SpiffeId",
     "TopologyError",
+    "Traffic",
     "UsageError",
     "__version__",
     "open_lab",
@@ -101,6 +103,7 @@ _HOMES = {
     "Settings": "meshlab.lab",
     "SpiffeId": "meshlab.model",
     "TopologyError": "meshlab.errors",
+    "Traffic": "meshlab.lab.calls.background",
     "UsageError": "meshlab.errors",
     "open_lab": "meshlab.lab",
 }
