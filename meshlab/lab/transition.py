@@ -340,6 +340,7 @@ class Transitions:
 
     def _open(self, stage: Stage, after: Mesh) -> None:
         captures = self.captures
+        captures.rewired(after)  # what passes from now on is read by it
         join.open_links(self.site, stage.pods)
         captures.joined(stage.pods, after)
         self.site.settings.step("links open")

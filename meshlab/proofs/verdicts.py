@@ -105,9 +105,15 @@ def nothing_in_clear(window: Window, wiring: Wiring, link: Link, family: Family,
 
 
 def _between_enrolled(window: Window, wiring: Wiring, link: Link, family: Family) -> list[Flow]:
+    """The flows on ``link`` that are younger than the membership of both their ends."""
     size = 4 if family == 4 else 16
-    enrolled = {address for address in wiring.enrolled_addresses() if len(address) == size}
-    return [flow for flow in window.by_link.get(link, ()) if {flow.source, flow.destination} <= enrolled]
+    since = {address: since_ns for address, since_ns in wiring.members_since().items() if len(address) == size}
+    return [
+        flow
+        for flow in window.by_link.get(link, ())
+        if {flow.source, flow.destination} <= since.keys()
+        and flow.began_ns >= max(since[flow.source], since[flow.destination])
+    ]
 
 
 def links_to_prove(

@@ -47,6 +47,8 @@ _SILENT_S = 5.0
 """A connection that has not answered for so long is broken."""
 _AGAIN_S = 1.0
 """After so long a connection that was refused is tried again."""
+_UNDER_WAY_S = 10.0
+"""How long the first calls and connections may take."""
 _SLACK_S = 30.0
 _QUESTION = b"still there?\n"
 
@@ -96,9 +98,21 @@ class Driver:
         self._thread = threading.Thread(target=self._work, name="meshlab-background", daemon=True)
 
     def start(self) -> None:
-        """Begin to call."""
+        """Begin, and return when traffic is under way: every connection was opened, or tried, and a call has ended.
+
+        What happens to a lab right behind it then meets connections that are open.
+        """
+        possible = [pair for pair in self._pairs if self._planned(pair) is not None]
+        lines = sum(due.pair in possible for due in self._to_open)
+        calls = int(bool(possible and self._rate))
         self._next_at = time.monotonic()
         self._thread.start()
+
+        def under_way() -> bool:
+            tally = self.tally
+            return tally.opened + tally.not_opened >= lines and tally.calls_made + tally.skipped >= calls
+
+        self.wait_for(under_way, _UNDER_WAY_S)
 
     def stop(self) -> None:
         """Begin no more calls, wait for those that are under way, and ask every connection a last time.

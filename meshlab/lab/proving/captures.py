@@ -160,12 +160,17 @@ class Captures:
             for proxy in node.proxies:
                 if proxy.netns in self.site.netns:
                     links[self.rings[name], proxy.end.index] = Link(name, proxy.end.index, PROXY)
+        now_ns = time.time_ns()
+        before = self._wirings[-1][1].sites if self._wirings else {}
         sites = {}
         for pod in mesh.pods:
             if (network := self.site.pods.get(pod.key)) is not None:
                 index = network.host_end.index
                 link = links[self.rings[pod.node], index] = Link(pod.node, index, pod.key)
-                sites[pod.key] = site(pod, link, enrolled=mesh.is_enrolled(pod))
+                enrolled, known = mesh.is_enrolled(pod), before.get(pod.key)
+                stays = known is not None and (known.link, known.enrolled) == (link, enrolled)
+                since_ns = known.since_ns if known is not None and stays else now_ns
+                sites[pod.key] = site(pod, link, enrolled=enrolled, since_ns=since_ns)
         return Wiring(links, sites)
 
     # --- windows -----------------------------------------------------------------------------------------------------
