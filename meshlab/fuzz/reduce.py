@@ -211,7 +211,7 @@ def with_pods(topology: Topology, keys: Collection[str]) -> Topology:
     for held in holders:
         used.update(policy.namespace for policy in held.authorization_policies)
         used.update(policy.namespace for policy in held.peer_authentications)
-    moved = _moved_policies(replace(mesh, pods=pods, services=services), moves)
+    moved = _moved_policies(replace(mesh, pods=pods, services=services, places=len(pods)), moves)
     return replace(
         topology,
         nodes=held_nodes,

@@ -102,7 +102,7 @@ def start_control_plane(site: Site) -> Peer:
     config = {
         "listen": str(CONTROL_PLANE4),
         "port": XDS_PORT,
-        "token": "SHIM",  # SHIM
+        "clients": site.clients(),
         "trust_domain": site.topology.mesh.trust_domain,
         "ca": site.ca.control_plane(str(CONTROL_PLANE4)),
         "record": site.settings.record,

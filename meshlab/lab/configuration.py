@@ -60,8 +60,11 @@ class Configuration:
         )
         self._posted = control_plane, number, wire
 
-    def settle(self, timeout_s: float) -> None:
+    def settle(self, timeout_s: float, given_s: float | None = None) -> None:
         """Wait until what was posted last is in effect.
+
+        Args:
+            given_s: how long was given for all of it, which an error says; ``timeout_s`` is what is left.
 
         Raises:
             NotAcknowledgedError: proxy, type and version that were missing at the deadline; or a proxy that is gone.
@@ -81,9 +84,9 @@ class Configuration:
         if "superseded" in answer:
             raise NotAcknowledgedError("not in effect: another push took its place first")
         if "timeout" in answer:
-            late = [f"{lag['node']}: {lag['type_url']} at version {lag['version']}" for lag in answer["timeout"]]
+            late = [f"{lag['client']}: {lag['type_url']} at version {lag['version']}" for lag in answer["timeout"]]
             late += [f"no proxy asked for a certificate of {identity}" for identity in answer["certificates"]]
-            raise NotAcknowledgedError(f"not in effect within {timeout_s:g} s: {'; '.join(late)}")
+            raise NotAcknowledgedError(f"not in effect within {given_s or timeout_s:g} s: {'; '.join(late)}")
         self.served = wire
 
     def go_back(self, failure: BaseException, wire: Wire | None = None) -> None:
@@ -115,7 +118,7 @@ class Configuration:
 
     def admit(self) -> None:
         """Tell the control plane which node proxies there are; the streams of others end."""
-        # SHIM
+        self._control_plane().ask("clients", clients=self.site.clients())
 
     def _control_plane(self) -> Peer:
         peer = self.site.peer("control-plane")
@@ -125,20 +128,20 @@ class Configuration:
         return peer
 
     def _barrier(self) -> list[str]:
-        return [proxy.instance.place for some in self.site.proxies.values() for proxy in some]  # SHIM
+        return [str(proxy.instance) for some in self.site.proxies.values() for proxy in some]
 
     def _look_for_the_dead(self) -> None:
-        for name in [str(proxy.instance) for some in self.site.proxies.values() for proxy in some]:
+        for name in self._barrier():
             if self.site.programs.has_ended(name):
                 raise NotAcknowledgedError(f"not in effect: {self.site.programs.why_gone(name)}")
 
 
 def _refusal(answer: Mapping[str, Any]) -> str:
     nack = answer["nack"]
-    refused = f"{nack['node']} refused {nack['type_url']}: {nack['detail']}"
+    refused = f"{nack['client']} refused {nack['type_url']}: {nack['detail']}"
     if not answer["went_back"]:
         return f"{refused}. It is still served (after_nack is 'leave')"
-    if behind := sorted({lag["node"] for lag in answer["behind"]}):
+    if behind := sorted({lag["client"] for lag in answer["behind"]}):
         return f"{refused}. The version before was sent again; who has not acknowledged it: {', '.join(behind)}"
     return f"{refused}. All have gone back to the version before"
 

@@ -360,14 +360,15 @@ class Lab:
         return ""
 
     def restart_control_plane(self, mesh: Mesh | None = None, timeout_s: float = 20.0) -> None:
-        """Kill the control plane and start another, which knows the policies of ``mesh`` and nothing of the one before.
+        """Kill the control plane and start another, which knows ``mesh`` and nothing of the one before.
 
         Returns when every node proxy has reconnected and acknowledged; what is gone from ``mesh`` is then gone there.
 
         Args:
-            mesh: whose policies the new one serves; those in effect, if not given.
+            mesh: what the new one serves; what is in effect, if not given. Pods that it lacks go.
 
         Raises:
+            UsageError: ``mesh`` has a pod that is not there.
             RejectedError, NotAcknowledgedError: as ``apply``; the new one serves what was before.
         """
         self.transitions.restart_control_plane(mesh, timeout_s)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import secrets
 import socket
 import threading
 from collections.abc import Iterable, Mapping, Sequence
@@ -95,7 +96,7 @@ class Site:
 
     def new_token(self) -> str:
         """A bearer token for one start of a node proxy."""
-        self._tokens.append("SHIM")
+        self._tokens.append(secrets.token_urlsafe(16))
         return self._tokens[-1]
 
     def clients(self) -> dict[str, str]:

@@ -18,8 +18,8 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-from meshlab.errors import DeadlineError, LabError, RejectedError
-from meshlab.lab import cluster, edits, enrolment, join
+from meshlab.errors import DeadlineError, LabError, RejectedError, UsageError
+from meshlab.lab import cluster, enrolment, join
 from meshlab.lab.calls.opening import OpenConnections
 from meshlab.lab.configuration import Configuration, Wire
 from meshlab.lab.history import History
@@ -108,6 +108,7 @@ class Transitions:
         self._captures: Captures | None = None
         self._undo = ExitStack()
         self._deadline = 0.0
+        self._given_s = 0.0
         self._now = site.mesh
         """What would be in effect if what is under way were undone now."""
 
@@ -178,8 +179,12 @@ class Transitions:
 
     # --- what starts again -------------------------------------------------------------------------------------------
 
-    def restart_control_plane(self, policies: Mesh | None, timeout_s: float) -> None:
+    def restart_control_plane(self, mesh: Mesh | None, timeout_s: float) -> None:
         """End the control plane, where one runs, and start another, which knows nothing; raises as ``edit``."""
+        if mesh is not None and (new := {pod.uid for pod in mesh.pods} - {pod.uid for pod in self.site.mesh.pods}):
+            raise UsageError(
+                f"a control plane that comes back makes no pods, and {min(new)} is not there: apply() does"
+            )
         with self.alone:
             old = self.site.programs.newest(InstanceId("control-plane"))
             if old is not None and not old.ended_by_us:
@@ -188,12 +193,12 @@ class Transitions:
                 self.site.programs.end(old.name)
                 self.site.sandbox.wait_exit(old.pid, timeout_s)
                 old.peer.close()
-            self.start_control_plane(policies, timeout_s)
+            self.start_control_plane(mesh, timeout_s)
 
-    def start_control_plane(self, policies: Mesh | None, timeout_s: float) -> None:
+    def start_control_plane(self, mesh: Mesh | None, timeout_s: float) -> None:
         """Start a control plane in place of one that has ended; raises as ``edit``."""
         with self.alone:
-            mesh = self.site.mesh if policies is None else edits.with_policies_of(self.site.mesh, policies)
+            before, mesh = self.site.mesh, mesh or self.site.mesh
             cluster.start_control_plane(self.site)
             self.site.note_change()
             self.history.begin(mesh)
@@ -201,9 +206,11 @@ class Transitions:
                 wire = self.configuration.wire(in_effect(mesh))
                 self._push(wire, timeout_s, fallback=self.configuration.served)
             except BaseException:
-                self.history.back(self.site.mesh)
+                self.history.back(before)
                 raise
+            self._end_pods(tuple(pod for pod in before.pods if pod not in mesh.pods))
             self.site.mesh = mesh
+            self.captures.rewired(mesh)
             self.history.effect()
 
     def come_again(self, pods: Sequence[Pod], timeout_s: float) -> None:
@@ -229,7 +236,7 @@ class Transitions:
 
     def _carry_out(self, after: Mesh, timeout_s: float, rollout: Rollout) -> None:
         self._now = before = self.site.mesh
-        self._deadline = time.monotonic() + timeout_s
+        self._deadline, self._given_s = time.monotonic() + timeout_s, timeout_s
         self.history.begin(after)
         stages = transition(before, after)
         try:
@@ -279,13 +286,16 @@ class Transitions:
 
     def _leave(self, stage: Stage, _: Mesh) -> None:
         self.site.settings.step("leaving")
-        self.captures.leaving(stage.pods)
         self._now = without_pods(self._now, stage.pods)
-        self.connections.end_of([pod.key for pod in stage.pods])
-        join.end_programs(self.site, stage.pods)
-        enrolment.let_go(self.site, [pod for pod in stage.pods if self.site.mesh.is_enrolled(pod)], self._left_s)
-        join.leave(self.site, stage.pods)
+        self._end_pods(stage.pods)
         self.site.settings.step("left")
+
+    def _end_pods(self, pods: tuple[Pod, ...]) -> None:
+        self.captures.leaving(pods)
+        self.connections.end_of([pod.key for pod in pods])
+        join.end_programs(self.site, pods)
+        enrolment.let_go(self.site, [pod for pod in pods if self.site.mesh.is_enrolled(pod)], self._left_s)
+        join.leave(self.site, pods)
 
     def _make(self, stage: Stage, after: Mesh) -> None:
         began = time.monotonic()
@@ -346,7 +356,7 @@ class Transitions:
         assert stage.served is not None
         self.configuration.post(self.configuration.wire(stage.served), certificates, self._left_s)
         try:
-            self.configuration.settle(self._left_s)
+            self.configuration.settle(self._left_s, self._given_s)
         except LabError as error:
             enrolment.settled_in_part(self.site, error)
 

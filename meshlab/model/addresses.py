@@ -18,7 +18,7 @@ LABS_OWN = (
     IPv4Network("100.114.0.0/16"),
     IPv6Network("fd5a:7c1e:3f62::/48"),
 )
-"""Control plane, nodes and their proxies: no pod and no Service may ask for an address of these."""
+"""Control plane, nodes and their proxies: no pod may ask for an address of these."""
 PLACES = 2**16 - 1
 """After so many places their addresses come round again."""
 _ODD16 = 0x9E37

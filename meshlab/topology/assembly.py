@@ -10,13 +10,13 @@ where it stands, as it keeps its age in a cluster.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from ipaddress import IPv4Address, IPv6Address
 from itertools import count
 from typing import Any, TypeVar
 
-from meshlab.model import Address, Mesh, Namespace, Node, Pod, Program, Service, addresses
+from meshlab.model import Address, Mesh, Namespace, Pod, Service, addresses
 from meshlab.topology import placement
 from meshlab.topology import services as manifests
 from meshlab.topology.gathered import Gathered
@@ -26,15 +26,7 @@ from meshlab.topology.notes import START, Notes, Place
 T = TypeVar("T")
 
 
-@dataclass(frozen=True, slots=True)
-class Ground:
-    """What a lab is built on, and keeps."""
-
-    nodes: Sequence[Node]
-    images: Mapping[str, Program | None]
-
-
-def assembled(before: Mesh, given: Gathered, ground: Ground, notes: Notes, *, remake: bool = False) -> Mesh:
+def assembled(before: Mesh, given: Gathered, ground: placement.Ground, notes: Notes, *, remake: bool = False) -> Mesh:
     """``before`` with everything that is ``given``; what is wrong with it is noted.
 
     Args:
@@ -44,15 +36,16 @@ def assembled(before: Mesh, given: Gathered, ground: Ground, notes: Notes, *, re
         notes: takes issues, and warnings of what has no effect.
         remake: whether pods that are there are replaced by others, and not changed.
     """
+    owned = _addresses(before)
     mesh = replace(
         before,
         namespaces=_namespaces(before, given),
-        services=_services(before, given.services.values(), notes),
+        services=_services(before, given.services.values(), owned, notes),
         endpoints_by_hand=merged(before.endpoints_by_hand, given.endpoints, lambda one: (one.kind, one.key)),
         authorization_policies=merged(before.authorization_policies, given.authorization_policies, _key),
         peer_authentications=merged(before.peer_authentications, given.peer_authentications, _key),
     )
-    mesh = placement.with_drafts(mesh, given, ground.nodes, ground.images, notes, remake=remake)
+    mesh = placement.with_drafts(mesh, given, ground, owned, notes, remake=remake)
     mesh = _with_target_ports(mesh, given.services, notes)
     _refuse_shared_addresses(mesh, given, notes)
     return mesh
@@ -75,16 +68,19 @@ def _namespaces(before: Mesh, given: Gathered) -> tuple[Namespace, ...]:
     return (*named, *(Namespace(name=name) for name in given.mentioned if name not in known))
 
 
-def _services(before: Mesh, documents: Iterable[Map], notes: Notes) -> tuple[Service, ...]:
+def _addresses(mesh: Mesh) -> frozenset[Address]:
+    owners: tuple[Pod | Service, ...] = (*mesh.pods, *mesh.services)
+    return frozenset(address for owner in owners for address in (owner.ipv4, owner.ipv6) if address)
+
+
+def _services(before: Mesh, documents: Iterable[Map], owned: frozenset[Address], notes: Notes) -> tuple[Service, ...]:
     """A Service that is there keeps the addresses that its manifest does not name; a new one gets the next free."""
-    taken: set[Address | None] = {address for pod in before.pods for address in (pod.ipv4, pod.ipv6)}
-    taken |= {address for each in before.services for address in (each.ipv4, each.ipv6)}
     services = {each.key: each for each in before.services}
     for document in documents:
         free = next(
             pair
             for place in count(len(services))
-            if taken.isdisjoint(pair := (addresses.service4(place), addresses.service6(place)))
+            if owned.isdisjoint(pair := (addresses.service4(place), addresses.service6(place)))
         )
         metadata = document.map("metadata")
         old = services.get(f"{metadata.text('name')}.{metadata.text('namespace', 'default')}")

@@ -11,12 +11,12 @@ from dataclasses import replace
 from typing import Any
 
 from meshlab.model import Endpoints, Mesh, Topology
-from meshlab.topology.assembly import Ground, assembled
+from meshlab.topology.assembly import assembled
 from meshlab.topology.check import check, check_kind
 from meshlab.topology.gathered import Gathered, expanded
 from meshlab.topology.nodes import Map, read_documents
 from meshlab.topology.notes import Notes, did_you_mean, listed
-from meshlab.topology.placement import unrunnable, without_pods
+from meshlab.topology.placement import Ground, unrunnable, without_pods
 
 
 def load_manifests(text: str, source: str, topology: Topology) -> Mesh:

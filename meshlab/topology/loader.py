@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from meshlab.errors import Issue
 from meshlab.model import Mesh, Node, Program, Topology
 from meshlab.topology import placement, workloads
-from meshlab.topology.assembly import Ground, assembled
+from meshlab.topology.assembly import assembled
 from meshlab.topology.check import check, check_kind
 from meshlab.topology.expect import Ends, expectations
 from meshlab.topology.gathered import Gathered, expanded
@@ -89,7 +89,7 @@ class _File:
         spec = lab.map("spec")
         nodes = self._nodes(spec)
         self._images = {pattern: workloads.program(entry) for pattern, entry in _maps(spec.map("images"))}
-        mesh = assembled(Mesh(), self._given, Ground(nodes, self._images), self._notes)
+        mesh = assembled(Mesh(), self._given, placement.Ground(nodes, self._images), self._notes)
         ends = Ends.of(mesh)
         topology = Topology(
             name=lab.map("metadata").text("name", DEFAULT_NAME),

@@ -9,16 +9,25 @@ from __future__ import annotations
 
 import heapq
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Collection, Iterator, Mapping, Sequence, Set
+from dataclasses import dataclass, replace
 from ipaddress import IPv4Address, IPv6Address
 
 from meshlab.errors import Issue
-from meshlab.model import ContainerPort, Mesh, Node, Pod, Program, Service, addresses
+from meshlab.model import Address, ContainerPort, Mesh, Node, Pod, Program, Service, addresses
 from meshlab.topology import images as image_table
 from meshlab.topology.gathered import Gathered
 from meshlab.topology.notes import Notes, did_you_mean
 from meshlab.topology.workloads import MAX_PODS, ZTUNNEL_PORTS, Container, Draft
+
+
+@dataclass(frozen=True, slots=True)
+class Ground:
+    """What a lab is built on, and keeps."""
+
+    nodes: Sequence[Node]
+    images: Mapping[str, Program | None]
+
 
 _CHANGEABLE = {
     "node": "node",
@@ -38,8 +47,8 @@ _CHANGEABLE = {
 def with_drafts(
     mesh: Mesh,
     given: Gathered,
-    nodes: Sequence[Node],
-    images: Mapping[str, Program | None],
+    ground: Ground,
+    owned: Set[Address],
     notes: Notes,
     *,
     remake: bool,
@@ -52,8 +61,8 @@ def with_drafts(
     Args:
         mesh: its namespaces, which say which pods belong into the mesh, and its Services are those of afterwards.
         given: one text.
-        nodes: of the lab.
-        images: ``spec.images``.
+        ground: nodes and programs.
+        owned: addresses that somebody had before this text: places with one of them are passed over.
         notes: takes issues.
         remake: whether every draft is a pod of its own, also where nothing changed.
     """
@@ -70,8 +79,8 @@ def with_drafts(
     if total > MAX_PODS:
         notes.refuse(given.drafts[-1].place, f"{total} pods; a lab has at most {MAX_PODS}")
         return mesh
-    _refuse_misplaced(given.drafts, [node.name for node in nodes], notes)
-    return _Placing(mesh, nodes, images, notes).placed(given.drafts, remake=remake)
+    _refuse_misplaced(given.drafts, [node.name for node in ground.nodes], notes)
+    return _Placing(mesh, ground, owned, notes).placed(given.drafts, remake=remake)
 
 
 def without_pods(mesh: Mesh, keys: Collection[str]) -> Mesh:
@@ -84,14 +93,13 @@ def without_pods(mesh: Mesh, keys: Collection[str]) -> Mesh:
 class _Placing:
     """The drafts of one text on their way into one mesh."""
 
-    def __init__(self, mesh: Mesh, nodes: Sequence[Node], images: Mapping[str, Program | None], notes: Notes) -> None:
+    def __init__(self, mesh: Mesh, ground: Ground, owned: Set[Address], notes: Notes) -> None:
         self._mesh = mesh
-        self._names = [node.name for node in nodes]
-        self._images = images
+        self._names = [node.name for node in ground.nodes]
+        self._images = ground.images
         self._notes = notes
         self._pods = {pod.key: pod for pod in mesh.pods}
-        owners: tuple[Pod | Service, ...] = (*mesh.pods, *mesh.services)
-        self._owned = {address for owner in owners for address in (owner.ipv4, owner.ipv6)}
+        self._owned = owned
         self._places = mesh.places
 
     def placed(self, drafts: Sequence[Draft], *, remake: bool) -> Mesh:

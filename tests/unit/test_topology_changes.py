@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from meshlab.errors import TopologyError
 from meshlab.model import Action, Topology
-from meshlab.topology import load, load_manifests, without
+from meshlab.topology import load, load_manifests, replaced, without
 
 
 def _policy(name: str, spec: str = "{}", kind: str = "AuthorizationPolicy", namespace: str = "shop") -> str:
@@ -47,7 +49,8 @@ def test_applying_nothing_changes_nothing(topology: Topology) -> None:
 
 def test_applying_twice_is_applying_once(topology: Topology) -> None:
     text = _policy("third", "{action: DENY, rules: [{}]}")
-    assert load_manifests(text + text, "<apply>", topology) == load_manifests(text, "<apply>", topology)
+    once = load_manifests(text, "<apply>", topology)
+    assert load_manifests(text, "<apply>", replace(topology, mesh=once)) == once
 
 
 def test_a_policy_that_is_not_valid_is_refused_with_its_place(topology: Topology) -> None:
@@ -56,9 +59,16 @@ def test_a_policy_that_is_not_valid_is_refused_with_its_place(topology: Topology
     assert [(issue.line, issue.column) for issue in refused.value.issues] == [(2, 107), (4, 108)]
 
 
-def test_what_a_lab_was_built_from_cannot_change_while_it_runs(topology: Topology) -> None:
-    with pytest.raises(TopologyError, match="<apply>:1:24: a Namespace is fixed when a lab is built"):
-        load_manifests("{apiVersion: v1, kind: Namespace, metadata: {name: a}}", "<apply>", topology)
+def test_nodes_are_those_of_the_file(topology: Topology) -> None:
+    text = "{apiVersion: meshlab.dev/v1alpha1, kind: Lab, metadata: {name: x}, spec: {nodes: [node-3]}}"
+    for change in (load_manifests, replaced, without):
+        with pytest.raises(TopologyError, match="<text>:1:42: a Lab cannot change while it runs: its nodes are those"):
+            change(text, "<text>", topology)
+
+
+def test_an_object_that_is_there_twice_in_one_text_is_refused(topology: Topology) -> None:
+    with pytest.raises(TopologyError, match="<apply>:4:80: the AuthorizationPolicy 'shop/third' is already on line 2"):
+        load_manifests(_policy("third") * 2, "<apply>", topology)
 
 
 def test_a_policy_is_taken_away_by_kind_namespace_and_name(topology: Topology) -> None:
@@ -81,3 +91,22 @@ def test_applying_and_taking_away_again_is_where_it_was(topology: Topology) -> N
     applied = load_manifests(text, "<apply>", topology)
     back = without(text, "<delete>", Topology(name="x", nodes=topology.nodes, mesh=applied))
     assert back == topology.mesh
+
+
+@pytest.mark.parametrize(
+    ("text", "rules", "modes"),
+    [
+        (_policy("third"), ["third"], []),
+        (_policy("first", kind="PeerAuthentication"), [], ["first"]),
+        ("", [], []),
+        ("{apiVersion: v1, kind: Namespace, metadata: {name: b}}", ["first", "second"], ["first"]),
+    ],
+    ids=["one policy", "one mode", "nothing", "no policy"],
+)
+def test_a_text_with_policies_or_with_nothing_replaces_all_policies(
+    topology: Topology, text: str, rules: list[str], modes: list[str]
+) -> None:
+    mesh = replaced(text, "<replace>", topology)
+    assert [policy.name for policy in mesh.authorization_policies] == rules
+    assert [policy.name for policy in mesh.peer_authentications] == modes
+    assert mesh.pods == topology.mesh.pods

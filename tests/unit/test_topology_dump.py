@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,8 @@ _programs = st.fixed_dictionaries(
     optional={"env": st.dictionaries(_texts, _texts, max_size=2), "workingDir": _paths},
 )
 _images = st.sampled_from(["nginx", "curlimages/curl:8", "corp/tool:1", "registry:5000/x/y@sha256:0"])
+_ips = st.lists(st.sampled_from(["192.0.2.0", "fd00::"]), unique=True, max_size=2)
+"""Networks; ``_numbered`` makes addresses of them."""
 _short_pods = st.builds(
     lambda pod, program: pod | program,
     _optional(
@@ -49,6 +52,9 @@ _short_pods = st.builds(
         capabilities=_capabilities,
         emptyDirs=st.lists(_paths, max_size=2),
         workload=_names,
+        ips=_ips,
+        init=st.lists(_programs, max_size=2),
+        restartPolicy=st.sampled_from(["Always", "OnFailure", "Never"]),
     ),
     st.just({}) | _programs,
 )
@@ -65,6 +71,15 @@ def _object(kind: str, version: str, spec: st.SearchStrategy[Any], **metadata: A
     )
 
 
+def _without_spec(document: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in document.items() if key != "spec"}
+
+
+def _labelled(document: dict[str, Any], service: str) -> dict[str, Any]:
+    labels = {"kubernetes.io/service-name": service}
+    return {**document, "metadata": {**document["metadata"], "labels": labels}}
+
+
 _container_ports = _ports.map(lambda numbers: [{"containerPort": number, "name": f"p{number}"} for number in numbers])
 _pod_specs = st.builds(
     lambda container, rest: {"containers": [container], **rest},
@@ -75,7 +90,13 @@ _pod_specs = st.builds(
         ports=_container_ports,
         env=st.lists(st.fixed_dictionaries({"name": _texts, "value": _texts}), max_size=2),
     ),
-    _optional(nodeName=st.sampled_from(NODES), serviceAccountName=_names),
+    _optional(
+        nodeName=st.sampled_from(NODES),
+        serviceAccountName=_names,
+        initContainers=st.lists(
+            st.fixed_dictionaries({"command": st.lists(_texts, min_size=1, max_size=2)}), max_size=2
+        ),
+    ),
 )
 _deployments = st.builds(
     lambda labels, spec, replicas: {"replicas": replicas, "template": {"metadata": {"labels": labels}, "spec": spec}},
@@ -157,7 +178,37 @@ _labs = st.builds(
         readyTimeoutSeconds=st.sampled_from([1, 2.5, 10]),
     ),
 )
+_endpoint_ports = st.lists(
+    st.builds(lambda name, port: {"name": name, "port": port}, _names, st.integers(1, 65535)),
+    max_size=2,
+    unique_by=lambda port: port["name"],
+)
+_endpoints = st.builds(
+    lambda about, ips, ports: {**about, "subsets": [{"addresses": [{"ip": ip} for ip in ips], "ports": ports}]},
+    _object("Endpoints", "v1", st.none()).map(_without_spec),
+    _ips,
+    _endpoint_ports,
+)
+_slices = st.builds(
+    lambda about, ips, ports: {
+        **about,
+        "addressType": "IPv4",
+        "endpoints": [{"addresses": [ip]} for ip in ips if ":" not in ip],
+        "ports": ports,
+    },
+    _object(
+        "EndpointSlice",
+        "discovery.k8s.io/v1",
+        st.none(),
+    )
+    .map(_without_spec)
+    .flatmap(lambda about: _names.map(lambda name: _labelled(about, name))),
+    _ips,
+    _endpoint_ports,
+)
 _manifests = st.one_of(
+    _endpoints,
+    _slices,
     _object("Pod", "v1", _pod_specs, labels=_labels),
     _object("Deployment", "apps/v1", _deployments),
     _object("Service", "v1", _services, labels=_labels),
@@ -187,10 +238,13 @@ _files = st.builds(
 
 
 def _numbered(documents: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Names made different, so that no Deployment's replica is a Pod of the file."""
+    """Names made different, so that no Deployment's replica is a Pod of the file, and addresses of pods as well."""
     for number, document in enumerate(documents):
         if document["kind"] in ("Pod", "Deployment"):
             document["metadata"]["name"] = f"{document['kind'].lower()}{number}"
+        if document["kind"] == "Lab":
+            for place, pod in enumerate(document["spec"]["pods"].values()):
+                pod["ips"] = [str(ip_address(network) + place + 1) for network in pod.get("ips", [])]
     return documents
 
 

@@ -38,6 +38,9 @@ BASES = {
               image: corp/server
               capabilities: [NET_ADMIN]
               emptyDirs: [/cache]
+              ips: [10.1.2.3, "fd00::3"]
+              init: [{run: [wait], env: {MODE: fast}, workingDir: /srv}]
+              restartPolicy: Never
               workload: full
           dataplane: {ztunnel: reference}
           images: {"*/corp/tool:*": {run: [tool], env: {LEVEL: low}, workingDir: /opt}}
@@ -93,7 +96,15 @@ BASES = {
               ports: [{containerPort: 80, name: web}]
               volumeMounts: [{name: cache, mountPath: /cache}]
               securityContext: {capabilities: {add: [NET_ADMIN]}}
-          volumes: [{name: cache, emptyDir: {}}, {name: logs}]
+          volumes: [{name: cache, emptyDir: {}}, {name: first, emptyDir: {}}, {name: logs}]
+          initContainers:
+            - command: [wait]
+              args: [--for]
+              workingDir: /srv
+              env: [{name: MODE, value: fast}, {name: HOST, valueFrom: {fieldRef: {fieldPath: spec.nodeName}}}]
+              volumeMounts: [{name: first, mountPath: /first}]
+              securityContext: {capabilities: {add: [SYS_TIME]}}
+        status: {podIP: 10.1.2.3, podIPs: [{ip: 10.1.2.3}, {ip: "fd00::3"}]}
         """,
     "Deployment": """
         apiVersion: apps/v1
@@ -114,7 +125,14 @@ BASES = {
                   ports: [{containerPort: 80, name: web}]
                   volumeMounts: [{name: cache, mountPath: /cache}]
                   securityContext: {capabilities: {add: [NET_ADMIN]}}
-              volumes: [{name: cache, emptyDir: {}}, {name: logs}]
+              volumes: [{name: cache, emptyDir: {}}, {name: first, emptyDir: {}}, {name: logs}]
+              initContainers:
+                - command: [wait]
+                  args: [--for]
+                  workingDir: /srv
+                  env: [{name: MODE, value: fast}, {name: HOST, valueFrom: {fieldRef: {fieldPath: spec.nodeName}}}]
+                  volumeMounts: [{name: first, mountPath: /first}]
+                  securityContext: {capabilities: {add: [SYS_TIME]}}
         """,
     "Service": """
         apiVersion: v1
@@ -133,6 +151,20 @@ BASES = {
         kind: Service
         metadata: {name: web, namespace: shop}
         spec: {ports: [{port: 80}], ipFamilies: [IPv4], ipFamilyPolicy: SingleStack}
+        """,
+    "Endpoints": """
+        apiVersion: v1
+        kind: Endpoints
+        metadata: {name: web, namespace: shop}
+        subsets: [{addresses: [{ip: 10.1.2.3}], ports: [{port: 80, name: http}]}]
+        """,
+    "EndpointSlice": """
+        apiVersion: discovery.k8s.io/v1
+        kind: EndpointSlice
+        metadata: {name: web-1, namespace: shop, labels: {kubernetes.io/service-name: web}}
+        addressType: IPv4
+        endpoints: [{addresses: [10.1.2.3], conditions: {ready: true}}]
+        ports: [{port: 80, name: http}]
         """,
     "AuthorizationPolicy": """
         apiVersion: security.istio.io/v1
@@ -210,20 +242,25 @@ BASES = {
 }
 
 _NAMED = {"metadata name": "other", "metadata namespace": "other"}
+_CONTAINER = {
+    "command 0": "other",
+    "args 0": "--later",
+    "workingDir": "/other",
+    "env 0 name": "OTHER",
+    "env 0 value": "slow",
+    "env 1 valueFrom fieldRef fieldPath": "status.podIP",
+    "volumeMounts 0 name": "logs",
+    "volumeMounts 0 mountPath": "/other",
+}
 _POD = {
     "nodeName": "node-2",
     "serviceAccountName": "other",
     "containers 0 image": "curlimages/curl",
-    "containers 0 command 0": "other",
-    "containers 0 args 0": "--later",
-    "containers 0 workingDir": "/other",
-    "containers 0 env 0 name": "OTHER",
-    "containers 0 env 0 value": "slow",
-    "containers 0 env 1 valueFrom fieldRef fieldPath": "status.podIP",
+    **{f"containers 0 {path}": value for path, value in _CONTAINER.items()},
+    **{f"initContainers 0 {path}": value for path, value in _CONTAINER.items()},
+    "initContainers 0 securityContext capabilities add 0": "NET_RAW",
     "containers 0 ports 0 containerPort": 90,
     "containers 0 ports 0 name": "other",
-    "containers 0 volumeMounts 0 name": "logs",
-    "containers 0 volumeMounts 0 mountPath": "/other",
     "containers 0 securityContext capabilities add 0": "SYS_TIME",
     "volumes 0 emptyDir": GONE,
 }
@@ -255,6 +292,7 @@ CHANGES: dict[str, dict[str, Any]] = {
         "spec pods shop/full serviceAccount": "other",
         "spec pods shop/full labels app": "other",
         "spec pods shop/full annotations note": "two",
+        "spec pods shop/full annotations ambient.istio.io/bypass-inbound-capture": "true",
         "spec pods shop/full run 0": "other",
         "spec pods shop/full env MODE": "slow",
         "spec pods shop/full workingDir": "/other",
@@ -262,6 +300,11 @@ CHANGES: dict[str, dict[str, Any]] = {
         "spec pods shop/full capabilities 0": "SYS_TIME",
         "spec pods shop/full emptyDirs 0": "/other",
         "spec pods shop/full workload": "other",
+        "spec pods shop/full ips 0": "10.1.2.4",
+        "spec pods shop/full init 0 run 0": "other",
+        "spec pods shop/full init 0 env MODE": "slow",
+        "spec pods shop/full init 0 workingDir": "/other",
+        "spec pods shop/full restartPolicy": "OnFailure",
         "spec dataplane ztunnel": "none",
         "spec images */corp/tool:*": GONE,
         "spec images */corp/tool:* run 0": "other",
@@ -294,13 +337,17 @@ CHANGES: dict[str, dict[str, Any]] = {
         **_NAMED,
         "metadata labels app": "other",
         "metadata annotations note": "two",
+        "metadata annotations ambient.istio.io/bypass-inbound-capture": "true",
         **{f"spec {path}": value for path, value in _POD.items()},
+        "spec restartPolicy": "Never",
+        "status podIPs 1 ip": "fd00::4",
     },
     "Deployment": {
         **_NAMED,
         "spec replicas": 3,
         "spec template metadata labels app": "other",
         "spec template metadata annotations note": "two",
+        "spec template metadata annotations ambient.istio.io/bypass-inbound-capture": "true",
         **{f"spec template spec {path}": value for path, value in _POD.items()},
     },
     "Service": {
@@ -314,6 +361,20 @@ CHANGES: dict[str, dict[str, Any]] = {
         "spec clusterIPs 1": "fd00::11",
     },
     "Service of one family": {"spec ipFamilies 0": "IPv6", "spec ipFamilyPolicy": "PreferDualStack"},
+    "Endpoints": {
+        **_NAMED,
+        "subsets 0 addresses 0 ip": "10.1.2.4",
+        "subsets 0 ports 0 port": 81,
+        "subsets 0 ports 0 name": "other",
+    },
+    "EndpointSlice": {
+        **_NAMED,
+        "metadata labels kubernetes.io/service-name": "other",
+        "endpoints 0 addresses 0": "10.1.2.4",
+        "endpoints 0 conditions ready": False,
+        "ports 0 port": 81,
+        "ports 0 name": "other",
+    },
     "AuthorizationPolicy": {
         **_NAMED,
         "metadata annotations istio.io/dry-run": "true",
@@ -357,6 +418,10 @@ ELSEWHERE = {
     "kind": "test_topology_load: each kind is read as what it is",
     "spec.steps[].call.kind": "test_bugfile_steps: with the modes and the methods that go with it",
     "spec.steps[].call.method": "test_bugfile_steps: with the kind that it goes with",
+    "addressType": "test_topology_endpoints: every address is of it",
+    "status.podIP": "test_topology_changes: it goes with status.podIPs",
+    "spec.initContainers[].image": "test_topology_load: with and without an entry of spec.images",
+    "spec.template.spec.initContainers[].image": "as of a Pod",
     "spec.serviceAccount": "test_topology_load: the older name of serviceAccountName",
     "spec.template.spec.serviceAccount": "as of a Pod",
     "spec.volumes[].name": "it goes with the mount's name, which is here",

@@ -139,10 +139,10 @@ class Captures:
     def rewired(self, mesh: Mesh) -> None:
         """Pods or their membership have changed: what packets carry from now on is read by ``mesh``."""
         with self._lock:
-            pods, places = mesh.pods, dict(self.site.pods)
-            if self._wired_for == (pods, mesh.namespaces, places):
+            wired_for = mesh.pods, mesh.namespaces, tuple(self.site.pods.values()), len(self.site.netns)
+            if self._wired_for == wired_for:
                 return
-            self._wired_for = pods, mesh.namespaces, places
+            self._wired_for = wired_for
             if self._beacons is None:
                 self._wirings = self._wirings[-1:]
             self._wirings.append((time.time_ns(), self._wire(mesh)))
@@ -158,7 +158,8 @@ class Captures:
             links[self.rings[name], node.fabric.index] = Link(name, node.fabric.index, FABRIC)
             links[self.rings[name], node.mgmt.index] = Link(name, node.mgmt.index, MGMT)
             for proxy in node.proxies:
-                links[self.rings[name], proxy.end.index] = Link(name, proxy.end.index, PROXY)
+                if proxy.netns in self.site.netns:
+                    links[self.rings[name], proxy.end.index] = Link(name, proxy.end.index, PROXY)
         sites = {}
         for pod in mesh.pods:
             if (network := self.site.pods.get(pod.key)) is not None:

@@ -80,7 +80,7 @@ def _of_the_control_plane(site: Site) -> list[str]:
     except LabError as error:
         return [f"nobody knows whether a proxy refused its configuration, or shares a key: {error}"]
     refused = [
-        f"ztunnel@{nack['node']} refused {nack['type_url']}, which nobody had asked for: {nack['detail']}"
+        f"{nack['client']} refused {nack['type_url']}, which nobody had asked for: {nack['detail']}"
         for nack in answer.get("unexpected", [])
     ]
     return [*refused, *answer.get("shared_keys", [])]
