@@ -208,3 +208,89 @@ def test_a_lab_that_is_lost_is_said_and_nothing_hangs(lab_factory: LabFactory) -
 
     with pytest.raises(LabLostError):
         lose()
+
+
+def test_a_block_that_takes_no_time_has_a_call_before_it_and_one_behind_it(lab: Lab) -> None:
+    with lab.traffic(PAIRS, rate=0.01, open=2) as traffic:
+        before = traffic.calls_made, traffic.opened
+    assert before == (2, 4)
+    assert traffic.calls_made == 4
+    assert set(results(traffic).values()) == {Result.HELD}
+
+
+LIVE = """
+apiVersion: meshlab.dev/v1alpha1
+kind: Lab
+metadata: {name: live}
+spec:
+  nodes: [node-1, node-2]
+  images: {"*": {}}
+  pods:
+    shop/client: {node: node-1, serviceAccount: client}
+    shop/server: {node: node-2, ports: [8080], serviceAccount: server}
+    old/client: {node: node-1}
+    old/server: {node: node-2, ports: [8080]}
+---
+{apiVersion: v1, kind: Namespace, metadata: {name: shop, labels: {istio.io/dataplane-mode: ambient}}}
+---
+{apiVersion: v1, kind: Namespace, metadata: {name: old}}
+"""
+SERVER = """
+apiVersion: v1
+kind: Pod
+metadata: {name: server, namespace: shop}
+spec:
+  nodeName: node-2
+  serviceAccountName: server
+  containers: [{name: c, image: any, ports: [{containerPort: 8080}]}]
+"""
+OLD = [("old/client", "http://shop%2Fserver:8080/"), ("old/client", "tcp://old/server:8080")]
+SHOP = [("shop/client", "tcp://shop/server:8080")]
+
+
+@pytest.fixture(scope="module")
+def live(lab_factory: LabFactory) -> Iterator[Lab]:
+    with lab_factory(LIVE) as lab:
+        yield lab
+
+
+def test_enrolment_under_traffic_shows_no_byte_of_a_connection_that_began_behind_it(live: Lab) -> None:
+    with live.traffic([*OLD, *SHOP], rate=100, open=3) as traffic:
+        live.namespace("old").label({"istio.io/dataplane-mode": "ambient"})
+    assert (traffic.in_plaintext, traffic.wrong_identity) == (0, 0)
+    assert results(traffic)["in-plaintext"] is Result.HELD
+    assert {broken.source for broken in traffic.broken} <= {"old/client"}
+    with live.traffic([*OLD, *SHOP], rate=100, open=3) as traffic:
+        live.namespace("old").label({"istio.io/dataplane-mode": None})
+    assert (traffic.in_plaintext, traffic.wrong_identity) == (0, 0)
+
+
+def test_a_pod_that_goes_and_comes_under_traffic_explains_what_fails_meanwhile(live: Lab) -> None:
+    with live.traffic(SHOP, rate=100, open=3) as traffic:
+        live.delete(SERVER)
+        traffic.wait_for(lambda: traffic.broken_open == 3 and traffic.skipped >= 5)
+        live.apply(SERVER)
+        traffic.wait_for(lambda: traffic.opened == 6)
+    assert traffic.failures == []
+    assert traffic.in_plaintext == 0
+    assert {broken.to for broken in traffic.broken} == {"shop/server:8080"}
+
+
+def test_a_pod_that_goes_ends_the_connections_that_it_holds(live: Lab) -> None:
+    line = live.pod("shop/server").connect("old/server:8080")
+    assert line.alive
+    live.delete(SERVER)
+    assert line.closed_by == "the end of its pod"
+    live.apply(SERVER)
+
+
+def test_a_ztunnel_that_is_killed_breaks_what_it_carries_and_its_calls_fail(lab_factory: LabFactory) -> None:
+    with lab_factory(LIVE) as lab:
+        with lab.traffic(SHOP, rate=100, open=3) as traffic:
+            lab.instance("ztunnel@node-1").kill()
+            traffic.wait_for(lambda: traffic.broken_open == 3 and traffic.failed_new > 0)
+            lab.instance("ztunnel@node-1").restart()
+            traffic.wait_for(lambda: traffic.opened == 6)
+        assert traffic.in_plaintext == 0
+        assert results(traffic)["failed-new"] is results(traffic)["broken-open"] is Result.FAILED
+        assert results(traffic)["in-plaintext"] is Result.HELD

@@ -149,18 +149,22 @@ class Traffic:
     # --- beginning and end -------------------------------------------------------------------------------------------
 
     def start(self) -> None:
-        """Begin. ``lab.traffic`` does this.
+        """Begin, call every pair once, and try every connection. ``lab.traffic`` does this.
 
         Raises:
             UsageError: a capture of the lab is open.
+            LabLostError: a part of the lab that traffic needs is gone.
         """
-        self._capture = self._window.enter_context(self._lab.capture())
-        self._driver.start()
+        with ExitStack() as window:
+            self._capture = window.enter_context(self._lab.capture())
+            self._driver.start()
+            self._window = window.pop_all()
 
     def stop(self) -> None:
         """End traffic and count; nothing happens where it has ended.
 
-        Every call is waited for, every open connection is asked once more, and the window of the captures is closed.
+        Every pair is called and every open connection is asked once more, all that is waited for, and the window of the
+        captures is closed.
 
         Raises:
             LabLostError: a part of the lab that traffic needs is gone.

@@ -91,7 +91,8 @@ class OpenConnection:
         """Who ended the connection, and empty while it is open.
 
         ``peer`` (FIN), ``peer-reset`` (RST), ``us``, ``timeout`` (ETIMEDOUT), ``refused`` (RST to the SYN),
-        ``unreachable``, ``silence`` (no opening came back in time), or ``corrupted`` (another one did).
+        ``unreachable``, ``silence`` (no opening came back in time), ``corrupted`` (another one did), or
+        ``the end of its pod``.
         """
         self._settle()
         return self._stream.closed_by

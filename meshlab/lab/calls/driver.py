@@ -3,6 +3,9 @@
     thread     each 50 ms: asks netd for the sockets of what is due, and hands it to the loop
     the loop   makes each call at its time; holds each open connection, asks it now and then, and looks whether it ends
 
+Before ``start`` returns, every pair was called once and every connection was tried, and ``stop`` calls every pair once
+more: so that a block that takes no time still says what was before it, and what is behind it.
+
 Of the calls only counts and failures are kept. What a call comes to is judged by the meshes that were in effect during
 it (``explained.py``).
 """
@@ -40,6 +43,10 @@ _AT_ONCE = 253
 _MOST_UNDER_WAY = 250
 """Calls that have begun and not ended. While there are so many none is begun: a machine that has too much to do then
 calls less often, and no call times out for that."""
+_OPENED_AT_ONCE = 50
+"""Connections in the making: listeners have short queues."""
+_STANDS_S = 10.0
+"""So long, at most, ``start`` waits for the first calls and connections."""
 _LATE_S = 1.0
 """What is later than that is not made up for."""
 _ASK_EVERY_S = 0.2
@@ -91,6 +98,10 @@ class Driver:
         self._begun = 0
         """Calls; written by the thread only, as ``_over`` is by the loop."""
         self._over = 0
+        self._made = 0
+        """Connections, as ``_begun``; ``_tried`` as ``_over``."""
+        self._tried = 0
+        self._turn = asyncio.Semaphore(_OPENED_AT_ONCE)
         self._running: list[Future[None]] = []
         self._ending = False
         self._stop = threading.Event()
@@ -98,13 +109,15 @@ class Driver:
         self._thread = threading.Thread(target=self._work, name="meshlab-background", daemon=True)
 
     def start(self) -> None:
-        """Begin, and return when traffic is under way: every connection was opened, or tried, and a call has ended.
+        """Begin, and return when traffic stands.
 
-        What happens to a lab right behind it then meets connections that are open.
+        Raises:
+            LabLostError: a part of the lab that traffic needs is gone.
         """
-        possible = [pair for pair in self._pairs if self._planned(pair) is not None]
-        lines = sum(due.pair in possible for due in self._to_open)
-        calls = int(bool(possible and self._rate))
+        self._call_each_pair()
+        while self._open_due():
+            pass
+        self.wait_for(lambda: self._over == self._begun and self._tried == self._made, _STANDS_S)
         self._next_at = time.monotonic()
         self._thread.start()
 
@@ -122,6 +135,8 @@ class Driver:
         """
         self._stop.set()
         self._thread.join(_SLACK_S)
+        if self.failure is None:
+            self._call_each_pair()
         self._loop.run(self._last_round(), _SLACK_S)
         wait(self._running, requests.TIMEOUT_S + 2 * _SILENT_S + _SLACK_S)
         self._look_for_failures()
@@ -189,6 +204,13 @@ class Driver:
         if due:
             self._hand_over(due)
 
+    def _call_each_pair(self) -> None:
+        """Hand a call of every pair to the loop, now."""
+        planned = [self._planned(pair) for pair in self._pairs if self._rate]
+        self.tally.skipped += planned.count(None)
+        if due := [(0.0, one.call) for one in planned if one is not None]:
+            self._hand_over(due)
+
     def _hand_over(self, due: Sequence[tuple[float, Request]]) -> None:
         sockets = self._sockets([request for _, request in due])
         canaries = self._lab.canaries(len(due))
@@ -199,8 +221,8 @@ class Driver:
             self._begun += 1
             self._running.append(self._loop.start(self._call(sock, request, canary, number, at)))
 
-    def _open_due(self) -> None:
-        """Begin to open the connections that are due, and to hold them."""
+    def _open_due(self) -> bool:
+        """Begin to open the connections that are due, and to hold them. Returns whether there were some."""
         now, due = time.monotonic(), list[tuple[Pair, Request]]()
         for _ in range(min(len(self._to_open), _AT_ONCE)):
             one = self._to_open.popleft()
@@ -210,7 +232,7 @@ class Driver:
             else:
                 due.append((one.pair, planned.line))
         if not due:
-            return
+            return False
         sockets = self._sockets([request for _, request in due])
         canaries = self._lab.canaries(len(due))
         for sock, (pair, request), canary in zip(sockets, due, canaries, strict=True):
@@ -218,7 +240,9 @@ class Driver:
                 self._to_open.append(_Due(now + _AGAIN_S, pair))
                 continue
             connection = self._connections.make([sock], [request], [canary])[0]
+            self._made += 1
             self._running.append(self._loop.start(self._hold(connection, pair)))
+        return True
 
     def _sockets(self, wanted: Sequence[Request]) -> list[socket.socket | None]:
         """A socket for each; ``None`` where the pod has gone meanwhile."""
@@ -256,10 +280,13 @@ class Driver:
 
     async def _hold(self, connection: OpenConnection, pair: Pair) -> None:
         """Open a connection and hold it until it breaks or traffic ends; a broken one is opened again."""
-        await connection.opened()
+        async with self._turn:
+            await connection.opened()
+        self._tried += 1
         if connection.stream.closed_by:
             self.tally.not_opened += 1
             self._to_open.append(_Due(time.monotonic() + _AGAIN_S, pair))
+            self._tell()
             return
         self.tally.opened += 1
         self._living.add(connection)
