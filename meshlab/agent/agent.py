@@ -147,13 +147,13 @@ class Agent:
         write = rules.ensure if known else rules.write
         write(pod.netns, f"pod:{pod.key}", inpod_rules(bypass_inbound=pod.bypass_inbound))
 
-    def remove_rules(self, pod: EnrolledPod) -> None:
-        """Let the pod's traffic go its own way again.
+    def remove_rules(self, pod: EnrolledPod, closing: contextlib.ExitStack) -> None:
+        """Let the pod's traffic go its own way again; ``closing`` as for ``rules.remove``.
 
         Raises:
             KernelRefusedError: it was refused; the pod stays known.
         """
-        rules.remove(pod.netns, f"pod:{pod.key}", inpod_rules(bypass_inbound=pod.bypass_inbound))
+        rules.remove(pod.netns, f"pod:{pod.key}", inpod_rules(bypass_inbound=pod.bypass_inbound), closing)
 
     def read_rules(self, pod: EnrolledPod) -> str:
         return nft.text(rules.read(pod.netns, f"pod:{pod.key}", inpod_rules()))
@@ -225,15 +225,16 @@ class Agent:
     def _release(self, request: dict[str, Any]) -> None:
         """Take pods out of the mesh that go on running: rules first, as Istio does, so that nothing new is captured."""
         failed: dict[str, str] = {}
-        for uid in request["uids"]:
-            try:
-                self.remove_rules(self._pods[uid])
-            except KeyError:
-                failed[uid] = f"the agent of {self.node} does not know it"
-            except (KernelRefusedError, OSError) as error:
-                failed[uid] = f"rules: {error}"
-        released = [uid for uid in request["uids"] if uid not in failed]
-        self._take_away(request, released, {"released": released, "failed": failed})
+        with contextlib.ExitStack() as closing:
+            for uid in request["uids"]:
+                try:
+                    self.remove_rules(self._pods[uid], closing)
+                except KeyError:
+                    failed[uid] = f"the agent of {self.node} does not know it"
+                except (KernelRefusedError, OSError) as error:
+                    failed[uid] = f"rules: {error}"
+            released = [uid for uid in request["uids"] if uid not in failed]
+            self._take_away(request, released, {"released": released, "failed": failed})
 
     def _take_away(self, request: dict[str, Any], uids: Sequence[str], answer: dict[str, Any]) -> None:
         """Forget pods, and tell every proxy. Rules are not touched: those of a pod that ends go with its netns."""

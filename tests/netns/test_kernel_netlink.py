@@ -87,7 +87,8 @@ def serve(channel: Channel) -> None:
             written = rules.ensure(made[key], key, wanted)
             channel.send({"answer": [written, nft.text(rules.read(made[key], key, wanted))]})
         elif request["op"] == "release":
-            rules.remove(made[key], key, inpod_rules())
+            with contextlib.ExitStack() as closing:
+                rules.remove(made[key], key, inpod_rules(), closing)
             channel.send({"answer": nft.text(rules.read(made[key], key, inpod_rules()))})
         elif request["op"] == "write":
             with open(f"/proc/sys/{request['name']}", "w") as file:

@@ -31,7 +31,7 @@ class NoRules(Agent):
             raise KernelRefusedError("add table istio-ambient-nat", f"pod:{pod.key}", 1)
         self.written.append(f"{pod.key}{' again' if known else ''}{' bypass' if pod.bypass_inbound else ''}")
 
-    def remove_rules(self, pod: EnrolledPod) -> None:
+    def remove_rules(self, pod: EnrolledPod, closing: contextlib.ExitStack) -> None:
         if pod.zds.name == "stubborn":
             raise KernelRefusedError("delete table istio-ambient-nat", f"pod:{pod.key}", 1)
         self.taken.append(pod.key)
