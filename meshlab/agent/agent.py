@@ -5,7 +5,7 @@
     lab --release{uids}--------------------> rules taken away --> del to every proxy --> ack
     lab --remove{uids}---------------------> del to every proxy --> ack: their rules end with their netns
     lab <--{unacknowledged}----------------- when every proxy has acknowledged or is gone, or at the deadline
-    lab <--event synced{connection, pid}---- a proxy has acknowledged its snapshot; ``status`` says it of all
+    lab <--event synced{connection, pid, pods}-- a proxy has acknowledged its snapshot; ``status`` says it of all
 
 Istio's order and rules hold: rules first, then ZDS; ``add`` goes to the proxy that connected last and ``del`` to all of
 them, so that two can overlap in an upgrade; a proxy that comes (again) is told of every pod, and one that goes changes
@@ -322,7 +322,7 @@ class Agent:
                         removal.waiting.discard((connection, uid))
                     self._settle_removals()
                 case Synced():
-                    told = {"connection": connection.number, "pid": connection.pid, "uids": sorted(connection.uids)}
+                    told = {"connection": connection.number, "pid": connection.pid, "pods": sorted(connection.uids)}
                     self._channel.send({"event": "synced", **told})
                 case SendPacket():
                     pass

@@ -113,7 +113,7 @@ def test_a_proxy_is_told_of_all_of_them_and_the_lab_of_the_proxy(agent: Running)
     agent.proxy.send(session.ack())
     while not agent.events:
         (connection,) = agent.ask(op="status")["connections"]
-    assert agent.events == [{"event": "synced", "connection": 1, "pid": os.getpid(), "uids": sorted(told)}]
+    assert agent.events == [{"event": "synced", "connection": 1, "pid": os.getpid(), "pods": sorted(told)}]
     assert connection["pid"] == os.getpid()
 
 

@@ -536,8 +536,8 @@ def test_it_says_which_proxy_has_its_snapshot(bench: Bench) -> None:
         {"number": 3, "pid": os.getpid(), "synced": True, "uids": both},
     ]
     assert [event for event in bench.events if event["event"] == "synced"] == [
-        {"event": "synced", "connection": 1, "pid": os.getpid(), "uids": ["uid-client"]},
-        {"event": "synced", "connection": 3, "pid": os.getpid(), "uids": ["uid-client"]},
+        {"event": "synced", "connection": 1, "pid": os.getpid(), "pods": ["uid-client"]},
+        {"event": "synced", "connection": 3, "pid": os.getpid(), "pods": ["uid-client"]},
     ]
     assert first.nothing_came()
     second.sock.close()
