@@ -134,7 +134,7 @@ class _Agent(Agent):
     def write_rules(self, pod: EnrolledPod, *, known: bool) -> None:
         pass
 
-    def remove_rules(self, pod: EnrolledPod) -> None:
+    def remove_rules(self, pod: EnrolledPod, closing: contextlib.ExitStack) -> None:
         pass
 
     def read_rules(self, pod: EnrolledPod) -> str:

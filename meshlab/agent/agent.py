@@ -5,7 +5,7 @@
     lab --release{uids}--------------------> rules taken away --> del to every proxy --> ack
     lab --remove{uids}---------------------> del to every proxy --> ack: their rules end with their netns
     lab <--{unacknowledged}----------------- when every proxy has acknowledged or is gone, or at the deadline
-    lab <--event synced{connection, pid}---- a proxy has acknowledged its snapshot; ``status`` says it of all
+    lab <--event synced{connection, pid, pods}-- a proxy has acknowledged its snapshot; ``status`` says it of all
 
 Istio's order and rules hold: rules first, then ZDS; ``add`` goes to the proxy that connected last and ``del`` to all of
 them, so that two can overlap in an upgrade; a proxy that comes (again) is told of every pod, and one that goes changes
@@ -147,13 +147,13 @@ class Agent:
         write = rules.ensure if known else rules.write
         write(pod.netns, f"pod:{pod.key}", inpod_rules(bypass_inbound=pod.bypass_inbound))
 
-    def remove_rules(self, pod: EnrolledPod) -> None:
-        """Let the pod's traffic go its own way again.
+    def remove_rules(self, pod: EnrolledPod, closing: contextlib.ExitStack) -> None:
+        """Let the pod's traffic go its own way again; ``closing`` as for ``rules.remove``.
 
         Raises:
             KernelRefusedError: it was refused; the pod stays known.
         """
-        rules.remove(pod.netns, f"pod:{pod.key}", inpod_rules(bypass_inbound=pod.bypass_inbound))
+        rules.remove(pod.netns, f"pod:{pod.key}", inpod_rules(bypass_inbound=pod.bypass_inbound), closing)
 
     def read_rules(self, pod: EnrolledPod) -> str:
         return nft.text(rules.read(pod.netns, f"pod:{pod.key}", inpod_rules()))
@@ -225,15 +225,16 @@ class Agent:
     def _release(self, request: dict[str, Any]) -> None:
         """Take pods out of the mesh that go on running: rules first, as Istio does, so that nothing new is captured."""
         failed: dict[str, str] = {}
-        for uid in request["uids"]:
-            try:
-                self.remove_rules(self._pods[uid])
-            except KeyError:
-                failed[uid] = f"the agent of {self.node} does not know it"
-            except (KernelRefusedError, OSError) as error:
-                failed[uid] = f"rules: {error}"
-        released = [uid for uid in request["uids"] if uid not in failed]
-        self._take_away(request, released, {"released": released, "failed": failed})
+        with contextlib.ExitStack() as closing:
+            for uid in request["uids"]:
+                try:
+                    self.remove_rules(self._pods[uid], closing)
+                except KeyError:
+                    failed[uid] = f"the agent of {self.node} does not know it"
+                except (KernelRefusedError, OSError) as error:
+                    failed[uid] = f"rules: {error}"
+            released = [uid for uid in request["uids"] if uid not in failed]
+            self._take_away(request, released, {"released": released, "failed": failed})
 
     def _take_away(self, request: dict[str, Any], uids: Sequence[str], answer: dict[str, Any]) -> None:
         """Forget pods, and tell every proxy. Rules are not touched: those of a pod that ends go with its netns."""
@@ -321,7 +322,7 @@ class Agent:
                         removal.waiting.discard((connection, uid))
                     self._settle_removals()
                 case Synced():
-                    told = {"connection": connection.number, "pid": connection.pid, "uids": sorted(connection.uids)}
+                    told = {"connection": connection.number, "pid": connection.pid, "pods": sorted(connection.uids)}
                     self._channel.send({"event": "synced", **told})
                 case SendPacket():
                     pass

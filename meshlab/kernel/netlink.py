@@ -31,6 +31,8 @@ from meshlab.plan.changes import (
     End,
     LinkDelete,
     LinkDown,
+    LinkGroup,
+    LinkGroupDelete,
     LinkUp,
     MarkRule,
     Removed,
@@ -76,6 +78,7 @@ _IFADDR = struct.Struct("=BBBBI")
 _RTMSG = struct.Struct("=BBBBBBBBI")
 _IFF_UP, _IFF_NOARP = 0x1, 0x80
 _IFLA_OPERSTATE = 16
+_IFLA_GROUP = 27
 _IF_OPER_UP = 6
 _RTPROT_STATIC = 4
 _SCOPE = {RouteKind.UNICAST: 253, RouteKind.LOCAL: 254, RouteKind.UNREACHABLE: 0}
@@ -151,6 +154,10 @@ def encode(change: Change, netns: Mapping[str, int]) -> Message:
             return Message(_RTM_SETLINK, NLM_F_REQUEST, _ifinfo(end.index, 0, _IFF_UP))
         case LinkDelete(end):
             return Message(_RTM_DELLINK, NLM_F_REQUEST, _ifinfo(end.index))
+        case LinkGroup(end, group):
+            return Message(_RTM_SETLINK, NLM_F_REQUEST, _ifinfo(end.index) + u32(_IFLA_GROUP, group))
+        case LinkGroupDelete(group):
+            return Message(_RTM_DELLINK, NLM_F_REQUEST, _ifinfo(0) + u32(_IFLA_GROUP, group))
         case AddressAssign():
             return _address(change)
         case Route():

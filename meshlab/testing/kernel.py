@@ -23,6 +23,8 @@ from meshlab.plan.changes import (
     End,
     LinkDelete,
     LinkDown,
+    LinkGroup,
+    LinkGroupDelete,
     LinkUp,
     MarkRule,
     Removed,
@@ -42,6 +44,7 @@ class FakeLink:
     """``None``: the loopback."""
     up: bool = False
     silent: bool = False
+    group: int = 0
     addresses: list[str] = field(default_factory=list)
 
     @property
@@ -129,13 +132,17 @@ class FakeRouteSocket:
                 return self._rule(change)
             case Removed(added):
                 return self._remove(added)
-            case Silence() | LinkUp() | LinkDown() | LinkDelete() | AddressAssign() | Route():
+            case LinkGroupDelete(group):
+                return self._delete([link for link in self._here.links.values() if link.group == group])
+            case Silence() | LinkUp() | LinkDown() | LinkDelete() | LinkGroup() | AddressAssign() | Route():
                 if change.end is None:
                     return self._route(change)
                 link = self._here.links.get(change.end.index)
                 return errno.ENODEV if link is None else self._on(link, change)
 
-    def _on(self, link: FakeLink, change: Silence | LinkUp | LinkDown | LinkDelete | AddressAssign | Route) -> int:
+    def _on(
+        self, link: FakeLink, change: Silence | LinkUp | LinkDown | LinkDelete | LinkGroup | AddressAssign | Route
+    ) -> int:
         match change:
             case Silence():
                 link.silent = True
@@ -146,7 +153,9 @@ class FakeRouteSocket:
                 link.addresses = [address for address in link.addresses if ":" not in address]
                 self._here.drop_routes(end.index)
             case LinkDelete():
-                self._delete(link)
+                self._delete([link])
+            case LinkGroup(_, group):
+                link.group = group
             case AddressAssign(_, address):
                 if str(address) in link.addresses:
                     return errno.EEXIST
@@ -165,12 +174,14 @@ class FakeRouteSocket:
         self._here.links[veth.end.index], there.links[veth.peer.index] = here, peer
         return 0
 
-    def _delete(self, link: FakeLink) -> None:
-        """An end and its peer, wherever they are."""
+    def _delete(self, links: Sequence[FakeLink]) -> int:
+        """Ends and their peers, wherever they are."""
+        gone = [id(end) for link in links for end in (link, link.peer)]
         for netns in self._kernel.netns.values():
-            for index in [index for index, there in netns.links.items() if there is link or there is link.peer]:
+            for index in [index for index, link in netns.links.items() if id(link) in gone]:
                 del netns.links[index]
                 netns.drop_routes(index)
+        return 0 if links else errno.ENODEV
 
     def _remove(self, added: AddressAssign | Route | MarkRule) -> int:
         match added:

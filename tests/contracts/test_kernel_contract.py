@@ -22,6 +22,8 @@ from meshlab.plan.changes import (
     End,
     LinkDelete,
     LinkDown,
+    LinkGroup,
+    LinkGroupDelete,
     LinkUp,
     MarkRule,
     Removed,
@@ -133,6 +135,7 @@ def test_a_refusal_names_operation_netns_and_errno(pair: tuple[Callable[..., Non
         LinkUp(End("x", 77)),
         LinkDown(End("x", 77)),
         LinkDelete(End("x", 77)),
+        LinkGroup(End("x", 77), 5),
         AddressAssign(End("x", 77), ip_address("10.0.0.1")),
     ],
     ids=lambda change: type(change).__name__,
@@ -173,6 +176,18 @@ def test_a_deleted_link_takes_its_peer_and_their_routes_along_and_can_be_made_ag
     right(LinkUp(B), BACK)
 
 
+def test_a_deleted_group_of_links_takes_all_of_them_and_no_other(pair: tuple[Callable[..., None], ...]) -> None:
+    left, right, _ = pair
+    ends = [End(f"a{number}", 200 + number) for number in range(3)]
+    peers = [End(f"b{number}", 300 + number) for number in range(3)]
+    left(*(replace(LINK, end=end, peer=peer) for end, peer in zip(ends, peers, strict=True)))
+    left(*(LinkGroup(end, 5) for end in ends[:2]), LinkGroupDelete(5))
+    assert [refusal(left, LinkUp(end)).errno for end in ends[:2]] == [errno.ENODEV] * 2
+    assert [refusal(right, LinkUp(peer)).errno for peer in peers[:2]] == [errno.ENODEV] * 2
+    left(LinkUp(ends[2]))
+    right(LinkUp(peers[2]))
+
+
 def test_a_link_that_is_taken_down_carries_nothing_and_loses_its_routes_and_ipv6_addresses(
     pair: tuple[Callable[..., None], Callable[..., None], Routes],
 ) -> None:
@@ -208,12 +223,13 @@ ABSENT = [
     (Removed(ADDRESS4), errno.EADDRNOTAVAIL),
     (Removed(ADDRESS6), errno.EADDRNOTAVAIL),
     (LinkDelete(End("x", 77)), errno.ENODEV),
+    (LinkGroupDelete(5), errno.ENODEV),
 ]
 
 
 @pytest.mark.parametrize(("change", "number"), ABSENT, ids=str)
 def test_to_take_away_what_is_not_there_is_refused_unless_that_is_fine(
-    pair: tuple[Callable[..., None], ...], change: Removed | LinkDelete, number: int
+    pair: tuple[Callable[..., None], ...], change: Removed | LinkDelete | LinkGroupDelete, number: int
 ) -> None:
     left, *_ = pair
     left(LINK, LinkUp(A))

@@ -88,7 +88,8 @@ def serve(channel: Channel) -> None:
             written = rules.ensure(made[key], key, wanted)
             channel.send({"answer": [written, nft.text(rules.read(made[key], key, wanted))]})
         elif request["op"] == "release":
-            rules.remove(made[key], key, inpod_rules())
+            with contextlib.ExitStack() as closing:
+                rules.remove(made[key], key, inpod_rules(), closing)
             channel.send({"answer": nft.text(rules.read(made[key], key, inpod_rules()))})
         elif request["op"] == "write":
             with open(f"/proc/sys/{request['name']}", "w") as file:
@@ -227,8 +228,8 @@ def seen_change(world: World, change: Change, netns: str) -> bool:
             return change in _rules(world, netns)
         case Silence(end):
             return _link(world, netns, end)[3] == 1  # IN6_ADDR_GEN_MODE_NONE
-        case LinkDown() | LinkDelete() | Removed():
-            raise AssertionError(f"{change}: what is gone has nothing to be seen")
+        case _:
+            raise AssertionError(f"{change}: it is not in a plan, or leaves nothing to be seen")
 
 
 def _link(world: World, netns: str, end: End) -> tuple[str, bool, bool, int]:

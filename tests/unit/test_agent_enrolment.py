@@ -31,7 +31,7 @@ class NoRules(Agent):
             raise KernelRefusedError("add table istio-ambient-nat", f"pod:{pod.key}", 1)
         self.written.append(f"{pod.key}{' again' if known else ''}{' bypass' if pod.bypass_inbound else ''}")
 
-    def remove_rules(self, pod: EnrolledPod) -> None:
+    def remove_rules(self, pod: EnrolledPod, closing: contextlib.ExitStack) -> None:
         if pod.zds.name == "stubborn":
             raise KernelRefusedError("delete table istio-ambient-nat", f"pod:{pod.key}", 1)
         self.taken.append(pod.key)
@@ -536,8 +536,8 @@ def test_it_says_which_proxy_has_its_snapshot(bench: Bench) -> None:
         {"number": 3, "pid": os.getpid(), "synced": True, "uids": both},
     ]
     assert [event for event in bench.events if event["event"] == "synced"] == [
-        {"event": "synced", "connection": 1, "pid": os.getpid(), "uids": ["uid-client"]},
-        {"event": "synced", "connection": 3, "pid": os.getpid(), "uids": ["uid-client"]},
+        {"event": "synced", "connection": 1, "pid": os.getpid(), "pods": ["uid-client"]},
+        {"event": "synced", "connection": 3, "pid": os.getpid(), "pods": ["uid-client"]},
     ]
     assert first.nothing_came()
     second.sock.close()

@@ -13,6 +13,8 @@ from meshlab.plan.changes import (
     End,
     LinkDelete,
     LinkDown,
+    LinkGroup,
+    LinkGroupDelete,
     MarkRule,
     Removed,
     Route,
@@ -29,6 +31,8 @@ RULE = MarkRule(family=4, preference=5, mark=1, mask=1, table=7)
     [
         (LinkDown(ETH0), "set eth0 down"),
         (LinkDelete(ETH0), "delete eth0"),
+        (LinkGroup(ETH0, 5), "put eth0 into link group 5"),
+        (LinkGroupDelete(5), "delete link group 5"),
         (Removed(ROUTE), "take away what this added: add unicast route 10.1.2.3/32 dev eth0 table 254"),
         (Removed(RULE), "take away what this added: add IPv4 rule 5: fwmark 0x1/0x1 lookup 7"),
         (
@@ -48,6 +52,7 @@ def test_a_change_says_what_it_does(change: Change, said: str) -> None:
         (Removed(ROUTE, absent_is_fine=True), errno.ESRCH, True),
         (Removed(RULE, absent_is_fine=True), errno.ENOENT, True),
         (LinkDelete(ETH0, absent_is_fine=True), errno.ENODEV, True),
+        (LinkGroupDelete(5, absent_is_fine=True), errno.ENODEV, True),
         (LinkDelete(ETH0, absent_is_fine=True), errno.EPERM, False),
         (LinkDelete(ETH0), errno.ENODEV, False),
         (Removed(ROUTE), errno.ESRCH, False),
