@@ -50,6 +50,7 @@ _T = TypeVar("_T")
 _LOOP = TrafficLoop()
 _SOCKETS_AT_ONCE = 253
 _REMEMBERED = 100
+_MOST_CANARIES = 100_000
 
 
 @checks_arguments
@@ -218,7 +219,13 @@ class Lab:
         return self._connections.open(requests, self.canaries(len(requests)))
 
     def canaries(self, count: int) -> list[tuple[int, bytes]]:
-        """Take so many numbers of calls; each with its canary."""
+        """Take so many numbers of calls; each with its canary.
+
+        Raises:
+            UsageError: that is none, or more than a lab makes.
+        """
+        if not 0 < count <= _MOST_CANARIES:
+            raise UsageError(f"canaries() gives 1 to {_MOST_CANARIES}, not {count}")
         with self._lock:
             first = self._next_call
             self._next_call += count
