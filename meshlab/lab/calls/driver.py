@@ -54,8 +54,6 @@ _SILENT_S = 5.0
 """A connection that has not answered for so long is broken."""
 _AGAIN_S = 1.0
 """After so long a connection that was refused is tried again."""
-_UNDER_WAY_S = 10.0
-"""How long the first calls and connections may take."""
 _SLACK_S = 30.0
 _QUESTION = b"still there?\n"
 
@@ -120,12 +118,6 @@ class Driver:
         self.wait_for(lambda: self._over == self._begun and self._tried == self._made, _STANDS_S)
         self._next_at = time.monotonic()
         self._thread.start()
-
-        def under_way() -> bool:
-            tally = self.tally
-            return tally.opened + tally.not_opened >= lines and tally.calls_made + tally.skipped >= calls
-
-        self.wait_for(under_way, _UNDER_WAY_S)
 
     def stop(self) -> None:
         """Begin no more calls, wait for those that are under way, and ask every connection a last time.
