@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from meshlab.lab import edits
 from meshlab.lab.arguments import checks_arguments
-from meshlab.lab.transition import Rollout
+from meshlab.lab.rollout import Rollout
 
 if TYPE_CHECKING:
     from meshlab.lab.lab import Lab

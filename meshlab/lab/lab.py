@@ -33,11 +33,12 @@ from meshlab.lab.pod import PodHandle
 from meshlab.lab.proving import arrivals, recent
 from meshlab.lab.proving.capture import Capture
 from meshlab.lab.proving.captures import Captures, open_rings
+from meshlab.lab.rollout import Rollout
 from meshlab.lab.running.audit import findings
 from meshlab.lab.running.mounts import Mounts
 from meshlab.lab.settings import LabSettings, Settings, settings_of
 from meshlab.lab.sources import Source, read
-from meshlab.lab.transition import Rollout, Transitions
+from meshlab.lab.transition import Transitions
 from meshlab.model import Address, Call, Family, Mesh, Topology
 from meshlab.pki import MeshCA
 from meshlab.plan.network import pod_netns

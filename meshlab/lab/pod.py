@@ -16,12 +16,12 @@ from meshlab.lab.calls.attempt import Request
 from meshlab.lab.calls.connections import OpenConnection
 from meshlab.lab.calls.names import read_url, resolve
 from meshlab.lab.calls.urls import parse_address
+from meshlab.lab.rollout import Rollout
 from meshlab.lab.running.programs import CLEAN_ENV
 from meshlab.model import DATAPLANE_MODE, Call, Family, Pod, SpiffeId
 
 if TYPE_CHECKING:
     from meshlab.lab.lab import Lab
-    from meshlab.lab.transition import Rollout
 
 _TOKEN = re.compile(r"[-!#$%&'*+.^_`|~0-9A-Za-z]+")
 """A method, or the name of a header (RFC 9110 5.6.2)."""
