@@ -81,8 +81,8 @@ def expecting(topology: Topology) -> Topology | None:
     """``topology`` whose calls expect what the policies in effect at their time say.
 
     ``None`` is returned where these do not say one thing of a call: its verdict hangs on the family, or on the pod that
-    answers, or nobody can answer. Whatever such a file expects, a right proxy may fail it. ``None`` is returned too where
-    a step changes what is not there.
+    answers, or nobody can answer. Whatever such a file expects, a right proxy may fail it. So is it where a
+    step changes what is not there.
     """
     steps: list[Step] = [*topology.steps]
     try:
