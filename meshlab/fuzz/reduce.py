@@ -168,6 +168,8 @@ def fewer_pods(topology: Topology) -> Iterator[Topology]:
 
 
 def _fewer_pods(topology: Topology) -> Iterator[Topology]:
+    if not all(isinstance(step, CallStep | PolicyStep) for step in topology.steps):
+        return  # what else a step names is not looked for
     named = called(topology)
     if len(named) == len(topology.mesh.pods) and not topology.mesh.services:
         return

@@ -15,7 +15,22 @@ from meshlab.model.policy import (
     Rule,
     Source,
 )
-from meshlab.model.topology import CallShape, CallStep, Expectation, Node, PolicyStep, Step, Topology, Verdict
+from meshlab.model.topology import (
+    AskStep,
+    CallShape,
+    CallStep,
+    ChangeStep,
+    ConnectStep,
+    Expectation,
+    Node,
+    PolicyStep,
+    Step,
+    Topology,
+    TrafficStep,
+    Verb,
+    VerbStep,
+    Verdict,
+)
 from meshlab.model.workload import (
     FAMILIES,
     Address,
@@ -37,11 +52,14 @@ __all__ = [
     "FAMILIES",
     "Action",
     "Address",
+    "AskStep",
     "AuthorizationPolicy",
     "Call",
     "CallShape",
     "CallStep",
+    "ChangeStep",
     "Condition",
+    "ConnectStep",
     "Connection",
     "ContainerPort",
     "Decision",
@@ -71,6 +89,9 @@ __all__ = [
     "SpiffeId",
     "Step",
     "Topology",
+    "TrafficStep",
+    "Verb",
+    "VerbStep",
     "Verdict",
     "has_labels",
 ]

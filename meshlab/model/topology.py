@@ -81,7 +81,73 @@ class PolicyStep:
     """``replace``: exactly these are in effect then; else ``apply``: they are added or changed."""
 
 
-Step = CallStep | PolicyStep
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChangeStep:
+    """A change of anything but policies alone in ``spec.steps``."""
+
+    verb: Literal["apply", "delete", "replace"]
+    manifests: str
+    """YAML, as ``lab.apply``, ``lab.delete`` and ``lab.replace`` take it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConnectStep:
+    """A connection of ``spec.steps`` that is opened, and stays open."""
+
+    source: str
+    """``namespace/pod``."""
+    to: str
+    """``namespace/pod:port`` or ``service.namespace:port``, as in the file."""
+    name: str
+    """What later steps call it."""
+    family: Family | None = None
+    """``None``: 4, or the only one in which a Service has an address."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AskStep:
+    """Whether a connection that a ``ConnectStep`` opened still carries a question and its answer."""
+
+    name: str
+    alive: bool
+    """What should come of it: it answers, or it is closed."""
+
+
+Verb = Literal["restart", "kill", "stop", "pause", "resume", "upgrade", "reboot"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VerbStep:
+    """Something that happens to a program of the lab, or to a whole node."""
+
+    verb: Verb
+    instance: str
+    """An ``InstanceId`` as text, without generation; of ``reboot`` the name of the node."""
+    to: str = ""
+    """Of ``upgrade``: the ztunnel that takes over, as in ``spec.dataplane.ztunnel``."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrafficStep:
+    """Calls and open connections that go on while other steps are done, and what may become of them."""
+
+    pairs: tuple[tuple[str, str], ...]
+    """Who calls (``namespace/pod``), and which URL."""
+    during: tuple[Step, ...]
+    """At least one; none of them is a ``TrafficStep``."""
+    rate: float = 50.0
+    """Calls a second in all."""
+    open: int = 0
+    """Connections that are held open, for each pair."""
+    failed_new: int | None = None
+    """How many new calls fail; ``None``: any number may."""
+    broken_open: int | None = None
+    """How many of the open connections break."""
+    in_plaintext: int | None = None
+    """How many bytes are in plaintext on connections that were opened after a change was in effect."""
+
+
+Step = CallStep | PolicyStep | ChangeStep | ConnectStep | AskStep | VerbStep | TrafficStep
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

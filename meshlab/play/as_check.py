@@ -15,10 +15,11 @@ from meshlab.lab.proving.check import Checked, complaints, requests
 from meshlab.lab.proving.judging import judge
 from meshlab.lab.proving.matrix import PlannedCell, cell_of
 from meshlab.lab.sources import Source
-from meshlab.model import FAMILIES, Call, CallStep, Topology
+from meshlab.model import FAMILIES, Call, CallStep, PolicyStep, Topology
 from meshlab.model.report import CheckReport, Proof
 from meshlab.play.faults import shaped
-from meshlab.play.replay import after, steps_of
+from meshlab.play.replay import cannot_play, steps_of
+from meshlab.topology import after
 
 
 @dataclass(slots=True)
@@ -83,9 +84,11 @@ def _go(lab: Lab) -> _Gone:
                 gone.planned.append(cell)
                 sent = [shaped(lab, request, step.shape) for request in requests(lab, cell)]
                 gone.calls.append(tuple(lab.calls(sent)))
+        elif not isinstance(step, PolicyStep):
+            raise cannot_play(step)
         else:
             try:
-                lab.replace(after(lab.mesh, step))
+                lab.replace(after(replace(lab.topology, mesh=lab.mesh), step))
             except (RejectedError, NotAcknowledgedError) as error:
                 gone.refused = str(error)
                 break

@@ -1,14 +1,26 @@
-"""The calls of a file's steps, each with the policies that are in effect when it is made. Pure."""
+"""The calls of a file's steps, each with the mesh that is in effect when it is made. Pure."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
+from meshlab.errors import TopologyError
 from meshlab.lab.calls.names import behind
-from meshlab.model import FAMILIES, CallStep, Connection, Mesh, PolicyStep, Step, Topology, Verdict
+from meshlab.model import (
+    FAMILIES,
+    CallStep,
+    ChangeStep,
+    Connection,
+    Mesh,
+    PolicyStep,
+    Step,
+    Topology,
+    TrafficStep,
+    Verdict,
+)
 from meshlab.oracle import connection, decide
-from meshlab.play.replay import after
+from meshlab.topology import after
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,7 +31,7 @@ class Moment:
     """Of the step, from 0."""
     step: CallStep
     mesh: Mesh
-    """With the policies that are in effect then."""
+    """The one that is in effect then."""
 
     @property
     def verdicts(self) -> frozenset[Verdict]:
@@ -28,13 +40,17 @@ class Moment:
 
 
 def moments(topology: Topology) -> Iterator[Moment]:
-    """Every call, in order."""
+    """Every call, in order, but for those that are made during ``traffic``.
+
+    Raises:
+        TopologyError: a step changes what is not there.
+    """
     mesh = topology.mesh
     for place, step in enumerate(topology.steps):
-        if isinstance(step, PolicyStep):
-            mesh = after(mesh, step)
-        else:
+        if isinstance(step, CallStep):
             yield Moment(place, step, mesh)
+        else:
+            mesh = after(replace(topology, mesh=mesh), step)
 
 
 def states_before(topology: Topology, place: int) -> Iterator[Mesh]:
@@ -42,8 +58,8 @@ def states_before(topology: Topology, place: int) -> Iterator[Mesh]:
     mesh = topology.mesh
     yield mesh
     for step in topology.steps[:place]:
-        if isinstance(step, PolicyStep):
-            mesh = after(mesh, step)
+        if isinstance(step, PolicyStep | ChangeStep | TrafficStep):
+            mesh = after(replace(topology, mesh=mesh), step)
             yield mesh
 
 
@@ -53,7 +69,9 @@ def verdicts(mesh: Mesh, step: CallStep) -> frozenset[Verdict]:
 
 
 def _connections(mesh: Mesh, step: CallStep) -> Iterator[Connection]:
-    source = mesh.pod(step.source)
+    source = next((pod for pod in mesh.pods if pod.key == step.source), None)
+    if source is None:
+        return  # it comes by a later step, or is gone
     for family in (step.family,) if step.family else FAMILIES:
         for pod, number in behind(mesh, step.to):
             yield connection(mesh, source, pod, number, family)
@@ -63,12 +81,16 @@ def expecting(topology: Topology) -> Topology | None:
     """``topology`` whose calls expect what the policies in effect at their time say.
 
     ``None`` is returned where these do not say one thing of a call: its verdict hangs on the family, or on the pod that
-    answers, or nobody can answer. Whatever such a file expects, a right proxy may fail it.
+    answers, or nobody can answer. Whatever such a file expects, a right proxy may fail it. So is it where a
+    step changes what is not there.
     """
     steps: list[Step] = [*topology.steps]
-    for moment in moments(topology):
-        said = [*moment.verdicts]
-        if len(said) != 1:
-            return None
-        steps[moment.place] = replace(moment.step, expect=said[0])
+    try:
+        for moment in moments(topology):
+            said = [*moment.verdicts]
+            if len(said) != 1:
+                return None
+            steps[moment.place] = replace(moment.step, expect=said[0])
+    except TopologyError:
+        return None
     return replace(topology, steps=tuple(steps))

@@ -22,6 +22,7 @@ from meshlab.errors import (
     LabError,
     ProofFailedError,
     RejectedError,
+    UsageError,
 )
 from meshlab.lab import Lab
 from meshlab.lab.calls.attempt import Request
@@ -36,6 +37,7 @@ from meshlab.model.report import SCHEMA_VERSION, Grade, Result
 from meshlab.oracle import connection, decide, decide_service
 from meshlab.play.bench import Bench
 from meshlab.play.faults import Wrong, fault, in_clear, is_tunnelled, named, shaped
+from meshlab.topology import after
 
 RUNS = 20
 """How often a file is played, to tell what fails from what fails at times."""
@@ -173,7 +175,9 @@ def play(lab: Lab, topology: Topology, *, prove: bool = True) -> tuple[list[Wron
         lab.replace(topology.mesh)
         for place, step in enumerate(steps_of(topology)):
             if isinstance(step, PolicyStep):
-                lab.replace(after(lab.mesh, step))
+                lab.replace(after(replace(lab.topology, mesh=lab.mesh), step))
+            elif not isinstance(step, CallStep):
+                raise cannot_play(step)
             else:
                 calls = lab.calls(list(_requests(lab, step)))
                 wrong += [replace(one, stage=place) for one in _wrong(lab, step, calls)]
@@ -201,26 +205,9 @@ def _mistaken(mesh: Mesh, capture: Capture, calls: Sequence[Call]) -> Iterator[W
                 yield Wrong("identity", text, call.source, call.to, call.family, number=call.number)
 
 
-def after(mesh: Mesh, step: PolicyStep) -> Mesh:
-    """``mesh`` when ``step`` is done."""
-    if step.replaces:
-        return replace(
-            mesh,
-            authorization_policies=step.authorization_policies,
-            peer_authentications=step.peer_authentications,
-        )
-    return replace(
-        mesh,
-        authorization_policies=_merged(mesh.authorization_policies, step.authorization_policies),
-        peer_authentications=_merged(mesh.peer_authentications, step.peer_authentications),
-    )
-
-
-def _merged(old: tuple[Any, ...], new: tuple[Any, ...]) -> tuple[Any, ...]:
-    """One that is changed keeps its place, which is its age."""
-    changed = {policy.key: policy for policy in new}
-    kept = tuple(changed.pop(policy.key, policy) for policy in old)
-    return (*kept, *changed.values())
+def cannot_play(step: Step) -> UsageError:
+    """What is raised for a step that is neither a call nor a change of policies."""
+    return UsageError(f"only calls and changes of policies can be played, and not a {type(step).__name__}")
 
 
 def _families(lab: Lab, step: CallStep) -> Iterator[Family]:

@@ -42,8 +42,8 @@ def assembled(before: Mesh, given: Gathered, ground: placement.Ground, notes: No
         namespaces=_namespaces(before, given),
         services=_services(before, given.services.values(), owned, notes),
         endpoints_by_hand=merged(before.endpoints_by_hand, given.endpoints, lambda one: (one.kind, one.key)),
-        authorization_policies=merged(before.authorization_policies, given.authorization_policies, _key),
-        peer_authentications=merged(before.peer_authentications, given.peer_authentications, _key),
+        authorization_policies=merged(before.authorization_policies, given.authorization_policies),
+        peer_authentications=merged(before.peer_authentications, given.peer_authentications),
     )
     mesh = placement.with_drafts(mesh, given, ground, owned, notes, remake=remake)
     mesh = _with_target_ports(mesh, given.services, notes)
@@ -51,15 +51,15 @@ def assembled(before: Mesh, given: Gathered, ground: placement.Ground, notes: No
     return mesh
 
 
-def merged(old: Iterable[T], new: Iterable[T], key: Callable[[T], Any]) -> tuple[T, ...]:
+def _key(thing: Any) -> str:
+    return str(thing.key)
+
+
+def merged(old: Iterable[T], new: Iterable[T], key: Callable[[T], Any] = _key) -> tuple[T, ...]:
     """``old`` with each of ``new`` in place of the one of its key, or behind the others."""
     both = {key(one): one for one in old}
     both.update((key(one), one) for one in new)
     return tuple(both.values())
-
-
-def _key(thing: Any) -> str:
-    return str(thing.key)
 
 
 def _namespaces(before: Mesh, given: Gathered) -> tuple[Namespace, ...]:

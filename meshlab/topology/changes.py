@@ -6,7 +6,7 @@ A change is made of the mesh before and of one text, and is another mesh, or an 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -34,7 +34,7 @@ def load_manifests(text: str, source: str, topology: Topology) -> Mesh:
         TopologyError: with every issue found.
     """
     notes = Notes(source)
-    mesh = applied(list(_documents(text, notes)), notes, topology)
+    mesh = applied(checked(_documents(text, notes), notes), notes, topology)
     notes.raise_if_refused()
     return mesh
 
@@ -49,7 +49,7 @@ def replaced(text: str, source: str, topology: Topology) -> Mesh:
         TopologyError: with every issue found.
     """
     notes = Notes(source)
-    mesh = applied(list(_documents(text, notes)), notes, topology, remake=True)
+    mesh = applied(checked(_documents(text, notes), notes), notes, topology, remake=True)
     notes.raise_if_refused()
     return mesh
 
@@ -97,11 +97,22 @@ def kinds_of(documents: list[Map], notes: Notes) -> Iterator[tuple[str, Map]]:
             yield kind, document
 
 
-def applied(documents: list[tuple[str, Map]], notes: Notes, topology: Topology, *, remake: bool = False) -> Mesh:
-    """As ``load_manifests`` or, to ``remake``, as ``replaced``, of documents; issues are noted."""
+def checked(documents: Iterable[tuple[str, Map]], notes: Notes) -> list[tuple[str, Map]]:
+    """The honoured part of each."""
+    return [(kind, check(kind, document, notes)) for kind, document in documents]
+
+
+def gathered(documents: Iterable[tuple[str, Map]], notes: Notes) -> Gathered:
+    """Checked documents, read."""
     given = Gathered(notes)
     for kind, document in documents:
-        given.add(kind, check(kind, document, notes))
+        given.add(kind, document)
+    return given
+
+
+def applied(documents: list[tuple[str, Map]], notes: Notes, topology: Topology, *, remake: bool = False) -> Mesh:
+    """As ``load_manifests`` or, to ``remake``, as ``replaced``, of checked documents; issues are noted."""
+    given = gathered(documents, notes)
     before = topology.mesh
     if remake and (not documents or given.authorization_policies or given.peer_authentications):
         before = replace(before, authorization_policies=(), peer_authentications=())

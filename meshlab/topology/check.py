@@ -7,7 +7,7 @@ a file is found in one go.
 
 from __future__ import annotations
 
-from meshlab.topology.keys import KINDS, Branch, Use, tree
+from meshlab.topology.keys import KINDS, Branch, Use, parts, tree
 from meshlab.topology.nodes import Map, Node, Scalar, Sequence, describe
 from meshlab.topology.notes import Notes, Place, did_you_mean, listed, shown
 from meshlab.topology.shapes import Shape
@@ -16,6 +16,14 @@ from meshlab.topology.shapes import Shape
 def check(kind: str, document: Map, notes: Notes) -> Map:
     """The honoured part of ``document``, which is of ``kind``; everything else is in ``notes``."""
     return _Walk(kind, notes).map(document, tree(kind), "")
+
+
+def check_below(kind: str, row: str, document: Map, notes: Notes) -> Map:
+    """As ``check``, of a part of a document that stands elsewhere and is judged by the rows below ``row``."""
+    branch = tree(kind)
+    for part in parts(row):
+        branch = branch.children[part]
+    return _Walk(kind, notes).map(document, branch, row)
 
 
 def check_kind(document: Map, notes: Notes) -> str:

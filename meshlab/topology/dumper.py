@@ -6,68 +6,48 @@ pods keep their order, from which their addresses follow.
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from ruamel.yaml import YAML
-from ruamel.yaml.nodes import ScalarNode
-from ruamel.yaml.representer import SafeRepresenter
-
 from meshlab.model import (
+    AskStep,
     AuthorizationPolicy,
     CallShape,
     CallStep,
+    ChangeStep,
+    ConnectStep,
     ContainerPort,
     Endpoints,
     Expectation,
     Node,
     PeerAuthentication,
     Pod,
+    PolicyStep,
     Program,
     Rule,
     Service,
     ServicePort,
     Step,
     Topology,
+    TrafficStep,
+    VerbStep,
     addresses,
 )
 from meshlab.topology.keys import LAB_API
+from meshlab.topology.nodes import read_documents
+from meshlab.topology.notes import Notes
 from meshlab.topology.policies import DRY_RUN, operation_fields, source_fields
 from meshlab.topology.services import SERVICE_NAME
+from meshlab.topology.steps import TRAFFIC_NUMBERS
+from meshlab.topology.writing import plain, write
 
-_WIDTH = 120
 _SECURITY = "security.istio.io/v1"
 _DEFAULT_TIMEOUT_S = 10.0
 
 
-class _Representer(SafeRepresenter):
-    def ignore_aliases(self, data: Any) -> bool:
-        return True
-
-    def represent_str(self, data: str) -> ScalarNode:
-        """Double quotes round anything unusual.
-
-        In single ones the emitter loses U+0085 as the end of a line, and ``[?a]``, ``{:a: b}`` read otherwise.
-        """
-        style = None if data.isprintable() and not data.startswith(("?", ":")) else '"'
-        return self.represent_scalar("tag:yaml.org,2002:str", data, style=style)
-
-
-_Representer.add_representer(str, _Representer.represent_str)
-
-
 def dump(topology: Topology) -> str:
     """YAML which ``load`` reads as ``topology`` again."""
-    yaml = YAML(typ="safe", pure=True)
-    yaml.Representer = _Representer
-    yaml.default_flow_style = None
-    yaml.width = _WIDTH
-    yaml.allow_unicode = True
-    yaml.sort_base_mapping_type_on_output = False  # type: ignore[assignment]  # the order of pods and images matters
-    stream = io.StringIO()
-    yaml.dump_all(list(_documents(topology)), stream)
-    return stream.getvalue()
+    return write(_documents(topology))
 
 
 def _documents(topology: Topology) -> Iterator[dict[str, Any]]:
@@ -152,14 +132,38 @@ def _row(row: Expectation) -> dict[str, Any]:
 
 
 def _step(step: Step) -> dict[str, Any]:
-    if isinstance(step, CallStep):
-        call = {"from": step.source, "to": step.to, **_given(family=step.family), **_shape(step.shape)}
-        return {"call": call, "expect": step.expect.value}
-    manifests = [
-        *map(_authorization_policy, step.authorization_policies),
-        *map(_peer_authentication, step.peer_authentications),
-    ]
-    return {"replace" if step.replaces else "apply": manifests}
+    match step:
+        case CallStep():
+            call = {"from": step.source, "to": step.to, **_given(family=step.family), **_shape(step.shape)}
+            return {"call": call, "expect": step.expect.value}
+        case PolicyStep():
+            manifests = [
+                *map(_authorization_policy, step.authorization_policies),
+                *map(_peer_authentication, step.peer_authentications),
+            ]
+            return {"replace" if step.replaces else "apply": manifests}
+        case ChangeStep():
+            return {step.verb: [plain(document) for document in read_documents(step.manifests, Notes(step.verb))]}
+        case ConnectStep():
+            return {"connect": {"from": step.source, "to": step.to, "as": step.name, **_given(family=step.family)}}
+        case AskStep():
+            return {"ask": step.name, "expect": "alive" if step.alive else "closed"}
+        case VerbStep():
+            return {step.verb: {step.instance: step.to} if step.verb == "upgrade" else step.instance}
+        case TrafficStep():
+            return _traffic(step)
+
+
+def _traffic(step: TrafficStep) -> dict[str, Any]:
+    numbers = {name: getattr(step, name) for name in TRAFFIC_NUMBERS}
+    expect = {name: number for name, number in numbers.items() if number is not None}
+    traffic = {
+        "pairs": [list(pair) for pair in step.pairs],
+        "rate": step.rate,
+        "open": step.open,
+        "during": [_step(each) for each in step.during],
+    }
+    return {"traffic": traffic, **_given(expect=expect)}
 
 
 def _shape(shape: CallShape) -> dict[str, Any]:

@@ -90,16 +90,15 @@ class _File:
         nodes = self._nodes(spec)
         self._images = {pattern: workloads.program(entry) for pattern, entry in _maps(spec.map("images"))}
         mesh = assembled(Mesh(), self._given, placement.Ground(nodes, self._images), self._notes)
-        ends = Ends.of(mesh)
         topology = Topology(
             name=lab.map("metadata").text("name", DEFAULT_NAME),
             nodes=nodes,
             mesh=mesh,
-            expect=expectations(spec.maps("expect"), ends, self._notes),
+            expect=expectations(spec.maps("expect"), Ends.of(mesh), self._notes),
             images=self._images,
-            steps=steps(spec.maps("steps"), ends, self._notes),
             mounts=spec.texts("mounts"),
         )
+        topology = replace(topology, steps=steps(spec.maps("steps"), topology, self._notes))
         return _with_given(topology, spec)
 
     def unrunnable(self) -> Iterator[Issue]:

@@ -189,6 +189,7 @@ TARGET_PORT = Shape("a port, 1 to 65535, or a port's name", lambda s: PORT.accep
 METHOD = Shape("an HTTP method in capitals", _text(lambda text: text.isascii() and text.isalpha() and text.isupper()))
 BODY_BYTES = Shape("a whole number of bytes, at most 16777216", _whole(0, 1 << 24))
 REPLICAS = Shape("a whole number, 0 or more", _whole(0, 2**31 - 1))
+RATE = Shape("a number above 0", _number)
 SECONDS = Shape("a number of seconds above 0", _number)
 CIDR = Shape("an address or a CIDR of IPv4 or IPv6", _text(is_cidr))
 VIP = Shape("an address that a Service can have", _text(_is_vip))

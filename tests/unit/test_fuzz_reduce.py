@@ -37,10 +37,9 @@ from meshlab.model import (
 from meshlab.model import addresses as places
 from meshlab.oracle import connection, decide
 from meshlab.play.moments import expecting, verdicts
-from meshlab.play.replay import after
 from meshlab.strategies import calls as step_calls
 from meshlab.strategies import policy_sets, topologies
-from meshlab.topology import dump, load
+from meshlab.topology import after, dump, load
 
 BASE = read("quickstart").topology
 SERVER = "shop/server:8080"
@@ -199,8 +198,9 @@ def test_a_right_proxy_fails_no_candidate_of_whatever_world(world: Topology, dat
         mesh = candidate.mesh
         for step in candidate.steps:
             if isinstance(step, PolicyStep):
-                mesh = after(mesh, step)
+                mesh = after(replace(candidate, mesh=mesh), step)
                 continue
+            assert isinstance(step, CallStep)
             for family in (step.family,) if step.family else FAMILIES:
                 pod, port = data.draw(st.sampled_from(behind(mesh, step.to)))
                 answer = decide(mesh, connection(mesh, mesh.pod(step.source), pod, port, family))

@@ -60,7 +60,7 @@ BASES = {
         kind: Lab
         metadata: {name: base}
         spec:
-          pods: {a/a: {}, a/b: {}, a/c: {ports: [80, 81]}}
+          pods: {a/a: {}, a/b: {}, a/c: {ports: [80, 81]}, a/d: {}}
           steps:
             - call: {from: a/a, to: "a/c:80", family: 4, kind: tcp, mode: half-close, body: {bytes: 2, seed: 1}}
               expect: allow
@@ -74,6 +74,24 @@ BASES = {
                   kind: PeerAuthentication
                   metadata: {name: strict, namespace: a}
                   spec: {mtls: {mode: STRICT}}
+            - delete: [{apiVersion: v1, kind: Pod, metadata: {name: a, namespace: a}}]
+            - connect: {from: a/b, to: "a/c:80", as: one, family: 4}
+            - connect: {from: a/b, to: "a/c:80", as: two}
+            - ask: one
+              expect: alive
+            - restart: ztunnel@node-1
+            - kill: ztunnel@node-1
+            - stop: ztunnel@node-1
+            - pause: ztunnel@node-1
+            - resume: ztunnel@node-1
+            - upgrade: {ztunnel@node-1: reference}
+            - reboot: node-1
+            - traffic:
+                pairs: [[a/b, "http://c:80/"]]
+                rate: 10
+                open: 2
+                during: [{restart: agent@node-1}]
+              expect: {failed_new: 0, broken_open: 0, in_plaintext: 0}
         """,
     "Namespace": """
         apiVersion: v1
@@ -277,6 +295,8 @@ _OTHER_POLICY = {
     "metadata": {"name": "other", "namespace": "a"},
 }
 
+_VERBS = ("restart", "kill", "stop", "pause", "resume")
+
 CHANGES: dict[str, dict[str, Any]] = {
     "Lab": {
         "metadata name": "other",
@@ -330,6 +350,25 @@ CHANGES: dict[str, dict[str, Any]] = {
         "spec steps 0 expect": "deny",
         "spec steps 1 apply 0": _OTHER_POLICY,
         "spec steps 2 replace 0": _OTHER_POLICY,
+        "spec steps 3 delete 0": {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "d", "namespace": "a"}},
+        "spec steps 4 connect": {"from": "a/d", "to": "a/c:80", "as": "one"},
+        "spec steps 4 connect from": "a/d",
+        "spec steps 4 connect to": "a/c:81",
+        "spec steps 5 connect as": "three",
+        "spec steps 4 connect family": 6,
+        "spec steps 6 ask": "two",
+        "spec steps 6 expect": "closed",
+        **{f"spec steps {n + 7} {verb}": "agent@node-2" for n, verb in enumerate(_VERBS)},
+        "spec steps 12 upgrade ztunnel@node-1": "none",
+        "spec steps 13 reboot": "node-2",
+        "spec steps 14 traffic": {"pairs": [["a/c", "http://c"]], "during": [{"reboot": "node-1"}]},
+        "spec steps 14 traffic pairs 0 1": "http://c:81/",
+        "spec steps 14 traffic rate": 20,
+        "spec steps 14 traffic open": 0,
+        "spec steps 14 traffic during 0": {"restart": "agent@node-2"},
+        "spec steps 14 expect failed_new": 1,
+        "spec steps 14 expect broken_open": 1,
+        "spec steps 14 expect in_plaintext": 1,
     },
     "Namespace": {"metadata name": "other", "metadata labels istio.io/dataplane-mode": "none"},
     "ServiceAccount": {"metadata namespace": "other"},

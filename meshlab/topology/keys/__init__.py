@@ -87,13 +87,15 @@ def tree(kind: str) -> Branch:
 
 
 def parts(path: str) -> Iterator[str]:
-    """``a.b[].c`` -> a, b, [], c. The key of a label or an annotation may have dots of its own, and stays whole."""
+    """``a.b[].c`` -> a, b, [], c; ``a[][]`` -> a, [], [].
+
+    The key of a label or an annotation may have dots of its own, and stays whole.
+    """
     marked = _MARK.fullmatch(path)
     for part in (marked[1] if marked else path).split("."):
-        name = part.removesuffix("[]")
+        name = part.rstrip("[]")
         yield name
-        if name != part:
-            yield "[]"
+        yield from ["[]"] * ((len(part) - len(name)) // 2)
     if marked:
         yield marked[2]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from meshlab.topology import shapes
 from meshlab.topology.keys.common import NO_ANNOTATIONS, NO_LABELS, POD_MARKS, object_keys
-from meshlab.topology.keys.key import honoured, manifest, under
+from meshlab.topology.keys.key import each, honoured, manifest, under
 
 LAB = {
     **object_keys(shapes.SUBDOMAIN, namespaced=False),
@@ -55,9 +55,36 @@ LAB = {
     "spec.steps[].call.method": honoured(shapes.METHOD, why="of HTTP; GET where it is not given"),
     "spec.steps[].call.body.bytes": honoured(shapes.BODY_BYTES, required=True),
     "spec.steps[].call.body.seed": honoured(shapes.REPLICAS, why="SHAKE-256 of its digits gives the body"),
-    "spec.steps[].expect": honoured(shapes.one_of("allow", "deny"), why="of a call"),
-    "spec.steps[].apply[]": manifest("policies that are added or changed"),
-    "spec.steps[].replace[]": manifest("exactly these policies are in effect then; `[]` takes all away"),
+    "spec.steps[].expect": honoured(
+        shapes.one_of("allow", "deny", "alive", "closed"), why="allow or deny of a call, alive or closed of an `ask`"
+    ),
+    "spec.steps[].expect.failed_new": honoured(shapes.REPLICAS, why="of `traffic`: new calls that fail"),
+    "spec.steps[].expect.broken_open": honoured(shapes.REPLICAS, why="of `traffic`: open connections that break"),
+    "spec.steps[].expect.in_plaintext": honoured(
+        shapes.REPLICAS, why="of `traffic`: bytes in plaintext on connections opened after a change was in effect"
+    ),
+    "spec.steps[].apply[]": manifest("what is added or changed: of any kind but Lab"),
+    "spec.steps[].replace[]": manifest(
+        "each in place of the one of its name; of policies exactly these are in effect then, and `[]` takes all away"
+    ),
+    "spec.steps[].delete[]": manifest("what is taken away: only kind, namespace and name are read"),
+    "spec.steps[].connect": honoured(None, why="a connection that stays open"),
+    "spec.steps[].connect.from": honoured(shapes.POD, required=True),
+    "spec.steps[].connect.to": honoured(required=True, why="NAMESPACE/POD:PORT or SERVICE.NAMESPACE:PORT"),
+    "spec.steps[].connect.as": honoured(shapes.LABEL, required=True, why="what `ask` calls it"),
+    "spec.steps[].connect.family": honoured(shapes.FAMILY),
+    "spec.steps[].ask": honoured(shapes.LABEL, why="a connection, which is alive or closed"),
+    **under(
+        "spec.steps[].",
+        each("restart kill stop pause resume", honoured(why="ztunnel@NODE, agent@NODE, control-plane, NAMESPACE/POD")),
+    ),
+    "spec.steps[].upgrade.*": honoured(names=shapes.TEXT, why="ztunnel@NODE: what takes over, as of spec.dataplane"),
+    "spec.steps[].reboot": honoured(shapes.LABEL, why="a node"),
+    "spec.steps[].traffic": honoured(None, why="calls and open connections while other steps are done"),
+    "spec.steps[].traffic.pairs[][]": honoured(why="[NAMESPACE/POD, URL]: who calls, and what"),
+    "spec.steps[].traffic.rate": honoured(shapes.RATE, why="50 where it is not given; calls a second in all"),
+    "spec.steps[].traffic.open": honoured(shapes.REPLICAS, why="0 where it is not given; connections for each pair"),
+    "spec.steps[].traffic.during[]": manifest("a step as of spec.steps, but no `traffic`"),
     "spec.mounts[]": honoured(shapes.PATH, why="folders that pods can read although they lie under /tmp"),
     "spec.readyTimeoutSeconds": honoured(shapes.SECONDS, why="10 where it is not given"),
 }
