@@ -295,7 +295,7 @@ class Programs:
     def end(self, name: str, number: int = signal.SIGKILL) -> None:
         """Send a signal to a program on purpose."""
         program = self.by_name[name]
-        program.ended_by_us = True
+        program.ended_by_us |= number not in (signal.SIGSTOP, signal.SIGCONT)
         self.sandbox.kill(program.pid, number)
 
     def has_ended(self, name: str) -> bool:
