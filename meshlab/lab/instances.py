@@ -297,14 +297,8 @@ def _wait_synced(site: Site, node: str, program: Program | None, deadline: float
     pid = None if program is None else program.pid
 
     def synced() -> bool | None:
-        status, _ = agent.ask("status")
-        return (
-            any(
-                connection["synced"] and (pid is None or connection["pid"] == pid) and wanted <= set(connection["uids"])
-                for connection in status["connections"]
-            )
-            or None
-        )
+        said = [event for event in tuple(agent.events) if event["event"] == "synced"]
+        return any((pid is None or event["pid"] == pid) and wanted <= set(event["pods"]) for event in said) or None
 
     _until(site, agent.name, synced, deadline, f"the node proxy of {node} has not acknowledged all its pods")
 

@@ -249,7 +249,7 @@ class Transitions:
         made = [pod for pod in pods if pod.key in self.site.pods]
         join.end_programs(self.site, made, grace_s=0)
         enrolment.let_go(self.site, made, self._left_s)
-        join.leave(self.site, made)
+        join.leave(self.site, made, whole=False)
         self.site.mounts.rename(self._now)
 
     def _announce(self, stage: Stage, after: Mesh) -> None:
