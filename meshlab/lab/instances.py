@@ -22,7 +22,7 @@ from meshlab.lab import cluster, enrolment, join
 from meshlab.lab.arguments import checks_arguments
 from meshlab.lab.running.programs import Program
 from meshlab.lab.running.readiness import wait_for_programs
-from meshlab.lab.site import NodeProxy, Site
+from meshlab.lab.site import NodeProxy, Site, enrolled_keys
 from meshlab.model import InstanceId, Pod
 from meshlab.topology.notes import did_you_mean, listed
 
@@ -340,7 +340,7 @@ def _upgrade(transitions: Transitions, node: str, choice: Choice, timeout_s: flo
     old = list(site.proxies[node])
     place = 1 - old[-1].place if old else 0
     cluster.make_place(site, node, place)
-    transitions.captures.rewired(site.mesh)
+    transitions.captures.rewired(site.mesh.pods, enrolled_keys(site.mesh))
     proxy = _launch(transitions, node, choice, place)
     try:
         _wait_in_effect(transitions, proxy, node, timeout_s)
