@@ -135,7 +135,8 @@ class Instance:
         """Start another version beside it, which takes over; then ask the old one to end, and wait until it has.
 
         Args:
-            to: ``reference``, an entry point's name or ``[NAME=]PATH``; the same again, if not given.
+            to: ``reference``, an entry point's name or ``[NAME=]PATH``; ``same``, or nothing: what runs there now. In a
+                lab with a mutant or a variant of the reference, that is what ``reference`` means.
 
         Raises:
             UsageError: it is no node proxy, or ``to`` names nothing.
@@ -143,7 +144,8 @@ class Instance:
         """
         if self.id.role != "ztunnel":
             raise UsageError(f"{self.name} has no versions: upgrade() is for ztunnel@NODE; there is restart()")
-        choice = self._site.choices[self.id.place] if to is None else resolve(to)
+        same = to in (None, "same")
+        choice = self._site.choices[self.id.place] if same else self._site.settings.played(resolve(to or ""))
         if choice.proxy is None:
             raise UsageError(f"'{to}' starts nothing: kill() ends a node proxy")
         with self._transitions.alone:
