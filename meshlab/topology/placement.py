@@ -315,7 +315,7 @@ def nobody_behind(mesh: Mesh, service: Service) -> str:
     behind = mesh.endpoints(service)
     if not service.selector:
         if not behind:
-            return "it has no selector, and no Endpoints of its name hold a pod's address"
+            return "it has no selector, and no Endpoints or EndpointSlice of it holds a pod's address"
         for port in service.ports:
             if all(mesh.target(service, port, pod) is None for pod in behind):
                 named = f"named '{port.name}'" if port.name else "without a name"
