@@ -143,6 +143,8 @@ class _Placing:
 
     def _nodes_of(self, new: Sequence[Draft]) -> list[str]:
         """The node of each: the one that it names, the one that its forerunner is on, or the emptiest."""
+        if not new:
+            return []
         keys = {draft.key for draft in new}
         others = [pod for pod in self._pods.values() if pod.key not in keys]
         given = [pod.node for pod in others]
