@@ -26,9 +26,10 @@ from meshlab.kernel.netlink import NETLINK_ROUTE, RouteSocket
 from meshlab.kernel.sandbox import Netns, Sandbox
 from meshlab.lab.running.mounts import Mounts, binds
 from meshlab.lab.running.programs import WARM, Peer, Programs
-from meshlab.model import Pod, Topology
+from meshlab.model import InstanceId, Pod, Topology
 from meshlab.plan.changes import Batch, End, LinkUp, Veth
 from meshlab.plan.network import NetworkPlan, node_netns, plan, pod_netns
+from meshlab.plan.pods import PodNetwork, linking, opening, pod_network, settling
 from meshlab.topology import load
 
 SIZES = (10, 100, 500)
@@ -124,24 +125,25 @@ class _Node:
     """Whose CPU time counts."""
     _took: dict[str, Took] = field(default_factory=dict)
     _routes: dict[str, RouteSocket] = field(default_factory=dict)
-    _built: dict[str, int] = field(default_factory=dict)
-    """Netns -> how many changes of its batch were made."""
-    _enrolled: int = 0
+    _pods: dict[str, PodNetwork] = field(default_factory=dict)
+    """Those that were built."""
     _agent: Peer | None = None
 
     def build(self, of: Topology) -> Mapping[str, Took]:
         self._took = {}
-        network, pods = plan(of), of.mesh.pods[self._enrolled :]
+        network, pods = plan(of.nodes), of.mesh.pods[len(self._pods) :]
+        new = [pod_network(pod, place, network.nodes[pod.node]) for place, pod in enumerate(pods, len(self._pods))]
         with self._timed("netns"):
-            self._make_netns([key for key in network.netns if key not in self.netns])
+            nodes = [] if self.netns else network.netns
+            self._make_netns([*nodes, *(pod.netns for pod in new)])
         with self._timed("links"):
-            self._build_links(network)
-        self._agent = self._agent or self._start_agent(of)
+            self._build_links(network, new)
+        self._agent = self._agent or self._start_agent()
         with self._timed("rules"):
             self._write_rules(pods, self._agent)
         with self._timed("opening"):
-            self._open_links(network, pods)
-        self._enrolled = len(of.mesh.pods)
+            self._open_links(network, new)
+        self._pods |= {pod.key: pod for pod in new}
         return self._took
 
     def close(self) -> None:
@@ -162,23 +164,23 @@ class _Node:
         sockets = self.sandbox.sockets([(netns, socket.AF_NETLINK, socket.SOCK_RAW, NETLINK_ROUTE) for netns in made])
         self._routes |= {key: RouteSocket(sock, key) for key, sock in zip(keys, sockets, strict=True)}
 
-    def _build_links(self, network: NetworkPlan) -> None:
-        if not self._built:
+    def _build_links(self, network: NetworkPlan, pods: Sequence[PodNetwork]) -> None:
+        if not self._pods:
             values = [(self.netns[entry.netns], entry.name, entry.value) for entry in network.sysctls]
             self.sandbox.sysctl(values)
-        for batch in network.build:
-            done = self._built.get(batch.netns, 0)
-            self._built[batch.netns] = len(batch.changes)
-            self._apply(Batch(batch.netns, batch.changes[done:]))
+            for batch in network.build:
+                self._apply(batch)
+        for batch in (*linking(pods), *(pod.build for pod in pods)):
+            self._apply(batch)
 
-    def _start_agent(self, of: Topology) -> Peer:
+    def _start_agent(self) -> Peer:
         program = Programs(self.sandbox, ForkServer.shared(WARM)).python(
-            "agent",
+            InstanceId("agent", _NODE),
             "meshlab.agent.main:main",
             {"node": _NODE, "uds": "/var/run/ztunnel/ztunnel.sock", "record": False},
             {},
             netns=self.netns[node_netns(_NODE)],
-            mntns=Mounts(self.sandbox, of.mesh, binds([])).of_node(_NODE),
+            mntns=Mounts(self.sandbox, binds([])).of_node(_NODE),
             capabilities=("NET_ADMIN", "SYS_ADMIN"),
         )
         assert program.peer is not None
@@ -192,11 +194,10 @@ class _Node:
         if refused or len(answer["pending"]) != len(pods):
             raise RuntimeError(f"the agent did not write the rules: {refused or answer}")
 
-    def _open_links(self, network: NetworkPlan, pods: Sequence[Pod]) -> None:
-        keys = [pod.key for pod in pods]
-        for batch in network.opening(keys):
+    def _open_links(self, network: NetworkPlan, pods: Sequence[PodNetwork]) -> None:
+        for batch in opening(pods, network.nodes):
             self._apply(batch)
-        for netns, end in network.settle_pods(keys):
+        for netns, end in settling(pods):
             self._routes[netns].barrier(end)
 
     def _apply(self, batch: Batch) -> None:
@@ -204,8 +205,7 @@ class _Node:
 
 
 def _as_agents_know(pod: Pod) -> dict[str, str]:
-    names = {"uid": pod.uid, "name": pod.name, "namespace": pod.namespace, "service_account": pod.service_account}
-    return {**names, "ipv4": str(pod.ipv4), "ipv6": str(pod.ipv6)}
+    return {"uid": pod.uid, "name": pod.name, "namespace": pod.namespace, "service_account": pod.service_account}
 
 
 def _link_into(witness: Sandbox, node: _Node) -> socket.socket:

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from meshlab.errors import (
         AuditError,
         CannotTellError,
+        ConnectionEndedError,
         DeadlineError,
         EvidenceError,
         HostNotReadyError,
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
     )
     from meshlab.kernel.execute import Completed
     from meshlab.lab import Capture, Lab, LabSettings, PodHandle, Settings, open_lab
+    from meshlab.lab.calls.background import Traffic
+    from meshlab.lab.calls.connections import OpenConnection
     from meshlab.model import Call, Outcome, SpiffeId
     from meshlab.model.report import Grade, Proof, Result
 
@@ -38,6 +41,7 @@ __all__ = [
     "CannotTellError",
     "Capture",
     "Completed",
+    "ConnectionEndedError",
     "DeadlineError",
     "EvidenceError",
     "Grade",
@@ -50,6 +54,7 @@ __all__ = [
     "MeshlabError",
     "NotAcknowledgedError",
     "NotEnrolledError",
+    "OpenConnection",
     "Outcome",
     "PodHandle",
     "Proof",
@@ -61,6 +66,7 @@ __all__ = [
     "Settings",
     "SpiffeId",
     "TopologyError",
+    "Traffic",
     "UsageError",
     "__version__",
     "open_lab",
@@ -72,6 +78,7 @@ _HOMES = {
     "CannotTellError": "meshlab.errors",
     "Capture": "meshlab.lab",
     "Completed": "meshlab.kernel.execute",
+    "ConnectionEndedError": "meshlab.errors",
     "DeadlineError": "meshlab.errors",
     "EvidenceError": "meshlab.errors",
     "Grade": "meshlab.model.report",
@@ -84,6 +91,7 @@ _HOMES = {
     "MeshlabError": "meshlab.errors",
     "NotAcknowledgedError": "meshlab.errors",
     "NotEnrolledError": "meshlab.errors",
+    "OpenConnection": "meshlab.lab.calls.connections",
     "Outcome": "meshlab.model",
     "PodHandle": "meshlab.lab",
     "Proof": "meshlab.model.report",
@@ -95,6 +103,7 @@ _HOMES = {
     "Settings": "meshlab.lab",
     "SpiffeId": "meshlab.model",
     "TopologyError": "meshlab.errors",
+    "Traffic": "meshlab.lab.calls.background",
     "UsageError": "meshlab.errors",
     "open_lab": "meshlab.lab",
 }

@@ -4,7 +4,7 @@
     HostNotReadyError    your machine: what is missing, and the command that mends it
     KernelRefusedError   Linux: operation, netns, errno
     ProtocolError        the peer: what it said, and the rule that it broke
-    DeadlineError        a command that was run did not end in time
+    DeadlineError        a command that was run, or an answer on an open connection, was not there in time
     LabError             the lab: it was lost, did not come up, or a proxy refused its configuration
     ProofError           the mesh: what was to be proven does not hold, or could not be seen
 
@@ -75,7 +75,10 @@ class ProtocolError(MeshlabError):
 
 
 class DeadlineError(MeshlabError, TimeoutError):
-    """A command that was run in a pod had not ended at its deadline, and was killed. Also a ``TimeoutError``."""
+    """A command in a pod had not ended at its deadline, and was killed; or an open connection brought no answer.
+
+    Also a ``TimeoutError``.
+    """
 
 
 class LabError(MeshlabError):
@@ -84,6 +87,10 @@ class LabError(MeshlabError):
 
 class LabLostError(LabError):
     """The lab's netd or one of its programs is gone, so nothing in it can be trusted any more."""
+
+
+class ConnectionEndedError(LabError):
+    """An open connection was asked for something after it had ended: who closed it, and when."""
 
 
 class StillRunsError(LabError, TimeoutError):

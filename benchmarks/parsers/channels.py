@@ -131,7 +131,10 @@ def _ask_recorder(data: bytes) -> None:
 class _Agent(Agent):
     """It has no kernel."""
 
-    def write_rules(self, pod: EnrolledPod) -> None:
+    def write_rules(self, pod: EnrolledPod, *, known: bool) -> None:
+        pass
+
+    def remove_rules(self, pod: EnrolledPod, closing: contextlib.ExitStack) -> None:
         pass
 
     def read_rules(self, pod: EnrolledPod) -> str:
@@ -170,7 +173,7 @@ async def _answered_by_echo(ours: Channel, control: int, data: bytes) -> None:
 
     loop.set_exception_handler(failed)
     loop.add_reader(ours, answered.set)
-    echo = Echo({"pods": []}, {"control": control})
+    echo = Echo(Channel.from_fd(control))
     served = loop.create_task(echo.run())
     _say(ours, data)
     await answered.wait()
@@ -204,7 +207,9 @@ def _ask_plane(data: bytes) -> None:
         request, fds = message
         for fd in fds:
             os.close(fd)
-        config = Config(listen="10.0.0.1", port=0, token="t", trust_domain="cluster.local", ca=_ca())  # noqa: S106
+        config = Config(
+            listen="10.0.0.1", port=0, clients={"t": "ztunnel@node-1"}, trust_domain="cluster.local", ca=_ca()
+        )
         asyncio.run(_Plane(config, ours).asked(request))
 
 
@@ -278,6 +283,8 @@ PARSERS = (
             {"id": 1, "op": "enrol", "pods": [_POD], "timeout_s": math.inf},
             {"id": 1, "op": "give_up", "why": "it is gone"},
             {"id": 1, "op": "remove", "uids": ["1"]},
+            {"id": 1, "op": "release", "uids": ["1"]},
+            {"id": 1, "op": "status"},
             {"id": 1, "op": "rules", "uid": "1"},
         ),
         share=0.3,
@@ -285,17 +292,28 @@ PARSERS = (
     Parser(
         name="request to the echo",
         run=_ask_echo,
-        seeds=_said({"id": 1, "op": "received", "canaries": ["mlc-0f-7."], "since_ns": 0}),
+        seeds=_said(
+            {"id": 1, "op": "received", "canaries": ["mlc-0f-7."], "since_ns": 0},
+            {"id": 1, "op": "listen", "pods": [{"pod": "shop/a", "port": 80, "listener": 0}]},
+            {"id": 1, "op": "leave", "pods": []},
+        ),
         share=0.1,
     ),
     Parser(
         name="request to the plane",
         run=_ask_plane,
         seeds=_said(
-            {"id": 1, "op": "set", "resources": {ADDRESS_TYPE: {"a": "CgA="}}, "barrier": ["node-1"], "timeout_s": 1},
+            {
+                "id": 1,
+                "op": "set",
+                "resources": {ADDRESS_TYPE: {"a": "CgA="}},
+                "barrier": ["ztunnel@node-1"],
+                "timeout_s": 1,
+            },
             {"id": 1, "op": "set", "resources": {}, "fallback": {}, "certificates": ["a"], "after_nack": "leave"},
             {"id": 1, "op": "status"},
             {"id": 1, "op": "ca", "mode": "refuse"},
+            {"id": 1, "op": "clients", "clients": {"t": "ztunnel@node-1#2"}},
         ),
         documented=(ChannelClosedError,),
         share=0.1,

@@ -63,7 +63,7 @@ def _certificate_requests() -> tuple[bytes, ...]:
 
 def _sign(data: bytes) -> None:
     request = message("istio.v1.auth.IstioCertificateRequest").FromString(data)
-    Authority(_ca().issuer, "cluster.local").create(request, _NOW)
+    Authority(_ca().issuer, "cluster.local").create(request, _NOW, "ztunnel@node-1")
 
 
 def _certificates() -> tuple[bytes, ...]:
@@ -141,7 +141,7 @@ def _xds_requests() -> tuple[bytes, ...]:
 
 def _serve_xds(data: bytes) -> None:
     request = message("envoy.service.discovery.v3.DeltaDiscoveryRequest").FromString(data)
-    stream = Stream(Snapshot.of({}))
+    stream = Stream(Snapshot.of({}), "ztunnel@node-1")
     stream.receive(request)
     stream.receive(request)
 

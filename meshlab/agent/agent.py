@@ -2,10 +2,15 @@
 
     lab --enrol{pods} + netns descriptors--> rules written and read back --> add to the newest proxy --> ack
     lab <--{enrolled, pending}-------------- when every pod was acknowledged or refused, or at the deadline
+    lab --release{uids}--------------------> rules taken away --> del to every proxy --> ack
+    lab --remove{uids}---------------------> del to every proxy --> ack: their rules end with their netns
+    lab <--{unacknowledged}----------------- when every proxy has acknowledged or is gone, or at the deadline
+    lab <--event synced{connection, pid, pods}-- a proxy has acknowledged its snapshot; ``status`` says it of all
 
 Istio's order and rules hold: rules first, then ZDS; ``add`` goes to the proxy that connected last and ``del`` to all of
 them, so that two can overlap in an upgrade; a proxy that comes (again) is told of every pod, and one that goes changes
-nothing for the pods. One thread waits for everything in one selector, and only its step writes rules.
+nothing for the pods. One thread waits for everything in one selector, and only its step writes rules. An agent that
+comes back is told of its pods before it listens (``pods`` of its config), and writes rules only where they are wrong.
 
 Source: https://github.com/istio/istio/blob/master/cni/pkg/nodeagent/ztunnelserver.go
 """
@@ -18,7 +23,7 @@ import selectors
 import socket
 import sys
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -28,7 +33,7 @@ from meshlab.errors import KernelRefusedError, ProtocolError
 from meshlab.kernel.channel import Channel, ChannelClosedError, wait_s
 from meshlab.plan import nft
 from meshlab.plan.redirect import inpod_rules
-from meshlab.protocols.zds import Acknowledged, AgentEffect, Refused, ZdsPod
+from meshlab.protocols.zds import Acknowledged, AgentEffect, Refused, Removed, SendPacket, Synced, ZdsPod
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +43,8 @@ class EnrolledPod:
     zds: ZdsPod
     netns: int
     """Descriptor, open as long as the pod is known: a proxy that comes again needs it."""
+    bypass_inbound: bool = False
+    """The annotation ``ambient.istio.io/bypass-inbound-capture``."""
 
     @property
     def key(self) -> str:
@@ -55,10 +62,22 @@ class _Enrolment:
     pending: dict[str, str] = field(default_factory=dict)
 
 
+@dataclass(slots=True, eq=False)
+class _Removal:
+    """A ``remove`` or ``release`` that has not been answered yet."""
+
+    request: int
+    deadline: float
+    answer: dict[str, Any]
+    waiting: set[tuple[Connection, str]]
+    """What each proxy has not acknowledged: (connection, uid)."""
+
+
 class Agent:
     """One node's agent. ``step`` is one turn of its loop; mutants override the small methods."""
 
-    def __init__(self, config: Mapping[str, Any], channel: Channel) -> None:
+    def __init__(self, config: Mapping[str, Any], channel: Channel, netns: Sequence[int] = ()) -> None:
+        """``netns``: a descriptor for each of ``config["pods"]``, which are known before anybody can connect."""
         self.node: str = config["node"]
         self._record: bool = config.get("record", False)
         self._started = time.monotonic()
@@ -68,6 +87,11 @@ class Agent:
         """In the order in which they came."""
         self._accepted = 0
         self._enrolments: list[_Enrolment] = []
+        self._removals: list[_Removal] = []
+        self._without_rules: dict[str, str] = {}
+        """By uid, why the rules of a pod could not be written."""
+        for asked, fd in zip(config.get("pods", ()), netns, strict=True):
+            self._try_to_know(_enrolled_pod(asked, fd), known=True)
         self._listener = _listen(config["uds"])
         self._selector = selectors.DefaultSelector()
         self._selector.register(channel, selectors.EVENT_READ, self._answer)
@@ -111,13 +135,25 @@ class Agent:
 
     # --- what a pod gets ---
 
-    def write_rules(self, pod: EnrolledPod) -> None:
+    def write_rules(self, pod: EnrolledPod, *, known: bool) -> None:
         """Redirect the pod's traffic to the node proxy.
+
+        Args:
+            known: the pod should have its rules already, which are left as they are where they are right.
 
         Raises:
             KernelRefusedError, ValueError: it is not as it should be; the pod stays pending.
         """
-        rules.write(pod.netns, f"pod:{pod.key}", inpod_rules())
+        write = rules.ensure if known else rules.write
+        write(pod.netns, f"pod:{pod.key}", inpod_rules(bypass_inbound=pod.bypass_inbound))
+
+    def remove_rules(self, pod: EnrolledPod, closing: contextlib.ExitStack) -> None:
+        """Let the pod's traffic go its own way again; ``closing`` as for ``rules.remove``.
+
+        Raises:
+            KernelRefusedError: it was refused; the pod stays known.
+        """
+        rules.remove(pod.netns, f"pod:{pod.key}", inpod_rules(bypass_inbound=pod.bypass_inbound), closing)
 
     def read_rules(self, pod: EnrolledPod) -> str:
         return nft.text(rules.read(pod.netns, f"pod:{pod.key}", inpod_rules()))
@@ -137,13 +173,17 @@ class Agent:
                     for enrolment in list(self._enrolments):
                         self._give_up(enrolment, request["why"])
                     self._channel.send({"id": request["id"]})
+                case "release":
+                    self._release(request)
                 case "remove":
-                    self._remove(request["uids"])
-                    self._channel.send({"id": request["id"], "removed": request["uids"]})
+                    self._take_away(request, request["uids"], {"removed": list(request["uids"])})
                 case "rules":
                     self._channel.send({"id": request["id"], "text": self.read_rules(self._pods[request["uid"]])})
+                case "status":
+                    self._channel.send({"id": request["id"], **self._status()})
                 case other:
-                    raise ValueError(f"no operation {other!r}; there are enrol, give_up, remove, rules")
+                    choices = "enrol, give_up, release, remove, rules, status"
+                    raise ValueError(f"no operation {other!r}; there are {choices}")
         except ChannelClosedError:
             raise
         except Exception as error:  # as netd: a request that makes no sense is answered as one that fails
@@ -153,15 +193,11 @@ class Agent:
         deadline = time.monotonic() + wait_s(request, 10.0)
         enrolment = _Enrolment(request["id"], deadline, set())
         for asked, netns in zip(request["pods"], fds, strict=True):
-            pod = EnrolledPod(_zds_pod(asked), netns)
-            try:
-                self.write_rules(pod)
-            except (KernelRefusedError, OSError, ValueError) as error:
-                enrolment.pending[pod.zds.uid] = f"rules: {error}"
-                os.close(netns)
-            else:
+            pod = _enrolled_pod(asked, netns)
+            if self._try_to_know(pod, known=pod.zds.uid in self._pods):
                 enrolment.waiting.add(pod.zds.uid)
-                self._know(pod)
+            else:
+                enrolment.pending[pod.zds.uid] = self._without_rules[pod.zds.uid]
         self._enrolments.append(enrolment)
         if request.get("no_proxy"):
             self._give_up(enrolment, "no node proxy was asked for")
@@ -170,22 +206,64 @@ class Agent:
         for uid in [uid for uid in self._pods if uid in enrolment.waiting]:
             self._hand_over(uid)
 
-    def _know(self, pod: EnrolledPod) -> None:
-        known = self._pods.pop(pod.zds.uid, None)
-        if known is not None:
-            os.close(known.netns)
-        self._pods[pod.zds.uid] = pod
+    def _try_to_know(self, pod: EnrolledPod, *, known: bool) -> bool:
+        """Write the rules of a pod; from then on every proxy that comes is told of it."""
+        uid = pod.zds.uid
+        try:
+            self.write_rules(pod, known=known)
+        except (KernelRefusedError, OSError, ValueError) as error:
+            self._without_rules[uid] = f"rules: {error}"
+            os.close(pod.netns)
+            return False
+        self._without_rules.pop(uid, None)
+        before = self._pods.pop(uid, None)
+        if before is not None:
+            os.close(before.netns)
+        self._pods[uid] = pod
+        return True
 
-    def _remove(self, uids: Iterable[str]) -> None:
-        """Forget pods that end. Their rules stay: live removal would break what they have open."""
-        for uid in uids:
-            pod = self._pods.pop(uid, None)
-            if pod is None:
-                continue
+    def _release(self, request: dict[str, Any]) -> None:
+        """Take pods out of the mesh that go on running: rules first, as Istio does, so that nothing new is captured."""
+        failed: dict[str, str] = {}
+        with contextlib.ExitStack() as closing:
+            for uid in request["uids"]:
+                try:
+                    self.remove_rules(self._pods[uid], closing)
+                except KeyError:
+                    failed[uid] = f"the agent of {self.node} does not know it"
+                except (KernelRefusedError, OSError) as error:
+                    failed[uid] = f"rules: {error}"
+            released = [uid for uid in request["uids"] if uid not in failed]
+            self._take_away(request, released, {"released": released, "failed": failed})
+
+    def _take_away(self, request: dict[str, Any], uids: Sequence[str], answer: dict[str, Any]) -> None:
+        """Forget pods, and tell every proxy. Rules are not touched: those of a pod that ends go with its netns."""
+        known = [uid for uid in dict.fromkeys(uids) if uid in self._pods]
+        deadline = time.monotonic() + wait_s(request, 10.0)
+        waiting = {(connection, uid) for connection in self._connections for uid in known}
+        removal = _Removal(request["id"], deadline, answer, waiting)
+        self._removals.append(removal)
+        for uid in known:
+            pod = self._pods.pop(uid)
+            self._decided(uid, "it was taken away meanwhile")
             for connection in list(self._connections):
                 with self._surviving(connection):
-                    self._take(connection.remove(uid, time.monotonic()))
+                    self._take(connection, connection.remove(uid, time.monotonic()))
             os.close(pod.netns)
+        self._settle_removals()
+
+    def _status(self) -> dict[str, Any]:
+        """The proxies in the order in which they came, and the pods."""
+        connections = [
+            {
+                "number": connection.number,
+                "pid": connection.pid,
+                "synced": connection.session.synced,
+                "uids": sorted(connection.uids),
+            }
+            for connection in self._connections
+        ]
+        return {"connections": connections, "uids": sorted(self._pods), "without_rules": self._without_rules}
 
     # --- proxies ---
 
@@ -200,14 +278,14 @@ class Agent:
 
     def _read(self, connection: Connection) -> None:
         with self._surviving(connection):
-            self._take(connection.receive(time.monotonic()))
+            self._take(connection, connection.receive(time.monotonic()))
 
     def _hand_over(self, uid: str) -> None:
         if not self._connections:
             return  # the next one to come is told of every pod
         newest = self._connections[-1]
         with self._surviving(newest):
-            self._take(newest.add(self._pods[uid].zds, time.monotonic()))
+            self._take(newest, newest.add(self._pods[uid].zds, time.monotonic()))
 
     @contextlib.contextmanager
     def _surviving(self, connection: Connection) -> Iterator[None]:
@@ -224,19 +302,29 @@ class Agent:
         self._selector.unregister(connection)
         self._connections.remove(connection)
         connection.close()
+        for removal in self._removals:
+            removal.waiting = {(one, uid) for one, uid in removal.waiting if one is not connection}
+        self._settle_removals()
         if not was_newest:
             return
         for uid in sorted({uid for enrolment in self._enrolments for uid in enrolment.waiting}):
             self._hand_over(uid)
 
-    def _take(self, effects: Iterable[AgentEffect]) -> None:
+    def _take(self, connection: Connection, effects: Iterable[AgentEffect]) -> None:
         for effect in effects:
             match effect:
                 case Acknowledged(uid):
                     self._decided(uid, None)
                 case Refused(uid, text):
                     self._decided(uid, f"the node proxy refused it: {text}")
-                case _:
+                case Removed(uid):
+                    for removal in self._removals:
+                        removal.waiting.discard((connection, uid))
+                    self._settle_removals()
+                case Synced():
+                    told = {"connection": connection.number, "pid": connection.pid, "pods": sorted(connection.uids)}
+                    self._channel.send({"event": "synced", **told})
+                case SendPacket():
                     pass
 
     # --- answers ---
@@ -259,6 +347,15 @@ class Agent:
         self._enrolments.remove(enrolment)
         self._channel.send({"id": enrolment.request, "enrolled": enrolment.enrolled, "pending": enrolment.pending})
 
+    def _settle_removals(self, now: float = 0.0) -> None:
+        """Answer those that every proxy has acknowledged, or that are due ``now``."""
+        for removal in list(self._removals):
+            if removal.waiting and removal.deadline > now:
+                continue
+            self._removals.remove(removal)
+            unacknowledged = sorted({uid for _, uid in removal.waiting})
+            self._channel.send({"id": removal.request, **removal.answer, "unacknowledged": unacknowledged})
+
     def _give_up(self, enrolment: _Enrolment, why: str) -> None:
         enrolment.pending.update(dict.fromkeys(sorted(enrolment.waiting), why))
         enrolment.waiting.clear()
@@ -267,6 +364,7 @@ class Agent:
     def _patience(self, timeout_s: float | None) -> float | None:
         """Until the next deadline, at most ``timeout_s``."""
         dues = [enrolment.deadline for enrolment in self._enrolments]
+        dues += [removal.deadline for removal in self._removals]
         dues += [connection.answer_due for connection in self._connections if connection.answer_due is not None]
         waits = [max(0.0, due - time.monotonic()) for due in dues]
         return min(waits + ([] if timeout_s is None else [timeout_s]), default=None)
@@ -279,6 +377,7 @@ class Agent:
         for enrolment in list(self._enrolments):
             if enrolment.deadline <= now:
                 self._give_up(enrolment, self._why_waiting())
+        self._settle_removals(now)
 
     def _why_waiting(self) -> str:
         if not self._connections:
@@ -291,13 +390,14 @@ class Agent:
             self._channel.send({"event": "conversation", "t": seconds, "agent": self.node, **entry})
 
 
-def _zds_pod(asked: Mapping[str, str]) -> ZdsPod:
-    return ZdsPod(
+def _enrolled_pod(asked: Mapping[str, Any], netns: int) -> EnrolledPod:
+    zds = ZdsPod(
         uid=asked["uid"],
         name=asked["name"],
         namespace=asked["namespace"],
         service_account=asked["service_account"],
     )
+    return EnrolledPod(zds, netns, asked.get("bypass_inbound", False))
 
 
 def _listen(path: str) -> socket.socket:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import array
 import socket
+import struct
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -11,8 +12,11 @@ from meshlab.errors import ProtocolError
 from meshlab.kernel.channel import close_all, descriptors
 from meshlab.protocols.zds import (
     MAX_PACKET_BYTES,
+    Acknowledged,
     AgentEffect,
     AgentSession,
+    Refused,
+    Removed,
     SendPacket,
     Synced,
     ZdsPod,
@@ -38,6 +42,10 @@ class Connection:
     ) -> None:
         sock.setblocking(False)
         self.number = number
+        self.pid = _pid_of(sock)
+        """Of the proxy, as the lab's pid namespace has it."""
+        self.uids: set[str] = set()
+        """The pods that the proxy has acknowledged, and not been rid of since."""
         self.session = AgentSession(pods)
         self.answer_due: float | None = None
         """When the proxy must have answered; ``None`` while nothing is outstanding."""
@@ -88,11 +96,16 @@ class Connection:
     def _perform(self, effects: list[AgentEffect], now: float) -> list[AgentEffect]:
         """Send what is to be sent, and return the rest."""
         for effect in effects:
-            if isinstance(effect, SendPacket):
-                self._send(effect)
-                self.answer_due = now + _ANSWER_TIMEOUT_S
-            elif isinstance(effect, Synced):
-                self._note({"k": "zds-synced", "conn": self.number})
+            match effect:
+                case SendPacket():
+                    self._send(effect)
+                    self.answer_due = now + _ANSWER_TIMEOUT_S
+                case Synced():
+                    self._note({"k": "zds-synced", "conn": self.number})
+                case Acknowledged(uid):
+                    self.uids.add(uid)
+                case Removed(uid) | Refused(uid, _):
+                    self.uids.discard(uid)
         return [effect for effect in effects if not isinstance(effect, SendPacket)]
 
     def _send(self, packet: SendPacket) -> None:
@@ -112,3 +125,9 @@ class Connection:
 
     def _packet(self, packet: bytes, fds: int, described: dict[str, Any]) -> dict[str, Any]:
         return {"conn": self.number, "msg": described, "hex": packet.hex(), "nfds": fds}
+
+
+def _pid_of(sock: socket.socket) -> int:
+    """Of the process that connected (man 7 unix, SO_PEERCRED)."""
+    pid, _, _ = struct.unpack("iII", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+    return int(pid)

@@ -4,9 +4,14 @@ It answers HTTP/1.1 (``http_echo.py``) and raw TCP on the same port (``language.
 (``received.py``), so that a proof can ask whether a byte of a denied call ever arrived. What its connections keep is
 bounded, each and in sum. It binds nothing itself: its sockets come listening, by descriptor, already inside their pods.
 
-    config   {"pods": [{"pod": "shop/server", "port": 8080, "listener": 0, "mode": "echo" | "server-first"}]}
-    fds      control, listener-0, listener-1, ...
-    asked    {"id", "op": "received", "canaries": [...], "since_ns"} ->
+    fds      control; it starts with no pod
+    asked    {"id", "op": "listen", "pods": [{"pod": "shop/a", "port": 80, "listener": 0, "mode": "server-first"}]} with
+             the listening sockets as descriptors -> {"id", "listening": 1}
+             ``listener`` says which of the descriptors; ``mode`` is ``echo`` where it is not said.
+             {"id", "op": "leave", "pods": ["shop/a"], "reset": false} -> {"id", "closed": 3}
+             The listeners of these pods are closed, and so are their connections, ``closed`` of them: as the kernel
+             does for a program that is killed, or each with a reset. What they had received is still remembered.
+             {"id", "op": "received", "canaries": [...], "since_ns"} ->
                  {"id", "received": [...], "connections": [[...], ...], "forgotten_until_ns"}
              ``received`` are those of the canaries that any listener received, and ``connections`` the rows
              (``received.Connection``) of those that were open, or got a byte, at ``since_ns`` or later.
@@ -16,10 +21,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import resource
 import signal
 import socket
-from collections.abc import Mapping
+import struct
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv6Address, ip_address
 from typing import Any
@@ -33,6 +41,9 @@ from meshlab.model import Address, Peer
 _BACKLOG = 512
 _ROUNDS = 4
 """Rounds of the loop after which all that a socket held when somebody asked has been read: accept, connect, read."""
+
+_RESET = struct.pack("ii", 1, 0)
+"""SO_LINGER with no time to linger: close is a reset (man 7 socket)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +84,15 @@ class EchoConnection(asyncio.Protocol):
         self._living.discard(self)
         self._memory.held -= self._counted
 
-    def abort(self) -> None:
+    @property
+    def pod(self) -> str:
+        return self._listener.pod
+
+    def abort(self, *, reset: bool = False) -> None:
+        """Close at once, as the kernel does for a program that is killed; with a reset where that is wanted."""
+        if reset:
+            sock: socket.socket = self._transport.get_extra_info("socket")
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
         self._transport.abort()
 
     def data_received(self, data: bytes) -> None:
@@ -155,81 +174,123 @@ class Echo:
 
     connection = EchoConnection
 
-    def __init__(self, config: Mapping[str, Any], fds: Mapping[str, int]) -> None:
+    def __init__(self, channel: Channel) -> None:
         self.record = Received()
-        self._config = config
-        self._fds = fds
-        self._channel = Channel.from_fd(fds["control"])
+        self._channel = channel
         self._done = asyncio.Event()
+        self._servers: dict[tuple[str, int], asyncio.Server] = {}
+        """By pod and port."""
         self._living: set[EchoConnection] = set()
         self._memory = Memory()
 
     async def run(self) -> None:
         """Serve until the control channel closes or ``stop``."""
         loop = asyncio.get_running_loop()
-        detach = self._channel.attach(loop, self._on_message, self.stop)
-        servers = [await self._serve(loop, entry) for entry in self._config["pods"]]
-        try:
-            await self._done.wait()
-        finally:
-            detach()
-            for server in servers:
-                server.close()
-            for connection in self._living:
-                connection.abort()
-            await asyncio.sleep(0)  # an aborted transport closes its socket in the loop's next round
-            self._channel.close()
+        async with asyncio.TaskGroup() as tasks:
+
+            def asked(request: dict[str, Any], fds: list[int]) -> None:
+                tasks.create_task(self._answer(request, fds))
+
+            detach = self._channel.attach(loop, asked, self.stop)
+            try:
+                await self._done.wait()
+            finally:
+                detach()
+                for server in self._servers.values():
+                    server.close()
+                for connection in self._living:
+                    connection.abort()
+                await asyncio.sleep(0)  # an aborted transport closes its socket in the loop's next round
+        self._channel.close()
 
     def stop(self) -> None:
         self._done.set()
 
-    async def _serve(self, loop: asyncio.AbstractEventLoop, entry: Mapping[str, Any]) -> asyncio.Server:
-        listener = Listener(entry["pod"], entry["port"], entry.get("mode", "echo") == "server-first")
-        sock = socket.socket(fileno=self._fds[f"listener-{entry['listener']}"])
-        sock.setblocking(False)
-        return await loop.create_server(
-            lambda: self.connection(listener, self.record, self._living, self._memory), sock=sock, backlog=_BACKLOG
-        )
-
-    def _on_message(self, request: dict[str, Any], fds: list[int]) -> None:
-        close_all(fds)
-        self._answer(request, _ROUNDS)
-
-    def _answer(self, request: Mapping[str, Any], rounds: int) -> None:
-        """Answer when what has already arrived is counted."""
-        if rounds:
-            asyncio.get_running_loop().call_soon(self._answer, request, rounds - 1)
-            return
-        with contextlib.suppress(ChannelClosedError):  # the end of the channel ends the program by itself
-            self._channel.send({"id": request.get("id"), **self._reply_to(request)})
-
-    def _reply_to(self, request: Mapping[str, Any]) -> dict[str, Any]:
+    async def _answer(self, request: dict[str, Any], fds: list[int]) -> None:
         try:
-            return self._reply(request)
+            answer = await self._reply(request, fds)
         except Exception as error:  # nobody would be told of it otherwise
-            return {"error": f"{type(error).__name__}: {error}"}
+            answer = {"error": f"{type(error).__name__}: {error}"}
+        finally:
+            close_all(fds)
+        with contextlib.suppress(ChannelClosedError):  # the end of the channel ends the program by itself
+            self._channel.send({"id": request.get("id"), **answer})
 
-    def _reply(self, request: Mapping[str, Any]) -> dict[str, Any]:
+    async def _reply(self, request: Mapping[str, Any], fds: list[int]) -> dict[str, Any]:
         match request.get("op"):
+            case "listen":
+                return await self._listen(request["pods"], fds)
+            case "leave":
+                return await self._leave(frozenset(request["pods"]), reset=request.get("reset", False))
             case "received":
+                await _rounds()
                 return {
                     "received": self.record.among(request["canaries"]),
                     "connections": [connection.row() for connection in self.record.since(request["since_ns"])],
                     "forgotten_until_ns": self.record.forgotten_until_ns,
                 }
             case unknown:
-                return {"error": f"the echo has no operation {unknown!r}: received"}
+                return {"error": f"the echo has no operation {unknown!r}: leave, listen, received"}
+
+    async def _listen(self, pods: Sequence[Mapping[str, Any]], fds: list[int]) -> dict[str, Any]:
+        """Serve on all of these sockets, or on none of them."""
+        listeners = [(_listener(entry), fds[entry["listener"]]) for entry in pods]
+        places = Counter([*self._servers, *((listener.pod, listener.port) for listener, _ in listeners)])
+        if twice := [f"{pod} port {port}" for (pod, port), times in places.items() if times > 1]:
+            raise ValueError(f"the echo would listen twice at {', '.join(twice)}")
+        made: dict[tuple[str, int], asyncio.Server] = {}
+        try:
+            for listener, fd in listeners:
+                made[listener.pod, listener.port] = await self._serve(listener, socket.socket(fileno=os.dup(fd)))
+        except BaseException:
+            for server in made.values():
+                server.close()
+            raise
+        self._servers.update(made)
+        return {"listening": len(made)}
+
+    async def _serve(self, listener: Listener, sock: socket.socket) -> asyncio.Server:
+        try:
+            sock.setblocking(False)
+            return await asyncio.get_running_loop().create_server(
+                lambda: self.connection(listener, self.record, self._living, self._memory), sock=sock, backlog=_BACKLOG
+            )
+        except BaseException:
+            sock.close()
+            raise
+
+    async def _leave(self, pods: frozenset[str], *, reset: bool) -> dict[str, Any]:
+        if unknown := pods - {pod for pod, _ in self._servers}:
+            raise ValueError(f"the echo does not listen in {', '.join(sorted(unknown))}")
+        for place in [place for place in self._servers if place[0] in pods]:
+            self._servers.pop(place).close()
+        await _rounds()  # those that were just accepted become connections
+        leaving = [connection for connection in self._living if connection.pod in pods]
+        for connection in leaving:
+            connection.abort(reset=reset)
+        await _rounds()
+        return {"closed": len(leaving)}
 
 
-def main(config: Mapping[str, Any], fds: Mapping[str, int]) -> None:
+async def _rounds() -> None:
+    """Return when what has already arrived is counted, and what was closed is."""
+    for _ in range(_ROUNDS):
+        await asyncio.sleep(0)
+
+
+def _listener(entry: Mapping[str, Any]) -> Listener:
+    return Listener(entry["pod"], entry["port"], entry.get("mode", "echo") == "server-first")
+
+
+def main(_config: Mapping[str, Any], fds: Mapping[str, int]) -> None:
     """Serve until the control channel closes or SIGTERM."""
     most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # with none left, asyncio accepts nobody for a second
-    asyncio.run(_serve_until_told(config, fds))
+    asyncio.run(_serve_until_told(Channel.from_fd(fds["control"])))
 
 
-async def _serve_until_told(config: Mapping[str, Any], fds: Mapping[str, int]) -> None:
-    echo = Echo(config, fds)
+async def _serve_until_told(channel: Channel) -> None:
+    echo = Echo(channel)
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, echo.stop)
     await echo.run()
 

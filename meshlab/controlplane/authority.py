@@ -34,11 +34,11 @@ class Authority:
         """A sentence for each private key that two workloads or two proxies have, which says whose it is."""
         self._holders: dict[bytes, tuple[str, str]] = {}
 
-    def create(self, request: Any, now: datetime, caller: str = "") -> tuple[SpiffeId, list[str]]:
+    def create(self, request: Any, now: datetime, client: str) -> tuple[SpiffeId, list[str]]:
         """Answer an ``IstioCertificateRequest``: the identity, and its chain.
 
         Args:
-            caller: the address of the proxy that asks.
+            client: who asks, ``ztunnel@node-1``.
 
         Raises:
             ProtocolError: with gRPC's status code.
@@ -47,15 +47,15 @@ class Authority:
             raise ProtocolError("request authenticate failure", _UNAUTHENTICATED)
         csr = read_csr(request.csr)
         identity = self.identity(request, csr)
-        self._note_holder(csr, identity, caller)
+        self._note_holder(csr, identity, client)
         chain = self.issuer.issue(identity, csr.key, now=now, ttl=_ttl(request.validity_duration))
         self.issued[str(identity)] = self.issued.get(str(identity), 0) + 1
         return identity, chain
 
-    def _note_holder(self, csr: SigningRequest, identity: SpiffeId, caller: str) -> None:
+    def _note_holder(self, csr: SigningRequest, identity: SpiffeId, client: str) -> None:
         """A proxy may show the key of a certificate again to have it renewed, and nobody else may show it at all."""
         key = csr.key.public_bytes(Encoding.X962, PublicFormat.CompressedPoint)
-        holder = (str(identity), caller)
+        holder = (str(identity), client)
         first = self._holders.setdefault(key, holder)
         if first != holder:
             both = " and ".join(f"{who} at {where}" for who, where in (first, holder))

@@ -30,8 +30,8 @@ class Journal:
     def rolled_back(self) -> None:
         self._note("push-rolled-back")
 
-    def stream_opened(self, stream: int, peer: str, metadata: dict[str, str]) -> None:
-        self._note("xds-stream-open", stream=stream, peer=peer, metadata=metadata)
+    def stream_opened(self, stream: int, client: str, peer: str, metadata: dict[str, str]) -> None:
+        self._note("xds-stream-open", stream=stream, client=client, peer=peer, metadata=metadata)
 
     def stream_closed(self, stream: int, node: str) -> None:
         self._note("xds-stream-closed", stream=stream, node=node)
@@ -49,8 +49,8 @@ class Journal:
             removed=list(response.removed_resources),
         )
 
-    def certificate_request(self, peer: str, metadata: dict[str, str], request: Any) -> None:
-        self._note("ca-request", peer=peer, metadata=metadata, msg=as_dict(request))
+    def certificate_request(self, client: str, peer: str, metadata: dict[str, str], request: Any) -> None:
+        self._note("ca-request", client=client, peer=peer, metadata=metadata, msg=as_dict(request))
 
     def certificate_issued(self, identity: str, chain: list[str]) -> None:
         self._note("ca-issued", identity=identity, chain=chain)

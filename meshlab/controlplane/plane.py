@@ -2,16 +2,20 @@
 
     node proxy --delta ADS, CreateCertificate (TLS, bearer token)--> ControlPlane <--control channel-- lab
 
-A push (``set``) replaces all that is served, and is answered once its barrier is reached: every named node has a live
+A client is an instance (``ztunnel@node-1``), and is known by its token: the lab says with ``clients`` whose each is, so
+that two proxies of one node, or the same proxy before and after a restart, are two clients. Where a token is taken away
+its streams end, and from that moment on they count no longer.
+
+A push (``set``) replaces all that is served, and is answered once its barrier is reached: every named client has a live
 stream that accepted both types at this version, and every named identity has a certificate. Its answer is one of
 
-    {"acknowledged": {node: {type: version}}}                     in effect
+    {"acknowledged": {client: {type: version}}}                   in effect
     {"timeout": [who lacks which type], "certificates": [...]}    not within ``timeout_s``; it is served all the same
     {"superseded": true}                                          another push replaced it before it was in effect
-    {"nack": ..., "went_back": bool, "behind": [...]}             refused by a node
+    {"nack": ..., "went_back": bool, "behind": [...]}             refused by a client
 
-A refused push is taken back at once: the last good one is served again, and the answer waits until every node has
-acknowledged that. ``behind`` says who had not done so at the deadline: such a node may still serve what was refused.
+A refused push is taken back at once: the last good one is served again, and the answer waits until every client has
+acknowledged that. ``behind`` says who had not done so at the deadline: such a client may still serve what was refused.
 (A control plane that has just started knows no good one: ``fallback`` is that.)
 With ``after_nack: leave`` the refused push stays where it is, as Istio leaves it, and nobody is waited for.
 Everything waits for events: an ACK, a NACK, a stream that comes or goes, a certificate, another push.
@@ -62,8 +66,8 @@ class Config:
     """IPv4 address; one of the server certificate's names."""
     port: int
     """0: any that is free; the event ``listening`` says which."""
-    token: str
-    """Bearer token that every call must carry."""
+    clients: Mapping[str, str]
+    """Bearer token -> the instance whose it is; every call must carry one."""
     trust_domain: str
     ca: Mapping[str, str]
     """``MeshCA.control_plane()``."""
@@ -76,12 +80,31 @@ class _Push:
     """The one ``set`` that is under way."""
 
     snapshot: Snapshot
-    nodes: list[str]
+    clients: list[str]
     identities: list[str]
     goes_back: bool
     """What a NACK does to it."""
     nack: Nack | None = None
     superseded: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class _Caller:
+    """Who makes a call."""
+
+    token: str
+    client: str
+    metadata: dict[str, str]
+
+
+@dataclass(slots=True)
+class _Served:
+    """A stream that is being served."""
+
+    token: str
+    outbox: asyncio.Queue[Response]
+    reader: asyncio.Task[ProtocolError | None]
+    """Its end is the stream's."""
 
 
 class ControlPlane:
@@ -95,11 +118,12 @@ class ControlPlane:
         self.journal = Journal(self._record, time.monotonic)
         self.unexpected: list[Nack] = []
         """NACKs that no push was waiting for."""
-        self._outboxes: dict[Stream, asyncio.Queue[Response]] = {}
+        self._clients = dict(config.clients)
+        self._served: dict[Stream, _Served] = {}
         self._stream_numbers = itertools.count(1)
         self._push: _Push | None = None
         self._refused_before: set[tuple[str, str]] = set()
-        """Type and version of what was refused once: other nodes' NACKs of it are no news."""
+        """Type and version of what was refused once: other clients' NACKs of it are no news."""
         self._happened = asyncio.Event()
         self._stopped = asyncio.Event()
         self._configured = asyncio.Event()
@@ -164,23 +188,27 @@ class ControlPlane:
 
     async def serve_stream(self, requests: AsyncIterator[Request], context: Any) -> None:
         """One delta ADS stream, until its client goes or breaks a rule."""
-        metadata = await self._authenticate(context)
+        await self._authenticate(context)
         await self._configured.wait()  # one that has just restarted knows nothing, which is no reason to remove all
-        stream, number = self.ads.open(), next(self._stream_numbers)
-        self._outboxes[stream] = asyncio.Queue()
-        self.journal.stream_opened(number, context.peer(), metadata)
-        broken: ProtocolError | None = None
+        caller = await self._authenticate(context)  # its token may have been taken away meanwhile
+        stream, number = self.ads.open(caller.client), next(self._stream_numbers)
+        self.journal.stream_opened(number, caller.client, context.peer(), caller.metadata)
+        outbox: asyncio.Queue[Response] = asyncio.Queue()
         try:
             async with asyncio.TaskGroup() as tasks:
-                writer = tasks.create_task(self._write(number, self._outboxes[stream], context))
-                broken = await self._read(number, stream, requests)
+                writer = tasks.create_task(self._write(number, outbox, context))
+                reader = tasks.create_task(self._read(number, stream, requests))
+                self._served[stream] = _Served(caller.token, outbox, reader)
+                await asyncio.wait([reader])
                 writer.cancel()
         finally:
-            self.ads.close(stream)
-            del self._outboxes[stream]
+            if self._served.pop(stream, None):
+                self.ads.close(stream)
             self.journal.stream_closed(number, stream.node)
             self._wake()
-        if broken:
+        if reader.cancelled():
+            await context.abort(grpc.StatusCode.UNAUTHENTICATED, "the bearer token is valid no longer")
+        elif broken := reader.result():
             await self._refuse(context, "xds-stream", broken)
 
     async def _read(self, number: int, stream: Stream, requests: AsyncIterator[Request]) -> ProtocolError | None:
@@ -204,23 +232,24 @@ class ControlPlane:
 
     async def create_certificate(self, request: Any, context: Any) -> Any:
         """``IstioCertificateService.CreateCertificate``."""
-        metadata = await self._authenticate(context)
-        self.journal.certificate_request(context.peer(), metadata, request)
+        caller = await self._authenticate(context)
+        self.journal.certificate_request(caller.client, context.peer(), caller.metadata, request)
         try:
-            identity, chain = self.authority.create(request, self.now(), context.peer().rpartition(":")[0])
+            identity, chain = self.authority.create(request, self.now(), caller.client)
         except ProtocolError as error:
             await self._refuse(context, "ca", error)
             raise
         self.journal.certificate_issued(str(identity), chain)
-        self._tell({"event": "issued", "identity": str(identity)})
+        self._tell({"event": "issued", "identity": str(identity), "client": caller.client})
         self._wake()
         return _CERTIFICATE_RESPONSE(cert_chain=chain)
 
-    async def _authenticate(self, context: Any) -> dict[str, str]:
+    async def _authenticate(self, context: Any) -> _Caller:
         metadata = dict(context.invocation_metadata())
-        if metadata.get("authorization") != f"Bearer {self.config.token}":
+        scheme, _, token = metadata.get("authorization", "").partition(" ")
+        if scheme != "Bearer" or token not in self._clients:
             await context.abort(grpc.StatusCode.UNAUTHENTICATED, "no valid bearer token")
-        return metadata
+        return _Caller(token, self._clients[token], metadata)
 
     async def _refuse(self, context: Any, what: str, error: ProtocolError) -> None:
         self.journal.refused(what, str(error))
@@ -228,7 +257,7 @@ class ControlPlane:
 
     def _send(self, stream: Stream, responses: list[Response]) -> None:
         for response in responses:
-            self._outboxes[stream].put_nowait(response)
+            self._served[stream].outbox.put_nowait(response)
 
     def _send_all(self, responses: list[tuple[Stream, list[Response]]]) -> None:
         for stream, some in responses:
@@ -260,10 +289,12 @@ class ControlPlane:
                     answer = await self.set(request)
                 case "status":
                     answer = self.status()
+                case "clients":
+                    answer = self.set_clients(request["clients"])
                 case "ca":
-                    answer = self.set_ca(request["mode"])
+                    answer = self.set_ca(request.get("mode"), request.get("ca"))
                 case other:
-                    raise ValueError(f"no operation {other!r}; there are set, status, ca")
+                    raise ValueError(f"no operation {other!r}; there are set, status, clients, ca")
         except Exception as error:  # as netd: a request that makes no sense is answered as one that fails
             answer = {"error": f"{type(error).__name__}: {error}"}
         self._tell({"id": request.get("id"), **answer})
@@ -289,7 +320,7 @@ class ControlPlane:
             self._push.superseded = True
         self._push = push = _Push(
             snapshot,
-            nodes=list(request.get("barrier", ())),
+            clients=list(request.get("barrier", ())),
             identities=list(request.get("certificates", ())),
             goes_back=request.get("after_nack", "resend") == "resend",
         )
@@ -301,39 +332,61 @@ class ControlPlane:
 
     def _is_over(self, push: _Push) -> bool:
         if push.nack:
-            return not (push.goes_back and self.ads.lagging(push.nodes))
-        return not (self.ads.lagging(push.nodes) or self._uncertified(push.identities))
+            return not (push.goes_back and self.ads.lagging(push.clients))
+        return not (self.ads.lagging(push.clients) or self._uncertified(push.identities))
 
     def _answer(self, push: _Push) -> dict[str, Any]:
         if push.nack:
-            behind = self.ads.lagging(push.nodes) if push.goes_back else []
+            behind = self.ads.lagging(push.clients) if push.goes_back else []
             return {"nack": _spoken(push.nack), "went_back": push.goes_back, "behind": [_spoken(lag) for lag in behind]}
         if push.superseded:
             return {"superseded": True}
         if not self._is_over(push):
-            lags = [_spoken(lag) for lag in self.ads.lagging(push.nodes)]
+            lags = [_spoken(lag) for lag in self.ads.lagging(push.clients)]
             return {"timeout": lags, "certificates": self._uncertified(push.identities)}
         self.ads.accept()
         self.journal.accepted()
         versions = {type_url: push.snapshot.version(type_url) for type_url in ZTUNNEL_TYPES}
-        return {"acknowledged": dict.fromkeys(push.nodes, versions)}
+        return {"acknowledged": dict.fromkeys(push.clients, versions)}
 
     def status(self) -> dict[str, Any]:
         """What there is to see: streams, versions, identities, NACKs."""
         return {
-            "streams": [{"node": stream.node, "acknowledged": stream.acknowledged} for stream in self.ads.streams],
+            "clients": sorted(self._clients.values()),
+            "streams": [
+                {"client": stream.client, "node": stream.node, "acknowledged": stream.acknowledged}
+                for stream in self.ads.streams
+            ],
             "versions": dict(self.ads.snapshot.versions),
             "issued": dict(self.authority.issued),
             "unexpected": [_spoken(nack) for nack in self.unexpected],
             "shared_keys": self.authority.shared_keys,
         }
 
-    def set_ca(self, mode: str) -> dict[str, Any]:
-        """Let the CA sign (``ok``), or refuse everyone (``refuse``)."""
-        if mode not in ("ok", "refuse"):
+    def set_clients(self, clients: Mapping[str, str]) -> dict[str, Any]:
+        """Know these tokens and no others; the streams of a token that is not whose it was end."""
+        if not all(token and isinstance(client, str) and client for token, client in clients.items()):
+            raise ValueError("clients are a mapping of bearer token to instance, and neither may be empty")
+        self._clients = dict(clients)
+        gone = [stream for stream, served in self._served.items() if clients.get(served.token) != stream.client]
+        for stream in gone:
+            self._served.pop(stream).reader.cancel()
+            self.ads.close(stream)
+        self._wake()
+        return {"ended": sorted(stream.client for stream in gone)}
+
+    def set_ca(self, mode: str | None, ca: Mapping[str, str] | None) -> dict[str, Any]:
+        """Let the CA sign (``ok``) or refuse everyone (``refuse``), from now on with the issuer of ``ca`` where given.
+
+        What the control plane itself shows to its clients stays as it is.
+        """
+        if mode not in (None, "ok", "refuse"):
             raise ValueError(f"no CA mode {mode!r}; there are ok, refuse")
-        self.authority.refuses = mode == "refuse"
-        return {"mode": mode}
+        if ca is not None:
+            self.authority.issuer = Issuer.from_pem(ca)
+        if mode is not None:
+            self.authority.refuses = mode == "refuse"
+        return {"mode": "refuse" if self.authority.refuses else "ok"}
 
     def _uncertified(self, identities: list[str]) -> list[str]:
         return [identity for identity in identities if identity not in self.authority.issued]

@@ -4,6 +4,8 @@
       netns N          -> N descriptors                    sockets [[netns, family, type, proto] ...] -> descriptors
       mntns {...}      -> descriptors of mnt and uts       spawn {argv, env, netns, mntns, capabilities} -> pid, pidfd
       sysctl [...]                                         kill {pid, signal};  reap
+      write_files {mntns, files}                           end_in {mntns, signal} -> pids
+      forget {netns, mntns}                                running_in {mntns} -> pids and pidfds, as many as fit
                                                            event started {pid}, before the answer to spawn
                                                            event exits [[pid, status] ...], of every process of the lab
                                                            event failed {why}: its last words
@@ -18,26 +20,24 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import itertools
 import json
 import os
 import selectors
 import signal
 import socket
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from meshlab.kernel import namespaces as ns
 from meshlab.kernel.channel import MAX_FDS, Channel, ChannelClosedError, close_all
+from meshlab.kernel.furniture import build_base, furnish, mount_sysfs, rewrite
 
-_TMPFS_FLAGS = ns.MS_NOSUID | ns.MS_NODEV
-_GLOBAL = ("/proc/sys", "/proc/sysrq-trigger", "/proc/irq", "/proc/bus", "/proc/fs")
-"""Of the whole machine: uid 0 may write there without any capability. Container runtimes make the same read-only."""
 _KEPT = ("netns", "mntns")
 """Operations whose descriptors the owner keeps until the lab ends."""
-_BOUND = "size=64m,nr_inodes=65536"
-"""Of every tmpfs of a lab: what a program writes there is the machine's memory, and so is every empty file."""
-_SCRATCH = ("/tmp", "/var/tmp", "/run", "/dev/shm")  # noqa: S108 - mounted over, never used on the host
+_ROUNDS = 64
+"""How often processes that were born meanwhile are looked for: some answer a signal with another child."""
 
 
 class Netd:
@@ -50,8 +50,10 @@ class Netd:
         """``/proc/sys`` as only netd has it: writable."""
         self._ended: dict[int, int] = {}
         """Exit status by pid, of what the owner has not been told yet; no larger than there are pids."""
-        self._netns: list[int] = []
-        self._mntns: list[tuple[int, int]] = []
+        self._numbers = itertools.count()
+        """Of namespaces: none is given twice, so that whoever uses one that is forgotten gets an error."""
+        self._netns: dict[int, int] = {}
+        self._mntns: dict[int, tuple[int, int]] = {}
         self._home_net = _open_ns("net")
         self._home_mnt = _open_ns("mnt")
         self._home_uts = _open_ns("uts")
@@ -121,6 +123,10 @@ class Netd:
             "sysctl": self._write_sysctls,
             "spawn": self._spawn,
             "kill": self._kill,
+            "write_files": self._write_files,
+            "end_in": self._end_in,
+            "running_in": self._running_in,
+            "forget": self._forget,
             "reap": self._reap_all,
         }
 
@@ -138,9 +144,9 @@ class Netd:
             raise
         finally:
             ns.setns(self._home_net, ns.CLONE_NEWNET)
-        first = len(self._netns)
-        self._netns += ours
-        return first, made
+        numbers = [next(self._numbers) for _ in ours]
+        self._netns.update(zip(numbers, ours, strict=True))
+        return numbers, made
 
     def _make_mntns(self, request: dict[str, Any], _: list[int]) -> tuple[Any, list[int]]:
         ns.unshare(ns.CLONE_NEWNS | ns.CLONE_NEWUTS)
@@ -148,7 +154,7 @@ class Netd:
         try:
             if request["netns"] is not None:
                 self._mount_sysfs_of(request["netns"])
-            _furnish(request)
+            furnish(request)
             made += [_open_ns("mnt"), _open_ns("uts")]
             made += [os.dup(fd) for fd in made]
         except BaseException:
@@ -157,14 +163,27 @@ class Netd:
         finally:
             ns.setns(self._home_mnt, ns.CLONE_NEWNS)
             ns.setns(self._home_uts, ns.CLONE_NEWUTS)
-        self._mntns.append((made[2], made[3]))
-        return len(self._mntns) - 1, made[:2]
+        number = next(self._numbers)
+        self._mntns[number] = (made[2], made[3])
+        return number, made[:2]
+
+    def _forget(self, request: dict[str, Any], _: list[int]) -> tuple[Any, list[int]]:
+        """Close our descriptors of namespaces: those that nobody else holds end. All of them, or none and an error."""
+        netns, mntns = set(request["netns"]), set(request["mntns"])
+        fds = [self._netns[number] for number in netns]
+        fds += [fd for number in mntns for fd in self._mntns[number]]
+        for number in netns:
+            del self._netns[number]
+        for number in mntns:
+            del self._mntns[number]
+        close_all(fds)
+        return None, []
 
     def _mount_sysfs_of(self, netns: int) -> None:
         """A sysfs shows the links of the netns that it was mounted in."""
         ns.setns(self._netns[netns], ns.CLONE_NEWNET)
         try:
-            _mount_sysfs()
+            mount_sysfs()
         finally:
             ns.setns(self._home_net, ns.CLONE_NEWNET)
 
@@ -200,11 +219,12 @@ class Netd:
 
     def _spawn(self, request: dict[str, Any], fds: list[int]) -> tuple[Any, list[int]]:
         """``fds`` become 0, 1 and 2 of the program; a failure up to ``execve`` comes back as the error."""
+        netns, mntns = self._netns[request["netns"]], self._mntns[request["mntns"]]
         error_read, error_write = os.pipe2(os.O_CLOEXEC)
         pid = os.fork()
         if pid == 0:
             try:
-                self._become(request, fds)
+                _become(request, fds, netns, mntns)
             except BaseException as error:
                 os.write(error_write, f"{getattr(error, 'errno', 0) or 0} {error}".encode()[:4000])
             os._exit(127)
@@ -216,24 +236,55 @@ class Netd:
             raise OSError(int(errno), text)
         return pid, [os.pidfd_open(pid)]
 
-    def _become(self, request: dict[str, Any], fds: list[int]) -> None:
-        signal.set_wakeup_fd(-1)
-        os.setsid()
-        ns.setns(self._netns[request["netns"]], ns.CLONE_NEWNET)
-        mnt, uts = self._mntns[request["mntns"]]
-        ns.setns(mnt, ns.CLONE_NEWNS)
-        ns.setns(uts, ns.CLONE_NEWUTS)
-        for target, fd in enumerate(fds):
-            os.dup2(fd, target)
-        os.chdir(request["cwd"])
-        ns.restrict_capabilities(request["capabilities"])
-        for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
-            signal.signal(number, signal.SIG_DFL)  # Python, a shell's background and nohup all ignore some
-        os.execvpe(request["argv"][0], request["argv"], request["env"])  # noqa: S606 - no shell is the point
-
     def _kill(self, request: dict[str, Any], _: list[int]) -> tuple[Any, list[int]]:
         os.kill(request["pid"], request["signal"])
         return None, []
+
+    def _write_files(self, request: dict[str, Any], _: list[int]) -> tuple[Any, list[int]]:
+        """Write files that are there already in place, so that a bind mount goes on showing them.
+
+        None is ever empty meanwhile: first comes the text, then the end is cut off.
+        """
+        ns.setns(self._mntns[request["mntns"]][0], ns.CLONE_NEWNS)
+        try:
+            for path, text in request["files"].items():
+                rewrite(path, text.encode())
+        finally:
+            ns.setns(self._home_mnt, ns.CLONE_NEWNS)
+        return None, []
+
+    def _end_in(self, request: dict[str, Any], _fds: list[int]) -> tuple[Any, list[int]]:
+        """Signal every process of a mount namespace, also those that are born meanwhile."""
+        signalled: set[int] = set()
+        number = signal.Signals(request["signal"])
+        for _round in range(_ROUNDS):
+            found = set(self._inhabitants(request["mntns"])) - signalled
+            for pid in found:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, number)
+            signalled |= found
+            if not found:
+                break
+        return sorted(signalled), []
+
+    def _running_in(self, request: dict[str, Any], _: list[int]) -> tuple[Any, list[int]]:
+        pids: list[int] = []
+        pidfds: list[int] = []
+        for pid in itertools.islice(self._inhabitants(request["mntns"]), MAX_FDS):
+            with contextlib.suppress(ProcessLookupError):
+                pidfds.append(os.pidfd_open(pid))
+                pids.append(pid)
+        return pids, pidfds
+
+    def _inhabitants(self, mntns: int) -> Iterator[int]:
+        """Pids of the processes that have this mount namespace, or its uts namespace: a program may leave one of them.
+
+        Linux gives pids in turn, so one that was just read still means the same process.
+        """
+        wanted = {(status.st_dev, status.st_ino) for status in map(os.fstat, self._mntns[mntns])}
+        for entry in os.listdir("/proc"):
+            if entry.isdecimal() and int(entry) != os.getpid() and not wanted.isdisjoint(_namespaces_of(entry)):
+                yield int(entry)
 
     def _reap_all(self, _request: dict[str, Any], _: list[int]) -> tuple[Any, list[int]]:
         """What has ended before this request is told before its answer."""
@@ -241,91 +292,40 @@ class Netd:
         return None, []
 
 
+def _become(request: dict[str, Any], fds: list[int], netns: int, mntns: tuple[int, int]) -> None:
+    signal.set_wakeup_fd(-1)
+    os.setsid()
+    for fd, kind in ((netns, ns.CLONE_NEWNET), (mntns[0], ns.CLONE_NEWNS), (mntns[1], ns.CLONE_NEWUTS)):
+        ns.setns(fd, kind)
+    for target, fd in enumerate(fds):
+        os.dup2(fd, target)
+    os.chdir(request["cwd"])
+    ns.restrict_capabilities(request["capabilities"])
+    for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
+        signal.signal(number, signal.SIG_DFL)  # Python, a shell's background and nohup all ignore some
+    os.execvpe(request["argv"][0], request["argv"], request["env"])  # noqa: S606 - no shell is the point
+
+
+def _namespaces_of(pid: str) -> Iterator[tuple[int, int]]:
+    """Device and inode of the mount and uts namespaces of a process; nothing where it has ended."""
+    for task in ("", *_tasks_of(pid)):
+        for kind in ("mnt", "uts"):
+            with contextlib.suppress(OSError):
+                status = os.stat(f"/proc/{pid}/{task}ns/{kind}")
+                yield status.st_dev, status.st_ino
+
+
+def _tasks_of(pid: str) -> list[str]:
+    """Its threads, where the first of them has ended before the process: only they have namespaces then."""
+    with contextlib.suppress(OSError):
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            ended = file.read().rpartition(b") ")[2][:1] == b"Z"
+        return [f"task/{thread}/" for thread in os.listdir(f"/proc/{pid}/task")] if ended else []
+    return []
+
+
 def _open_ns(kind: str) -> int:
     return os.open(f"/proc/self/ns/{kind}", os.O_RDONLY | os.O_CLOEXEC)
-
-
-def _build_base(binds: list[str]) -> int:
-    """The host's tree read-only, with /proc, /sys and every scratch folder the lab's own; a writable /proc/sys."""
-    ns.mount("", "/", "", ns.MS_REC | ns.MS_PRIVATE)
-    ns.make_readonly("/")
-    ns.mount("proc", "/proc", "proc", _TMPFS_FLAGS | ns.MS_NOEXEC)
-    sysctls = os.open("/proc/sys", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-    for path in filter(os.path.exists, _GLOBAL):
-        ns.mount(path, path, "", ns.MS_BIND | ns.MS_REC)
-        ns.make_readonly(path)
-    _mount_sysfs()
-    kept = [(path, os.open(path, os.O_PATH | os.O_CLOEXEC)) for path in binds if os.path.exists(path)]
-    _mount_scratch()
-    for path, fd in kept:
-        _bind(fd, path)
-        os.close(fd)
-    return sysctls
-
-
-def _mount_sysfs() -> None:
-    """A fresh sysfs shows the lab's links; where the host's is masked none is allowed, and that one stays."""
-    with contextlib.suppress(OSError):
-        ns.mount("sysfs", "/sys", "sysfs", _TMPFS_FLAGS | ns.MS_NOEXEC | ns.MS_RDONLY)
-
-
-def _mount_scratch() -> None:
-    for folder in _SCRATCH:
-        if os.path.isdir(folder) and not os.path.islink(folder):
-            ns.mount("tmpfs", folder, "tmpfs", _TMPFS_FLAGS, f"mode={'755' if folder == '/run' else '1777'},{_BOUND}")
-
-
-def _bind(fd: int, path: str) -> None:
-    """Show again, read-only, what a scratch mount would hide."""
-    if os.path.exists(path):
-        return  # it lies outside every scratch folder, or a bind above it shows it
-    if os.path.isdir(f"/proc/self/fd/{fd}"):
-        os.makedirs(path, exist_ok=True)
-    else:
-        os.makedirs(os.path.dirname(path), exist_ok=True)
-        open(path, "w").close()
-    ns.mount(f"/proc/self/fd/{fd}", path, "", ns.MS_BIND | ns.MS_REC)
-
-
-def _furnish(request: dict[str, Any]) -> None:
-    """The mount namespace of one pod or node: scratch folders of its own and its /etc files."""
-    kept = [(path, os.open(path, os.O_PATH | os.O_CLOEXEC)) for path in request["binds"] if os.path.exists(path)]
-    if request["hostname"]:
-        ns.sethostname(request["hostname"])
-    _mount_scratch()
-    for path, fd in kept:
-        _bind(fd, path)
-        os.close(fd)
-    for path, text in request["files"].items():
-        _place_file(path, text)
-    for folder in request["folders"]:
-        os.makedirs(folder, exist_ok=True)
-    for folder in request["empty_dirs"]:
-        _make_mount_point(folder)
-        ns.mount("tmpfs", folder, "tmpfs", _TMPFS_FLAGS, f"mode=1777,{_BOUND}")
-
-
-def _make_mount_point(folder: str) -> None:
-    try:
-        os.makedirs(folder, exist_ok=True)
-    except OSError as error:
-        text = f"no {folder} to mount an emptyDir on, and the host's tree is read-only: {', '.join(_SCRATCH)} are not"
-        raise OSError(error.errno, text) from error
-
-
-def _place_file(path: str, text: str) -> None:
-    """Bind a file over ``path``, or over what it links to (resolv.conf is often a link into /run)."""
-    target = os.path.realpath(path)
-    if target.startswith(tuple(f"{folder}/" for folder in _SCRATCH)):
-        os.makedirs(os.path.dirname(target), exist_ok=True)
-        with open(target, "w") as file:
-            file.write(text)
-        return
-    source = f"/run/.{os.path.basename(target)}"
-    with open(source, "w") as file:
-        file.write(text)
-    ns.mount(source, target, "", ns.MS_BIND)
-    os.unlink(source)
 
 
 def _enter_user_namespace() -> None:
@@ -376,7 +376,7 @@ def _become_netd(channel: Channel, owner: int, hello: dict[str, Any]) -> Netd | 
             _wait_for(child, channel, owner)
             return None
         step = "mounts"
-        netd = Netd(channel, owner, _build_base(hello["binds"]))
+        netd = Netd(channel, owner, build_base(hello["binds"]))
         opened = [*(_open_ns(kind) for kind in ("user", "pid", "ipc")), os.pidfd_open(os.getpid())]
     except ChannelClosedError:
         raise

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import itertools
 import select
 import socket
@@ -28,12 +29,18 @@ from meshlab.plan.changes import (
     AddressAssign,
     Change,
     End,
+    LinkDelete,
+    LinkDown,
+    LinkGroup,
+    LinkGroupDelete,
     LinkUp,
     MarkRule,
+    Removed,
     Route,
     RouteKind,
     Silence,
     Veth,
+    allows,
 )
 
 NETLINK_ROUTE = 0
@@ -62,13 +69,16 @@ _DUMP_TRIES = 10
 _MESSAGES_PER_SEND = 64
 """More errors than this at once would not fit the default receive buffer."""
 
-_RTM_NEWLINK, _RTM_GETLINK, _RTM_SETLINK = 16, 18, 19
+_RTM_NEWLINK, _RTM_DELLINK, _RTM_GETLINK, _RTM_SETLINK = 16, 17, 18, 19
 _RTM_NEWADDR, _RTM_NEWROUTE, _RTM_NEWRULE = 20, 24, 32
+_RTM_DEL = 1
+"""From the number of each RTM_NEW to that of its RTM_DEL."""
 _IFINFO = struct.Struct("=BxHiII")
 _IFADDR = struct.Struct("=BBBBI")
 _RTMSG = struct.Struct("=BBBBBBBBI")
 _IFF_UP, _IFF_NOARP = 0x1, 0x80
 _IFLA_OPERSTATE = 16
+_IFLA_GROUP = 27
 _IF_OPER_UP = 6
 _RTPROT_STATIC = 4
 _SCOPE = {RouteKind.UNICAST: 253, RouteKind.LOCAL: 254, RouteKind.UNREACHABLE: 0}
@@ -140,16 +150,28 @@ def encode(change: Change, netns: Mapping[str, int]) -> Message:
             return Message(_RTM_SETLINK, NLM_F_REQUEST, _ifinfo(end.index) + attribute(26, inet6))  # IFLA_AF_SPEC
         case LinkUp(end):
             return Message(_RTM_SETLINK, NLM_F_REQUEST, _ifinfo(end.index, _IFF_UP))
+        case LinkDown(end):
+            return Message(_RTM_SETLINK, NLM_F_REQUEST, _ifinfo(end.index, 0, _IFF_UP))
+        case LinkDelete(end):
+            return Message(_RTM_DELLINK, NLM_F_REQUEST, _ifinfo(end.index))
+        case LinkGroup(end, group):
+            return Message(_RTM_SETLINK, NLM_F_REQUEST, _ifinfo(end.index) + u32(_IFLA_GROUP, group))
+        case LinkGroupDelete(group):
+            return Message(_RTM_DELLINK, NLM_F_REQUEST, _ifinfo(0) + u32(_IFLA_GROUP, group))
         case AddressAssign():
             return _address(change)
         case Route():
             return _route(change)
         case MarkRule():
             return _rule(change)
+        case Removed(added):
+            kind, _, body = encode(added, netns)
+            return Message(kind + _RTM_DEL, NLM_F_REQUEST, body)
 
 
-def _ifinfo(index: int, flags: int = 0) -> bytes:
-    return _IFINFO.pack(socket.AF_UNSPEC, 0, index, flags, flags)
+def _ifinfo(index: int, flags: int = 0, mask: int | None = None) -> bytes:
+    """``mask``: which flags are set to what ``flags`` says; those in it, if not given."""
+    return _IFINFO.pack(socket.AF_UNSPEC, 0, index, flags, flags if mask is None else mask)
 
 
 def _veth(veth: Veth, peer_netns: int) -> Message:
@@ -257,7 +279,7 @@ class NetlinkSocket:
         self.sock.sendto(framed([Message(kind, NLM_F_REQUEST | NLM_F_DUMP, body)], number), (0, 0))
         answers: list[Answer] = []
         while not answers or answers[-1].kind != NLMSG_DONE:
-            for answer in _answers(self._receive(kind, deadline)):
+            for answer in _answers_of_a_dump(self._receive(kind, deadline)):
                 if answer.place != number:
                     continue  # the rest of a dump that somebody gave up
                 if answer.errno:
@@ -283,8 +305,14 @@ class NetlinkSocket:
 class RouteSocket(NetlinkSocket):
     """Sends changes of links, addresses, routes and rules to one netns."""
 
-    def apply(self, changes: Sequence[Change], netns: Mapping[str, int] | None = None) -> None:
-        """Make all ``changes``, in order; ``netns`` as for ``encode``.
+    def apply(
+        self, changes: Sequence[Change], netns: Mapping[str, int] | None = None, *, present_is_fine: bool = False
+    ) -> None:
+        """Make all ``changes``, in order.
+
+        Args:
+            netns: as for ``encode``.
+            present_is_fine: whether what is there already may stay as it is.
 
         Raises:
             KernelRefusedError: the first one that was refused. Those after it were tried all the same.
@@ -295,9 +323,11 @@ class RouteSocket(NetlinkSocket):
             last = part[-1]
             part[-1] = last._replace(flags=last.flags | NLM_F_ACK)
             answers = self.exchange(framed(part))
-            self.refuse_errors(answers, lambda place, start=start: str(changes[start + place]))  # type: ignore[misc]
+            asked = changes[start : start + _MESSAGES_PER_SEND]
+            refused = [answer for answer in answers if not _is_fine(asked[answer.place], answer.errno, present_is_fine)]
+            self.refuse_errors(refused, lambda place, asked=asked: str(asked[place]))  # type: ignore[misc]
             if not answers:
-                raise KernelRefusedError(str(changes[start + len(part) - 1]), self.netns, 0, "no acknowledgement")
+                raise KernelRefusedError(str(asked[-1]), self.netns, 0, "no acknowledgement")
 
     def barrier(self, end: End, timeout_s: float = 2.0) -> None:
         """Return when ``end`` carries traffic: read it once, which makes the kernel finish what it had put off.
@@ -321,6 +351,10 @@ class RouteSocket(NetlinkSocket):
                 )
 
 
+def _is_fine(change: Change, number: int, present_is_fine: bool) -> bool:
+    return allows(change, number) or (present_is_fine and number == errno.EEXIST)
+
+
 def _is_up(body: bytes) -> bool:
     return dict(attributes(body[_IFINFO.size :])).get(_IFLA_OPERSTATE) == bytes([_IF_OPER_UP])
 
@@ -336,6 +370,12 @@ def _answers(packet: bytes) -> Iterator[Answer]:
             errno, detail = _error(kind, flags, body)
         yield Answer(kind, place, errno, detail, body, bool(flags & _NLM_F_DUMP_INTR))
         offset += (size + 3) & ~3
+
+
+@functools.lru_cache(maxsize=32)
+def _answers_of_a_dump(packet: bytes) -> tuple[Answer, ...]:
+    """Every pod has the same rules, and before traffic the same bytes: they are read once."""
+    return tuple(_answers(packet))
 
 
 def _error(kind: int, flags: int, body: bytes) -> tuple[int, str]:

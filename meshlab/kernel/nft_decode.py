@@ -189,7 +189,7 @@ def decode(messages: Iterable[tuple[int, bytes]]) -> nft.Ruleset:
         if kind == wire.NEWTABLE:
             tables[table] = {}
         elif kind == wire.NEWCHAIN:
-            tables[table][text_of(parts[3])] = _base_chain(parts)
+            tables.setdefault(table, {})[text_of(parts[3])] = _base_chain(parts)
         elif kind == wire.NEWRULE:
             rules.setdefault((table, text_of(parts[2])), []).append(_rule(parts[4]))
     return tuple(

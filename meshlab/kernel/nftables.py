@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import functools
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from ipaddress import IPv4Address, IPv6Address
 
 from meshlab.errors import KernelRefusedError
@@ -128,8 +128,18 @@ def encode(ruleset: nft.Ruleset) -> tuple[Message, ...]:
 
 
 @functools.lru_cache(maxsize=16)
-def _transaction(ruleset: nft.Ruleset) -> bytes:
-    messages = list(encode(ruleset))
+def _removal(tables: tuple[str, ...]) -> tuple[Message, ...]:
+    """Add, then delete, as Istio does: to delete what is not there would be refused."""
+    return tuple(
+        Message(kind, flags, wire.HEAD + string(1, table))
+        for table in tables
+        for kind, flags in ((wire.NEWTABLE, NLM_F_REQUEST | NLM_F_CREATE), (wire.DELTABLE, NLM_F_REQUEST))
+    )
+
+
+@functools.lru_cache(maxsize=16)
+def _transaction(parts: tuple[Message, ...]) -> bytes:
+    messages = list(parts)
     messages[-1] = messages[-1]._replace(flags=messages[-1].flags | NLM_F_ACK)
     begin = Message(wire.BATCH_BEGIN, NLM_F_REQUEST, wire.BATCH_HEAD)
     return framed([begin, *messages, Message(wire.BATCH_END, NLM_F_REQUEST, wire.BATCH_HEAD)])
@@ -149,21 +159,38 @@ class NftSocket(NetlinkSocket):
         Raises:
             KernelRefusedError: it was refused as a whole; the operation names the message.
         """
-        answers = self.exchange(_transaction(ruleset))
-        self.refuse_errors(answers, functools.partial(_describe, encode(ruleset)))
+        self._commit(encode(ruleset))
+
+    def delete(self, tables: Iterable[str]) -> None:
+        """Delete these tables with all that is in them, in one transaction; those that are absent are no error.
+
+        Raises:
+            KernelRefusedError: it was refused as a whole; the operation names the message.
+        """
+        self._commit(_removal(tuple(tables)))
+
+    def _commit(self, messages: tuple[Message, ...]) -> None:
+        answers = self.exchange(_transaction(messages))
+        self.refuse_errors(answers, functools.partial(_describe, messages))
         if not answers:
             raise KernelRefusedError("commit nf_tables rules", self.netns, 0, "no acknowledgement")
 
     def read(self, ruleset: nft.Ruleset) -> nft.Ruleset:
-        """The tables of ``ruleset`` as they are now; those that are absent are left out, and others are not looked at.
+        """The tables of ``ruleset`` as they are now; others are not looked at.
+
+        Those that are absent, or have no chain, are left out.
 
         Raises:
             ValueError: something is in them that no plan has.
         """
-        names = {table.name for table in ruleset}
-        asked = ((wire.GETTABLE, wire.NEWTABLE), (wire.GETCHAIN, wire.NEWCHAIN), (wire.GETRULE, wire.NEWRULE))
-        found = ((kind, body) for get, kind in asked for body in self.dump(get, wire.HEAD))
-        return decode((kind, body) for kind, body in found if table_of(body) in names)
+        asked = ((wire.GETCHAIN, wire.NEWCHAIN), (wire.GETRULE, wire.NEWRULE))
+        found = tuple((kind, body) for get, kind in asked for body in self.dump(get, wire.HEAD))
+        return _read(found, frozenset(table.name for table in ruleset))
+
+
+@functools.lru_cache(maxsize=16)
+def _read(found: tuple[tuple[int, bytes], ...], names: frozenset[str]) -> nft.Ruleset:
+    return decode((kind, body) for kind, body in found if table_of(body) in names)
 
 
 def _describe(messages: Sequence[Message], place: int) -> str:
@@ -175,6 +202,7 @@ def _describe(messages: Sequence[Message], place: int) -> str:
     kinds = {
         wire.NEWTABLE: "add table",
         wire.DELRULE: "flush table",
+        wire.DELTABLE: "delete table",
         wire.NEWCHAIN: "add chain",
         wire.NEWRULE: "add rule to",
     }

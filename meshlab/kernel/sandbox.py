@@ -16,6 +16,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -150,8 +151,8 @@ class Sandbox:
         made: list[Netns] = []
         while len(made) < len(names):
             answer = self._ask("netns", count=len(names) - len(made))
-            first, numbered = answer.body["result"], enumerate(answer.body["kept"])
-            made += [Netns(first + place, fd, names[len(made) + place]) for place, fd in numbered]
+            numbered = zip(answer.body["result"], answer.body["kept"], names[len(made) :], strict=False)
+            made += [Netns(number, fd, name) for number, fd, name in numbered]
         return made
 
     def mntns(self, furniture: Furniture, netns: Netns | None = None) -> Mntns:
@@ -166,6 +167,19 @@ class Sandbox:
             binds=list(furniture.binds),
         )
         return Mntns(answer.body["result"], *answer.body["kept"])
+
+    def forget(self, netns: Iterable[Netns] = (), mntns: Iterable[Mntns] = ()) -> None:
+        """Let go of namespaces, which end as soon as no process, socket or other descriptor holds them."""
+        nets, mounts = tuple(netns), tuple(mntns)
+        self._ask("forget", netns=[one.number for one in nets], mntns=[one.number for one in mounts])
+        for fd in (*(one.fd for one in nets), *(fd for one in mounts for fd in (one.fd, one.uts_fd))):
+            with contextlib.suppress(ValueError):  # another thread has closed the lab, and this with it
+                self._owned.remove(fd)
+                os.close(fd)
+
+    def write_files(self, mntns: Mntns, files: Mapping[str, str]) -> None:
+        """Replace what files that are there (``Furniture.files``) say; a reader never finds one empty."""
+        self._ask("write_files", mntns=mntns.number, files=dict(files), what=f"write {', '.join(files)}")
 
     def sockets(self, wanted: Sequence[tuple[Netns, int, int, int]]) -> list[socket.socket]:
         """Sockets ``(netns, family, type, protocol)``, in order; any number. The caller closes them."""
@@ -213,6 +227,36 @@ class Sandbox:
 
     def kill(self, pid: int, number: int = signal.SIGKILL) -> None:
         self._ask("kill", pid=pid, signal=int(number))
+
+    def end_in(self, mntns: Mntns, number: int = signal.SIGKILL) -> list[int]:
+        """Signal every process of a mount namespace, also those that are born meanwhile; their pids."""
+        answer = self._ask("end_in", mntns=mntns.number, signal=int(number), what="signal the processes of a pod")
+        return list(answer.body["result"])
+
+    def wait_ended_in(self, mntns: Mntns, timeout_s: float) -> None:
+        """Return when no process has this mount namespace any more.
+
+        Raises:
+            StillRunsError: one still runs after ``timeout_s``; also a ``TimeoutError``.
+        """
+        deadline = time.monotonic() + timeout_s
+        while pids := self._wait_for_those_in(mntns, deadline):
+            if time.monotonic() >= deadline:
+                still = f"still run after {timeout_s:g} s"
+                raise StillRunsError(f"processes {', '.join(map(str, pids))} of the lab {still}")
+
+    def _wait_for_those_in(self, mntns: Mntns, deadline: float) -> list[int]:
+        """Wait for the end of those that run now, at most until ``deadline``; their pids."""
+        answer = self._ask("running_in", mntns=mntns.number)
+        poll = select.poll()
+        for pidfd in answer.fds:
+            poll.register(pidfd, select.POLLIN)
+        left = len(answer.fds)
+        while left and (ended := poll.poll(max(0.0, deadline - time.monotonic()) * 1000)):
+            for pidfd, _ in ended:
+                poll.unregister(pidfd)
+            left -= len(ended)
+        return list(answer.body["result"])
 
     def poll(self) -> None:
         """Take in every exit until now.

@@ -57,7 +57,7 @@ def check_value(name: str, value: object, hint: Any) -> None:
 
 def _checked(method: Callable[..., Any]) -> Callable[..., Any]:
     signature = inspect.signature(method)
-    hints = cache(lambda: get_type_hints(inspect.unwrap(method)))  # later: its module may still be in the making
+    hints = cache(lambda: _hints(inspect.unwrap(method)))  # later: its module may still be in the making
 
     @wraps(method)
     def call(*args: Any, **kwargs: Any) -> Any:
@@ -72,6 +72,12 @@ def _checked(method: Callable[..., Any]) -> Callable[..., Any]:
         return method(*args, **kwargs)
 
     return call
+
+
+def _hints(function: types.FunctionType) -> dict[str, Any]:
+    """The annotations of the arguments. What is returned is not checked, and may be known to type checkers only."""
+    arguments = {name: hint for name, hint in function.__annotations__.items() if name != "return"}
+    return get_type_hints(types.SimpleNamespace(__annotations__=arguments), function.__globals__)
 
 
 def _singles(parameter: inspect.Parameter, value: Any) -> Sequence[Any]:

@@ -1,27 +1,23 @@
-"""What the data planes are told: one writer at a time puts a mesh into effect, or leaves the one before.
+"""What the node proxies are told: the control plane is given everything that is served, and says when it is in effect.
 
-    edit(change)   reads the mesh, changes it, sends it, waits for the barrier, and only then sets ``mesh``
-
-All of that is one step to other threads. Whatever ends it early, also a KeyboardInterrupt, leaves ``mesh`` as it was,
-and the control plane is told to serve again what it served before. That is not waited for: the error says so.
-
-The barrier is the control plane's: every named node has acknowledged both types at this version on a live stream, and
-the certificates of new identities were issued.
+post     without waiting; a push that supersedes another ends its wait
+settle   wait for the barrier: every node proxy that runs has acknowledged both types at this version on a live
+         stream, and the certificates of new identities were issued
+go_back  have what was acknowledged last served again, without waiting
 """
 
 from __future__ import annotations
 
 import base64
-import threading
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
 from meshlab.errors import LabError, LabLostError, NotAcknowledgedError, RejectedError, UsageError
-from meshlab.lab.running.programs import Peer, Programs
-from meshlab.lab.settings import AfterNack
-from meshlab.model import Mesh
+from meshlab.lab.running.programs import Peer
+from meshlab.lab.site import Site
+from meshlab.plan.transition import Served
 from meshlab.translate import resources
 
 Wire = Mapping[str, Mapping[str, str]]
@@ -31,95 +27,54 @@ _TYPE_URLS = "type.googleapis.com/"
 _GOES_BACK = "what was in effect before is on its way to every proxy again, and was not waited for"
 _SLACK_S = 5.0
 """How much later than the deadline the control plane's answer may come."""
+_LISTENING_S = 20.0
 
 
 @dataclass(slots=True)
 class Configuration:
-    """The mesh that is in effect, and how another one takes its place."""
+    """One for a lab; used by one thread at a time."""
 
-    control_plane: Peer
-    mesh: Mesh
-    enrolled: frozenset[str]
-    """Keys of the pods that speak HBONE."""
-    nodes: tuple[str, ...]
-    """Nodes whose proxy takes part in the barrier."""
-    programs: Programs
-    after_nack: AfterNack = "resend"
-    _served: Wire = field(default_factory=dict)
-    """What was served last when everybody had acknowledged it: the mesh, and what was pushed raw."""
-    _alone: threading.RLock = field(default_factory=threading.RLock)
+    site: Site
+    served: Wire = field(default_factory=dict)
+    """What was served last when everybody had acknowledged it."""
+    _posted: tuple[Peer, int, Wire] | None = None
+    """The last push: to whom, its number, and what it was."""
 
-    # --- one writer --------------------------------------------------------------------------------------------------
-
-    def edit(self, change: Callable[[Mesh], Mesh], timeout_s: float) -> None:
-        """Put ``change(mesh)`` into effect. What ``change`` raises is raised, and nothing was sent.
-
-        ``timeout_s`` counts from when the edits of other threads are done.
+    def post(self, wire: Wire, certificates: Collection[str], timeout_s: float, **more: Any) -> None:
+        """Have ``wire`` served from now on, unless it is already, without waiting.
 
         Raises:
-            RejectedError: a proxy refused it; the message says who may still serve it.
-            NotAcknowledgedError: proxy, type and version that were missing at the deadline.
+            LabLostError: the control plane is gone.
         """
-        with self._alone:
-            mesh = change(self.mesh)
-            self._put(mesh, self._wire(mesh), timeout_s)
+        control_plane = self._control_plane()
+        if self._posted is not None and self._posted[0] is control_plane and self._posted[2] == wire and not more:
+            return
+        number = control_plane.post(
+            "set",
+            resources=wire,
+            barrier=self._barrier(),
+            certificates=sorted(certificates),
+            timeout_s=timeout_s,
+            after_nack=self.site.settings.after_nack,
+            **more,
+        )
+        self._posted = control_plane, number, wire
 
-    def add_raw(self, kind: str, name: str, body: bytes, timeout_s: float) -> None:
-        """Serve one more resource as it is, until the next ``edit``; raises as ``edit`` does.
+    def settle(self, timeout_s: float, given_s: float | None = None) -> None:
+        """Wait until what was posted last is in effect.
 
-        Raises:
-            UsageError: there is no such type.
-        """
-        with self._alone:
-            wire = {type_url: dict(named) for type_url, named in self._wire(self.mesh).items()}
-            type_url = _TYPE_URLS + kind.removeprefix(_TYPE_URLS)
-            if type_url not in wire:
-                choices = ", ".join(sorted(known.removeprefix(_TYPE_URLS) for known in wire))
-                raise UsageError(f"no type '{kind}' is served to a node proxy (there are {choices})")
-            wire[type_url][name] = base64.b64encode(body).decode()
-            self._put(self.mesh, wire, timeout_s)
-
-    def restart(self, start: Callable[[], Peer], mesh: Mesh | None, timeout_s: float) -> None:
-        """Go on with the control plane that ``start`` gives, which knows nothing; raises as ``edit`` does."""
-        with self._alone:
-            self.control_plane = start()
-            new = mesh or self.mesh
-            self._put(new, self._wire(new), timeout_s, fallback=self._served)
-
-    def _put(self, mesh: Mesh, wire: Wire, timeout_s: float, **more: Any) -> None:
-        before = self.mesh, self._served
-        try:
-            self.settle(self._post(wire, (), timeout_s, **more), timeout_s)
-            self.mesh, self._served = mesh, wire
-        except RejectedError:
-            raise  # the control plane has gone back by itself, or was asked to leave it
-        except BaseException as failure:
-            self.mesh, self._served = before
-            self._go_back(failure)
-            raise
-
-    def _go_back(self, failure: BaseException) -> None:
-        """Have the old configuration served again; this push ends the one that is still waiting."""
-        with suppress(LabLostError):
-            self._post(self._served, (), 0.0)
-            failure.add_note(_GOES_BACK)
-
-    # --- one push ----------------------------------------------------------------------------------------------------
-
-    def begin(self, certificates: Collection[str], timeout_s: float) -> int:
-        """Push the mesh that a lab is built with, without waiting; ``settle`` waits."""
-        self._served = self._wire(self.mesh)
-        return self._post(self._served, certificates, timeout_s)
-
-    def settle(self, number: int, timeout_s: float) -> None:
-        """Wait for a push to be in effect.
+        Args:
+            given_s: how long was given for all of it, which an error says; ``timeout_s`` is what is left.
 
         Raises:
             NotAcknowledgedError: proxy, type and version that were missing at the deadline; or a proxy that is gone.
-            RejectedError: a proxy's NACK, in its words.
+            RejectedError: a proxy's NACK, in its words; the message says who may still serve it.
         """
+        assert self._posted is not None, "something was posted"
+        control_plane, number, wire = self._posted
+        self._posted = None
         try:
-            answer, _ = self.control_plane.answer(number, timeout_s + _SLACK_S, self._look_for_the_dead)
+            answer, _ = control_plane.answer(number, timeout_s + _SLACK_S, self._look_for_the_dead)
         except (NotAcknowledgedError, LabLostError):
             raise
         except LabError as error:
@@ -129,45 +84,66 @@ class Configuration:
         if "superseded" in answer:
             raise NotAcknowledgedError("not in effect: another push took its place first")
         if "timeout" in answer:
-            late = [f"{_proxy(lag)}: {lag['type_url']} at version {lag['version']}" for lag in answer["timeout"]]
+            late = [f"{lag['client']}: {lag['type_url']} at version {lag['version']}" for lag in answer["timeout"]]
             late += [f"no proxy asked for a certificate of {identity}" for identity in answer["certificates"]]
-            raise NotAcknowledgedError(f"not in effect within {timeout_s:g} s: {'; '.join(late)}")
+            raise NotAcknowledgedError(f"not in effect within {given_s or timeout_s:g} s: {'; '.join(late)}")
+        self.served = wire
 
-    def _post(self, wire: Wire, certificates: Collection[str], timeout_s: float, **more: Any) -> int:
-        return self.control_plane.post(
-            "set",
-            resources=wire,
-            barrier=list(self.nodes),
-            certificates=sorted(certificates),
-            timeout_s=timeout_s,
-            after_nack=self.after_nack,
-            **more,
-        )
+    def go_back(self, failure: BaseException, wire: Wire | None = None) -> None:
+        """Have ``wire``, or what was in effect last, served again; this push ends the one that is still waiting."""
+        with suppress(LabLostError):
+            self._posted = None
+            self.post(self.served if wire is None else wire, (), 0.0)
+            failure.add_note(_GOES_BACK)
 
-    def _wire(self, mesh: Mesh) -> Wire:
+    def wire(self, served: Served) -> Wire:
         return {
             kind: {name: _encoded(message) for name, message in named.items()}
-            for kind, named in resources(mesh, self.enrolled).items()
+            for kind, named in resources(served.mesh, served.hbone, served.unhealthy).items()
         }
 
+    def with_raw(self, wire: Wire, kind: str, name: str, body: bytes) -> Wire:
+        """``wire`` with one more resource, as bytes that need not be valid.
+
+        Raises:
+            UsageError: there is no such type.
+        """
+        more = {type_url: dict(named) for type_url, named in wire.items()}
+        type_url = _TYPE_URLS + kind.removeprefix(_TYPE_URLS)
+        if type_url not in more:
+            choices = ", ".join(sorted(known.removeprefix(_TYPE_URLS) for known in more))
+            raise UsageError(f"no type '{kind}' is served to a node proxy (there are {choices})")
+        more[type_url][name] = base64.b64encode(body).decode()
+        return more
+
+    def admit(self) -> None:
+        """Tell the control plane which node proxies there are; the streams of others end."""
+        self._control_plane().ask("clients", clients=self.site.clients())
+
+    def _control_plane(self) -> Peer:
+        peer = self.site.peer("control-plane")
+        if peer is None:
+            raise LabLostError("the control plane was ended by a verb: lab.instance('control-plane').restart()")
+        peer.wait_event("listening", _LISTENING_S)
+        return peer
+
+    def _barrier(self) -> list[str]:
+        return [str(proxy.instance) for some in self.site.proxies.values() for proxy in some]
+
     def _look_for_the_dead(self) -> None:
-        for name in (f"ztunnel@{node}" for node in self.nodes):
-            if self.programs.has_ended(name):
-                raise NotAcknowledgedError(f"not in effect: {self.programs.why_gone(name)}")
+        for name in self._barrier():
+            if self.site.programs.has_ended(name):
+                raise NotAcknowledgedError(f"not in effect: {self.site.programs.why_gone(name)}")
 
 
 def _refusal(answer: Mapping[str, Any]) -> str:
     nack = answer["nack"]
-    refused = f"{_proxy(nack)} refused {nack['type_url']}: {nack['detail']}"
+    refused = f"{nack['client']} refused {nack['type_url']}: {nack['detail']}"
     if not answer["went_back"]:
         return f"{refused}. It is still served (after_nack is 'leave')"
-    if behind := sorted({_proxy(lag) for lag in answer["behind"]}):
+    if behind := sorted({lag["client"] for lag in answer["behind"]}):
         return f"{refused}. The version before was sent again; who has not acknowledged it: {', '.join(behind)}"
     return f"{refused}. All have gone back to the version before"
-
-
-def _proxy(entry: Mapping[str, str]) -> str:
-    return f"ztunnel@{entry['node']}"
 
 
 def _encoded(message: Any) -> str:

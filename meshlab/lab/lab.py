@@ -8,40 +8,50 @@ from __future__ import annotations
 import os
 import socket
 import threading
+import time
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar, Unpack
 
 from meshlab.errors import AuditError, LabError, RejectedError, TopologyError, UsageError
-from meshlab.kernel.sandbox import Netns, Sandbox
+from meshlab.kernel.sandbox import NO_DESCRIPTORS, Netns, Sandbox, too_few_descriptors
+from meshlab.lab import cluster, edits
 from meshlab.lab.arguments import check_value, checks_arguments
-from meshlab.lab.build import build, start_control_plane
-from meshlab.lab.calls import requests
+from meshlab.lab.calls import background, requests
 from meshlab.lab.calls.attempt import Request
+from meshlab.lab.calls.background import Traffic
+from meshlab.lab.calls.connections import OpenConnection
+from meshlab.lab.calls.opening import OpenConnections
 from meshlab.lab.calls.traffic import TrafficLoop, perform_all
+from meshlab.lab.handles import NamespaceHandle
+from meshlab.lab.history import History
+from meshlab.lab.instances import Instance, NodeHandle, instance, whole_again
 from meshlab.lab.pod import PodHandle
 from meshlab.lab.proving import arrivals, recent
 from meshlab.lab.proving.capture import Capture
+from meshlab.lab.proving.captures import Captures, open_rings
+from meshlab.lab.rollout import Rollout
 from meshlab.lab.running.audit import findings
 from meshlab.lab.running.mounts import Mounts
-from meshlab.lab.running.programs import Peer
 from meshlab.lab.settings import LabSettings, Settings, settings_of
 from meshlab.lab.sources import Source, read
+from meshlab.lab.transition import Transitions
 from meshlab.model import Address, Call, Family, Mesh, Topology
 from meshlab.pki import MeshCA
 from meshlab.plan.network import pod_netns
 from meshlab.proofs.arrivals import Arrivals, Kernel
 from meshlab.proofs.canary import canary
-from meshlab.topology import load_manifests, without
+from meshlab.topology import load_manifests, replaced, without
 from meshlab.topology.notes import did_you_mean, listed
 
 _T = TypeVar("_T")
 _LOOP = TrafficLoop()
 _SOCKETS_AT_ONCE = 253
 _REMEMBERED = 100
+_MOST_CANARIES = 100_000
 
 
 @checks_arguments
@@ -49,13 +59,29 @@ class Lab:
     """A mesh of namespaces, up and in effect. Made by ``open_lab``, never by hand."""
 
     def __init__(self, topology: Topology, settings: Settings, visible: tuple[str, ...]) -> None:
-        built = build(topology, settings, visible)
         self.topology = topology
-        self.timings_ms = built.timings_ms
+        """As the file has it; what is in effect now is ``mesh``."""
+        started = time.monotonic()
+        self.site = cluster.begin(topology, settings, visible)
+        self._connections = OpenConnections(_LOOP, self.site)
+        try:
+            recorder = cluster.start(self.site)
+            opening = open_rings(self.site, recorder)
+
+            def start_captures() -> Captures:
+                return Captures.start(self.site, recorder, opening, settings.part("analyzer"))
+
+            self.transitions = Transitions(self.site, self._connections, start_captures)
+            self._rollout = self.transitions.edit(
+                lambda _: topology.mesh, settings.ready_timeout_s or topology.ready_timeout_s
+            )
+        except BaseException as error:
+            self._abandon()
+            if isinstance(error, OSError) and error.errno in NO_DESCRIPTORS:
+                raise too_few_descriptors() from error
+            raise
+        self.timings_ms = _timings(self._rollout, (time.monotonic() - started) * 1000)
         """``build`` and ``ready``, from nothing."""
-        self.site = built.site
-        self.captures = built.captures
-        self._configuration = built.configuration
         self._secret = self.captures.canary_secret
         self._next_call = 1
         self.last_capture: Capture | None = None
@@ -73,7 +99,7 @@ class Lab:
     @property
     def mesh(self) -> Mesh:
         """The manifests that are in effect."""
-        return self._configuration.mesh
+        return self.site.mesh
 
     @property
     def ca(self) -> MeshCA:
@@ -89,18 +115,27 @@ class Lab:
         return self.site.mounts
 
     @property
+    def captures(self) -> Captures:
+        return self.transitions.captures
+
+    @property
+    def history(self) -> History:
+        """Which mesh was in effect when."""
+        return self.transitions.history
+
+    @property
     def pending(self) -> Mapping[str, str]:
         """Pods that belong in the mesh and are not in it -> why. Empty unless pending pods were allowed."""
         return self.site.pending
 
     @property
     def not_listening(self) -> frozenset[tuple[str, int, Family]]:
-        """(pod, port, family) where nobody listened when the lab was ready: a call there is refused by any mesh."""
+        """(pod, port, family) where nobody listened when the mesh came into effect: any mesh refuses a call there."""
         return frozenset(self.site.not_listening)
 
     @property
     def implementations(self) -> dict[str, str]:
-        """Node -> name of its node proxy."""
+        """Node -> name of its node proxy, the newest where two overlap."""
         return {node: choice.name for node, choice in self.site.choices.items()}
 
     def netns(self, key: str) -> Netns:
@@ -175,6 +210,51 @@ class Lab:
             capture.saw(made)
         return made
 
+    def connect(self, requests: Sequence[Request]) -> list[OpenConnection]:
+        """Open connections that stay open (``pod.plan_tcp``), some tens at a time; in order.
+
+        Raises:
+            LabLostError: netd is gone.
+        """
+        self.captures.keep_up()
+        return self._connections.open(requests, self.canaries(len(requests)))
+
+    def canaries(self, count: int) -> list[tuple[int, bytes]]:
+        """Take so many numbers of calls; each with its canary.
+
+        Raises:
+            UsageError: that is none, or more than a lab makes.
+        """
+        if not 0 < count <= _MOST_CANARIES:
+            raise UsageError(f"canaries() gives 1 to {_MOST_CANARIES}, not {count}")
+        with self._lock:
+            first = self._next_call
+            self._next_call += count
+        return [(number, canary(self._secret, number)) for number in range(first, first + count)]
+
+    def traffic(
+        self,
+        pairs: Sequence[tuple[str, str]],
+        *,
+        rate: float = 50.0,
+        open: int = 1,  # noqa: A002 - open connections
+    ) -> AbstractContextManager[Traffic]:
+        """``with lab.traffic(pairs) as traffic:`` keeps calling, and holds connections open, until the block ends.
+
+        Then it says ``failed_new``, ``broken_open``, ``in_plaintext`` and ``kept_plaintext``, each made of what is
+        beside it, and has a proof that each of the first three is 0. A capture is open meanwhile.
+
+        Args:
+            pairs: source pod ``namespace/name`` and URL, ``http://HOST:PORT/PATH`` or ``tcp://HOST:PORT``. While a
+                pair's source or destination is not there, it makes no calls.
+            rate: calls a second, of all pairs together.
+            open: connections that each pair holds.
+
+        Raises:
+            UsageError: an argument will not do, or a capture of this lab is open.
+        """
+        return background.running(Traffic(self, _LOOP, self._connections, pairs, rate, open))
+
     def arrivals(self, calls: Sequence[Call], since_ns: int, before: Kernel | None = None) -> Arrivals:
         """What the servers counted from ``since_ns`` on: connections and bytes by client and port, with times.
 
@@ -183,7 +263,8 @@ class Lab:
             since_ns: a moment of CLOCK_REALTIME.
             before: what the kernel had counted then at programs of pods' own; nothing, if not given.
         """
-        return arrivals.count(self.site, self.mesh, calls, since_ns, before or {})
+        meshes = self.history.between(since_ns, time.time_ns()) or (self.mesh,)
+        return arrivals.count(self.site, meshes, calls, since_ns, before or {})
 
     def connections_to(self, pod: str) -> dict[tuple[Address, int], int]:
         """(client's address, port) -> connections to a pod's own program since the lab was built, as the kernel counts.
@@ -216,37 +297,65 @@ class Lab:
 
     # --- configuration -----------------------------------------------------------------------------------------------
 
-    def apply(self, manifests: str, timeout_s: float = 10.0) -> None:
-        """Add or change policies; in effect on every data plane when this returns.
+    def apply(self, manifests: str, timeout_s: float = 10.0, *, wait: bool = True) -> Rollout:
+        """Add or change objects of any kind that a file may hold, as ``kubectl apply`` does; in effect on return.
 
-        Threads may change one lab at the same time: each change starts from what the one before has put into effect.
-        Whatever is raised, ``mesh`` is then what it was.
+        A Pod that is not there is created, labels of one that is there are changed, a namespace that gets its label is
+        enrolled, in Istio's order and while calls go on. Threads may change one lab at the same time: each change
+        starts from what the one before has put into effect. Whatever is raised, ``mesh`` is then what it was.
 
         Args:
-            manifests: YAML text of AuthorizationPolicy and PeerAuthentication.
+            manifests: YAML text; nodes are those of the Lab document, so a Lab is refused.
             timeout_s: counted from when the changes of other threads are done.
+            wait: ``False`` returns at once; the ``Rollout`` can be waited for or watched.
+
+        Returns what was done and when.
 
         Raises:
-            TopologyError: they are not valid; nothing was sent.
+            TopologyError: they are not valid; nothing was done.
+            NotEnrolledError: a pod was not in the mesh in time.
             RejectedError: a proxy refused them; the message says whether all have gone back to what was before.
             NotAcknowledgedError: proxy, type and version that were missing at the deadline; what was before is on
                 its way to all again.
         """
-        self._configuration.edit(lambda mesh: load_manifests(manifests, "<apply>", self._with(mesh)), timeout_s)
+        return self.transitions.put(
+            lambda mesh: load_manifests(manifests, "<apply>", self._with(mesh)), timeout_s, wait=wait
+        )
 
-    def delete(self, manifests: str, timeout_s: float = 10.0) -> None:
-        """Take policies away, as ``apply`` adds them; only kind, namespace and name are read."""
-        self._configuration.edit(lambda mesh: without(manifests, "<delete>", self._with(mesh)), timeout_s)
+    def delete(self, manifests: str, timeout_s: float = 10.0, *, wait: bool = True) -> Rollout:
+        """Take objects away, as ``apply`` adds them; only kind, namespace and name are read."""
+        return self.transitions.put(lambda mesh: without(manifests, "<delete>", self._with(mesh)), timeout_s, wait=wait)
 
-    def replace(self, policies: Mesh | str, timeout_s: float = 10.0) -> None:
-        """Put exactly these policies into effect, in one push: those of a ``Mesh``, or of YAML text."""
+    def replace(self, objects: Mesh | str, timeout_s: float = 10.0, *, wait: bool = True) -> Rollout:
+        """Put exactly these policies into effect, in one push: those of a ``Mesh``, or of YAML text.
 
-        def replaced(mesh: Mesh) -> Mesh:
-            if isinstance(policies, str):
-                return load_manifests(policies, "<replace>", self._with(_with_policies_of(mesh, Mesh())))
-            return _with_policies_of(mesh, policies)
+        Objects of other kinds in a text take the place of those of their name: a Pod is then another pod.
+        """
 
-        self._configuration.edit(replaced, timeout_s)
+        def replaced_by(mesh: Mesh) -> Mesh:
+            if isinstance(objects, str):
+                return replaced(objects, "<replace>", self._with(mesh))
+            return edits.with_policies_of(mesh, objects)
+
+        return self.transitions.put(replaced_by, timeout_s, wait=wait)
+
+    def reset(self, mesh: Mesh | None = None, timeout_s: float = 20.0) -> Rollout:
+        """Go back to the mesh of the file that the lab was opened with, or to ``mesh``; programs too.
+
+        What verbs have paused goes on, what they have ended is started again, and a node proxy that was upgraded is
+        what it was. Raises as ``apply``.
+        """
+        whole_again(self.transitions, timeout_s)
+        file = mesh or self.topology.mesh
+        return self.transitions.put(lambda now: edits.back_to(now, file), timeout_s, wait=True)
+
+    def namespace(self, name: str) -> NamespaceHandle:
+        """The namespace ``name``.
+
+        Raises:
+            UsageError: there is none.
+        """
+        return NamespaceHandle(self, _chosen("namespace", name, {one.name: one for one in self.mesh.namespaces}).name)
 
     def push_raw(self, type_url: str, name: str, body: bytes, timeout_s: float = 10.0) -> str:
         """Push one more resource, as bytes that need not be valid; the proxy's words where it refuses them, else empty.
@@ -259,7 +368,7 @@ class Lab:
             NotAcknowledgedError: as ``apply``.
         """
         try:
-            self._configuration.add_raw(type_url, name, body, timeout_s)
+            self.transitions.push_raw(type_url, name, body, timeout_s)
         except RejectedError as error:
             return str(error)
         return ""
@@ -270,23 +379,31 @@ class Lab:
         Returns when every node proxy has reconnected and acknowledged; what is gone from ``mesh`` is then gone there.
 
         Args:
-            mesh: what the new one serves; what is in effect, if not given.
+            mesh: what the new one serves; what is in effect, if not given. Pods that it lacks go.
 
         Raises:
+            UsageError: ``mesh`` has a pod that is not there.
             RejectedError, NotAcknowledgedError: as ``apply``; the new one serves what was before.
         """
-        self._configuration.restart(lambda: self._new_control_plane(timeout_s), mesh, timeout_s)
+        self.transitions.restart_control_plane(mesh, timeout_s)
 
-    def _new_control_plane(self, timeout_s: float) -> Peer:
-        old = self.site.programs.by_name["control-plane"]
-        assert old.peer is not None
-        self.site.heard += old.peer.drain()
-        self.site.programs.end("control-plane")
-        self.site.sandbox.wait_exit(old.pid, timeout_s)
-        old.peer.close()
-        new = start_control_plane(self.site)
-        new.wait_event("listening", timeout_s)
-        return new
+    # --- what runs ---------------------------------------------------------------------------------------------------
+
+    def instance(self, name: str) -> Instance:
+        """What runs as ``ztunnel@node-1``, ``agent@node-1``, ``control-plane`` or ``shop/server``.
+
+        Raises:
+            UsageError: nothing of that name was ever started.
+        """
+        return instance(self.transitions, name)
+
+    def node(self, name: str) -> NodeHandle:
+        """The node ``name``.
+
+        Raises:
+            UsageError: there is none.
+        """
+        return NodeHandle(self.transitions, _chosen("node", name, self.site.network.nodes).name)
 
     def _with(self, mesh: Mesh) -> Topology:
         return replace(self.topology, mesh=mesh)
@@ -317,7 +434,7 @@ class Lab:
             UsageError: there is no such pod.
         """
         model = self.pod(pod).pod
-        agent = self.site.agents.get(model.node)
+        agent = self.site.peer("agent", model.node)
         if agent is None or not self.mesh.is_enrolled(model):
             return ""
         answer, _ = agent.ask("rules", uid=model.uid)
@@ -343,6 +460,15 @@ class Lab:
 
         return save_all(self, Path(folder))
 
+    def _abandon(self) -> None:
+        """End a lab that did not come up."""
+        transitions: Transitions | None = getattr(self, "transitions", None)
+        try:
+            if transitions is not None:
+                transitions.close()
+        finally:
+            self.site.close()
+
     def close(self) -> None:
         """End the lab; nothing of it is left when this returns. The audit comes first.
 
@@ -351,7 +477,8 @@ class Lab:
         """
         found: list[str] = []
         try:
-            self.captures.close()
+            self._connections.close()
+            self.transitions.close()
             self.site.settings.step("mid-teardown")
             if not self.site.sandbox.lost.startswith("the lab was closed"):
                 found = findings(self.site)
@@ -405,12 +532,11 @@ def _chosen(what: str, key: str, among: Mapping[str, _T]) -> _T:
     return among[key]
 
 
-def _with_policies_of(mesh: Mesh, policies: Mesh) -> Mesh:
-    return replace(
-        mesh,
-        authorization_policies=policies.authorization_policies,
-        peer_authentications=policies.peer_authentications,
-    )
+def _timings(rollout: Rollout, took_ms: float) -> dict[str, float]:
+    """``build``: until every program runs; ``ready``: until everything is in effect."""
+    began_ns = rollout.in_effect_ns - took_ms * 1e6
+    built = [step.ended_ns for step in rollout.steps if step.name in ("open", "start")] or [rollout.began_ns]
+    return {"build": round((built[-1] - began_ns) / 1e6, 1), "ready": round(took_ms, 1)}
 
 
 def _folders_of_programs(topology: Topology) -> list[str]:

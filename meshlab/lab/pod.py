@@ -9,13 +9,16 @@ from typing import TYPE_CHECKING
 
 from meshlab.errors import DeadlineError, UsageError
 from meshlab.kernel.execute import Completed, run
+from meshlab.lab import edits
 from meshlab.lab.arguments import checks_arguments
 from meshlab.lab.calls import requests
 from meshlab.lab.calls.attempt import Request
+from meshlab.lab.calls.connections import OpenConnection
 from meshlab.lab.calls.names import read_url, resolve
 from meshlab.lab.calls.urls import parse_address
+from meshlab.lab.rollout import Rollout
 from meshlab.lab.running.programs import CLEAN_ENV
-from meshlab.model import Call, Family, Pod, SpiffeId
+from meshlab.model import DATAPLANE_MODE, Call, Family, Pod, SpiffeId
 
 if TYPE_CHECKING:
     from meshlab.lab.lab import Lab
@@ -23,6 +26,7 @@ if TYPE_CHECKING:
 _TOKEN = re.compile(r"[-!#$%&'*+.^_`|~0-9A-Za-z]+")
 """A method, or the name of a header (RFC 9110 5.6.2)."""
 _FIELD_VALUE = re.compile(r"[^\r\n\0]*")
+_MOST_CONNECTIONS = 20_000
 POD_CAPABILITIES = ("NET_BIND_SERVICE", "NET_RAW")
 """What a pod's programs may do, unless the topology says more."""
 
@@ -33,12 +37,22 @@ class PodHandle:
 
     def __init__(self, lab: Lab, pod: Pod) -> None:
         self._lab = lab
-        self.pod = pod
+        self.name = pod.key
+        """``namespace/name``."""
+        self._uid = pod.uid
+        self._node = pod.node
 
     @property
-    def name(self) -> str:
-        """``namespace/name``."""
-        return self.pod.key
+    def pod(self) -> Pod:
+        """Its manifest as it is in effect now.
+
+        Raises:
+            UsageError: the pod has gone. One of its name that came later is another pod.
+        """
+        now = next((pod for pod in self._lab.mesh.pods if pod.key == self.name), None)
+        if now is None or now.uid != self._uid:
+            raise UsageError(f"the pod '{self.name}' has gone{'' if now is None else ': another has its name'}")
+        return now
 
     @property
     def identity(self) -> SpiffeId:
@@ -130,6 +144,47 @@ class PodHandle:
         planned = self.plan_tcp(address, data=data, half_close=half_close, family=family, timeout_s=timeout_s)
         return self._lab.calls([planned])[0]
 
+    def connect(
+        self, address: str, *, family: Family | None = None, timeout_s: float = requests.TIMEOUT_S
+    ) -> OpenConnection:
+        """Open a TCP connection to ``HOST:PORT`` that stays open while the lab changes, until the lab closes.
+
+        How opening it ended is in ``closed_by``, never an exception.
+
+        Args:
+            timeout_s: how long opening it may take: at a built-in echo, until it has greeted.
+
+        Raises:
+            UsageError: as ``http``.
+        """
+        return self.connect_many(address, 1, family=family, timeout_s=timeout_s)[0]
+
+    def connect_many(
+        self, address: str, count: int, *, family: Family | None = None, timeout_s: float = requests.TIMEOUT_S
+    ) -> list[OpenConnection]:
+        """Open ``count`` connections, some tens at a time; each as ``connect`` does.
+
+        Raises:
+            UsageError: as ``http``, or there are to be none, or more than the machine holds.
+        """
+        if not 0 < count <= _MOST_CONNECTIONS:
+            raise UsageError(f"connect_many() opens 1 to {_MOST_CONNECTIONS} connections, not {count}")
+        return self._lab.connect([self.plan_tcp(address, family=family, timeout_s=timeout_s)] * count)
+
+    # --- the pod itself ----------------------------------------------------------------------------------------------
+
+    def label(self, labels: Mapping[str, str | None], timeout_s: float = 10.0, *, wait: bool = True) -> Rollout:
+        """Set labels; ``None`` takes one away. In effect on return; raises as ``lab.apply``."""
+        return self._lab.transitions.put(lambda mesh: edits.label_pod(mesh, self.name, labels), timeout_s, wait=wait)
+
+    def enrol(self, timeout_s: float = 10.0, *, wait: bool = True) -> Rollout:
+        """Bring the running pod into the mesh by its own label, which beats its namespace's."""
+        return self.label({DATAPLANE_MODE: "ambient"}, timeout_s, wait=wait)
+
+    def release(self, timeout_s: float = 10.0, *, wait: bool = True) -> Rollout:
+        """Take the running pod out of the mesh by its own label, which beats its namespace's."""
+        return self.label({DATAPLANE_MODE: "none"}, timeout_s, wait=wait)
+
     def exec(
         self,
         *argv: str,
@@ -162,7 +217,7 @@ class PodHandle:
             raise DeadlineError(str(error)) from error
 
     def __repr__(self) -> str:
-        return f"<pod {self.name} on {self.pod.node}>"
+        return f"<pod {self.name} on {self._node}>"
 
 
 def capabilities_of(pod: Pod) -> Iterable[str]:

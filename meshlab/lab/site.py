@@ -1,11 +1,13 @@
-"""What stands when a lab is built: namespaces, sockets, plan, programs. ``build`` makes it, ``Lab`` uses it."""
+"""What stands in a lab: namespaces, sockets, plan, programs, pods. ``cluster`` begins it, ``transition`` changes it."""
 
 from __future__ import annotations
 
 import importlib
 import os
+import secrets
 import socket
-from collections.abc import Mapping
+import threading
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,10 +18,23 @@ from meshlab.kernel.uninterrupted import uninterrupted
 from meshlab.lab.running.mounts import Mounts
 from meshlab.lab.running.programs import Peer, Programs
 from meshlab.lab.settings import Settings
-from meshlab.model import Family, Topology
+from meshlab.model import Family, InstanceId, Mesh, Role, Topology
 from meshlab.pki import MeshCA
 from meshlab.plan.changes import Batch, End
 from meshlab.plan.network import NetworkPlan
+from meshlab.plan.pods import PodNetwork
+
+
+@dataclass(frozen=True, slots=True)
+class NodeProxy:
+    """A node proxy that was started."""
+
+    instance: InstanceId
+    choice: Choice
+    place: int
+    """Which of the node's places for proxies it is in."""
+    token: str
+    """Its bearer token, by which the control plane knows it."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -27,31 +42,97 @@ class Site:
     """Everything of one lab that the kernel or a program holds."""
 
     topology: Topology
+    """As its file has it. What is in effect now is ``mesh``."""
     settings: Settings
-    choices: Mapping[str, Choice]
+    choices: dict[str, Choice]
     """Node -> what its node proxy is."""
+    first_choices: Mapping[str, Choice]
+    """Node -> what its node proxy was when the lab was built."""
     network: NetworkPlan
     sandbox: Sandbox
     programs: Programs
     mounts: Mounts
     ca: MeshCA
-    token: str
-    """Bearer token of this lab's node proxies."""
+    mesh: Mesh = field(default_factory=Mesh)
+    """What is in effect."""
+    pods: dict[str, PodNetwork] = field(default_factory=dict)
+    """By key: those that are there, in the kernel."""
+    places: int = 0
+    """How many places on links pods have had."""
     netns: dict[str, Netns] = field(default_factory=dict)
     """By the plan's key."""
     routes: dict[str, RouteSocket] = field(default_factory=dict)
-    agents: dict[str, Peer] = field(default_factory=dict)
-    """By node, where there is one."""
-    echoes: dict[str, Peer] = field(default_factory=dict)
-    """By node."""
+    proxies: dict[str, list[NodeProxy]] = field(default_factory=dict)
+    """Node -> its node proxies that have not been ended by a verb, oldest first."""
+    launched: dict[InstanceId, Choice] = field(default_factory=dict)
+    """What each node proxy is that was ever started."""
+    _tokens: list[str] = field(default_factory=list)
     heard: list[dict[str, Any]] = field(default_factory=list)
     """Events of programs that have been replaced since."""
     pending: dict[str, str] = field(default_factory=dict)
     """Pods that belong in the mesh and are not -> why."""
     not_listening: set[tuple[str, int, Family]] = field(default_factory=set)
-    """(pod, port, family) where nobody listened when the lab was ready, although the pod or a Service names it."""
+    """(pod, port, family) where nobody listened when the pod was ready, although the pod or a Service names it."""
+    changes: int = 0
+    """How often a verb has started or ended a program."""
+    _changed: threading.Condition = field(default_factory=threading.Condition)
     keylog: int = -1
     """A memfd to which node proxies add the secrets of their TLS sessions; -1: none was asked for."""
+
+    # --- programs ----------------------------------------------------------------------------------------------------
+
+    def peer(self, role: Role, place: str = "") -> Peer | None:
+        """The control channel of the instance's latest generation, where that has not been ended by a verb."""
+        program = self.programs.newest(InstanceId(role, place))
+        return None if program is None or program.ended_by_us else program.peer
+
+    def peers(self, role: Role) -> dict[str, Peer]:
+        """By node."""
+        found = ((node.name, self.peer(role, node.name)) for node in self.topology.nodes)
+        return {node: peer for node, peer in found if peer is not None}
+
+    @property
+    def tokens(self) -> tuple[str, ...]:
+        """Every bearer token that was ever given out."""
+        return tuple(self._tokens)
+
+    def new_token(self) -> str:
+        """A bearer token for one start of a node proxy."""
+        self._tokens.append(secrets.token_urlsafe(16))
+        return self._tokens[-1]
+
+    def clients(self) -> dict[str, str]:
+        """Token -> instance, of every node proxy: whom the control plane answers."""
+        return {proxy.token: str(proxy.instance) for some in self.proxies.values() for proxy in some}
+
+    def note_change(self) -> None:
+        """A verb has started or ended a program: those who wait for that look again."""
+        with self._changed:
+            self.changes += 1
+            self._changed.notify_all()
+
+    def wait_for_change(self, seen: int, timeout_s: float) -> bool:
+        """Wait until there are more changes than ``seen``; whether there are."""
+        with self._changed:
+            return self._changed.wait_for(lambda: self.changes > seen, max(0.0, timeout_s))
+
+    # --- the kernel --------------------------------------------------------------------------------------------------
+
+    def make_netns(self, keys: Sequence[str]) -> None:
+        """Make these namespaces, each with a socket for changes of its links and routes."""
+        self.netns.update({netns.name: netns for netns in self.sandbox.netns(keys)})
+        sockets = self.open_sockets([(key, socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE) for key in keys])
+        self.routes.update({key: RouteSocket(sock, key) for key, sock in zip(keys, sockets, strict=True)})
+
+    def forget_netns(self, keys: Iterable[str]) -> None:
+        """Let go of these namespaces; Linux frees each with its last socket and process."""
+        forgotten = []
+        for key in keys:
+            if (route := self.routes.pop(key, None)) is not None:
+                route.close()
+            if (netns := self.netns.pop(key, None)) is not None:
+                forgotten.append(netns)
+        self.sandbox.forget(netns=forgotten)
 
     def apply(self, batch: Batch) -> None:
         """Send one batch where it belongs."""
@@ -74,7 +155,7 @@ class Site:
     def _close(self) -> None:
         for route in self.routes.values():
             route.close()
-        for program in self.programs.by_name.values():
+        for program in self.programs.every.values():
             if program.peer is not None:
                 program.peer.close()
         self.programs.close()
@@ -88,3 +169,16 @@ def named(entry: str) -> object:
     """The object that ``package.module:name`` names."""
     module, _, name = entry.partition(":")
     return getattr(importlib.import_module(module), name)
+
+
+def enrolled_keys(mesh: Mesh) -> frozenset[str]:
+    """Keys of the pods that belong in the mesh."""
+    return frozenset(pod.key for pod in mesh.pods if mesh.is_enrolled(pod))
+
+
+def nodes_of(pods: Iterable[Any]) -> Mapping[str, list[Any]]:
+    """The pods by node."""
+    by_node: dict[str, list[Any]] = {}
+    for pod in pods:
+        by_node.setdefault(pod.node, []).append(pod)
+    return by_node

@@ -6,6 +6,7 @@ asked), and other netns by their key in the plan. ``str(change)`` is what an err
 
 from __future__ import annotations
 
+import errno
 from dataclasses import dataclass
 from enum import Enum
 from ipaddress import IPv4Address, IPv4Network, IPv6Network
@@ -66,6 +67,52 @@ class LinkUp:
 
 
 @dataclass(frozen=True, slots=True)
+class LinkDown:
+    """Take the end down. Linux drops the routes by it and its IPv6 addresses; IPv4 addresses stay."""
+
+    end: End
+
+    def __str__(self) -> str:
+        return f"set {self.end.name} down"
+
+
+@dataclass(frozen=True, slots=True)
+class LinkDelete:
+    """Delete the end, and with it its peer, wherever that is, and every address and route of both.
+
+    It takes Linux 17 ms, in which no link of the machine can be changed. A ``LinkGroupDelete`` takes that once for all.
+    """
+
+    end: End
+    absent_is_fine: bool = False
+
+    def __str__(self) -> str:
+        return f"delete {self.end.name}"
+
+
+@dataclass(frozen=True, slots=True)
+class LinkGroup:
+    """Put the end into a group of its netns; all begin in group 0."""
+
+    end: End
+    group: int
+
+    def __str__(self) -> str:
+        return f"put {self.end.name} into link group {self.group}"
+
+
+@dataclass(frozen=True, slots=True)
+class LinkGroupDelete:
+    """Delete every end of a group, as ``LinkDelete`` does with one."""
+
+    group: int
+    absent_is_fine: bool = False
+
+    def __str__(self) -> str:
+        return f"delete link group {self.group}"
+
+
+@dataclass(frozen=True, slots=True)
 class AddressAssign:
     """Assign the address alone (/32 or /128), without duplicate address detection."""
 
@@ -115,7 +162,27 @@ class MarkRule:
         return f"add IPv{self.family} rule {self.preference}: fwmark {self.mark:#x}/{self.mask:#x} lookup {self.table}"
 
 
-Change = Veth | Silence | LinkUp | AddressAssign | Route | MarkRule
+@dataclass(frozen=True, slots=True)
+class Removed:
+    """Take away what ``change`` had added."""
+
+    change: AddressAssign | Route | MarkRule
+    absent_is_fine: bool = False
+
+    def __str__(self) -> str:
+        return f"take away what this added: {self.change}"
+
+
+LinkChange = Veth | Silence | LinkUp | LinkDown | LinkDelete | LinkGroup | LinkGroupDelete
+Change = LinkChange | AddressAssign | Route | MarkRule | Removed
+
+_ABSENT = frozenset({errno.ENODEV, errno.ESRCH, errno.ENOENT, errno.EADDRNOTAVAIL})
+"""How Linux says that a link, a route, a rule or an address is not there."""
+
+
+def allows(change: Change, number: int) -> bool:
+    """Whether the refusal of ``change`` with this errno is one that it allows: what it takes away was not there."""
+    return isinstance(change, LinkDelete | LinkGroupDelete | Removed) and change.absent_is_fine and number in _ABSENT
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 
 _NAME_BYTES = 15
 """IFNAMSIZ without its end."""
 _ODD32 = 0x9E3779B1
 
 
-def link_names(prefix: str, keys: Iterable[str]) -> list[str]:
-    """A name for each ``namespace/name`` or ``name``: eight bytes for people, and four of a hash to be unique."""
-    taken: set[str] = set()
+def link_names(prefix: str, keys: Iterable[str], others: Collection[str] = ()) -> list[str]:
+    """A name for each ``namespace/name`` or ``name``: eight bytes for people, and four of a hash to be unique.
+
+    Args:
+        others: names that are taken.
+    """
+    taken = set(others)
     names = []
     for key in keys:
         name = next(candidate for candidate in _candidates(prefix, key) if candidate not in taken)

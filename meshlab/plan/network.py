@@ -9,17 +9,13 @@
 
 How a lab uses it::
 
-    network = plan(topology)
+    network = plan(topology.nodes)
     # 1. make a netns for each key in network.netns, open a NETLINK_ROUTE socket in each, write network.sysctls
-    for batch in network.build:                     # 2. in order: control-plane, fabric, nodes, proxies, pods
+    for batch in network.build:                     # 2. in order: control-plane, fabric, nodes, proxies
         socket_in[batch.netns].apply(batch.changes, descriptor_of)    # descriptor_of has batch.peers()
     for netns, end in network.settle:               # 3. RouteSocket.barrier: links are usable at once
         socket_in[netns].barrier(end)
-    # 4. enrol the pods that belong in the mesh (the agents write their rules)
-    for batch in network.opening(keys):             # 5. one batch a node opens the pods' links
-        socket_in[batch.netns].apply(batch.changes)
-    for netns, end in network.settle_pods(keys):    # 6. each pod's own end, which was set up first
-        socket_in[netns].barrier(end)
+    # 4. pods come and go (``plan.pods``)
 
 The control plane has one management link to each node; setting its end down (``nodes[name].management``) cuts that
 node alone. Its routes to the proxies acknowledge every segment, since ztunnel leaves Nagle's algorithm on. A node
@@ -32,11 +28,11 @@ Pure, and equal on every machine: an index, a name, a MAC or an address depends 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 
-from meshlab.model import Pod, Topology
+from meshlab.model import Node
 from meshlab.model.addresses import PODS4, PODS6, node_network4, node_network6
 from meshlab.plan.changes import (
     DEFAULT4,
@@ -68,22 +64,35 @@ _PROXIES4 = IPv4Network("100.114.0.0/16")
 _PROXIES6 = IPv6Network("fd5a:7c1e:3f62:b2::/64")
 _ODD16 = 0x9E37
 _ODD64 = 0x9E3779B97F4A7C15
-_LO = End("lo", LO)
+LOOPBACK = End("lo", LO)
 _FIRST_NODE_INDEX = 16
 _INDEXES_PER_NODE = 8
-_FIRST_POD_INDEX = 4096
+_PROXIES_OF_A_NODE = 2
 
 
 def node_netns(name: str) -> str:
     return f"node:{name}"
 
 
-def proxy_netns(node: str) -> str:
-    return f"proxy:{node}"
+def proxy_netns(node: str, number: int = 0) -> str:
+    return f"proxy:{node}" + f"#{number}" * bool(number)
 
 
 def pod_netns(key: str) -> str:
     return f"pod:{key}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProxyNetwork:
+    """The place of a node proxy. Each has a netns of its own, as in a cluster: a ztunnel's own ports are fixed."""
+
+    netns: str
+    ipv4: IPv4Address
+    """Also the proxy's INSTANCE_IP."""
+    ipv6: IPv6Address
+    end: End
+    """In the node's netns."""
+    eth0: End
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,10 +103,8 @@ class NodeNetwork:
     netns: str
     ipv4: IPv4Address
     ipv6: IPv6Address
-    proxy_netns: str
-    proxy4: IPv4Address
-    """Also the proxy's INSTANCE_IP."""
-    proxy6: IPv6Address
+    proxies: tuple[ProxyNetwork, ...]
+    """The places of its node proxy: the second is made when two overlap, at an upgrade, and they take turns."""
     pods4: IPv4Network
     pods6: IPv6Network
     """What the fabric routes to this node."""
@@ -109,28 +116,12 @@ class NodeNetwork:
     """In the node's netns."""
     port: End
     """The fabric's end of that link."""
-    proxy: End
-    """In the node's netns."""
-    proxy_eth0: End
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PodNetwork:
-    """Where a pod is."""
-
-    key: str
-    netns: str
-    node_netns: str
-    host_end: End
-    """In the node's netns: captures of the node see the pod by this index."""
-    eth0: End
-    mac: str
-    ipv4: IPv4Address
-    ipv6: IPv6Address
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NetworkPlan:
+    """Everything but the pods: what an empty cluster is made of."""
+
     netns: tuple[str, ...]
     """Every key, once."""
     sysctls: tuple[Sysctl, ...]
@@ -140,44 +131,39 @@ class NetworkPlan:
     """Netns and end of each link between nodes, control plane and proxies that was set up first."""
     nodes: Mapping[str, NodeNetwork]
     """By name."""
-    pods: Mapping[str, PodNetwork]
-    """By ``namespace/name``."""
-
-    def opening(self, keys: Iterable[str]) -> tuple[Batch, ...]:
-        """Set the node's ends of these pods up and add their host routes (refused while an end is down)."""
-        changes: dict[str, list[Change]] = {}
-        for key in keys:
-            pod = self.pods[key]
-            changes.setdefault(pod.node_netns, []).extend(_open_pod(pod))
-        return tuple(Batch(netns, tuple(batch)) for netns, batch in changes.items())
-
-    def settle_pods(self, keys: Iterable[str]) -> tuple[tuple[str, End], ...]:
-        """As ``settle``, for these pods once they are open."""
-        return tuple((self.pods[key].netns, self.pods[key].eth0) for key in keys)
 
 
-def plan(topology: Topology) -> NetworkPlan:
-    """The network of ``topology``."""
-    links = link_names("n", (node.name for node in topology.nodes))
-    nodes = {node.name: _node(place, node.name, links[place]) for place, node in enumerate(topology.nodes)}
-    pods = _pods(topology.mesh.pods)
-    on_node: dict[str, list[PodNetwork]] = {node.netns: [] for node in nodes.values()}
-    for pod in pods.values():
-        on_node[pod.node_netns].append(pod)
-    proxies = [node.proxy_netns for node in nodes.values()]
+def plan(nodes: Sequence[Node]) -> NetworkPlan:
+    """The network of the nodes of a lab, without pods."""
+    links = link_names("n", (node.name for node in nodes))
+    planned = {node.name: _node(place, node.name, links[place]) for place, node in enumerate(nodes)}
+    of_nodes = [node.netns for node in planned.values()]
+    proxies = [node.proxies[0] for node in planned.values()]
     return NetworkPlan(
-        netns=(CONTROL_PLANE, FABRIC, *on_node, *proxies, *(pod.netns for pod in pods.values())),
-        sysctls=tuple(sysctl for netns in (FABRIC, *on_node) for sysctl in _forwarding(netns)),
+        netns=(CONTROL_PLANE, FABRIC, *of_nodes, *(proxy.netns for proxy in proxies)),
+        sysctls=tuple(sysctl for netns in (FABRIC, *of_nodes) for sysctl in _forwarding(netns)),
         build=(
-            Batch(CONTROL_PLANE, _control_plane(nodes.values())),
-            Batch(FABRIC, _fabric(nodes.values())),
-            *(Batch(node.netns, _build_node(node, on_node[node.netns])) for node in nodes.values()),
-            *(Batch(node.proxy_netns, _build_proxy(node)) for node in nodes.values()),
-            *(Batch(pod.netns, _build_pod(pod)) for pod in pods.values()),
+            Batch(CONTROL_PLANE, _control_plane(planned.values())),
+            Batch(FABRIC, _fabric(planned.values())),
+            *(Batch(node.netns, _build_node(node)) for node in planned.values()),
+            *(Batch(proxy.netns, _build_proxy(proxy)) for proxy in proxies),
         ),
-        settle=tuple(link for node in nodes.values() for link in _first_ends(node)),
-        nodes=nodes,
-        pods=pods,
+        settle=tuple(link for node in planned.values() for link in _first_ends(node)),
+        nodes=planned,
+    )
+
+
+def second_proxy(node: NodeNetwork) -> tuple[Batch, ...]:
+    """What makes the place of a node's second proxy, whose netns is new and empty: for an upgrade, when two overlap.
+
+    The last change sets up the node's end, whose peer was up before: ``settle`` on ``node.proxies[1].end``.
+    """
+    proxy = node.proxies[1]
+    control_plane = host_routes(node.management, proxy.ipv4, proxy.ipv6, quickack=True)
+    return (
+        Batch(CONTROL_PLANE, control_plane),
+        Batch(node.netns, _proxy_link(proxy)),
+        Batch(proxy.netns, _build_proxy(proxy)),
     )
 
 
@@ -188,35 +174,26 @@ def _node(place: int, name: str, link: str) -> NodeNetwork:
         netns=node_netns(name),
         ipv4=_NODES4[(place + 1) * _ODD16 % 2**16],
         ipv6=_NODES6[(place + 1) * _ODD64 % 2**64],
-        proxy_netns=proxy_netns(name),
-        proxy4=_PROXIES4[(place + 1) * _ODD16 % 2**16],
-        proxy6=_PROXIES6[(place + 1) * _ODD64 % 2**64],
+        proxies=tuple(_proxy(place, number, name) for number in range(_PROXIES_OF_A_NODE)),
         pods4=node_network4(place),
         pods6=node_network6(place),
         management=End(link, index),
         mgmt=End("mgmt", index + 1),
         fabric=End("fabric", index + 2),
         port=End(link, index + 3),
-        proxy=End("proxy", index + 4),
-        proxy_eth0=End("eth0", index + 5),
     )
 
 
-def _pods(pods: tuple[Pod, ...]) -> dict[str, PodNetwork]:
-    names = link_names("v", (pod.key for pod in pods))
-    return {
-        pod.key: PodNetwork(
-            key=pod.key,
-            netns=pod_netns(pod.key),
-            node_netns=node_netns(pod.node),
-            host_end=End(names[place], _FIRST_POD_INDEX + 2 * place),
-            eth0=End("eth0", _FIRST_POD_INDEX + 2 * place + 1),
-            mac=mac(_FIRST_POD_INDEX + 2 * place),
-            ipv4=pod.ipv4,
-            ipv6=pod.ipv6,
-        )
-        for place, pod in enumerate(pods)
-    }
+def _proxy(place: int, number: int, node: str) -> ProxyNetwork:
+    index = _FIRST_NODE_INDEX + place * _INDEXES_PER_NODE + 4 + 2 * number
+    far = place + 1 + 256 * number  # there are at most 255 nodes
+    return ProxyNetwork(
+        netns=proxy_netns(node, number),
+        ipv4=_PROXIES4[far * _ODD16 % 2**16],
+        ipv6=_PROXIES6[far * _ODD64 % 2**64],
+        end=End(f"proxy{number or ''}", index),
+        eth0=End("eth0", index + 1),
+    )
 
 
 # --- batches ---------------------------------------------------------------------------------------------------------
@@ -238,11 +215,11 @@ def _forwarding(netns: str) -> tuple[Sysctl, ...]:
     )
 
 
-def _up(end: End) -> tuple[Change, ...]:
+def set_up(end: End) -> tuple[Change, ...]:
     return Silence(end), LinkUp(end)
 
 
-def _addresses(end: End, ipv4: IPv4Address, ipv6: IPv6Address) -> tuple[Change, ...]:
+def assign(end: End, ipv4: IPv4Address, ipv6: IPv6Address) -> tuple[Change, ...]:
     """Both addresses, usable when the batch is done.
 
     Linux adds the local route of an IPv6 address from a work queue (even without duplicate address detection); until
@@ -252,60 +229,52 @@ def _addresses(end: End, ipv4: IPv4Address, ipv6: IPv6Address) -> tuple[Change, 
     return AddressAssign(end, ipv4), AddressAssign(end, ipv6), local
 
 
-def _host_routes(end: End, ipv4: IPv4Address, ipv6: IPv6Address, *, quickack: bool = False) -> tuple[Change, ...]:
+def host_routes(end: End, ipv4: IPv4Address, ipv6: IPv6Address, *, quickack: bool = False) -> tuple[Change, ...]:
     return tuple(Route(destination=host_network(address), end=end, quickack=quickack) for address in (ipv4, ipv6))
 
 
-def _default_routes(end: End) -> tuple[Change, ...]:
+def default_routes(end: End) -> tuple[Change, ...]:
     return Route(destination=DEFAULT4, end=end), Route(destination=DEFAULT6, end=end)
 
 
 def _control_plane(nodes: Iterable[NodeNetwork]) -> tuple[Change, ...]:
-    changes: list[Change] = [LinkUp(_LO), *_addresses(_LO, CONTROL_PLANE4, CONTROL_PLANE6)]
+    changes: list[Change] = [LinkUp(LOOPBACK), *assign(LOOPBACK, CONTROL_PLANE4, CONTROL_PLANE6)]
     for node in nodes:
         end = node.management
         changes.append(Veth(end=end, peer=node.mgmt, peer_netns=node.netns, mac=mac(end.index)))
-        changes += _up(end)
-        changes += _host_routes(end, node.proxy4, node.proxy6, quickack=True)
-        changes += _host_routes(end, node.ipv4, node.ipv6)
+        changes += set_up(end)
+        changes += host_routes(end, node.proxies[0].ipv4, node.proxies[0].ipv6, quickack=True)
+        changes += host_routes(end, node.ipv4, node.ipv6)
     return tuple(changes)
 
 
 def _fabric(nodes: Iterable[NodeNetwork]) -> tuple[Change, ...]:
-    changes: list[Change] = [LinkUp(_LO)]
+    changes: list[Change] = [LinkUp(LOOPBACK)]
     for node in nodes:
         changes.append(Veth(end=node.port, peer=node.fabric, peer_netns=node.netns, mac=mac(node.port.index)))
-        changes += _up(node.port)
+        changes += set_up(node.port)
         changes += [Route(destination=pods, end=node.port) for pods in (node.pods4, node.pods6)]
-        changes += _host_routes(node.port, node.ipv4, node.ipv6)
+        changes += host_routes(node.port, node.ipv4, node.ipv6)
     return tuple(changes)
 
 
-def _build_node(node: NodeNetwork, pods: Iterable[PodNetwork]) -> tuple[Change, ...]:
-    changes: list[Change] = [LinkUp(_LO), *_addresses(_LO, node.ipv4, node.ipv6), *_up(node.fabric)]
+def _build_node(node: NodeNetwork) -> tuple[Change, ...]:
+    changes: list[Change] = [LinkUp(LOOPBACK), *assign(LOOPBACK, node.ipv4, node.ipv6), *set_up(node.fabric)]
     changes += [Route(destination=network, end=node.fabric) for network in (PODS4, PODS6)]
     changes += [Route(destination=own, end=None, kind=RouteKind.UNREACHABLE) for own in (node.pods4, node.pods6)]
-    changes += [*_up(node.mgmt), *_host_routes(node.mgmt, CONTROL_PLANE4, CONTROL_PLANE6)]
-    changes.append(Veth(end=node.proxy, peer=node.proxy_eth0, peer_netns=node.proxy_netns, mac=mac(node.proxy.index)))
-    changes += [*_up(node.proxy), *_host_routes(node.proxy, node.proxy4, node.proxy6)]
-    for pod in pods:
-        changes.append(Veth(end=pod.host_end, peer=pod.eth0, peer_netns=pod.netns, mac=pod.mac))
-        changes.append(Silence(pod.host_end))
-    return tuple(changes)
+    changes += [*set_up(node.mgmt), *host_routes(node.mgmt, CONTROL_PLANE4, CONTROL_PLANE6)]
+    return (*changes, *_proxy_link(node.proxies[0]))
 
 
-def _build_proxy(node: NodeNetwork) -> tuple[Change, ...]:
-    end = node.proxy_eth0
-    return (LinkUp(_LO), *_up(end), *_addresses(end, node.proxy4, node.proxy6), *_default_routes(end))
+def _proxy_link(proxy: ProxyNetwork) -> tuple[Change, ...]:
+    veth = Veth(end=proxy.end, peer=proxy.eth0, peer_netns=proxy.netns, mac=mac(proxy.end.index))
+    return (veth, *set_up(proxy.end), *host_routes(proxy.end, proxy.ipv4, proxy.ipv6))
 
 
-def _build_pod(pod: PodNetwork) -> tuple[Change, ...]:
-    return (LinkUp(_LO), *_up(pod.eth0), *_addresses(pod.eth0, pod.ipv4, pod.ipv6), *_default_routes(pod.eth0))
-
-
-def _open_pod(pod: PodNetwork) -> tuple[Change, ...]:
-    return (LinkUp(pod.host_end), *_host_routes(pod.host_end, pod.ipv4, pod.ipv6))
+def _build_proxy(proxy: ProxyNetwork) -> tuple[Change, ...]:
+    end = proxy.eth0
+    return (LinkUp(LOOPBACK), *set_up(end), *assign(end, proxy.ipv4, proxy.ipv6), *default_routes(end))
 
 
 def _first_ends(node: NodeNetwork) -> tuple[tuple[str, End], ...]:
-    return (CONTROL_PLANE, node.management), (FABRIC, node.port), (node.netns, node.proxy)
+    return (CONTROL_PLANE, node.management), (FABRIC, node.port), (node.netns, node.proxies[0].end)

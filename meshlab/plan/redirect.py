@@ -13,11 +13,12 @@ Source: https://github.com/istio/istio/blob/master/cni/pkg/nftables/nftables.go
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
 
 from meshlab.model import FAMILIES, Address
-from meshlab.plan.changes import DEFAULT4, DEFAULT6, LO, Change, End, MarkRule, Route, RouteKind
+from meshlab.plan.changes import DEFAULT4, DEFAULT6, LO, End, MarkRule, Route, RouteKind
 from meshlab.plan.nft import (
     Accept,
     BaseChain,
@@ -65,21 +66,27 @@ class Redirection:
     """Everything that is written into an enrolled pod."""
 
     ruleset: Ruleset
-    routing: tuple[Change, ...]
+    routing: tuple[MarkRule | Route, ...]
 
 
-def inpod_rules() -> Redirection:
-    """What is written into every enrolled pod; the same for all of them."""
-    return Redirection((_nat(), _mangle()), _routing())
+@functools.cache
+def inpod_rules(*, bypass_inbound: bool = False) -> Redirection:
+    """What is written into an enrolled pod; the same for all of them.
+
+    Args:
+        bypass_inbound: the pod has the annotation ``ambient.istio.io/bypass-inbound-capture``: what comes in as
+            plaintext goes straight to the app, and HBONE still meets the node proxy.
+    """
+    return Redirection((_nat(() if bypass_inbound else _nat_prerouting()), _mangle()), _routing())
 
 
-def _nat() -> Table:
+def _nat(prerouting: tuple[Rule, ...]) -> Table:
     return Table(
         "istio-ambient-nat",
         (
             _base("prerouting", ChainType.NAT, -100),
             _base("output", ChainType.NAT, -100),
-            Chain("istio-prerouting", None, _nat_prerouting()),
+            Chain("istio-prerouting", None, prerouting),
             Chain("istio-output", None, _nat_output()),
         ),
     )
@@ -127,7 +134,7 @@ def _nat_output() -> tuple[Rule, ...]:
     return (*probes, returning, *to_itself, *captured)
 
 
-def _routing() -> tuple[Change, ...]:
+def _routing() -> tuple[MarkRule | Route, ...]:
     rules = tuple(
         MarkRule(family=family, preference=RETURN_PREFERENCE, mark=RETURN_MARK, mask=MARK_MASK, table=RETURN_TABLE)
         for family in FAMILIES

@@ -35,6 +35,8 @@ class Flow(NamedTuple):
     """On 15008: why its bytes are not TLS records; empty where they are."""
     no_certificate: str = ""
     """On 15008: why its client cannot have shown a certificate; empty where it may have."""
+    began_ns: int = 0
+    """When its first packet was seen, in the window or before it."""
 
     @property
     def is_hbone(self) -> bool:

@@ -169,7 +169,7 @@ class Follower:
         if stream is None or (head.flags & SYN and stream.is_reused_by(head)):
             if stream is not None and self._open and stream.epoch == self._epoch:
                 self._retired.append((key, stream))
-            stream = self._streams[key] = Stream(head)
+            stream = self._streams[key] = Stream(head, packet.time_ns)
         if stream.epoch != self._epoch:
             stream.begin(self._epoch)
         stream.times.append(packet.time_ns)
@@ -233,4 +233,5 @@ def _flow(key: Key, stream: Stream, wiring: Wiring) -> Flow:
         hole=stream.has_hole,
         not_tls=stream.tls.fault if stream.tls else "",
         no_certificate=stream.tls.no_certificate if stream.tls else "",
+        began_ns=stream.began_ns,
     )

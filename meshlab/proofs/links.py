@@ -39,6 +39,8 @@ class Site:
     addresses: frozenset[bytes]
     """Packed, of both families."""
     enrolled: bool
+    since_ns: int = 0
+    """Since when it is enrolled, or not: connections that are older may be as they were."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,9 +59,10 @@ class Wiring:
         """The node's link into the fabric."""
         return next(link for link in self.links.values() if link.name == FABRIC and link.node == node)
 
-    def enrolled_addresses(self) -> frozenset[bytes]:
-        return frozenset(address for site in self.sites.values() if site.enrolled for address in site.addresses)
+    def members_since(self) -> Mapping[bytes, int]:
+        """Address of each enrolled pod -> since when it is enrolled."""
+        return {address: site.since_ns for site in self.sites.values() if site.enrolled for address in site.addresses}
 
 
-def site(pod: Pod, link: Link, *, enrolled: bool) -> Site:
-    return Site(pod.key, link, frozenset({pod.ipv4.packed, pod.ipv6.packed}), enrolled)
+def site(pod: Pod, link: Link, *, enrolled: bool, since_ns: int = 0) -> Site:
+    return Site(pod.key, link, frozenset({pod.ipv4.packed, pod.ipv6.packed}), enrolled, since_ns)

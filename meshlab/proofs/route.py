@@ -87,13 +87,31 @@ def passed(window: Window, route: Route, call: Call) -> int:
 
 
 def on_application_port(window: Window, route: Route, call: Call) -> Link | None:
-    """A link with packets of the call's time to the port that was asked for, or that the pod serves."""
+    """A link with packets of the call's time to the port that was asked for, or that the pod serves.
+
+    A connection that is older than the membership of its ends may stay as it was, and does not count.
+    """
     for port in {route.port, call.port} - {HBONE_PORT}:
         for link in route.links:
             times = (*_there(window, link, route, port), *_back(window, link, route, port))
-            if any(some.passed(call.started_ns, call.ended_ns) for some in times):
+            if any(some.passed(call.started_ns, call.ended_ns) for some in times) and _young(
+                window, link, route, port, call
+            ):
                 return link
     return None
+
+
+def _young(window: Window, link: Link, route: Route, port: int, call: Call) -> bool:
+    """Whether a flow of that port in the call's time is younger than the membership of its ends."""
+    since_ns = max(route.source.since_ns, route.destination.since_ns)
+    there = window.between(link, route.source, route.destination)
+    back = window.between(link, route.destination, route.source)
+    flows = [flow for some in there for flow in some.flows if flow.destination_port == port]
+    flows += [flow for some in back for flow in some.flows if flow.source_port == port]
+    return any(
+        flow.began_ns >= since_ns and any(call.started_ns <= at_ns <= call.ended_ns for at_ns in flow.times)
+        for flow in flows
+    )
 
 
 def exposed_session(window: Window, route: Route) -> Exposed | None:

@@ -27,6 +27,7 @@ class Stream:
     """Lives from the first packet to a while after the last; ``epoch`` says to which window the counts belong."""
 
     __slots__ = (
+        "began_ns",
         "born",
         "chunks",
         "data_sizes",
@@ -46,7 +47,8 @@ class Stream:
         "waits",
     )
 
-    def __init__(self, head: Header) -> None:
+    def __init__(self, head: Header, began_ns: int) -> None:
+        self.began_ns = began_ns
         self.born = False
         """The SYN was seen, so the bytes are known from the first."""
         self.isn = -1

@@ -70,8 +70,11 @@ class Window:
         return {ends: Traffic(of) for ends, of in flows.items()}
 
     def between(self, link: Link, source: Site, destination: Site) -> tuple[Traffic, ...]:
-        """The traffic on a link from one pod to another, of both families. Asked for many calls, looked up once."""
-        pair = (link.node, link.ifindex, source.pod, destination.pod)
+        """The traffic on a link from one pod to another, of both families. Asked for many calls, looked up once.
+
+        By their addresses: a pod that is created again has others.
+        """
+        pair = (link, source.addresses, destination.addresses)
         known = self._between.get(pair)
         if known is None:
             ends = ((link, one, other) for one in source.addresses for other in destination.addresses)
@@ -79,7 +82,7 @@ class Window:
         return known
 
     @cached_property
-    def _between(self) -> dict[tuple[str, int, str, str], tuple[Traffic, ...]]:
+    def _between(self) -> dict[tuple[Link, frozenset[bytes], frozenset[bytes]], tuple[Traffic, ...]]:
         return {}
 
     def frames(self) -> Iterator[tuple[tuple[int, int], bool, int, bytes]]:

@@ -96,6 +96,7 @@ _MOVES = {
 class Nack:
     """A client refused a response."""
 
+    client: str
     node: str
     type_url: str
     version: str
@@ -157,8 +158,10 @@ class _Subscription:
 class Stream:
     """The server's end of one client's stream."""
 
-    def __init__(self, snapshot: Snapshot) -> None:
+    def __init__(self, snapshot: Snapshot, client: str) -> None:
         self.snapshot = snapshot
+        self.client = client
+        """Who it is, as whoever opened the stream knows; what the client says of itself is ``node``."""
         self.node = ""
         """The client's NODE_NAME, or its node id where it has none; empty before the first request."""
         self.nacks: list[Nack] = []
@@ -215,7 +218,7 @@ class Stream:
             raise _illegal(request, f"no response with nonce {nonce!r} was sent")
         version, parts = subscription.outstanding.pop(nonce, (_UNKNOWN, {}))
         if request.HasField("error_detail"):  # its code is 0 from a real ztunnel: presence is what counts
-            self.nacks.append(Nack(self.node, request.type_url, version, request.error_detail.message))
+            self.nacks.append(Nack(self.client, self.node, request.type_url, version, request.error_detail.message))
             subscription.refuse(parts)
         else:
             subscription.settle()
@@ -283,9 +286,11 @@ def _illegal(request: Request, why: str) -> ProtocolError:
 
 @dataclass(frozen=True, slots=True)
 class Lag:
-    """A node that has not acknowledged a type at the version that is served."""
+    """A client that has not acknowledged a type at the version that is served."""
 
+    client: str
     node: str
+    """What it called itself; empty where it has no stream."""
     type_url: str
     version: str
     """What it acknowledged last; empty: nothing, or it has no stream."""
@@ -300,8 +305,8 @@ class DeltaServer:
         """The last snapshot that was called good."""
         self.streams: list[Stream] = []
 
-    def open(self) -> Stream:
-        stream = Stream(self.snapshot)
+    def open(self, client: str) -> Stream:
+        stream = Stream(self.snapshot, client)
         self.streams.append(stream)
         return stream
 
@@ -321,13 +326,18 @@ class DeltaServer:
         """Serve the last good snapshot again; what to send to whom."""
         return self.publish(self.accepted)
 
-    def lagging(self, nodes: Iterable[str], types: Sequence[str] = ZTUNNEL_TYPES) -> list[Lag]:
-        """Which of these nodes have no stream, or one that has not acknowledged what is served."""
+    def lagging(self, clients: Iterable[str], types: Sequence[str] = ZTUNNEL_TYPES) -> list[Lag]:
+        """Which of these clients have no stream, or one that has not acknowledged what is served.
+
+        A client may have several: while one is broken and nobody has noticed, the next is there already. Each counts.
+        """
         lags = []
-        for node in nodes:
-            streams = [stream for stream in self.streams if stream.node == node]
+        for client in clients:
+            streams = [stream for stream in self.streams if stream.client == client]
             for type_url in types:
                 behind = [stream for stream in streams if not stream.has(type_url, self.snapshot.version(type_url))]
-                if behind or not streams:
-                    lags.append(Lag(node, type_url, behind[0].acknowledged.get(type_url, "") if behind else ""))
+                if behind:
+                    lags.append(Lag(client, behind[0].node, type_url, behind[0].acknowledged.get(type_url, "")))
+                elif not streams:
+                    lags.append(Lag(client, "", type_url, ""))
         return lags

@@ -16,7 +16,23 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from meshlab.errors import KernelRefusedError
-from meshlab.plan.changes import LO, AddressAssign, Change, End, LinkUp, MarkRule, Route, Silence, Veth
+from meshlab.plan.changes import (
+    LO,
+    AddressAssign,
+    Change,
+    End,
+    LinkDelete,
+    LinkDown,
+    LinkGroup,
+    LinkGroupDelete,
+    LinkUp,
+    MarkRule,
+    Removed,
+    Route,
+    Silence,
+    Veth,
+    allows,
+)
 
 
 @dataclass(slots=True)
@@ -28,6 +44,7 @@ class FakeLink:
     """``None``: the loopback."""
     up: bool = False
     silent: bool = False
+    group: int = 0
     addresses: list[str] = field(default_factory=list)
 
     @property
@@ -44,6 +61,11 @@ class FakeNetns:
     routes: dict[tuple[str, int], Route] = field(default_factory=dict)
     """(destination, table) -> route."""
     rules: set[MarkRule] = field(default_factory=set)
+
+    def drop_routes(self, index: int) -> None:
+        """Forget every route by the link of this index, as Linux does when it goes down."""
+        kept = {key: route for key, route in self.routes.items() if route.end is None or route.end.index != index}
+        self.routes = kept
 
 
 class FakeKernel:
@@ -65,13 +87,21 @@ class FakeRouteSocket:
         self._kernel = kernel
         self._here = kernel.netns[netns]
 
-    def apply(self, changes: Sequence[Change], netns: Mapping[str, int] | None = None) -> None:
+    def apply(
+        self, changes: Sequence[Change], netns: Mapping[str, int] | None = None, *, present_is_fine: bool = False
+    ) -> None:
         """Make all ``changes``, in order; peers go to netns by their key, so ``netns`` is not looked at.
 
         Raises:
             KernelRefusedError: the first one that was refused. Those after it were tried all the same.
         """
-        refused = [(change, number) for change in changes if (number := self._make(change))]
+        refused = [
+            (change, number)
+            for change in changes
+            if (number := self._make(change))
+            and not allows(change, number)
+            and not (present_is_fine and number == errno.EEXIST)
+        ]
         if refused:
             change, number = refused[0]
             raise KernelRefusedError(str(change), self.netns, number)
@@ -100,18 +130,32 @@ class FakeRouteSocket:
                 return self._veth(change)
             case MarkRule():
                 return self._rule(change)
-            case Silence() | LinkUp() | AddressAssign() | Route():
+            case Removed(added):
+                return self._remove(added)
+            case LinkGroupDelete(group):
+                return self._delete([link for link in self._here.links.values() if link.group == group])
+            case Silence() | LinkUp() | LinkDown() | LinkDelete() | LinkGroup() | AddressAssign() | Route():
                 if change.end is None:
                     return self._route(change)
                 link = self._here.links.get(change.end.index)
                 return errno.ENODEV if link is None else self._on(link, change)
 
-    def _on(self, link: FakeLink, change: Silence | LinkUp | AddressAssign | Route) -> int:
+    def _on(
+        self, link: FakeLink, change: Silence | LinkUp | LinkDown | LinkDelete | LinkGroup | AddressAssign | Route
+    ) -> int:
         match change:
             case Silence():
                 link.silent = True
             case LinkUp():
                 link.up = True
+            case LinkDown(end):
+                link.up = False
+                link.addresses = [address for address in link.addresses if ":" not in address]
+                self._here.drop_routes(end.index)
+            case LinkDelete():
+                self._delete([link])
+            case LinkGroup(_, group):
+                link.group = group
             case AddressAssign(_, address):
                 if str(address) in link.addresses:
                     return errno.EEXIST
@@ -128,6 +172,32 @@ class FakeRouteSocket:
         here, peer = FakeLink(veth.end.name), FakeLink(veth.peer.name)
         here.peer, peer.peer = peer, here
         self._here.links[veth.end.index], there.links[veth.peer.index] = here, peer
+        return 0
+
+    def _delete(self, links: Sequence[FakeLink]) -> int:
+        """Ends and their peers, wherever they are."""
+        gone = [id(end) for link in links for end in (link, link.peer)]
+        for netns in self._kernel.netns.values():
+            for index in [index for index, link in netns.links.items() if id(link) in gone]:
+                del netns.links[index]
+                netns.drop_routes(index)
+        return 0 if links else errno.ENODEV
+
+    def _remove(self, added: AddressAssign | Route | MarkRule) -> int:
+        match added:
+            case Route():
+                return 0 if self._here.routes.pop((str(added.destination), added.table), None) else errno.ESRCH
+            case MarkRule():
+                if added not in self._here.rules:
+                    return errno.ENOENT
+                self._here.rules.remove(added)
+            case AddressAssign(end, address):
+                link = self._here.links.get(end.index)
+                if link is None:
+                    return errno.ENODEV
+                if str(address) not in link.addresses:
+                    return errno.EADDRNOTAVAIL
+                link.addresses.remove(str(address))
         return 0
 
     def _route(self, route: Route) -> int:

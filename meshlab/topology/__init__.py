@@ -6,7 +6,7 @@
 in ``keys``.
 """
 
-from meshlab.topology.changes import load_manifests, replaced, without
+from meshlab.topology.changes import check_labels, load_manifests, replaced, without
 from meshlab.topology.dumper import dump
 from meshlab.topology.keys import render_keys_page
 from meshlab.topology.loader import Reading, load, read
@@ -16,6 +16,7 @@ from meshlab.topology.steps import after
 __all__ = [
     "Reading",
     "after",
+    "check_labels",
     "dump",
     "load",
     "load_manifests",

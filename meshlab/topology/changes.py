@@ -5,7 +5,8 @@ A change is made of the mesh before and of one text, and is another mesh, or an 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -65,6 +66,21 @@ def without(text: str, source: str, topology: Topology) -> Mesh:
     mesh = removed(list(_documents(text, notes)), notes, topology)
     notes.raise_if_refused()
     return mesh
+
+
+def check_labels(kind: str, labels: Mapping[str, str]) -> None:
+    """Hold labels to what a manifest of this kind may have.
+
+    Raises:
+        TopologyError: a key or a value is none, or the lab cannot do what it asks for.
+    """
+    notes = Notes("<labels>")
+    document: dict[str, Any] = {"apiVersion": "v1", "kind": kind, "metadata": {"name": "x", "labels": dict(labels)}}
+    if kind == "Pod":
+        document["spec"] = {"containers": [{"name": "x", "image": "x"}]}
+    for found, read in kinds_of(read_documents(json.dumps(document), notes), notes):
+        check(found, read, notes)
+    notes.raise_if_refused()
 
 
 def _documents(text: str, notes: Notes) -> Iterator[tuple[str, Map]]:

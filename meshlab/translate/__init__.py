@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 __all__ = ["ADDRESS_TYPE", "AUTHORIZATION_TYPE", "resources"]
 
 
-def resources(mesh: Mesh, enrolled: Collection[str]) -> dict[str, dict[str, Message]]:
+def resources(mesh: Mesh, enrolled: Collection[str], unhealthy: Collection[str] = ()) -> dict[str, dict[str, Message]]:
     """Everything a node proxy subscribes to: type URL -> resource name -> message.
 
     Both types are always there, if empty: a ztunnel does not start before it has been answered for each.
@@ -34,12 +34,16 @@ def resources(mesh: Mesh, enrolled: Collection[str]) -> dict[str, dict[str, Mess
     Args:
         mesh: every manifest.
         enrolled: keys (``namespace/name``) of the pods whose node proxy takes HBONE for them *now*.
+        unhealthy: keys of the pods that are not to be chosen as endpoints *now*.
 
     Raises:
         ValueError: a policy names an address block that is none (a ztunnel would drop it in silence).
     """
     behind = services_of_pods(mesh)
-    addresses = [workload_address(mesh, pod, behind[pod.key], hbone=pod.key in enrolled) for pod in mesh.pods]
+    addresses = [
+        workload_address(mesh, pod, behind[pod.key], hbone=pod.key in enrolled, healthy=pod.key not in unhealthy)
+        for pod in mesh.pods
+    ]
     addresses += [service_address(service) for service in mesh.services]
     policies = [*authorization_policies(mesh), *peer_authentication_policies(mesh)]
     return {ADDRESS_TYPE: dict(addresses), AUTHORIZATION_TYPE: dict(policies)}

@@ -29,7 +29,9 @@ def services_of_pods(mesh: Mesh) -> dict[str, list[Service]]:
     return result
 
 
-def workload_address(mesh: Mesh, pod: Pod, services: list[Service], *, hbone: bool) -> tuple[str, Message]:
+def workload_address(
+    mesh: Mesh, pod: Pod, services: list[Service], *, hbone: bool, healthy: bool = True
+) -> tuple[str, Message]:
     """The Workload of ``pod``, an endpoint of ``services``, under its resource name, its uid."""
     address = message("istio.workload.Address")()
     workload = address.workload
@@ -42,7 +44,7 @@ def workload_address(mesh: Mesh, pod: Pod, services: list[Service], *, hbone: bo
     workload.service_account = pod.service_account
     workload.node = pod.node
     workload.cluster_id = CLUSTER_ID
-    workload.status = "HEALTHY"
+    workload.status = "HEALTHY" if healthy else "UNHEALTHY"
     _name_for_telemetry(workload, pod)
     workload.authorization_policies.extend(
         sorted([*selecting_policy_keys(mesh, pod), *peer_authentication_keys(mesh, pod)])

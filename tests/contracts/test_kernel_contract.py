@@ -5,28 +5,52 @@ from __future__ import annotations
 import errno
 import socket
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from ipaddress import IPv4Network, ip_address
+from dataclasses import replace
+from ipaddress import IPv4Network, IPv6Network, ip_address
 from typing import Protocol
 
 import pytest
+from whole_network import plan
 
 from meshlab.errors import KernelRefusedError
 from meshlab.kernel.netlink import RouteSocket
 from meshlab.kernel.sandbox import Sandbox
 from meshlab.lab.sources import read
-from meshlab.plan.changes import AddressAssign, Change, End, LinkUp, MarkRule, Route, Silence, Veth
-from meshlab.plan.network import plan
+from meshlab.plan.changes import (
+    AddressAssign,
+    Change,
+    End,
+    LinkDelete,
+    LinkDown,
+    LinkGroup,
+    LinkGroupDelete,
+    LinkUp,
+    MarkRule,
+    Removed,
+    Route,
+    RouteKind,
+    Silence,
+    Veth,
+)
 from meshlab.testing.kernel import FakeKernel
 
 A, B = End("a", 101), End("b", 102)
 LINK = Veth(end=A, peer=B, peer_netns="right", mac="02:6d:00:00:00:01")
 HOST = Route(destination=IPv4Network("10.1.2.3/32"), end=A)
+BACK = Route(destination=IPv4Network("10.1.2.4/32"), end=B)
+RULE = MarkRule(family=4, preference=5, mark=1, mask=1, table=7)
+RULE6 = MarkRule(family=6, preference=5, mark=1, mask=1, table=7)
+ADDRESS4 = AddressAssign(A, ip_address("10.0.0.1"))
+ADDRESS6 = AddressAssign(A, ip_address("fd00::1"))
+UNREACHABLE = Route(destination=IPv6Network("fd01::/64"), end=None, kind=RouteKind.UNREACHABLE)
 
 
 class Routes(Protocol):
     """What builds a network in one netns."""
 
-    def apply(self, changes: Sequence[Change], netns: Mapping[str, int] | None = None) -> None: ...
+    def apply(
+        self, changes: Sequence[Change], netns: Mapping[str, int] | None = None, *, present_is_fine: bool = False
+    ) -> None: ...
 
     def barrier(self, end: End, timeout_s: float = 2.0) -> None: ...
 
@@ -106,7 +130,14 @@ def test_a_refusal_names_operation_netns_and_errno(pair: tuple[Callable[..., Non
 
 @pytest.mark.parametrize(
     "change",
-    [Silence(End("x", 77)), LinkUp(End("x", 77)), AddressAssign(End("x", 77), ip_address("10.0.0.1"))],
+    [
+        Silence(End("x", 77)),
+        LinkUp(End("x", 77)),
+        LinkDown(End("x", 77)),
+        LinkDelete(End("x", 77)),
+        LinkGroup(End("x", 77), 5),
+        AddressAssign(End("x", 77), ip_address("10.0.0.1")),
+    ],
     ids=lambda change: type(change).__name__,
 )
 def test_a_link_that_is_not_there_is_refused(pair: tuple[Callable[..., None], ...], change: Change) -> None:
@@ -116,13 +147,94 @@ def test_a_link_that_is_not_there_is_refused(pair: tuple[Callable[..., None], ..
 
 def test_nothing_is_made_twice(pair: tuple[Callable[..., None], ...]) -> None:
     left, *_ = pair
-    rule = MarkRule(family=4, preference=5, mark=1, mask=1, table=7)
-    address = AddressAssign(A, ip_address("10.0.0.1"))
-    left(LINK, LinkUp(A), address, HOST, rule)
-    assert refusal(left, address).errno == errno.EEXIST
+    left(LINK, LinkUp(A), ADDRESS4, HOST, RULE)
+    assert refusal(left, ADDRESS4).errno == errno.EEXIST
     assert refusal(left, HOST).errno == errno.EEXIST
-    assert refusal(left, rule).errno == errno.EEXIST
+    assert refusal(left, RULE).errno == errno.EEXIST
     assert refusal(left, LINK).errno in {errno.EEXIST, errno.EBUSY}
+
+
+def test_what_is_there_already_is_fine_where_that_is_said(edge: Edge) -> None:
+    routes, fds = edge(["left", "right"])["left"]
+    routes.apply([LINK, LinkUp(A), HOST, RULE], fds)
+    routes.apply([HOST, RULE, ADDRESS4], fds, present_is_fine=True)
+    with pytest.raises(KernelRefusedError, match=r"assign .* to a in netns"):
+        routes.apply([ADDRESS4], fds)
+
+
+def test_a_deleted_link_takes_its_peer_and_their_routes_along_and_can_be_made_again(
+    pair: tuple[Callable[..., None], ...],
+) -> None:
+    left, right, _ = pair
+    for apply, end in ((left, LinkDelete(A)), (right, LinkDelete(B))):
+        left(LINK, LinkUp(A), HOST)
+        right(LinkUp(B), BACK)
+        apply(end)
+        assert refusal(left, LinkUp(A)).errno == errno.ENODEV
+        assert refusal(right, LinkUp(B)).errno == errno.ENODEV
+    left(LINK, LinkUp(A), HOST)
+    right(LinkUp(B), BACK)
+
+
+def test_a_deleted_group_of_links_takes_all_of_them_and_no_other(pair: tuple[Callable[..., None], ...]) -> None:
+    left, right, _ = pair
+    ends = [End(f"a{number}", 200 + number) for number in range(3)]
+    peers = [End(f"b{number}", 300 + number) for number in range(3)]
+    left(*(replace(LINK, end=end, peer=peer) for end, peer in zip(ends, peers, strict=True)))
+    left(*(LinkGroup(end, 5) for end in ends[:2]), LinkGroupDelete(5))
+    assert [refusal(left, LinkUp(end)).errno for end in ends[:2]] == [errno.ENODEV] * 2
+    assert [refusal(right, LinkUp(peer)).errno for peer in peers[:2]] == [errno.ENODEV] * 2
+    left(LinkUp(ends[2]))
+    right(LinkUp(peers[2]))
+
+
+def test_a_link_that_is_taken_down_carries_nothing_and_loses_its_routes_and_ipv6_addresses(
+    pair: tuple[Callable[..., None], Callable[..., None], Routes],
+) -> None:
+    left, right, waits = pair
+    left(LINK, LinkUp(A), ADDRESS4, ADDRESS6, HOST)
+    right(LinkUp(B))
+    waits.barrier(A)
+    left(LinkDown(A))
+    with pytest.raises(KernelRefusedError, match="wait for a to be up"):
+        waits.barrier(A, timeout_s=0.05)
+    assert refusal(left, HOST).errno == errno.ENETDOWN
+    left(LinkUp(A), HOST, ADDRESS6)
+    waits.barrier(A)
+    assert refusal(left, ADDRESS4).errno == errno.EEXIST
+
+
+@pytest.mark.parametrize("added", [HOST, UNREACHABLE, RULE, RULE6, ADDRESS4, ADDRESS6], ids=str)
+def test_what_is_taken_away_is_gone_and_can_be_added_again(
+    pair: tuple[Callable[..., None], ...], added: Route | MarkRule | AddressAssign
+) -> None:
+    left, *_ = pair
+    left(LINK, LinkUp(A), added)
+    left(Removed(added))
+    left(added)
+    assert refusal(left, added).errno == errno.EEXIST
+
+
+ABSENT = [
+    (Removed(HOST), errno.ESRCH),
+    (Removed(UNREACHABLE), errno.ESRCH),
+    (Removed(RULE), errno.ENOENT),
+    (Removed(RULE6), errno.ENOENT),
+    (Removed(ADDRESS4), errno.EADDRNOTAVAIL),
+    (Removed(ADDRESS6), errno.EADDRNOTAVAIL),
+    (LinkDelete(End("x", 77)), errno.ENODEV),
+    (LinkGroupDelete(5), errno.ENODEV),
+]
+
+
+@pytest.mark.parametrize(("change", "number"), ABSENT, ids=str)
+def test_to_take_away_what_is_not_there_is_refused_unless_that_is_fine(
+    pair: tuple[Callable[..., None], ...], change: Removed | LinkDelete | LinkGroupDelete, number: int
+) -> None:
+    left, *_ = pair
+    left(LINK, LinkUp(A))
+    assert refusal(left, change).errno == number
+    left(replace(change, absent_is_fine=True))
 
 
 def test_what_follows_a_refused_change_is_made_all_the_same(pair: tuple[Callable[..., None], ...]) -> None:

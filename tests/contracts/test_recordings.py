@@ -70,7 +70,7 @@ class Replay:
             case "push-rolled-back":
                 self._publish(self.server.roll_back())
             case "xds-stream-open":
-                self.streams[entry["stream"]] = self.server.open()
+                self.streams[entry["stream"]] = self.server.open(entry["peer"])
                 self.said[entry["stream"]] = []
             case "xds-request":
                 stream = self.streams[entry["stream"]]
@@ -158,7 +158,7 @@ def test_the_ca_signs_every_csr_of_the_real_one(folder: Path) -> None:
         identity = entry["msg"]["metadata"]["ImpersonatedIdentity"]
         assert read_csr(entry["msg"]["csr"]).uris == (identity,)
         request = parse("istio.v1.auth.IstioCertificateRequest", entry["msg"])
-        issued, chain = authority.create(request, datetime.now(UTC))
+        issued, chain = authority.create(request, datetime.now(UTC), "ztunnel")
         assert issued == SpiffeId.parse(identity)
         assert len(chain) == 3
         assert entry["metadata"] == {"authorization": "Bearer TOKEN", "clusterid": "Kubernetes"}

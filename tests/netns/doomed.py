@@ -20,7 +20,6 @@ from leftovers import Belongings
 from meshlab.agent.agent import Agent
 from meshlab.agent.main import serve
 from meshlab.errors import MeshlabError
-from meshlab.kernel.channel import Channel
 
 if TYPE_CHECKING:
     from meshlab.lab import Lab
@@ -62,7 +61,7 @@ class StopsAfterAdd(Agent):
 
 
 def stops_after_add(config: Mapping[str, Any], fds: Mapping[str, int]) -> None:
-    serve(StopsAfterAdd(config, Channel.from_fd(fds["control"])))
+    serve(StopsAfterAdd, config, fds)
 
 
 class DiesAfterAdd(StopsAfterAdd):
@@ -70,7 +69,7 @@ class DiesAfterAdd(StopsAfterAdd):
 
 
 def dies_after_add(config: Mapping[str, Any], fds: Mapping[str, int]) -> None:
-    serve(DiesAfterAdd(config, Channel.from_fd(fds["control"])))
+    serve(DiesAfterAdd, config, fds)
 
 
 def test_stops_at_a_step(lab_factory: Callable[..., AbstractContextManager[Lab]]) -> None:

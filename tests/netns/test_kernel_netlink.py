@@ -22,10 +22,12 @@ from ipaddress import IPv4Address, IPv6Address, ip_network
 from typing import Any
 
 import pytest
+from whole_network import WholeNetwork, plan
 
 from meshlab.agent import rules
 from meshlab.errors import KernelRefusedError
 from meshlab.kernel import namespaces as ns
+from meshlab.kernel import nft_wire
 from meshlab.kernel.channel import Channel, pair
 from meshlab.kernel.netlink import NETLINK_ROUTE, RouteSocket
 from meshlab.kernel.nft_wire import NETLINK_NETFILTER
@@ -39,14 +41,17 @@ from meshlab.plan.changes import (
     Batch,
     Change,
     End,
+    LinkDelete,
+    LinkDown,
     LinkUp,
     MarkRule,
+    Removed,
     Route,
     RouteKind,
     Silence,
     Veth,
 )
-from meshlab.plan.network import CONTROL_PLANE, CONTROL_PLANE4, CONTROL_PLANE6, NetworkPlan, plan
+from meshlab.plan.network import CONTROL_PLANE, CONTROL_PLANE4, CONTROL_PLANE6
 from meshlab.plan.nft import Jump
 from meshlab.plan.redirect import inpod_rules
 
@@ -77,6 +82,14 @@ def serve(channel: Channel) -> None:
                 channel.send({}, [sock.fileno()])
         elif request["op"] == "enrol":
             rules.write(made[key], key, inpod_rules())
+            channel.send({"answer": nft.text(rules.read(made[key], key, inpod_rules()))})
+        elif request["op"] == "ensure":
+            wanted = inpod_rules(bypass_inbound=request["bypass_inbound"])
+            written = rules.ensure(made[key], key, wanted)
+            channel.send({"answer": [written, nft.text(rules.read(made[key], key, wanted))]})
+        elif request["op"] == "release":
+            with contextlib.ExitStack() as closing:
+                rules.remove(made[key], key, inpod_rules(), closing)
             channel.send({"answer": nft.text(rules.read(made[key], key, inpod_rules()))})
         elif request["op"] == "write":
             with open(f"/proc/sys/{request['name']}", "w") as file:
@@ -176,12 +189,12 @@ TOPOLOGY = Topology(
 PODS = ("shop/client", "shop/server", "shop/neighbour")
 
 
-def build(world: World) -> tuple[NetworkPlan, dict[str, RouteSocket]]:
+def build(world: World) -> tuple[WholeNetwork, dict[str, RouteSocket]]:
     network = plan(TOPOLOGY)
     return network, build_from(world, network, network.build)
 
 
-def build_from(world: World, network: NetworkPlan, batches: Iterable[Batch]) -> dict[str, RouteSocket]:
+def build_from(world: World, network: WholeNetwork, batches: Iterable[Batch]) -> dict[str, RouteSocket]:
     world.make(network.netns)
     for sysctl in network.sysctls:
         world.ask("write", sysctl.netns, name=sysctl.name, value=sysctl.value)
@@ -193,7 +206,7 @@ def build_from(world: World, network: NetworkPlan, batches: Iterable[Batch]) -> 
     return sockets
 
 
-def open_pods(network: NetworkPlan, sockets: dict[str, RouteSocket]) -> None:
+def open_pods(network: WholeNetwork, sockets: dict[str, RouteSocket]) -> None:
     for batch in network.opening(PODS):
         sockets[batch.netns].apply(batch.changes)
     for netns, end in network.settle_pods(PODS):
@@ -213,8 +226,10 @@ def seen_change(world: World, change: Change, netns: str) -> bool:
             return change in _routes(world, netns)
         case MarkRule():
             return change in _rules(world, netns)
+        case Silence(end):
+            return _link(world, netns, end)[3] == 1  # IN6_ADDR_GEN_MODE_NONE
         case _:
-            return _link(world, netns, change.end)[3] == 1  # IN6_ADDR_GEN_MODE_NONE
+            raise AssertionError(f"{change}: it is not in a plan, or leaves nothing to be seen")
 
 
 def _link(world: World, netns: str, end: End) -> tuple[str, bool, bool, int]:
@@ -335,12 +350,12 @@ def test_proxies_and_control_plane_reach_each_other_in_both_families(world: Worl
     network, _ = build(world)
     for node in network.nodes.values():
         for address in (CONTROL_PLANE4, CONTROL_PLANE6):
-            connect(world, node.proxy_netns, CONTROL_PLANE, address)
-        for back in (node.proxy4, node.proxy6):
-            connect(world, CONTROL_PLANE, node.proxy_netns, back)
+            connect(world, node.proxies[0].netns, CONTROL_PLANE, address)
+        for back in (node.proxies[0].ipv4, node.proxies[0].ipv6):
+            connect(world, CONTROL_PLANE, node.proxies[0].netns, back)
 
 
-def sent_packets(world: World, network: NetworkPlan, key: str) -> int:
+def sent_packets(world: World, network: WholeNetwork, key: str) -> int:
     (link,) = [link for link in world.pyroute2(network.pods[key].netns, "link") if link.get("ifname") == "eth0"]
     return int(link.get("stats64")["tx_packets"])
 
@@ -442,6 +457,73 @@ def test_the_agent_writes_rules_and_routing_once_however_often_it_is_asked(world
     assert [found.count(change) for change in inpod_rules().routing] == [1, 1, 1, 1]
 
 
+def enrolled(world: World) -> str:
+    """A pod with the rules in it, and a rule and a route of its own."""
+    pod = "pod:shop/client"
+    world.make((pod,))
+    world.route(pod).apply([LinkUp(End("lo", LO)), *OWN])
+    world.ask("enrol", pod)
+    return pod
+
+
+OWN: tuple[Route | MarkRule, ...] = (
+    MarkRule(family=4, preference=100, mark=0x7, mask=0xF, table=7),
+    Route(destination=ip_network("10.0.0.0/8"), end=End("lo", LO), kind=RouteKind.LOCAL, table=100),
+)
+
+
+def test_rules_that_are_right_are_not_written_again_and_counters_stay(world: World) -> None:
+    pod = enrolled(world)
+    before = world.nft(pod).dump(nft_wire.GETRULE, nft_wire.HEAD)
+    (written, text), _ = world.ask("ensure", pod, bypass_inbound=False)
+    assert (written, text) == (False, render(inpod_rules().ruleset))
+    assert world.nft(pod).dump(nft_wire.GETRULE, nft_wire.HEAD) == before, "also their handles are the old ones"
+
+
+def test_rules_that_differ_are_written_again(world: World) -> None:
+    pod = enrolled(world)
+    (written, text), _ = world.ask("ensure", pod, bypass_inbound=True)
+    assert (written, text) == (True, render(inpod_rules(bypass_inbound=True).ruleset))
+    assert world.ask("ensure", pod, bypass_inbound=True)[0][0] is False
+    world.nft(pod).delete(["istio-ambient-mangle"])
+    world.route(pod).apply([Removed(inpod_rules().routing[0])])
+    (written, text), _ = world.ask("ensure", pod, bypass_inbound=False)
+    assert (written, text) == (True, render(inpod_rules().ruleset))
+    assert set(inpod_rules().routing) <= {*_rules(world, pod), *_routes(world, pod)}
+
+
+@pytest.mark.parametrize("times", [1, 2])
+def test_a_released_pod_has_none_of_our_rules_and_all_of_its_own(world: World, times: int) -> None:
+    pod = enrolled(world)
+    own = nft.Table("of-the-pod", (nft.Chain("a", None, ((nft.Counter(), nft.Accept()),)),))
+    world.nft(pod).apply((own,))
+    for _ in range(times):
+        assert world.ask("release", pod)[0] == ""
+    found = [*_rules(world, pod), *_routes(world, pod)]
+    assert not set(inpod_rules().routing) & set(found)
+    assert set(OWN) <= set(found)
+    assert world.nft(pod).read((own,)) == (own,)
+
+
+def test_tables_that_are_not_there_are_no_error_to_delete(world: World) -> None:
+    world.make(("pod:shop/client",))
+    world.nft("pod:shop/client").delete(["istio-ambient-nat", "nowhere"])
+
+
+def test_pyroute2_sees_what_was_taken_away_no_more(world: World) -> None:
+    network, sockets = build(world)
+    open_pods(network, sockets)
+    pod = network.pods["shop/client"]
+    sockets[pod.netns].apply(inpod_rules().routing)
+    sockets[pod.netns].apply([Removed(change) for change in inpod_rules().routing])
+    assert not any(seen_change(world, change, pod.netns) for change in inpod_rules().routing)
+    sockets[pod.netns].apply([LinkDown(pod.eth0)])
+    assert not _link(world, pod.netns, pod.eth0)[2]
+    sockets[pod.node_netns].apply([LinkDelete(pod.host_end)])
+    for netns, end in ((pod.netns, pod.eth0), (pod.node_netns, pod.host_end)):
+        assert end.index not in [link["index"] for link in world.pyroute2(netns, "link")]
+
+
 @pytest.mark.skipif(NFT is None, reason="nft is not installed here (package nftables)")
 def test_nft_lists_our_rules_as_it_lists_our_text(world: World) -> None:
     """Loaded by nft from the rendered text, and sent by us: the same ruleset, in nft's own words."""
@@ -463,7 +545,7 @@ def original_destination(sock: socket.socket) -> str:
 
 
 @pytest.fixture
-def captured(world: World) -> NetworkPlan:
+def captured(world: World) -> WholeNetwork:
     """A network in which client and server have the in-pod rules."""
     network, sockets = build(world)
     for key in ("shop/client", "shop/server"):
@@ -493,7 +575,7 @@ def dial(world: World, netns: str, address: IPv4Address | IPv6Address, port: int
 
 @pytest.mark.parametrize("version", [4, 6])
 def test_what_a_pod_sends_meets_the_outbound_port_and_keeps_its_destination(
-    world: World, captured: NetworkPlan, version: Family
+    world: World, captured: WholeNetwork, version: Family
 ) -> None:
     client, server = captured.pods["shop/client"], captured.pods["shop/server"]
     address = server.ipv4 if version == 4 else server.ipv6
@@ -516,7 +598,7 @@ def test_what_a_pod_sends_meets_the_outbound_port_and_keeps_its_destination(
     ],
 )
 def test_what_arrives_at_a_pod_meets(
-    world: World, captured: NetworkPlan, source: str, mark: int, port: int, arrives: int, version: Family
+    world: World, captured: WholeNetwork, source: str, mark: int, port: int, arrives: int, version: Family
 ) -> None:
     server = captured.pods["shop/server"]
     address = server.ipv4 if version == 4 else server.ipv6
@@ -528,7 +610,7 @@ def test_what_arrives_at_a_pod_meets(
 
 @pytest.mark.parametrize("version", [4, 6])
 def test_ztunnel_can_call_the_app_from_the_clients_own_address(
-    world: World, captured: NetworkPlan, version: Family
+    world: World, captured: WholeNetwork, version: Family
 ) -> None:
     """The answer finds its way back to lo by the connection's mark, table 100 and the rule of preference 32764."""
     client, server = captured.pods["shop/client"], captured.pods["shop/server"]

@@ -46,7 +46,7 @@ def hanging(lab: Lab, program: str) -> Iterator[None]:
 
 
 def served(lab: Lab) -> dict[str, Any]:
-    peer = lab.site.programs.by_name["control-plane"].peer
+    peer = lab.site.peer("control-plane")
     assert peer is not None
     return dict(peer.ask("status")[0]["versions"])
 

@@ -154,7 +154,7 @@ def test_the_kernel_counts_the_connections_that_reached_a_program(redis: Lab) ->
 
 
 def test_an_address_that_no_pod_has_is_not_taken_for_the_echo(redis: Lab) -> None:
-    proxy = redis.site.network.nodes["node-1"].proxy4
+    proxy = redis.site.network.nodes["node-1"].proxies[0].ipv4
     call = redis.pod("shop/client").http(f"http://{proxy}:15021/healthz/ready")
     assert (call.outcome, call.body) == (Outcome.OK, b"ready\n")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
 import signal
@@ -18,10 +19,12 @@ from typing import Any
 import pytest
 from leftovers import Belongings, capabilities, children, command, host, inhabitants, pid_inside, state
 
-from meshlab.errors import KernelRefusedError, LabLostError
+from meshlab.errors import KernelRefusedError, LabLostError, StillRunsError
 from meshlab.kernel import execute
 from meshlab.kernel.namespaces import CAPABILITIES
+from meshlab.kernel.netlink import RouteSocket
 from meshlab.kernel.sandbox import Furniture, Mntns, Netns, Sandbox
+from meshlab.plan.changes import End, LinkUp, Veth
 
 ENV = {"PATH": "/usr/local/bin:/usr/bin:/bin"}
 ROOTLESS = [False, True] if os.geteuid() == 0 else [True]
@@ -191,6 +194,17 @@ MALFORMED: list[dict[str, Any]] = [
     {"operation": "sockets", "sockets": [[99, 2, 1, 0]]},
     {"operation": "spawn", "argv": []},
     {"operation": "mntns", "netns": 0},
+    {"operation": "forget", "netns": [99], "mntns": []},
+    {"operation": "forget", "netns": [-1], "mntns": []},
+    {"operation": "forget", "netns": [0], "mntns": [99]},
+    {"operation": "forget", "netns": 3},
+    {"operation": "write_files", "mntns": 0, "files": {"/etc/hosts": ""}},
+    {"operation": "write_files", "mntns": 1, "files": {"/etc/hosts": 7}},
+    {"operation": "write_files", "mntns": 1, "files": {"/etc/no-such-file": ""}},
+    {"operation": "write_files", "mntns": 1, "files": {"/run": ""}},
+    {"operation": "end_in", "mntns": 99, "signal": 9},
+    {"operation": "end_in", "mntns": 1, "signal": 0},
+    {"operation": "running_in", "mntns": 99},
 ]
 
 
@@ -216,6 +230,108 @@ def test_every_scratch_folder_has_a_size(room: Room) -> None:
 
 
 # --- the end ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("how", ["forgotten", "kept"])
+def test_a_netns_that_is_forgotten_ends_with_the_links_in_it(room: Room, how: str) -> None:
+    """Its end is seen at the other end of a link, which goes with it."""
+    gone = room.sandbox.netns(["gone"])[0]
+    with contextlib.ExitStack() as stack:
+        routes = [
+            stack.enter_context(sock)
+            for sock in room.sandbox.sockets(
+                [(one, socket.AF_NETLINK, socket.SOCK_RAW, 0) for one in (gone, room.netns)]
+            )
+        ]
+        here, there = End("here", 11), End("there", 12)
+        link = Veth(end=here, peer=there, peer_netns="gone", mac="02:6d:00:00:00:01")
+        RouteSocket(routes[1], "room").apply([link], {"gone": gone.fd})
+        routes[0].close()
+        if how == "forgotten":
+            room.sandbox.forget([gone])
+        assert _eventually(lambda: not _has_link(routes[1], here), 10.0 if how == "forgotten" else 0.2) is (
+            how == "forgotten"
+        )
+
+
+def _has_link(sock: socket.socket, end: End) -> bool:
+    try:
+        RouteSocket(sock, "room").apply([LinkUp(end)])
+    except KernelRefusedError:
+        return False
+    return True
+
+
+def test_the_number_of_a_forgotten_namespace_is_never_given_again_and_using_it_is_an_error(room: Room) -> None:
+    netns, mntns = room.sandbox.netns(["gone"])[0], room.sandbox.mntns(Furniture())
+    descriptors = len(os.listdir("/proc/self/fd"))
+    room.sandbox.forget([netns], [mntns])
+    assert len(os.listdir("/proc/self/fd")) == descriptors - 3
+    numbers = {one.number for one in room.sandbox.netns(["new", "newer"])} | {room.sandbox.mntns(Furniture()).number}
+    assert not numbers & {netns.number, mntns.number}
+    with pytest.raises(KernelRefusedError):
+        room.sandbox.sockets([(netns, socket.AF_INET, socket.SOCK_STREAM, 0)])
+    with pytest.raises(KernelRefusedError):
+        room.sandbox.end_in(mntns)
+    with pytest.raises(KernelRefusedError):
+        room.sandbox.forget([netns])
+
+
+@pytest.mark.parametrize("path", ["/etc/hosts", "/run/names"])
+@pytest.mark.parametrize("text", ["", "x", "10.0.0.1 longer than before\n" * 2000], ids=["nothing", "short", "long"])
+def test_a_file_is_rewritten_in_place_for_those_who_have_it_open_too(room: Room, path: str, text: str) -> None:
+    room.mntns = room.sandbox.mntns(Furniture(files={path: "10.0.0.1 a\n"}))
+    other = room.sandbox.mntns(Furniture(files={path: "other"}))
+    inode = room.run("stat", "-c", "%i", path).stdout
+    room.sandbox.write_files(room.mntns, {path: text})
+    assert room.run("cat", path).stdout.decode() == text
+    assert room.run("stat", "-c", "%i", path).stdout == inode
+    room.mntns = other
+    assert room.run("cat", path).stdout == b"other"
+
+
+def test_what_a_pod_put_in_the_place_of_a_file_is_not_written_to_and_nobody_waits(room: Room) -> None:
+    room.mntns = room.sandbox.mntns(Furniture(files={"/run/names": "a"}))
+    room.run("sh", "-c", "rm /run/names; mkfifo /run/names")
+    with pytest.raises(KernelRefusedError, match="write /run/names"):
+        room.sandbox.write_files(room.mntns, {"/run/names": "b"})
+    assert room.run("true").status == 0
+
+
+STUBBORN = "trap '' TERM; sleep 1000 & setsid sleep 1000 & (setsid sleep 1000 &) ; echo ready; while :; do wait; done"
+
+
+def test_every_process_of_a_mount_namespace_ends_and_no_other(room: Room) -> None:
+    other = room.start("sleep", "1000")
+    home, room.mntns = room.mntns, room.sandbox.mntns(Furniture())
+    parent = room.start("sh", "-c", STUBBORN)
+    unshared = room.start("unshare", "--mount", "sleep", "1000", capabilities=("SYS_ADMIN",))
+    asleep = ["sleep 1000 "] * 5
+    assert _eventually(lambda: sorted(map(command, inhabitants([room.lab])))[-5:] == asleep)
+    signalled = room.sandbox.end_in(room.mntns)
+    assert {parent, unshared} < set(signalled)
+    assert len(signalled) == 5
+    room.sandbox.wait_ended_in(room.mntns, 10)
+    assert sorted(map(pid_inside, inhabitants([room.lab]))) == [1, other]
+    assert room.sandbox.end_in(room.mntns) == []
+    room.sandbox.wait_ended_in(room.mntns, 0)
+    assert room.sandbox.end_in(home) == [other]
+
+
+def test_waiting_for_processes_that_do_not_end_says_which(room: Room) -> None:
+    pid = room.start("sh", "-c", "trap '' TERM; while :; do sleep 1000; done")
+    room.sandbox.wait_ended_in(room.sandbox.mntns(Furniture()), 0)
+    with pytest.raises(StillRunsError, match=f"processes {pid}.* still run after 0.05 s"):
+        room.sandbox.wait_ended_in(room.mntns, 0.05)
+
+
+def test_a_process_whose_first_thread_has_ended_is_found_and_ends(room: Room) -> None:
+    script = "import threading, ctypes; threading.Thread(target=threading.Event().wait).start(); "
+    pid = room.start(sys.executable, "-c", script + "ctypes.CDLL(None).pthread_exit(None)")
+    assert _eventually(lambda: sorted(map(pid_inside, inhabitants([room.lab]))) == [1]), "it hides from a first look"
+    assert room.sandbox.end_in(room.mntns) == [pid]
+    room.sandbox.wait_ended_in(room.mntns, 10)
+    assert room.sandbox.wait_exit(pid, 10) == -signal.SIGKILL
 
 
 @pytest.mark.parametrize("rootless", ROOTLESS, ids=["rootless" if rootless else "as-root" for rootless in ROOTLESS])
@@ -312,6 +428,7 @@ def test_a_lab_ends_with_its_owner_though_a_child_of_the_owner_keeps_every_descr
 OWNER_THAT_DOES_NOT_READ = """
 import os, signal
 from meshlab.kernel import conversation
+from meshlab.kernel.netlink import RouteSocket
 from meshlab.kernel.sandbox import Furniture, Sandbox
 sandbox = Sandbox.start()
 netns, mntns = sandbox.netns(["one"])[0], sandbox.mntns(Furniture())

@@ -6,7 +6,7 @@ import array
 import contextlib
 import os
 import socket
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,14 +21,20 @@ from meshlab.protocols.zds import Added, Deleted, ProxyEvent, ProxySession, Snap
 class NoRules(Agent):
     """Writes nothing, and is refused where the pod is called ``broken``."""
 
-    def __init__(self, config: Mapping[str, Any], channel: Channel) -> None:
-        super().__init__(config, channel)
+    def __init__(self, config: Mapping[str, Any], channel: Channel, netns: Sequence[int] = ()) -> None:
         self.written: list[str] = []
+        self.taken: list[str] = []
+        super().__init__(config, channel, netns)
 
-    def write_rules(self, pod: EnrolledPod) -> None:
+    def write_rules(self, pod: EnrolledPod, *, known: bool) -> None:
         if pod.zds.name == "broken":
             raise KernelRefusedError("add table istio-ambient-nat", f"pod:{pod.key}", 1)
-        self.written.append(pod.key)
+        self.written.append(f"{pod.key}{' again' if known else ''}{' bypass' if pod.bypass_inbound else ''}")
+
+    def remove_rules(self, pod: EnrolledPod, closing: contextlib.ExitStack) -> None:
+        if pod.zds.name == "stubborn":
+            raise KernelRefusedError("delete table istio-ambient-nat", f"pod:{pod.key}", 1)
+        self.taken.append(pod.key)
 
 
 class Proxy:
@@ -74,7 +80,8 @@ class Bench:
     def __init__(self, folder: Path, **config: Any) -> None:
         self.uds = folder / "ztunnel" / "ztunnel.sock"
         self.lab, theirs = pair()
-        self.agent = NoRules({"node": "node-1", "uds": str(self.uds), **config}, theirs)
+        netns = [os.open("/proc/self/ns/net", os.O_RDONLY) for _ in config.get("pods", ())]
+        self.agent = NoRules({"node": "node-1", "uds": str(self.uds), **config}, theirs, netns)
         self.proxies: list[Proxy] = []
         self.events: list[dict[str, Any]] = []
         self._number = 0
@@ -104,7 +111,8 @@ class Bench:
 
     def unanswered(self) -> bool:
         try:
-            self.lab.receive(timeout_s=0)
+            while "event" in (message := self.lab.receive(timeout_s=0)[0]):
+                self.events.append(message)
         except (TimeoutError, ChannelClosedError):
             return True
         return False
@@ -295,8 +303,14 @@ def test_of_two_proxies_the_newest_is_told_of_a_new_pod_and_both_of_its_end(benc
     bench.agent.step(5)
     assert bench.answer()["enrolled"] == ["uid-client"]
     number = bench.ask("remove", uids=["uid-client"])
-    assert bench.answer() == {"id": number, "removed": ["uid-client"]}
     assert [old.receive(), new.receive()] == [Deleted("uid-client"), Deleted("uid-client")]
+    old.ack()
+    bench.agent.step(5)
+    assert bench.unanswered()
+    new.ack()
+    bench.agent.step(5)
+    assert bench.answer() == {"id": number, "removed": ["uid-client"], "unacknowledged": []}
+    assert bench.agent.taken == []
 
 
 def test_a_proxy_that_breaks_the_protocol_is_dropped_and_the_agent_lives(
@@ -323,7 +337,7 @@ def test_an_unknown_request_is_answered_with_an_error_that_lists_what_there_is(b
     number = bench.ask("enroll")
     assert bench.answer() == {
         "id": number,
-        "error": "ValueError: no operation 'enroll'; there are enrol, give_up, remove, rules",
+        "error": "ValueError: no operation 'enroll'; there are enrol, give_up, release, remove, rules, status",
     }
 
 
@@ -340,7 +354,7 @@ def test_a_record_has_every_packet_with_who_said_it(make: Callable[..., Bench]) 
     proxy.ack()
     bench.agent.step(5)
     bench.answer()
-    said = [(event["k"], event.get("msg")) for event in bench.events]
+    said = [(event["k"], event.get("msg")) for event in bench.events if event["event"] == "conversation"]
     info = {"name": "client", "namespace": "shop", "service_account": "default"}
     assert said == [
         ("zds-accept", None),
@@ -351,7 +365,7 @@ def test_a_record_has_every_packet_with_who_said_it(make: Callable[..., Bench]) 
         ("zds-to-ztunnel", {"add": {"uid": "uid-client", "workload_info": info}}),
         ("zds-from-ztunnel", {"ack": {}}),
     ]
-    assert [event["nfds"] for event in bench.events if event["k"] == "zds-to-ztunnel"] == [0, 1]
+    assert [event["nfds"] for event in bench.events if event.get("k") == "zds-to-ztunnel"] == [0, 1]
 
 
 def test_a_lab_that_does_not_read_its_record_keeps_no_proxy_waiting_and_misses_nothing_later(
@@ -397,3 +411,133 @@ def test_an_agent_that_is_told_to_stop_ends(bench: Bench) -> None:
     os.close(wake)
     with pytest.raises(ChannelClosedError):
         bench.lab.receive(timeout_s=5)
+
+
+# --- pods that go, agents that come back, and two proxies ------------------------------------------------------------
+
+
+def enrolled(bench: Bench, proxy: Proxy, *names: str) -> None:
+    """Enrol pods with the newest proxy."""
+    bench.enrol(*names)
+    for name in names:
+        assert proxy.receive() == added(name)
+        proxy.ack()
+        bench.agent.step(5)
+    assert bench.answer()["enrolled"] == [f"uid-{name}" for name in names]
+
+
+def test_a_release_takes_the_rules_away_before_any_proxy_hears_of_it(bench: Bench) -> None:
+    proxy = synced(bench)
+    enrolled(bench, proxy, "client", "server")
+    number = bench.ask("release", uids=["uid-client"])
+    assert bench.agent.taken == ["shop/client"]
+    assert proxy.receive() == Deleted("uid-client")
+    assert bench.unanswered()
+    proxy.ack()
+    bench.agent.step(5)
+    answer = {"id": number, "released": ["uid-client"], "failed": {}, "unacknowledged": []}
+    assert bench.answer() == answer
+    proxy.sock.close()
+    bench.agent.step(5)
+    synced(bench, "server")
+
+
+def test_a_pod_whose_rules_cannot_be_taken_away_stays_with_its_proxy(bench: Bench) -> None:
+    proxy = synced(bench)
+    enrolled(bench, proxy, "stubborn")
+    number = bench.ask("release", uids=["uid-stubborn", "uid-nobody"])
+    answer = bench.answer()
+    assert (answer["id"], answer["released"]) == (number, [])
+    assert answer["failed"]["uid-stubborn"].startswith("rules: delete table istio-ambient-nat in netns")
+    assert answer["failed"]["uid-nobody"] == "the agent of node-1 does not know it"
+    assert proxy.nothing_came()
+
+
+@pytest.mark.parametrize("operation", ["release", "remove"])
+def test_a_proxy_that_goes_is_not_waited_for(bench: Bench, operation: str) -> None:
+    proxy = synced(bench)
+    enrolled(bench, proxy, "client")
+    number = bench.ask(operation, uids=["uid-client"])
+    proxy.receive()
+    assert bench.unanswered()
+    proxy.sock.close()
+    bench.agent.step(5)
+    answer = bench.answer()
+    assert (answer["id"], answer["unacknowledged"]) == (number, [])
+
+
+@pytest.mark.parametrize("operation", ["release", "remove"])
+def test_what_a_proxy_has_not_acknowledged_at_the_deadline_is_said(bench: Bench, operation: str) -> None:
+    proxy = synced(bench)
+    enrolled(bench, proxy, "client")
+    number = bench.ask(operation, uids=["uid-client"], timeout_s=0.01)
+    bench.agent.step(5)
+    answer = bench.answer()
+    assert (answer["id"], answer["unacknowledged"]) == (number, ["uid-client"])
+
+
+@pytest.mark.parametrize("uids", [[], ["uid-nobody"]], ids=["none", "unknown"])
+def test_to_remove_nothing_that_is_known_is_done_at_once(bench: Bench, uids: list[str]) -> None:
+    synced(bench)
+    number = bench.ask("remove", uids=uids)
+    assert bench.answer() == {"id": number, "removed": uids, "unacknowledged": []}
+
+
+def test_a_pod_that_is_removed_while_it_is_enrolled_is_pending_and_no_proxy_is_told_of_it_again(bench: Bench) -> None:
+    enrol = bench.enrol("client")
+    remove = bench.ask("remove", uids=["uid-client"])
+    why = "it was taken away meanwhile"
+    assert bench.answer() == {"id": enrol, "enrolled": [], "pending": {"uid-client": why}}
+    assert bench.answer() == {"id": remove, "removed": ["uid-client"], "unacknowledged": []}
+    synced(bench)
+
+
+def test_a_removed_pod_leaves_no_descriptor(bench: Bench) -> None:
+    proxy = synced(bench)
+    before = len(os.listdir("/proc/self/fd"))
+    enrolled(bench, proxy, "client")
+    enrolled(bench, proxy, "client")
+    assert len(os.listdir("/proc/self/fd")) == before + 1
+    bench.ask("remove", uids=["uid-client"])
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_an_agent_that_comes_back_knows_its_pods_before_a_proxy_can_connect(make: Callable[..., Bench]) -> None:
+    bench = make(pods=[asked("client"), asked("broken")])
+    assert bench.agent.written == ["shop/client again"]
+    proxy = synced(bench, "client")
+    assert proxy.inodes == [os.stat("/proc/self/ns/net").st_ino]
+    bench.ask("status")
+    status = bench.answer()
+    assert status["uids"] == ["uid-client"]
+    assert status["without_rules"]["uid-broken"].startswith("rules: add table istio-ambient-nat")
+
+
+def test_a_pod_that_is_enrolled_again_is_written_only_where_it_differs(bench: Bench) -> None:
+    proxy = synced(bench)
+    enrolled(bench, proxy, "client")
+    enrolled(bench, proxy, "client")
+    with open("/proc/self/ns/net") as netns:
+        bench.ask("enrol", (netns.fileno(),), pods=[{**asked("client"), "bypass_inbound": True}])
+    assert bench.agent.written == ["shop/client", "shop/client again", "shop/client again bypass"]
+
+
+def test_it_says_which_proxy_has_its_snapshot(bench: Bench) -> None:
+    enrol = bench.enrol("client")
+    first = synced(bench, "client")
+    assert bench.answer()["id"] == enrol
+    second = bench.proxy()
+    enrolled(bench, synced(bench, "client"), "server")
+    bench.ask("status")
+    both = ["uid-client", "uid-server"]
+    assert bench.answer()["connections"] == [
+        {"number": 1, "pid": os.getpid(), "synced": True, "uids": ["uid-client"]},
+        {"number": 2, "pid": os.getpid(), "synced": False, "uids": []},
+        {"number": 3, "pid": os.getpid(), "synced": True, "uids": both},
+    ]
+    assert [event for event in bench.events if event["event"] == "synced"] == [
+        {"event": "synced", "connection": 1, "pid": os.getpid(), "pods": ["uid-client"]},
+        {"event": "synced", "connection": 3, "pid": os.getpid(), "pods": ["uid-client"]},
+    ]
+    assert first.nothing_came()
+    second.sock.close()

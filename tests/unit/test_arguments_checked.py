@@ -138,3 +138,14 @@ def test_a_misspelt_setting_is_refused_with_the_nearest() -> None:
 def test_a_setting_of_another_type_is_refused_by_name(name: str, value: object) -> None:
     with pytest.raises(UsageError, match=f"'{name}' must be "):
         settings_of({name: value})  # type: ignore[misc]
+
+
+def test_what_a_verb_returns_may_be_known_to_type_checkers_only() -> None:
+    @checks_arguments
+    class Handle:
+        def label(self, name: str) -> "OnlyForTypeCheckers":  # type: ignore[name-defined]  # noqa: F821, UP037
+            return name
+
+    assert Handle().label("a") == "a"
+    with pytest.raises(UsageError, match=r"label\(\): 'name' must be text"):
+        Handle().label(1)  # type: ignore[arg-type]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import select
@@ -10,7 +11,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,8 +34,8 @@ class Running:
     channel: Channel
     ports: dict[str, int]
 
-    def ask(self, **request: Any) -> dict[str, Any]:
-        self.channel.send({"id": 1, **request})
+    def ask(self, sockets: Sequence[socket.socket] = (), **request: Any) -> dict[str, Any]:
+        self.channel.send({"id": 1, **request}, [sock.fileno() for sock in sockets])
         answer, _ = self.channel.receive(DEADLINE_S)
         assert isinstance(answer, dict)
         return answer
@@ -62,19 +63,18 @@ def _start() -> Running:
     ours, theirs = pair()
     listeners = [_listener(), _listener()]
     ports = {pod: sock.getsockname()[1] for pod, sock in zip(("shop/a", "shop/b"), listeners, strict=True)}
-    config = {
-        "pods": [
-            {"pod": "shop/a", "port": ports["shop/a"], "listener": 0},
-            {"pod": "shop/b", "port": ports["shop/b"], "listener": 1, "mode": "server-first"},
-        ]
-    }
-    fds = {"control": theirs.fileno(), **{f"listener-{place}": sock.fileno() for place, sock in enumerate(listeners)}}
-    argv = [sys.executable, "-W", "error", "-c", _START, json.dumps(config), json.dumps(fds)]
-    process = subprocess.Popen(argv, pass_fds=list(fds.values()))
+    argv = [sys.executable, "-W", "error", "-c", _START, "{}", json.dumps({"control": theirs.fileno()})]
+    process = subprocess.Popen(argv, pass_fds=[theirs.fileno()])
     theirs.close()
+    running = Running(process, ours, ports)
+    pods = [
+        {"pod": "shop/a", "port": ports["shop/a"], "listener": 0},
+        {"pod": "shop/b", "port": ports["shop/b"], "listener": 1, "mode": "server-first"},
+    ]
+    assert running.ask(listeners, op="listen", pods=pods) == {"id": 1, "listening": 2}
     for sock in listeners:
         sock.close()
-    return Running(process, ours, ports)
+    return running
 
 
 def _listener() -> socket.socket:
@@ -261,7 +261,7 @@ def test_bytes_and_connections_are_counted_by_listener_and_client(echo: Running)
 
 
 def test_an_unknown_operation_is_an_error_that_says_the_choices(echo: Running) -> None:
-    assert echo.ask(op="dance") == {"id": 1, "error": "the echo has no operation 'dance': received"}
+    assert echo.ask(op="dance") == {"id": 1, "error": "the echo has no operation 'dance': leave, listen, received"}
 
 
 @pytest.mark.parametrize("how", ["SIGTERM", "end of the control channel"])
@@ -282,3 +282,78 @@ def test_it_ends_with_status_0_when_told_also_while_clients_are_connected(how: s
 def test_a_request_that_makes_no_sense_is_answered_with_an_error(echo: Running) -> None:
     assert echo.ask(op="received")["error"] == "KeyError: 'canaries'"
     assert echo.ask(op="received", canaries=[], since_ns=0)["received"] == []
+
+
+# --- pods that come and go -------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(name="changing")
+def _changing() -> Iterator[Running]:
+    running = _start()
+    yield running
+    running.channel.close()
+    assert running.process.wait(DEADLINE_S) == 0
+
+
+def test_a_pod_that_comes_is_served_beside_those_that_are_there(changing: Running) -> None:
+    with changing.dial("shop/a") as before, _listener() as listener:
+        before.sendall(b"of no known kind")
+        changing.ports["shop/c"] = listener.getsockname()[1]
+        entry = {"pod": "shop/c", "port": changing.ports["shop/c"], "listener": 0, "mode": "server-first"}
+        assert changing.ask([listener], op="listen", pods=[entry]) == {"id": 1, "listening": 1}
+        assert changing.say(b"", "shop/c").startswith(b"MESHLAB shop/c")
+        before.shutdown(socket.SHUT_WR)
+        assert _to_the_end(before) == b"of no known kind"
+
+
+@pytest.mark.parametrize("reset", [False, True], ids=["closed", "reset"])
+def test_a_pod_that_leaves_takes_its_listener_and_its_connections_and_no_others(changing: Running, reset: bool) -> None:
+    with changing.dial("shop/a") as left, changing.dial("shop/b") as stays:
+        left.sendall(b"bytes of no known kind")
+        assert left.recv(100) == b"bytes of no known kind"
+        stays.recv(100)
+        assert changing.ask(op="leave", pods=["shop/a"], reset=reset) == {"id": 1, "closed": 1}
+        if reset:
+            with pytest.raises(ConnectionResetError):
+                left.recv(1)
+        else:
+            assert left.recv(1) == b""
+        with pytest.raises(ConnectionRefusedError):
+            changing.dial("shop/a")
+        stays.sendall(b"still here")
+        assert stays.recv(100) == b"still here"
+    rows = changing.ask(op="received", canaries=[], since_ns=0)["connections"]
+    assert {row[0] for row in rows} == {"shop/a", "shop/b"}, "what it had received is still known"
+
+
+def test_connections_that_nobody_had_accepted_yet_end_with_their_pod_too(changing: Running) -> None:
+    clients = [changing.dial("shop/a") for _ in range(100)]
+    answer = changing.ask(op="leave", pods=["shop/a"])
+    assert answer["closed"] <= len(clients)
+    for client in clients:
+        with client, contextlib.suppress(ConnectionResetError):  # of those that were still in the backlog
+            assert client.recv(1) == b""
+
+
+def test_a_pod_can_come_again_on_its_port(changing: Running) -> None:
+    assert changing.ask(op="leave", pods=["shop/a"])["closed"] == 0
+    with _listener() as listener:
+        changing.ports["shop/a"] = listener.getsockname()[1]
+        entry = {"pod": "shop/a", "port": changing.ports["shop/a"], "listener": 0}
+        assert changing.ask([listener], op="listen", pods=[entry]) == {"id": 1, "listening": 1}
+    assert changing.say(b"again") == b"again"
+
+
+def test_a_listen_or_leave_that_makes_no_sense_is_an_error_that_changes_nothing(changing: Running) -> None:
+    fresh = {"pod": "shop/c", "port": 1, "listener": 0}
+    with _listener() as listener:
+        twice = changing.ask([listener], op="listen", pods=[fresh, fresh])
+        assert twice["error"] == "ValueError: the echo would listen twice at shop/c port 1"
+        known = {"pod": "shop/a", "port": changing.ports["shop/a"], "listener": 0}
+        assert "listen twice at shop/a" in changing.ask([listener], op="listen", pods=[fresh, known])["error"]
+        assert changing.ask([], op="listen", pods=[fresh])["error"] == "IndexError: list index out of range"
+        assert changing.ask([listener], op="listen", pods=[fresh, {"pod": "shop/d"}])["error"] == "KeyError: 'port'"
+        gone = changing.ask(op="leave", pods=["shop/a", "shop/c"])
+        assert gone["error"] == "ValueError: the echo does not listen in shop/c"
+        assert changing.ask([listener], op="listen", pods=[fresh]) == {"id": 1, "listening": 1}
+    assert changing.say(b"still") == b"still"

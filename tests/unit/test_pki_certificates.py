@@ -356,22 +356,22 @@ def test_any_validity_that_a_request_can_carry_is_answered_within_the_authoritys
 ) -> None:
     authority = Authority(ca.issuer, "cluster.local")
     request = REQUEST(csr=create_csr(CLIENT, key), validity_duration=seconds)
-    _, chain = authority.create(request, NOW)
+    _, chain = authority.create(request, NOW, "ztunnel@node-1")
     assert timedelta(0) < leaf(chain).not_valid_after_utc - NOW <= timedelta(days=90)
 
 
 def test_a_key_is_one_workloads_at_one_proxy(ca: MeshCA, key: ec.EllipticCurvePrivateKey) -> None:
     authority, other = Authority(ca.issuer, "cluster.local"), SpiffeId("cluster.local", "shop", "other")
-    for identity, caller, shared in (
-        (CLIENT, "10.0.0.1", 0),
-        (CLIENT, "10.0.0.1", 0),  # the same key again, to have its certificate renewed
-        (CLIENT, "10.0.0.2", 1),
-        (other, "10.0.0.1", 2),
+    for identity, client, shared in (
+        (CLIENT, "ztunnel@node-1", 0),
+        (CLIENT, "ztunnel@node-1", 0),  # the same key again, to have its certificate renewed
+        (CLIENT, "ztunnel@node-2", 1),
+        (other, "ztunnel@node-1", 2),
     ):
-        authority.create(REQUEST(csr=create_csr(identity, key)), NOW, caller)
+        authority.create(REQUEST(csr=create_csr(identity, key)), NOW, client)
         assert len(authority.shared_keys) == shared
     assert authority.shared_keys[0].startswith(
-        f"one private key is that of {CLIENT} at 10.0.0.1 and {CLIENT} at 10.0.0.2:"
+        f"one private key is that of {CLIENT} at ztunnel@node-1 and {CLIENT} at ztunnel@node-2:"
     )
 
 
@@ -382,7 +382,7 @@ def test_an_authority_refuses_to_sign_what_is_no_spiffe_id(
     request = REQUEST(csr=create_csr(CLIENT, key))
     request.metadata.fields["ImpersonatedIdentity"].string_value = asked
     with pytest.raises(ProtocolError, match="is not spiffe://") as caught:
-        Authority(ca.issuer, "cluster.local").create(request, NOW)
+        Authority(ca.issuer, "cluster.local").create(request, NOW, "ztunnel@node-1")
     assert caught.value.code == 3
 
 

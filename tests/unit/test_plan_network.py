@@ -8,6 +8,7 @@ from ipaddress import IPv4Network, IPv6Network
 from itertools import combinations
 
 import pytest
+from whole_network import WholeNetwork, plan
 
 from meshlab.model import Mesh, Node, Pod, Topology
 from meshlab.model.addresses import PODS4, PODS6, SERVICES4, SERVICES6, pod4, pod6
@@ -24,7 +25,7 @@ from meshlab.plan.changes import (
     host_network,
 )
 from meshlab.plan.names import link_names, mac
-from meshlab.plan.network import CONTROL_PLANE4, CONTROL_PLANE6, NetworkPlan, plan
+from meshlab.plan.network import CONTROL_PLANE4, CONTROL_PLANE6
 
 
 def topology(nodes: int, *pods: tuple[str, int]) -> Topology:
@@ -47,31 +48,31 @@ LARGE = topology(255, *((f"workload-{number}", number % 255) for number in range
 TOPOLOGIES = [pytest.param(plan(SMALL), id="two nodes"), pytest.param(plan(LARGE), id="255 nodes, 600 pods")]
 
 
-def veths(network: NetworkPlan) -> list[tuple[str, Veth]]:
+def veths(network: WholeNetwork) -> list[tuple[str, Veth]]:
     return [(batch.netns, change) for batch in network.build for change in batch.changes if isinstance(change, Veth)]
 
 
-def ends(network: NetworkPlan) -> list[tuple[str, End]]:
+def ends(network: WholeNetwork) -> list[tuple[str, End]]:
     """Netns and end of both sides of every link."""
     return [pair for netns, veth in veths(network) for pair in ((netns, veth.end), (veth.peer_netns, veth.peer))]
 
 
 @pytest.mark.parametrize("network", TOPOLOGIES)
-def test_every_end_has_an_index_of_its_own_and_a_name_that_is_unique_in_its_netns(network: NetworkPlan) -> None:
+def test_every_end_has_an_index_of_its_own_and_a_name_that_is_unique_in_its_netns(network: WholeNetwork) -> None:
     assert len({end.index for _, end in ends(network)}) == len(ends(network))
     assert len({(netns, end.name) for netns, end in ends(network)}) == len(ends(network))
     assert all(len(end.name.encode()) <= 15 for _, end in ends(network))
 
 
 @pytest.mark.parametrize("network", TOPOLOGIES)
-def test_no_two_links_have_the_same_mac_and_each_is_a_local_unicast_address(network: NetworkPlan) -> None:
+def test_no_two_links_have_the_same_mac_and_each_is_a_local_unicast_address(network: WholeNetwork) -> None:
     macs = [veth.mac for _, veth in veths(network)]
     assert len(set(macs)) == len(macs)
     assert {int(address[:2], 16) & 3 for address in macs} == {2}
 
 
 @pytest.mark.parametrize("network", TOPOLOGIES)
-def test_no_two_netns_have_the_same_address_and_none_is_a_services(network: NetworkPlan) -> None:
+def test_no_two_netns_have_the_same_address_and_none_is_a_services(network: WholeNetwork) -> None:
     assigned = [
         change.address for batch in network.build for change in batch.changes if isinstance(change, AddressAssign)
     ]
@@ -81,7 +82,7 @@ def test_no_two_netns_have_the_same_address_and_none_is_a_services(network: Netw
 
 
 @pytest.mark.parametrize("network", TOPOLOGIES)
-def test_a_batch_comes_after_those_that_make_its_links(network: NetworkPlan) -> None:
+def test_a_batch_comes_after_those_that_make_its_links(network: WholeNetwork) -> None:
     """Whatever a batch touches was made before: by itself, or as the peer of an earlier one."""
     made = {(netns, 1) for netns in network.netns}
     for batch in network.build:
@@ -99,13 +100,13 @@ def test_a_batch_comes_after_those_that_make_its_links(network: NetworkPlan) -> 
 
 
 @pytest.mark.parametrize("network", TOPOLOGIES)
-def test_every_netns_is_named_once_and_has_a_batch(network: NetworkPlan) -> None:
+def test_every_netns_is_named_once_and_has_a_batch(network: WholeNetwork) -> None:
     assert max(Counter(network.netns).values()) == 1
     assert {batch.netns for batch in network.build} == set(network.netns)
 
 
 @pytest.mark.parametrize("network", TOPOLOGIES)
-def test_every_link_is_silenced_before_it_is_up(network: NetworkPlan) -> None:
+def test_every_link_is_silenced_before_it_is_up(network: WholeNetwork) -> None:
     for batch in network.build:
         silenced = {1}  # lo says nothing
         for change in batch.changes:
@@ -149,12 +150,12 @@ def test_what_must_settle_is_the_end_that_was_set_up_first() -> None:
         assert order.index((netns, end)) < order.index(other[(netns, end)])
 
 
-def both_ways(network: NetworkPlan) -> dict[tuple[str, End], tuple[str, End]]:
+def both_ways(network: WholeNetwork) -> dict[tuple[str, End], tuple[str, End]]:
     pairs = [((netns, veth.end), (veth.peer_netns, veth.peer)) for netns, veth in veths(network)]
     return dict(pairs) | {peer: end for end, peer in pairs}
 
 
-def routes(network: NetworkPlan, netns: str) -> list[Route]:
+def routes(network: WholeNetwork, netns: str) -> list[Route]:
     return [
         change
         for batch in network.build
@@ -190,7 +191,9 @@ def test_the_fabric_routes_each_nodes_pods_to_it_and_no_service() -> None:
 
 def test_only_the_control_planes_routes_to_proxies_acknowledge_every_segment() -> None:
     network = plan(SMALL)
-    proxies = {str(address) for node in network.nodes.values() for address in (node.proxy4, node.proxy6)}
+    proxies = {
+        str(address) for node in network.nodes.values() for address in (node.proxies[0].ipv4, node.proxies[0].ipv6)
+    }
     quick = {
         (batch.netns, str(change.destination.network_address))
         for batch in network.build
@@ -228,11 +231,11 @@ def test_addresses_of_nodes_and_proxies_differ_in_many_bits() -> None:
     nodes = list(plan(topology(8)).nodes.values())
     for one, other in combinations(nodes, 2):
         assert (int(one.ipv4) ^ int(other.ipv4)).bit_count() >= 3
-        assert (int(one.proxy4) ^ int(other.proxy4)).bit_count() >= 3
+        assert (int(one.proxies[0].ipv4) ^ int(other.proxies[0].ipv4)).bit_count() >= 3
 
 
 @pytest.mark.parametrize("network", TOPOLOGIES)
-def test_an_ipv6_address_is_local_at_once_and_not_when_a_work_queue_has_run(network: NetworkPlan) -> None:
+def test_an_ipv6_address_is_local_at_once_and_not_when_a_work_queue_has_run(network: WholeNetwork) -> None:
     for batch in network.build:
         for change in batch.changes:
             if isinstance(change, AddressAssign) and change.address.version == 6:

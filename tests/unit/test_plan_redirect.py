@@ -136,6 +136,30 @@ def test_inbound(packet: Packet, expected: str) -> None:
     assert meets(inpod_rules().ruleset, nft.Hook.PREROUTING, "nat", packet) == expected
 
 
+BYPASSED = [
+    pytest.param(Packet(OTHER4, POD4), id="plaintext, IPv4"),
+    pytest.param(Packet(OTHER6, POD6), id="plaintext, IPv6"),
+    pytest.param(Packet(OTHER4, POD4, 15008), id="HBONE"),
+    pytest.param(Packet(PROBE4, POD4), id="a probe"),
+    pytest.param(Packet(OTHER4, POD4, mark=0x539), id="what ztunnel sends to the app"),
+]
+
+
+@pytest.mark.parametrize("packet", BYPASSED)
+def test_nothing_inbound_is_captured_where_the_pod_bypasses_that(packet: Packet) -> None:
+    assert meets(inpod_rules(bypass_inbound=True).ruleset, nft.Hook.PREROUTING, "nat", packet) == "goes on"
+
+
+def test_a_pod_that_bypasses_inbound_capture_has_all_other_rules() -> None:
+    plain, bypassing = inpod_rules(), inpod_rules(bypass_inbound=True)
+    kept = {(table.name, chain.name): chain for table in bypassing.ruleset for chain in table.chains}
+    all_of_them = {(table.name, chain.name): chain for table in plain.ruleset for chain in table.chains}
+    changed = {name for name, chain in all_of_them.items() if kept[name] != chain}
+    assert changed == {("istio-ambient-nat", "istio-prerouting")}
+    assert kept["istio-ambient-nat", "istio-prerouting"].rules == ()
+    assert bypassing.routing == plain.routing
+
+
 def test_a_connection_that_ztunnel_opens_gets_the_return_mark_and_its_answers_get_it_back() -> None:
     opened = Packet(OTHER4, POD4, mark=0x539, ct_mark=0xABC000)
     meets(inpod_rules().ruleset, nft.Hook.PREROUTING, "filter", opened)

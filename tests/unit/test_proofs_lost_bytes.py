@@ -137,7 +137,7 @@ def test_the_reason_says_how_much_was_lost_before_the_window_and_what_to_do() ->
 
 @pytest.mark.parametrize("size", [1400, 60_000])
 def test_what_waits_for_a_byte_that_never_comes_has_a_bound(size: int) -> None:
-    stream = Stream(_head(0))
+    stream = Stream(_head(0), 0)
     stream.segment(_head(0), bytes(1), Order(), keep=False)
     most = 0
     for at in range(100, 64 << 20, size):

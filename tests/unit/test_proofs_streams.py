@@ -23,7 +23,7 @@ def _head(seq: int, flags: int = 0x10, port: int = 80) -> Header:
 
 def _streamed(isn: int, segments: Sequence[tuple[int, bytes]]) -> bytes:
     """What an analyser makes of segments (place in the stream, bytes) that come in this order."""
-    stream = Stream(_head(0))
+    stream = Stream(_head(0), 0)
     stream.segment(_head(isn, SYN), b"", Order(), keep=True)
     for place, data in segments:
         stream.segment(_head(isn + 1 + place), data, Order(), keep=True)
@@ -66,7 +66,7 @@ def test_a_longer_copy_of_a_waiting_segment_is_not_forgotten() -> None:
 
 
 def test_a_stream_is_taken_up_again_behind_a_gap_that_stays() -> None:
-    stream = Stream(_head(0, port=15008))
+    stream = Stream(_head(0, port=15008), 0)
     stream.segment(_head(0, SYN, 15008), b"", Order(), keep=True)
     for place in range(10, 10 + 2 * 4200, 2):
         stream.segment(_head(place, port=15008), b"ab", Order(), keep=True)

@@ -38,20 +38,20 @@ def ports() -> Iterator[dict[str, int]]:
     ours, theirs = pair()
     listeners = {name: _listen(socket.AF_INET6 if name == "six" else socket.AF_INET) for name in _MODES}
     numbers = {name: sock.getsockname()[1] for name, sock in listeners.items()}
-    fds = {f"listener-{place}": sock.detach() for place, sock in enumerate(listeners.values())}
-    fds["control"] = theirs.sock.detach()
-    config = {
-        "pods": [
-            {"pod": f"shop/{name}", "port": numbers[name], "listener": place, "mode": mode}
-            for place, (name, mode) in enumerate(_MODES.items())
-        ]
-    }
+    pods = [
+        {"pod": f"shop/{name}", "port": numbers[name], "listener": place, "mode": mode}
+        for place, (name, mode) in enumerate(_MODES.items())
+    ]
+    ours.send({"id": 1, "op": "listen", "pods": pods}, [sock.fileno() for sock in listeners.values()])
 
     async def serve() -> None:
-        await Echo(config, fds).run()
+        await Echo(theirs).run()
 
     thread = threading.Thread(target=lambda: asyncio.run(serve()), daemon=True)
     thread.start()
+    assert ours.receive(DEADLINE_S)[0] == {"id": 1, "listening": len(listeners)}
+    for sock in listeners.values():
+        sock.close()
     yield numbers
     ours.close()
     thread.join(DEADLINE_S)

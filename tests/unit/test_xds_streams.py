@@ -12,6 +12,7 @@ from meshlab.protocols.messages import ADDRESS_TYPE, AUTHORIZATION_TYPE, message
 from meshlab.protocols.xds import DeltaClient, Node, Request, Response, Update
 from meshlab.protocols.xds_server import DeltaServer, Lag, Nack, Snapshot, Stream
 
+CLIENT = "ztunnel@node-1"
 NODE = Node(name="node-1", instance_ip="10.1.255.2")
 
 
@@ -50,9 +51,9 @@ def names(response: Response) -> list[str]:
 class Conversation:
     """A client and a server's stream, each handed what the other said."""
 
-    def __init__(self, server: DeltaServer, client: DeltaClient | None = None) -> None:
+    def __init__(self, server: DeltaServer, client: DeltaClient | None = None, called: str = CLIENT) -> None:
         self.client = client or DeltaClient(NODE)
-        self.stream = server.open()
+        self.stream = server.open(called)
         self.updates: list[Update] = []
         for first in self.client.start():
             self.hear(self.stream.receive(first))
@@ -87,7 +88,7 @@ def test_a_client_opens_as_a_real_ztunnel_does() -> None:
 def test_an_ack_has_type_and_nonce_only() -> None:
     client = DeltaClient(NODE)
     client.start()
-    ack = client.answer(client.receive(serving(A).open().receive(opening())[0]))
+    ack = client.answer(client.receive(serving(A).open(CLIENT).receive(opening())[0]))
     assert [(field.name, value) for field, value in ack.ListFields()] == [
         ("type_url", ADDRESS_TYPE),
         ("response_nonce", "n1"),
@@ -96,7 +97,7 @@ def test_an_ack_has_type_and_nonce_only() -> None:
 
 @pytest.mark.parametrize("type_url", [ADDRESS_TYPE, AUTHORIZATION_TYPE])
 def test_an_empty_type_is_answered_all_the_same(type_url: str) -> None:
-    (response,) = serving(Snapshot()).open().receive(opening(type_url))
+    (response,) = serving(Snapshot()).open(CLIENT).receive(opening(type_url))
     assert (response.type_url, list(response.resources), list(response.removed_resources)) == (type_url, [], [])
     assert response.nonce
     assert response.system_version_info
@@ -121,7 +122,7 @@ def test_publishing_what_is_served_already_sends_nothing() -> None:
     talk = Conversation(server)
     again = snapshot({"b": workload("b"), "a": workload("a")})
     assert server.publish(again) == [(talk.stream, [])]
-    assert server.lagging(["node-1"]) == []
+    assert server.lagging([CLIENT]) == []
 
 
 def test_a_policy_is_sent_before_the_workload_that_names_it() -> None:
@@ -142,7 +143,7 @@ def test_a_reconnecting_client_is_sent_the_difference_only() -> None:
     after = Conversation(server, before.client)
     assert [sorted(update.resources) for update in after.updates] == [["c"], []]
     assert after.updates[0].removed == ("a",)
-    assert server.lagging(["node-1"]) == []
+    assert server.lagging([CLIENT]) == []
 
 
 def test_a_reconnecting_client_that_has_everything_is_still_answered() -> None:
@@ -184,12 +185,12 @@ SUBSCRIPTIONS: dict[str, tuple[dict[str, Any], list[str], list[str]]] = {
 @pytest.mark.parametrize("case", SUBSCRIPTIONS)
 def test_a_first_request_is_answered_with_what_it_asks_for(case: str) -> None:
     fields, sent, removed = SUBSCRIPTIONS[case]
-    (response,) = serving(A).open().receive(opening(**fields))
+    (response,) = serving(A).open(CLIENT).receive(opening(**fields))
     assert (names(response), list(response.removed_resources)) == (sent, removed)
 
 
 def on_demand(server: DeltaServer) -> Stream:
-    stream = server.open()
+    stream = server.open(CLIENT)
     (empty,) = stream.receive(opening(resource_names_subscribe=["*"], resource_names_unsubscribe=["*"]))
     stream.receive(request(response_nonce=empty.nonce))
     return stream
@@ -223,7 +224,7 @@ def test_who_asks_again_for_a_resource_is_sent_it_again() -> None:
 
 
 def test_names_may_come_with_an_ack() -> None:
-    stream = serving(A).open()
+    stream = serving(A).open(CLIENT)
     (empty,) = stream.receive(opening(resource_names_subscribe=["*"], resource_names_unsubscribe=["*"]))
     (response,) = stream.receive(request(response_nonce=empty.nonce, resource_names_subscribe=["b"]))
     assert names(response) == ["b"]
@@ -246,7 +247,7 @@ def test_a_nack_names_the_bad_resource_and_the_rest_is_held() -> None:
 
 def test_what_cannot_be_decoded_is_refused_without_the_applications_help() -> None:
     server = serving(snapshot({"a": workload("a"), "bad": b"\x0a\xff"}))
-    stream, client = server.open(), DeltaClient(NODE)
+    stream, client = server.open(CLIENT), DeltaClient(NODE)
     (response,) = stream.receive(client.start()[0])
     update = client.receive(response)
     assert sorted(update.resources) == ["a"]
@@ -258,14 +259,14 @@ def test_what_cannot_be_decoded_is_refused_without_the_applications_help() -> No
 
 def test_a_resource_of_another_type_than_its_response_is_refused() -> None:
     client = DeltaClient(NODE)
-    (response,) = serving(A).open().receive(client.start()[0])
+    (response,) = serving(A).open(CLIENT).receive(client.start()[0])
     response.resources[0].resource.type_url = AUTHORIZATION_TYPE
     assert sorted(client.receive(response).errors) == ["a"]
 
 
 def test_a_type_that_the_client_did_not_ask_for_changes_nothing_and_is_acknowledged() -> None:
     client = DeltaClient(NODE, [ADDRESS_TYPE])
-    (response,) = serving(WITH_DENY).open().receive(opening(AUTHORIZATION_TYPE))
+    (response,) = serving(WITH_DENY).open(CLIENT).receive(opening(AUTHORIZATION_TYPE))
     update = client.receive(response)
     assert (update.resources, update.removed) == ({}, ())
     assert not client.answer(update).HasField("error_detail")
@@ -279,17 +280,17 @@ def test_after_a_nack_the_last_accepted_version_is_served_and_sent_again() -> No
     ((_, responses),) = server.publish(bad)
     talk.hear(responses, {"shop/deny": "not understood"})
     assert talk.stream.nacks == [
-        Nack("node-1", AUTHORIZATION_TYPE, bad.version(AUTHORIZATION_TYPE), "shop/deny: not understood")
+        Nack(CLIENT, "node-1", AUTHORIZATION_TYPE, bad.version(AUTHORIZATION_TYPE), "shop/deny: not understood")
     ]
-    assert server.lagging(["node-1"]) == [
-        Lag("node-1", AUTHORIZATION_TYPE, WITH_DENY.version(AUTHORIZATION_TYPE)),
+    assert server.lagging([CLIENT]) == [
+        Lag(CLIENT, "node-1", AUTHORIZATION_TYPE, WITH_DENY.version(AUTHORIZATION_TYPE)),
     ]
     ((_, (back,)),) = server.roll_back()
     assert (names(back), list(back.removed_resources)) == (["shop/deny"], ["shop/new"])
-    assert [lag.type_url for lag in server.lagging(["node-1"])] == [AUTHORIZATION_TYPE]
+    assert [lag.type_url for lag in server.lagging([CLIENT])] == [AUTHORIZATION_TYPE]
     talk.hear([back])
     assert server.snapshot is WITH_DENY
-    assert server.lagging(["node-1"]) == []
+    assert server.lagging([CLIENT]) == []
 
 
 def test_a_nack_of_what_was_superseded_meanwhile_leaves_the_newer_version_accepted() -> None:
@@ -299,7 +300,7 @@ def test_a_nack_of_what_was_superseded_meanwhile_leaves_the_newer_version_accept
     ((_, newer),) = server.publish(snapshot({"a": workload("a", "node-3"), "b": workload("b")}))
     talk.hear(older, {"a": "no"})
     talk.hear(newer)
-    assert server.lagging(["node-1"]) == []
+    assert server.lagging([CLIENT]) == []
 
 
 def test_a_nack_of_something_that_is_still_served_is_not_healed_by_a_later_ack() -> None:
@@ -309,7 +310,7 @@ def test_a_nack_of_something_that_is_still_served_is_not_healed_by_a_later_ack()
     ((_, newer),) = server.publish(snapshot({"a": workload("a", "node-2"), "c": workload("c")}))
     talk.hear(older, {"a": "no"})
     talk.hear(newer)
-    assert [lag.type_url for lag in server.lagging(["node-1"])] == [ADDRESS_TYPE]
+    assert [lag.type_url for lag in server.lagging([CLIENT])] == [ADDRESS_TYPE]
 
 
 # --- who has acknowledged ---
@@ -317,23 +318,23 @@ def test_a_nack_of_something_that_is_still_served_is_not_healed_by_a_later_ack()
 
 def test_a_push_counts_when_both_types_are_acknowledged() -> None:
     server = serving(A)
-    stream, client = server.open(), DeltaClient(NODE)
+    stream, client = server.open(CLIENT), DeltaClient(NODE)
     first, second = client.start()
-    assert [lag.version for lag in server.lagging(["node-1"])] == ["", ""]
+    assert [lag.version for lag in server.lagging([CLIENT])] == ["", ""]
     addresses, policies = stream.receive(first)[0], stream.receive(second)[0]
     stream.receive(client.answer(client.receive(addresses)))
-    assert server.lagging(["node-1"]) == [Lag("node-1", AUTHORIZATION_TYPE, "")]
+    assert server.lagging([CLIENT]) == [Lag(CLIENT, "node-1", AUTHORIZATION_TYPE, "")]
     stream.receive(client.answer(client.receive(policies)))
-    assert server.lagging(["node-1"]) == []
+    assert server.lagging([CLIENT]) == []
 
 
 def test_a_push_of_one_type_does_not_wait_for_the_other() -> None:
     server = serving(A)
     talk = Conversation(server)
     ((_, responses),) = server.publish(WITH_DENY)
-    assert server.lagging(["node-1"]) == [Lag("node-1", AUTHORIZATION_TYPE, A.version(AUTHORIZATION_TYPE))]
+    assert server.lagging([CLIENT]) == [Lag(CLIENT, "node-1", AUTHORIZATION_TYPE, A.version(AUTHORIZATION_TYPE))]
     talk.hear(responses)
-    assert server.lagging(["node-1"]) == []
+    assert server.lagging([CLIENT]) == []
 
 
 def test_going_back_to_what_was_acknowledged_once_must_be_acknowledged_again() -> None:
@@ -342,26 +343,51 @@ def test_going_back_to_what_was_acknowledged_once_must_be_acknowledged_again() -
     ((_, there),) = server.publish(WITH_DENY)
     ((_, back),) = server.publish(A)
     for responses in (there, back):
-        assert [lag.type_url for lag in server.lagging(["node-1"])] == [AUTHORIZATION_TYPE]
+        assert [lag.type_url for lag in server.lagging([CLIENT])] == [AUTHORIZATION_TYPE]
         talk.hear(responses)
-    assert server.lagging(["node-1"]) == []
+    assert server.lagging([CLIENT]) == []
 
 
-def test_a_node_without_a_stream_lags_and_one_of_its_two_streams_is_not_enough() -> None:
+def test_a_client_without_a_stream_lags_and_one_of_its_two_streams_is_not_enough() -> None:
     server = serving(A)
     first = Conversation(server)
-    assert [lag.node for lag in server.lagging(["node-1", "node-2"])] == ["node-2", "node-2"]
-    second = server.open()
+    assert [(lag.client, lag.node) for lag in server.lagging([CLIENT, "ztunnel@node-2"])] == [
+        ("ztunnel@node-2", "")
+    ] * 2
+    second = server.open(CLIENT)
     second.receive(opening())
-    assert {lag.node for lag in server.lagging(["node-1"])} == {"node-1"}
+    assert {lag.client for lag in server.lagging([CLIENT])} == {CLIENT}
     server.close(second)
-    assert server.lagging(["node-1"]) == []
+    assert server.lagging([CLIENT]) == []
     server.close(first.stream)
-    assert {lag.node for lag in server.lagging(["node-1"])} == {"node-1"}
+    assert {lag.client for lag in server.lagging([CLIENT])} == {CLIENT}
+
+
+def test_a_client_that_has_subscribed_on_two_streams_is_sent_each_change_on_both_and_counts_when_both_have_it() -> None:
+    server = serving(A)
+    first, second = Conversation(server), Conversation(server)
+    assert server.lagging([CLIENT]) == []
+    ((_, to_first), (_, to_second)) = server.publish(WITH_DENY)
+    assert names(to_first[0]) == names(to_second[0]) == ["shop/deny"]
+    first.hear(to_first)
+    assert [lag.type_url for lag in server.lagging([CLIENT])] == [AUTHORIZATION_TYPE]
+    second.hear(to_second)
+    assert server.lagging([CLIENT]) == []
+
+
+def test_two_clients_of_one_node_are_waited_for_each_for_itself() -> None:
+    server = serving(A)
+    old, new = Conversation(server), Conversation(server, called="ztunnel@node-1#2")
+    ((_, to_old), (_, to_new)) = server.publish(WITH_DENY)
+    new.hear(to_new)
+    assert server.lagging(["ztunnel@node-1#2"]) == []
+    assert [(lag.client, lag.node) for lag in server.lagging([CLIENT, "ztunnel@node-1#2"])] == [(CLIENT, "node-1")]
+    old.hear(to_old)
+    assert server.lagging([CLIENT, "ztunnel@node-1#2"]) == []
 
 
 def test_a_stream_is_named_by_its_node_or_else_by_its_id() -> None:
-    named, bare = serving(A).open(), serving(A).open()
+    named, bare = serving(A).open(CLIENT), serving(A).open(CLIENT)
     named.receive(opening())
     bare.receive(request(node={"id": "ztunnel~10.1.255.2~.~.svc.cluster.local"}))
     assert (named.node, bare.node) == ("node-1", "ztunnel~10.1.255.2~.~.svc.cluster.local")
@@ -371,17 +397,21 @@ def test_a_stream_is_named_by_its_node_or_else_by_its_id() -> None:
 
 
 def opened() -> Stream:
-    stream = serving(A).open()
+    stream = serving(A).open(CLIENT)
     stream.receive(opening())
     return stream
 
 
+def _fresh() -> Stream:
+    return serving(A).open(CLIENT)
+
+
 ERROR = {"message": "no"}
 ILLEGAL: dict[str, tuple[Callable[[], Stream], Callable[[], Request], str]] = {
-    "no type": (serving(A).open, lambda: opening(""), "type_url is empty"),
-    "no node": (serving(A).open, request, "has no node"),
-    "an answer to nothing": (serving(A).open, lambda: opening(response_nonce="n1"), "together: response_nonce"),
-    "an error about nothing": (serving(A).open, lambda: opening(error_detail=ERROR), "together: error_detail"),
+    "no type": (_fresh, lambda: opening(""), "type_url is empty"),
+    "no node": (_fresh, request, "has no node"),
+    "an answer to nothing": (_fresh, lambda: opening(response_nonce="n1"), "together: response_nonce"),
+    "an error about nothing": (_fresh, lambda: opening(error_detail=ERROR), "together: error_detail"),
     "an error without nonce": (opened, lambda: request(error_detail=ERROR), "the type is subscribed, error_detail"),
     "a nonce never sent": (opened, lambda: request(response_nonce="n7"), "no response with nonce 'n7' was sent"),
     "an answer of another type": (opened, lambda: request(AUTHORIZATION_TYPE, response_nonce="n1"), "response_nonce"),
@@ -403,7 +433,7 @@ def test_what_is_no_legal_move_is_the_clients_error(case: str) -> None:
 
 def test_a_second_answer_to_a_response_is_ignored_as_istio_does_and_the_stream_lives_on() -> None:
     server = serving(A)
-    stream = server.open()
+    stream = server.open(CLIENT)
     stream.receive(opening())
     for _ in range(2):
         assert stream.receive(request(response_nonce="n1")) == []
@@ -416,4 +446,4 @@ def test_a_refusal_that_comes_after_the_answer_is_still_a_refusal() -> None:
     stream = opened()
     stream.receive(request(response_nonce="n1"))
     stream.receive(request(response_nonce="n1", error_detail=ERROR))
-    assert stream.nacks == [Nack("node-1", ADDRESS_TYPE, "", "no")]
+    assert stream.nacks == [Nack(CLIENT, "node-1", ADDRESS_TYPE, "", "no")]

@@ -332,7 +332,7 @@ class _Http:
         if answer.body_sha256 != hashlib.sha256(request.body).hexdigest():
             return f"the echo saw another body, of {answer.body_bytes} bytes"
         if request.mode == "echo-body" and self._attempt.body != request.body:
-            return _first_difference(self._attempt.body, request.body)
+            return first_difference(self._attempt.body, request.body)
         return ""
 
 
@@ -392,7 +392,7 @@ class _Tcp:
         if attempt.peer is None and (newline or not language.may_greet(got)):
             return End(_corruption(got), f"no greeting: {got[:40]!r}")
         if not self._payload.startswith(rest):
-            return End(Outcome.CORRUPTED, _first_difference(rest, self._payload))
+            return End(Outcome.CORRUPTED, first_difference(rest, self._payload))
         if len(rest) < len(self._payload):
             raise attempt.closed()
         attempt.body = self._request.body
@@ -404,7 +404,7 @@ def _corruption(first_bytes: bytes) -> Outcome:
     return Outcome.TLS_ALERT if first_bytes.startswith(_TLS_ALERT) else Outcome.CORRUPTED
 
 
-def _first_difference(got: bytes, expected: bytes) -> str:
+def first_difference(got: bytes, expected: bytes) -> str:
     at = next((at for at, pair in enumerate(zip(got, expected, strict=False)) if pair[0] != pair[1]), None)
     if at is None:
         return f"{len(got)} bytes came back of {len(expected)}"

@@ -13,6 +13,7 @@ import socket
 import threading
 import time
 from collections.abc import Coroutine, Iterable
+from concurrent.futures import Future
 from ipaddress import IPv4Address, IPv6Address
 from typing import Any, TypeVar
 
@@ -41,12 +42,16 @@ class TrafficLoop:
         Raises:
             TimeoutError: it still ran after ``timeout_s``, and was cancelled.
         """
-        future = asyncio.run_coroutine_threadsafe(coroutine, self._started())
+        future = self.start(coroutine)
         try:
             return future.result(timeout_s)
         except BaseException:  # a KeyboardInterrupt too must not leave calls behind
             future.cancel()
             raise
+
+    def start(self, coroutine: Coroutine[Any, Any, _T]) -> Future[_T]:
+        """Run ``coroutine`` on the loop, and do not wait for it."""
+        return asyncio.run_coroutine_threadsafe(coroutine, self._started())
 
     def close(self) -> None:
         """Stop the thread; the next ``run`` starts another."""

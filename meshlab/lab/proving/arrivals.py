@@ -55,29 +55,34 @@ def beyond(mesh: Mesh, wiring: Wiring, counted: Arrivals, made: Sequence[Call]) 
 
 
 def count(
-    site: Site, mesh: Mesh, calls: Sequence[Call], since_ns: int, before: Mapping[tuple[Target, Address], int]
+    site: Site,
+    meshes: Sequence[Mesh],
+    calls: Sequence[Call],
+    since_ns: int,
+    before: Mapping[tuple[Target, Address], int],
 ) -> Arrivals:
     """What was counted from ``since_ns`` on.
 
     Args:
+        meshes: those that were in effect since then, the one that is last.
         calls: those whose canaries are looked for.
         before: what the kernel had counted at that moment (``by_kernel``).
     """
     canaries = {call.canary.decode(): call.number for call in calls}
-    asked = {
-        node: echo.post("received", canaries=list(canaries), since_ns=since_ns) for node, echo in site.echoes.items()
-    }
-    answers = [site.echoes[node].answer(number, _PATIENCE_S)[0] for node, number in asked.items()]
-    now = by_kernel(site, mesh)
+    echoes = list(site.peers("echo").values())
+    asked = [echo.post("received", canaries=list(canaries), since_ns=since_ns) for echo in echoes]
+    answers = [echo.answer(number, _PATIENCE_S)[0] for echo, number in zip(echoes, asked, strict=True)]
+    now = by_kernel(site, meshes[-1])
+    pods = [(mesh, pod) for mesh in meshes for pod in mesh.pods]
     return Arrivals(
         since_ns=since_ns,
         connections=tuple(_arrival(*row) for answer in answers for row in answer["connections"]),
         canaries=frozenset(canaries[text] for answer in answers for text in answer["received"]),
         forgotten_until_ns=max((answer["forgotten_until_ns"] for answer in answers), default=0),
         echoes=frozenset(
-            Target(pod.key, port) for pod in mesh.pods if pod.program is None for port in ports_of(mesh, pod)
+            Target(pod.key, port) for mesh, pod in pods if pod.program is None for port in ports_of(mesh, pod)
         ),
-        programs=frozenset(pod.key for pod in mesh.pods if pod.program is not None),
+        programs=frozenset(pod.key for _, pod in pods if pod.program is not None),
         kernel={key: number - before.get(key, 0) for key, number in now.items()},
     )
 
@@ -89,9 +94,9 @@ def _arrival(pod: str, port: int, client: str, client_port: int, opened_ns: int,
 # --- programs of pods' own -------------------------------------------------------------------------------------------
 
 
-def watch(site: Site) -> None:
-    """Begin to count in every pod that runs a program of its own; before its link opens, so that none is missed."""
-    for pod in site.topology.mesh.pods:
+def watch(site: Site, pods: Sequence[Pod]) -> None:
+    """Begin to count in those that run a program of their own; before their links open, so that none is missed."""
+    for pod in pods:
         if pod.program is not None:
             with _opened(site, pod) as arrivals:
                 arrivals.watch()

@@ -89,7 +89,17 @@ class Capture:
 
     @property
     def wiring(self) -> Wiring:
+        """Which link is whose now; links that have gone meanwhile are in it, too."""
         return self._lab.captures.wiring()
+
+    def _wiring(self, call: Call) -> Wiring:
+        """Which link was whose when ``call`` began: a pod may have gone since, or another have its address."""
+        return self._lab.captures.wiring(call.started_ns)
+
+    def mesh_at(self, call: Call) -> Mesh:
+        """The mesh that was in effect when ``call`` began: the one before, where it was just about to change."""
+        meshes = self._lab.history.between(call.started_ns, call.started_ns)
+        return meshes[0] if meshes else self._lab.mesh
 
     # --- proofs ------------------------------------------------------------------------------------------------------
 
@@ -139,8 +149,11 @@ class Capture:
             UsageError: no call was given.
         """
         asked = _some(calls, "encrypted")
-        window, wiring = self.window, self.wiring
-        return [verdicts.encrypted(window, wiring, call, self.targets(call), self._cohort(call)) for call in asked]
+        window = self.window
+        return [
+            verdicts.encrypted(window, self._wiring(call), call, self.targets(call), self._cohort(call))
+            for call in asked
+        ]
 
     def denied(self, call: Call, twin: Call | None = None, instead: str = "") -> Proof:
         """As ``prove_denied``, as a value; ``instead`` names the control where there can be no twin.
@@ -150,7 +163,7 @@ class Capture:
         """
         return denied(
             self.window,
-            self.wiring,
+            self._wiring(call),
             call,
             self._denying(call),
             self._counted(call),
@@ -165,7 +178,7 @@ class Capture:
 
     def path(self, call: Call) -> Proof:
         """As ``prove_path``, as a value."""
-        return verdicts.path(self.window, self.wiring, call, self.targets(call), self._cohort(call))
+        return verdicts.path(self.window, self._wiring(call), call, self.targets(call), self._cohort(call))
 
     def identity(self, call: Call, who: SpiffeId, at_least: Grade = Grade.PEER, of: End | None = None) -> Proof:
         """As ``prove_identity``, as a value.
@@ -178,7 +191,7 @@ class Capture:
         window, targets = self.window, self.targets(call)
         return identity(
             window,
-            self.wiring,
+            self._wiring(call),
             call,
             targets,
             who,
@@ -206,16 +219,22 @@ class Capture:
         Raises:
             UsageError: no call was given.
         """
-        asked = _some(calls, "nothing in plaintext")
-        window, wiring = self.window, self.wiring
-        by_family: dict[Family, list[Call]] = {}
-        for call in asked:
-            by_family.setdefault(call.family, []).append(call)
-        return [
-            verdicts.nothing_in_clear(window, wiring, link, family, some)
-            for family, some in sorted(by_family.items())
-            for link in verdicts.links_to_prove(window, wiring, family, [(call, self.targets(call)) for call in some])
-        ]
+        asked, window = _some(calls, "nothing in plaintext"), self.window
+        proofs: list[Proof] = []
+        spans = self._lab.captures.wirings()
+        first_ns = spans[0][0]
+        for since_ns, until_ns, wiring in spans:
+            by_family: dict[Family, list[Call]] = {}
+            for call in asked:
+                if since_ns <= max(call.started_ns, first_ns) < until_ns:
+                    by_family.setdefault(call.family, []).append(call)
+            for family, some in sorted(by_family.items()):
+                reached = [(call, self.targets(call)) for call in some]
+                proofs += [
+                    verdicts.nothing_in_clear(window, wiring, link, family, some, until_ns)
+                    for link in verdicts.links_to_prove(window, wiring, family, reached, until_ns)
+                ]
+        return proofs
 
     # --- looking -----------------------------------------------------------------------------------------------------
 
@@ -248,11 +267,11 @@ class Capture:
 
     def targets(self, call: Call) -> list[Target]:
         """The pods that a call may have reached."""
-        return [Target(pod.key, port) for pod, port in behind(self._lab.mesh, call.to)]
+        return [Target(pod.key, port) for pod, port in behind(self.mesh_at(call), call.to)]
 
     def _denying(self, call: Call) -> list[Target]:
         """Of the targets of ``call``, those that the policies in effect deny to its caller; all, where none does."""
-        mesh, targets = self._lab.mesh, self.targets(call)
+        mesh, targets = self.mesh_at(call), self.targets(call)
         source = mesh.pod(call.source)
         denying = [
             target

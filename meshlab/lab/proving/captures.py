@@ -21,8 +21,9 @@ from typing import Any
 
 from meshlab.errors import LabError, LabLostError, UsageError
 from meshlab.lab.running.programs import Peer
-from meshlab.lab.site import Site, named
-from meshlab.plan.network import CONTROL_PLANE, node_netns
+from meshlab.lab.site import Site, enrolled_keys, named
+from meshlab.model import Pod
+from meshlab.plan.network import CONTROL_PLANE, node_netns, pod_netns
 from meshlab.plan.network import FABRIC as FABRIC_NETNS
 from meshlab.proofs.beacon import Beacons, closing, frames, opening
 from meshlab.proofs.canary import RANDOM_BYTES, secret_of
@@ -40,6 +41,7 @@ _LOOK_S = 0.05
 _FOLLOW_AT_BYTES = 64 << 20
 _STRETCH_BYTES = 8 << 20
 """How much is read at once outside windows."""
+_NEVER_NS = 1 << 63
 _BROKEN = "the recording of this lab is broken: another than its recorder has written there"
 
 End = tuple[str, str]
@@ -84,7 +86,10 @@ class Captures:
     _drops: Mapping[str, int] = field(default_factory=dict)
     """By node, as of the last look outside a window."""
     _beacons: Beacons | None = None
-    _wiring: Wiring | None = None
+    _wirings: list[tuple[int, Wiring]] = field(default_factory=list)
+    """Since when, and what: of the open window each, else the latest."""
+    _wired_for: object = None
+    """What the latest was made from."""
     _senders: dict[str, socket.socket] = field(default_factory=dict)
     _lock: threading.RLock = field(default_factory=threading.RLock)
     _closing: threading.Event = field(default_factory=threading.Event)
@@ -98,33 +103,85 @@ class Captures:
         calls, beacons = (secret_of(secrets.token_bytes(RANDOM_BYTES)) for _ in range(2))
         follower = named(analyzer)(calls)  # type: ignore[operator]
         captures = cls(site, recorder, follower, rings, fds[0], calls, beacons)
+        captures.rewired(site.mesh.pods, enrolled_keys(site.mesh))
         captures._thread = threading.Thread(target=captures._follow_along, name="meshlab-captures", daemon=True)
         captures._thread.start()
         return captures
 
-    def wiring(self) -> Wiring:
-        """Which link is whose."""
-        if self._wiring is None:
-            self._wiring = self._wire()
-        return self._wiring
+    def wirings(self) -> list[tuple[int, int, Wiring]]:
+        """Which link was whose from when on, and until when: of the open window each, else the latest."""
+        with self._lock:
+            ends = [since_ns for since_ns, _ in self._wirings[1:]]
+            spans = zip(self._wirings, [*ends, _NEVER_NS], strict=True)
+            return [(since_ns, until_ns, wiring) for (since_ns, wiring), until_ns in spans]
 
-    def _wire(self) -> Wiring:
-        links: dict[LinkId, Link] = {}
-        network = self.site.network
-        for name, node in network.nodes.items():
-            for index, what in (
-                (node.fabric.index, FABRIC),
-                (node.mgmt.index, MGMT),
-                (node.proxy.index, PROXY),
-            ):
-                links[self.rings[name], index] = Link(name, index, what)
+    def wiring(self, at_ns: int | None = None) -> Wiring:
+        """Which link is whose: at a moment of CLOCK_REALTIME; now, if not given."""
+        with self._lock:
+            if at_ns is None:
+                return self._wirings[-1][1]
+            known = [wiring for since_ns, wiring in self._wirings if since_ns <= at_ns]
+            return known[-1] if known else self._wirings[0][1]
+
+    # --- a lab that changes ------------------------------------------------------------------------------------------
+
+    def joined(self, pods: Sequence[Pod]) -> None:
+        """The links of these pods are up. An open window gets its beacons on them."""
+        with self._lock:
+            if self._beacons is not None:
+                links = [self._link_of(pod.key) for pod in pods]
+                self._beacons = self._beacons.joined(self._send(opening(self._beacon_secret, links, self._next_beacon)))
+
+    def leaving(self, pods: Sequence[Pod]) -> None:
+        """The links of these pods are about to go: an open window gets its last beacons on them."""
+        with self._lock:
+            there = [pod for pod in pods if pod.key in self.site.pods]
+            if self._beacons is not None:
+                links = [self._link_of(pod.key) for pod in there]
+                self._beacons = self._beacons.joined(self._send(closing(self._beacon_secret, links, self._next_beacon)))
+            for pod in there:
+                if (sender := self._senders.pop(pod_netns(pod.key), None)) is not None:
+                    sender.close()
+
+    def rewired(self, pods: Sequence[Pod], enrolled: frozenset[str]) -> None:
+        """Pods or their membership have changed: what packets carry from now on is read by this.
+
+        Args:
+            enrolled: keys of the pods that are in the mesh for certain: while one enters or leaves it, it is not.
+        """
+        with self._lock:
+            wired_for = tuple(pods), enrolled, tuple(self.site.pods.values()), len(self.site.netns)
+            if self._wired_for == wired_for:
+                return
+            self._wired_for = wired_for
+            if self._beacons is None:
+                self._wirings = self._wirings[-1:]
+            self._wirings.append((time.time_ns(), self._wire(pods, enrolled)))
+
+    def _link_of(self, pod: str) -> LinkId:
+        network = self.site.pods[pod]
+        return self.rings[network.node], network.host_end.index
+
+    def _wire(self, pods: Sequence[Pod], members: frozenset[str]) -> Wiring:
+        """Links that have gone are kept: what was recorded on them is still in the window."""
+        links = dict(self._wirings[-1][1].links) if self._wirings else {}
+        for name, node in self.site.network.nodes.items():
+            links[self.rings[name], node.fabric.index] = Link(name, node.fabric.index, FABRIC)
+            links[self.rings[name], node.mgmt.index] = Link(name, node.mgmt.index, MGMT)
+            for proxy in node.proxies:
+                if proxy.netns in self.site.netns:
+                    links[self.rings[name], proxy.end.index] = Link(name, proxy.end.index, PROXY)
+        now_ns = time.time_ns()
+        before = self._wirings[-1][1].sites if self._wirings else {}
         sites = {}
-        mesh = self.site.topology.mesh
-        for pod in mesh.pods:
-            index = network.pods[pod.key].host_end.index
-            link = links[self.rings[pod.node], index] = Link(pod.node, index, pod.key)
-            enrolled = mesh.is_enrolled(pod)
-            sites[pod.key] = site(pod, link, enrolled=enrolled)
+        for pod in pods:
+            if (network := self.site.pods.get(pod.key)) is not None:
+                index = network.host_end.index
+                link = links[self.rings[pod.node], index] = Link(pod.node, index, pod.key)
+                enrolled, known = pod.key in members, before.get(pod.key)
+                stays = known is not None and (known.link, known.enrolled) == (link, enrolled)
+                since_ns = known.since_ns if known is not None and stays else now_ns
+                sites[pod.key] = site(pod, link, enrolled=enrolled, since_ns=since_ns)
         return Wiring(links, sites)
 
     # --- windows -----------------------------------------------------------------------------------------------------
@@ -280,18 +337,16 @@ class Captures:
 
     def _ends(self) -> dict[LinkId, tuple[End, End]]:
         """Of every link of every node: the node's end, and the other one."""
-        network = self.site.network
         ends: dict[LinkId, tuple[End, End]] = {}
-        for name, node in network.nodes.items():
-            for end, other in (
-                (node.fabric, (FABRIC_NETNS, node.port.name)),
-                (node.mgmt, (CONTROL_PLANE, node.management.name)),
-                (node.proxy, (node.proxy_netns, node.proxy_eth0.name)),
-            ):
-                ends[self.rings[name], end.index] = (node.netns, end.name), other
-        for pod in self.site.topology.mesh.pods:
-            wires = network.pods[pod.key]
-            ends[self.rings[pod.node], wires.host_end.index] = (
+        for name, node in self.site.network.nodes.items():
+            ring = self.rings[name]
+            ends[ring, node.fabric.index] = (node.netns, node.fabric.name), (FABRIC_NETNS, node.port.name)
+            ends[ring, node.mgmt.index] = (node.netns, node.mgmt.name), (CONTROL_PLANE, node.management.name)
+            for proxy in node.proxies:
+                if proxy.netns in self.site.netns:
+                    ends[ring, proxy.end.index] = (node.netns, proxy.end.name), (proxy.netns, proxy.eth0.name)
+        for wires in self.site.pods.values():
+            ends[self.rings[wires.node], wires.host_end.index] = (
                 (wires.node_netns, wires.host_end.name),
                 (wires.netns, wires.eth0.name),
             )

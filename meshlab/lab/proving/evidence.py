@@ -122,21 +122,22 @@ def write_conversation(lab: Lab, folder: Path) -> Evidence:
     """Save what node proxies, control plane and agents said to each other, and the proxies' logs: ``--record``."""
     evidence = Evidence(folder)
     evidence.write("conversation.jsonl", "\n".join(_conversation(lab)) + "\n")
-    for name in lab.site.programs.by_name:
-        if name.startswith("ztunnel@"):
-            evidence.write(f"{name}.log", lab.logs(name))
+    for program in lab.site.programs.of_role("ztunnel"):
+        evidence.write(f"{program.name}.log", lab.logs(program.name))
     return evidence
 
 
 def _conversation(lab: Lab) -> Iterator[str]:
-    events = list(lab.site.heard)
+    events, tokens = list(lab.site.heard), lab.site.tokens
     for program in lab.site.programs.by_name.values():
         if program.peer is not None:
             events += program.peer.drain()
     for event in events:
         if event["event"] == "conversation":
             line = json.dumps({key: value for key, value in event.items() if key != "event"})
-            yield line.replace(lab.site.token, "TOKEN")
+            for token in tokens:
+                line = line.replace(token, "TOKEN")
+            yield line
 
 
 def _save_logs(lab: Lab, evidence: Evidence) -> None:
@@ -152,6 +153,7 @@ def _save_rules(lab: Lab, evidence: Evidence) -> None:
 
 
 def _save_status(lab: Lab, evidence: Evidence) -> None:
-    peer = lab.site.programs.by_name["control-plane"].peer
-    assert peer is not None
+    peer = lab.site.peer("control-plane")
+    if peer is None:
+        raise LabError("no control plane runs")
     evidence.write("control-plane.json", json.dumps(peer.ask("status")[0], indent=2))

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from meshlab.implementations import Reference
-from meshlab.model import Call, SpiffeId
+from meshlab.model import Call, InstanceId, Mesh, SpiffeId
 from meshlab.model.report import Grade
 from meshlab.proofs.access_log import Opened, read_opened
 from meshlab.proofs.identities import End, Sighting
@@ -38,16 +38,16 @@ class AccessLogs:
     lab: Lab
     lost_bytes: int = 0
     """How much was printed and gone before it could be fetched."""
-    _places: dict[str, int] = field(default_factory=dict)
-    """Program -> up to where its log was fetched."""
-    _unread: dict[str, list[str]] = field(default_factory=dict)
-    """Program -> the text that was fetched and not yet read."""
-    _records: dict[tuple[str, str, str], list[Opened]] = field(default_factory=dict)
-    """Program, direction and authority -> its records of opened connections."""
+    _places: dict[InstanceId, int] = field(default_factory=dict)
+    """Node proxy -> up to where its log was fetched."""
+    _unread: dict[InstanceId, list[str]] = field(default_factory=dict)
+    """Node proxy -> the text that was fetched and not yet read."""
+    _records: dict[tuple[InstanceId, str, str], list[Opened]] = field(default_factory=dict)
+    """Node proxy, direction and authority -> its records of opened connections."""
 
     def begin(self) -> None:
         """Read from here on."""
-        self._places = dict.fromkeys(_proxies(self.lab), _END)
+        self._places = dict.fromkeys(self.lab.site.launched, _END)
         self._fetch()
         self._unread.clear()
         self.lost_bytes = 0
@@ -76,21 +76,26 @@ class AccessLogs:
             )
         if not any(self._records.values()):
             return "no node proxy has logged a connection: it has to log 'connection opened' (scope access) as JSON"
-        if all(choice.proxy == Reference() for choice in self.lab.site.choices.values()):
+        if all(choice.proxy == Reference() for choice in self.lab.site.launched.values()):
             return "both ends are reference ztunnels, and neither logged this call"
         return "put a reference ztunnel at one end: nodes: [node-1, {name: node-2, ztunnel: reference}]"
 
     def expected(self, call: Call, targets: Sequence[Target]) -> dict[End, frozenset[SpiffeId]]:
         """The identities that each end of ``call`` should have."""
-        mesh = self.lab.mesh
+        mesh = self._mesh(call)
         servers = [target.pod for target in targets if call.peer is None or target.pod == call.peer.pod]
         return {
             "client": frozenset({mesh.pod(call.source).identity(mesh.trust_domain)}),
             "server": frozenset(mesh.pod(key).identity(mesh.trust_domain) for key in servers),
         }
 
+    def _mesh(self, call: Call) -> Mesh:
+        """The mesh that was in effect when ``call`` began."""
+        meshes = self.lab.history.between(call.started_ns, call.started_ns)
+        return meshes[0] if meshes else self.lab.mesh
+
     def _look(self, call: Call, targets: Sequence[Target]) -> Iterator[Sighting]:
-        mesh = self.lab.mesh
+        mesh = self._mesh(call)
         source = mesh.pod(call.source)
         caller = str(source.address(call.family))
         for target in targets:
@@ -99,43 +104,45 @@ class AccessLogs:
             destination = mesh.pod(target.pod)
             address = destination.address(call.family)
             hbone = f"{address}:{target.port}" if call.family == 4 else f"[{address}]:{target.port}"
-            for record in self._of(destination.node, "inbound", hbone):
+            for instance, record in self._of(destination.node, "inbound", hbone):
                 if _matches(record, call, caller) and record.source_identity:
-                    yield Sighting("client", record.source_identity, *self._grade(destination.node))
-            for record in self._of(source.node, "outbound", hbone):
+                    yield Sighting("client", record.source_identity, *self._grade(instance))
+            for instance, record in self._of(source.node, "outbound", hbone):
                 own = _matches(record, call, caller) and record.source_port == call.source_port
                 if own and record.destination_identity:
-                    yield Sighting("server", record.destination_identity, *self._grade(source.node))
+                    yield Sighting("server", record.destination_identity, *self._grade(instance))
 
-    def _grade(self, node: str) -> tuple[Grade, str]:
-        choice = self.lab.site.choices[node]
-        who = f"ztunnel@{node} ({choice.name})"
+    def _grade(self, instance: InstanceId) -> tuple[Grade, str]:
+        choice = self.lab.site.launched[instance]
+        who = f"{instance} ({choice.name})"
         if choice.proxy == Reference():
             return Grade.PEER, _PEER_CONTROL.format(who=who)
         return Grade.CLAIM, _CLAIM_CONTROL.format(who=who)
 
-    def _of(self, node: str, direction: str, hbone: str) -> Sequence[Opened]:
-        program = f"ztunnel@{node}"
-        for record in read_opened("".join(self._unread.pop(program, []))):
-            self._records.setdefault((program, record.direction, record.hbone), []).append(record)
-        return self._records.get((program, direction, hbone), ())
+    def _of(self, node: str, direction: str, hbone: str) -> Iterator[tuple[InstanceId, Opened]]:
+        """The records of every generation of the node's proxy."""
+        for instance in [known for known in self.lab.site.launched if known.place == node]:
+            for record in read_opened("".join(self._unread.pop(instance, []))):
+                self._records.setdefault((instance, record.direction, record.hbone), []).append(record)
+            for record in self._records.get((instance, direction, hbone), ()):
+                yield instance, record
 
     def _fetch(self) -> None:
-        if not self._places:
+        """Also of a proxy that was started since the last time: of that one from its beginning."""
+        places = {instance: self._places.get(instance, 0) for instance in self.lab.site.launched}
+        if not places:
             return
-        answer, _ = self.lab.captures.recorder.ask("log_since", places=self._places)
-        for program, log in answer["logs"].items():
-            self._places[program] = log["next"]
-            self._unread.setdefault(program, []).append(log["text"])
+        asked = {str(instance): place for instance, place in places.items()}
+        answer, _ = self.lab.captures.recorder.ask("log_since", places=asked)
+        for instance in places:
+            log = answer["logs"][str(instance)]
+            self._places[instance] = log["next"]
+            self._unread.setdefault(instance, []).append(log["text"])
             self.lost_bytes += log["lost"]
 
 
 _END = 1 << 62
 """A place behind the end of every log."""
-
-
-def _proxies(lab: Lab) -> list[str]:
-    return [name for name in lab.site.programs.by_name if name.startswith("ztunnel@")]
 
 
 def _matches(record: Opened, call: Call, caller: str) -> bool:

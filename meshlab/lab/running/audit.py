@@ -12,6 +12,7 @@ from typing import Any
 from meshlab.errors import LabError
 from meshlab.lab.running.programs import describe_exit
 from meshlab.lab.site import Site
+from meshlab.model import InstanceId
 
 _LINES = 12
 _LINE_CHARACTERS = 400
@@ -51,7 +52,7 @@ def _logs(site: Site) -> tuple[Logs, list[str]]:
 
 def _exits(site: Site, logs: Logs) -> list[str]:
     found = []
-    for program in site.programs.by_name.values():
+    for program in site.programs.every.values():
         status = site.sandbox.exits.get(program.pid)
         if status is not None and not program.ended_by_us:
             found.append(f"{program.name} ended: {describe_exit(status)}{_tail(logs, program.name)}")
@@ -71,15 +72,15 @@ def panics(logs: Logs) -> list[str]:
 
 
 def _of_the_control_plane(site: Site) -> list[str]:
-    program = site.programs.by_name.get("control-plane")
-    if program is None or program.peer is None or program.pid in site.sandbox.exits:
+    program = site.programs.newest(InstanceId("control-plane"))
+    if program is None or program.peer is None or program.ended_by_us or program.pid in site.sandbox.exits:
         return []
     try:
         answer, _ = program.peer.ask("status", within_s=_ASK_S)
     except LabError as error:
         return [f"nobody knows whether a proxy refused its configuration, or shares a key: {error}"]
     refused = [
-        f"ztunnel@{nack['node']} refused {nack['type_url']}, which nobody had asked for: {nack['detail']}"
+        f"{nack['client']} refused {nack['type_url']}, which nobody had asked for: {nack['detail']}"
         for nack in answer.get("unexpected", [])
     ]
     return [*refused, *answer.get("shared_keys", [])]

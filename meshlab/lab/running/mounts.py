@@ -29,9 +29,10 @@ def binds(paths: Iterable[str | Path | None]) -> tuple[str, ...]:
 @dataclass(slots=True)
 class Mounts:
     sandbox: Sandbox
-    mesh: Mesh
     visible: tuple[str, ...]
     """From ``binds``."""
+    mesh: Mesh = field(default_factory=Mesh)
+    """Whose names a mount namespace has that is made now."""
     _nodes: dict[str, Mntns] = field(default_factory=dict)
     _pods: dict[str, Mntns] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
@@ -65,6 +66,32 @@ class Mounts:
                 )
                 self._pods[pod.key] = self.sandbox.mntns(furniture, netns)
             return self._pods[pod.key]
+
+    def known(self, pod: str) -> Mntns | None:
+        """That of the pod ``namespace/name``, where one was made."""
+        with self._lock:
+            return self._pods.get(pod)
+
+    def forget(self, pod: str) -> None:
+        """Let go of that of the pod ``namespace/name``, which has gone."""
+        with self._lock:
+            if (mntns := self._pods.pop(pod, None)) is not None:
+                self.sandbox.forget(mntns=[mntns])
+
+    def rename(self, mesh: Mesh) -> None:
+        """Give every mount namespace that there is the names of ``mesh``, where they differ."""
+        with self._lock:
+            before, self.mesh = self.mesh, mesh
+            for node, mntns in self._nodes.items():
+                self._rewrite(mntns, _hosts(before, None, node), _hosts(mesh, None, node))
+            pods = {pod.key: pod for pod in mesh.pods}
+            for key, mntns in self._pods.items():
+                if (pod := pods.get(key)) is not None:
+                    self._rewrite(mntns, _hosts(before, pod, pod.name), _hosts(mesh, pod, pod.name))
+
+    def _rewrite(self, mntns: Mntns, before: str, after: str) -> None:
+        if before != after:
+            self.sandbox.write_files(mntns, {"/etc/hosts": after})
 
 
 def _hosts(mesh: Mesh, pod: Pod | None, hostname: str) -> str:

@@ -9,15 +9,17 @@ import os
 import signal
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Any, TypeVar
 
 from meshlab.errors import LabError, LabLostError
 from meshlab.kernel.channel import Channel, ChannelClosedError, close_all, pair
 from meshlab.kernel.conversation import Conversation
 from meshlab.kernel.forkserver import ForkServer, Start
 from meshlab.kernel.sandbox import Mntns, Netns, Sandbox
+from meshlab.model import InstanceId, Role
 
+_T = TypeVar("_T")
 _LOOK_S = 0.1
 """An answer that takes longer is waited for with an eye on what it depends on."""
 CLEAN_ENV = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "HOME": "/", "LANG": "C.UTF-8"}
@@ -86,6 +88,17 @@ class Peer:
             raise self._conversation.late(timeout_s)
         return found
 
+    def until(self, reached: Callable[[], _T | None], timeout_s: float) -> _T | None:
+        """What ``reached`` gives once it gives something, looked at again whenever the program sends anything.
+
+        ``None`` is returned where it has not within ``timeout_s``.
+
+        Raises:
+            LabLostError: the program is gone.
+        """
+        with self._saying_why_gone():
+            return self._conversation.until(reached, timeout_s)
+
     def drain(self) -> list[dict[str, Any]]:
         """Every event so far."""
         self._conversation.take_in()
@@ -107,33 +120,66 @@ class Peer:
 
 @dataclass(slots=True)
 class Program:
-    """One program of the lab."""
+    """One program of the lab: an instance in one of its generations."""
 
-    name: str
-    """``ztunnel@node-1``, ``echo@node-2``, ``shop/server``."""
+    id: InstanceId
     pid: int
     """In the lab's pid namespace; 0 until it is started."""
     peer: Peer | None = None
     ended_by_us: bool = False
     """A test stopped it on purpose, so its exit is none of the audit's business."""
+    paused: bool = False
+
+    @property
+    def name(self) -> str:
+        """``ztunnel@node-1``, ``echo@node-2``, ``shop/server``."""
+        return str(self.id)
 
 
 @dataclass(slots=True)
 class Programs:
-    """Starts programs and knows them by name."""
+    """Starts programs and knows them: each start of an instance is another generation, with a log of its own."""
 
     sandbox: Sandbox
     forks: ForkServer
-    by_name: dict[str, Program] = field(default_factory=dict)
+    every: dict[InstanceId, Program] = field(default_factory=dict)
+    """Every generation that was started, in that order."""
     recorder: Peer | None = None
     _early_logs: list[tuple[str, int]] = field(default_factory=list)
     _waiting: list[tuple[Program, Start]] = field(default_factory=list)
     """Programs to be started."""
     _gathering: bool = False
 
+    @property
+    def by_name(self) -> dict[str, Program]:
+        """Every generation by its text form."""
+        return {str(instance): program for instance, program in tuple(self.every.items())}
+
+    def next_of(self, role: Role, place: str = "") -> InstanceId:
+        """The instance's next generation."""
+        first = InstanceId(role, place)
+        return replace(first, generation=sum(known.first == first for known in self.every))
+
+    def newest(self, first: InstanceId) -> Program | None:
+        """The latest generation, running or not; ``None`` where there was none."""
+        return next((program for known, program in reversed(self.every.items()) if known.first == first.first), None)
+
+    def running(self, first: InstanceId) -> list[Program]:
+        """The generations that run, oldest first: mostly one."""
+        self.sandbox.poll()
+        return [
+            program
+            for known, program in tuple(self.every.items())
+            if known.first == first.first and program.pid not in self.sandbox.exits
+        ]
+
+    def of_role(self, *roles: Role) -> list[Program]:
+        """Every generation of these roles."""
+        return [program for known, program in tuple(self.every.items()) if known.role in roles]
+
     def python(
         self,
-        name: str,
+        instance: InstanceId,
         entry: str,
         config: Mapping[str, Any],
         fds: Mapping[str, int],
@@ -144,13 +190,13 @@ class Programs:
         control: bool = True,
     ) -> Program:
         """Start ``module:function`` warm, with a control channel unless told otherwise; it takes ``fds`` from us."""
-        passed = dict(fds)
+        passed, name = dict(fds), str(instance)
         try:
             if control:
                 ours, theirs = pair()
                 peer = Peer(name, ours, lambda: self.why_gone(name))
                 passed["control"] = theirs.sock.detach()
-            program = Program(name, 0, peer if control else None)
+            program = Program(instance, 0, peer if control else None)
             out = self._log_pipe(name)
         except BaseException:
             close_all(passed.values())
@@ -167,7 +213,7 @@ class Programs:
             stdout=out,
             stderr=out,
         )
-        self.by_name[name] = program
+        self.every[instance] = program
         self._waiting.append((program, start))
         if not self._gathering:
             with self.at_once():
@@ -189,7 +235,7 @@ class Programs:
 
     def command(
         self,
-        name: str,
+        instance: InstanceId,
         argv: Sequence[str],
         env: Mapping[str, str],
         *,
@@ -199,7 +245,7 @@ class Programs:
         cwd: str = "/",
     ) -> Program:
         """Start an executable."""
-        out = self._log_pipe(name)
+        out = self._log_pipe(str(instance))
         null = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
         try:
             pid, pidfd = self.sandbox.spawn(
@@ -215,8 +261,8 @@ class Programs:
         finally:
             os.close(out)
             os.close(null)
-        self.by_name[name] = Program(name, pid)
-        return self.by_name[name]
+        self.every[instance] = Program(instance, pid)
+        return self.every[instance]
 
     def _let_go(self) -> None:
         """Close what programs were to be started with: they have their own copies, or will never need any."""
@@ -250,7 +296,7 @@ class Programs:
     def end(self, name: str, number: int = signal.SIGKILL) -> None:
         """Send a signal to a program on purpose."""
         program = self.by_name[name]
-        program.ended_by_us = True
+        program.ended_by_us |= number not in (signal.SIGSTOP, signal.SIGCONT)
         self.sandbox.kill(program.pid, number)
 
     def has_ended(self, name: str) -> bool:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from google.protobuf.json_format import MessageToDict
 
-from meshlab.lab.build import enrolled_keys
+from meshlab.lab.site import enrolled_keys
 from meshlab.protocols.messages import pool
 from meshlab.translate import resources
 
@@ -24,7 +24,7 @@ def resources_as_json(lab: Lab) -> dict[str, dict[str, Any]]:
             name: readable(MessageToDict(message, preserving_proto_field_name=True, descriptor_pool=pool()))
             for name, message in named.items()
         }
-        for kind, named in resources(lab.mesh, enrolled_keys(lab.site)).items()
+        for kind, named in resources(lab.mesh, enrolled_keys(lab.mesh)).items()
     }
 
 

@@ -136,7 +136,8 @@ def _capture(checked: Checked, frames: list[Frame], told: list[Told]) -> bytes:
 
 
 def _troubles(checked: Checked, frames: list[Frame], told: list[Told]) -> list[Trouble]:
-    logs = {name: checked.lab.logs(name) for name in checked.lab.site.programs.by_name if name.startswith("ztunnel@")}
+    proxies = [program.name for program in checked.lab.site.programs.of_role("ztunnel")]
+    logs = {name: checked.lab.logs(name) for name in proxies}
     found = []
     for cell in checked.report.cells:
         if cell.result is not Result.HELD:

@@ -7,13 +7,12 @@ from typing import Any
 
 from meshlab.agent.agent import Agent, EnrolledPod
 from meshlab.agent.main import serve
-from meshlab.kernel.channel import Channel
 
 
 class _Idle(Agent):
-    def write_rules(self, pod: EnrolledPod) -> None:
+    def write_rules(self, pod: EnrolledPod, *, known: bool) -> None:
         """Leave the pod as it is, and say that it is enrolled."""
 
 
 def agent_writes_no_rules(config: Mapping[str, Any], fds: Mapping[str, int]) -> None:
-    serve(_Idle(config, Channel.from_fd(fds["control"])))
+    serve(_Idle, config, fds)

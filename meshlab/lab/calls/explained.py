@@ -1,0 +1,127 @@
+"""Whether the meshes that were in effect during a call explain how it ended. Pure.
+
+A change takes time, and meanwhile a proxy may act by the mesh before it or by the mesh after it. So a call is right if
+one of them allows it and it was answered, or if one of them denies it and it was refused. Where a pod is not there in
+one of them, or is another pod of the same name, no answer is right as well. Of a Service's endpoints that is not so: a
+caller may expect that none is picked that goes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from meshlab.lab.calls.names import behind
+from meshlab.model import Call, Family, Mesh, Outcome, Pod, Service, Verdict
+from meshlab.oracle import connection, decide, decide_service
+
+_NO_ANSWER = Outcome.TIMEOUT | Outcome.UNREACHABLE | Outcome.CLOSED_LATE
+NotListening = frozenset[tuple[str, int, Family]]
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """What a call comes to."""
+
+    failure: str = ""
+    """Why no mesh explains it, as a sentence; empty where one does."""
+    wrong_identity: bool = False
+    """Another pod answered than may."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Said:
+    """What one mesh says of a call."""
+
+    verdict: Literal["allow", "deny", "mixed", "absent"]
+    rule: str
+    answering: frozenset[str] = frozenset()
+    """The pods that may answer."""
+
+    @property
+    def allows(self) -> bool:
+        return self.verdict in {"allow", "mixed"}
+
+
+def explain(call: Call, meshes: Sequence[Mesh], not_listening: NotListening = frozenset()) -> Explanation:
+    """Judge ``call`` by the meshes of its time.
+
+    Args:
+        not_listening: (pod, port, family) where nobody listens: a call there is refused by any mesh.
+    """
+    said = [_say(mesh, call) for mesh in meshes]
+    if call.answered:
+        return _answered(call, said)
+    verdicts = {one.verdict for one in said}
+    absent = "absent" in verdicts or _was_replaced(call, meshes)
+    if call.refused and (absent or verdicts & {"deny", "mixed"} or _nobody_listens(call, meshes, not_listening)):
+        return Explanation()
+    if call.outcome in _NO_ANSWER and absent:
+        return Explanation()
+    if call.outcome is Outcome.CLOSED_LATE and verdicts >= {"allow", "deny"}:
+        return Explanation()  # a policy that denies it came into effect in the middle of the answer
+    return Explanation(_sentence(call, said))
+
+
+def _answered(call: Call, said: Sequence[_Said]) -> Explanation:
+    allowing = [one for one in said if one.allows]
+    answering = frozenset(pod for one in allowing for pod in one.answering)
+    if not allowing:
+        return Explanation(_sentence(call, said))
+    if call.peer is not None and call.peer.pod not in answering:
+        who = f"answered by {call.peer.pod}, not by {' or '.join(sorted(answering))}"
+        return Explanation(f"{_sentence(call, said)}; {who}", wrong_identity=True)
+    return Explanation()
+
+
+def _say(mesh: Mesh, call: Call) -> _Said:
+    source = next((pod for pod in mesh.pods if pod.key == call.source), None)
+    if source is None:
+        return _Said("absent", f"{call.source} is not there")
+    target = owner(mesh, call.to)
+    if target is None or target.address(call.family) != call.destination_ip:
+        return _Said("absent", f"{call.to} is not at {call.destination_ip}")
+    if isinstance(target, Service):
+        if not mesh.is_enrolled(source):
+            return _Said("absent", f"nobody carries a Service's address for {source.key}, which is not in the mesh")
+        of_service = decide_service(mesh, source, target, call.port, call.family)
+        return _Said(of_service.expected, of_service.rule, _answering(mesh, source, call))
+    if target == source:
+        return _Said("allow", "a pod may call itself", frozenset({source.key}))
+    decision = decide(mesh, connection(mesh, source, target, call.port, call.family))
+    return _Said("allow" if decision.verdict is Verdict.ALLOW else "deny", decision.rule, frozenset({target.key}))
+
+
+def owner(mesh: Mesh, to: str) -> Pod | Service | None:
+    """The pod or the Service that ``to`` names, with its port; ``None`` where it is not there."""
+    name = to.rpartition(":")[0]
+    owners: list[Pod | Service] = [*mesh.pods, *mesh.services]
+    return next((one for one in owners if one.key == name), None)
+
+
+def _was_replaced(call: Call, meshes: Sequence[Mesh]) -> bool:
+    """Whether the source or the destination went meanwhile, and another pod of its name came."""
+    ends = {call.source, call.to.rpartition(":")[0]}
+    pods = {(pod.key, pod.incarnation) for mesh in meshes for pod in mesh.pods if pod.key in ends}
+    return len(pods) > len({key for key, _ in pods})
+
+
+def _answering(mesh: Mesh, source: Pod, call: Call) -> frozenset[str]:
+    """The endpoints that allow the caller."""
+    return frozenset(
+        pod.key
+        for pod, port in behind(mesh, call.to)
+        if decide(mesh, connection(mesh, source, pod, port, call.family)).verdict is Verdict.ALLOW
+    )
+
+
+def _nobody_listens(call: Call, meshes: Sequence[Mesh], not_listening: NotListening) -> bool:
+    reached = ((pod.key, port, call.family) for mesh in meshes for pod, port in behind(mesh, call.to))
+    return bool(not_listening) and any(place in not_listening for place in reached)
+
+
+def _sentence(call: Call, said: Sequence[_Said]) -> str:
+    detail = f"{f' {call.status}' if call.status else ''}{f' ({call.error})' if call.error else ''}"
+    rules = dict.fromkeys(f"{one.verdict} ({one.rule})" for one in said)
+    return f"{call!r}{detail}, and the policies of that time say {', then '.join(rules) or 'nothing'}"
