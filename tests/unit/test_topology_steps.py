@@ -247,6 +247,16 @@ def test_a_wrong_step_is_refused_with_its_place(steps: list[Any], place: str, me
     assert [text for text in found if text.startswith(place) and message in text], found
 
 
+def test_the_changes_of_a_file_are_bounded_for_a_few_bytes_can_ask_for_many() -> None:
+    web = {"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "web", "namespace": "shop"}}
+    web["spec"] = {"replicas": 20_000, "template": {"spec": {"containers": [{}]}}}
+    with pytest.raises(TopologyError) as refused:
+        _load({"apply": [web]}, *({"replace": []} for _ in range(30)))
+    (issue,) = refused.value.issues
+    assert issue.line == 33
+    assert issue.message == "the changes up to here, each times the pods that are there, are more than 500000"
+
+
 # --- laws ------------------------------------------------------------------------------------------------------------
 
 _labels = st.dictionaries(st.sampled_from(["app", "a.b/c"]), st.sampled_from(["", "true", "1.0", "null"]), max_size=2)
