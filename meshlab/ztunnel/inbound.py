@@ -49,6 +49,9 @@ class Inbound(Door):
             tunnel.drain()
 
     async def finished(self) -> None:
+        """When no connection is open, after ``drain``."""
+        while self._tunnels:
+            await next(iter(self._tunnels)).over.wait()
         await self.tasks.finished()
 
     async def close(self) -> None:

@@ -23,6 +23,7 @@ from meshlab.proxykit import status
 from meshlab.proxykit.ca_client import CaClient
 from meshlab.proxykit.certificates import Certificates
 from meshlab.proxykit.config import Config
+from meshlab.proxykit.pool import Limits
 from meshlab.proxykit.tasks import Tasks
 from meshlab.proxykit.xds_client import XdsClient
 from meshlab.ztunnel import admin
@@ -57,7 +58,8 @@ class Ztunnel:
         certificates = parts.certificates(self._ca.issue, time.time, asyncio.sleep, rng, self._tasks)
         self._output = Output()
         log = AccessLog(self._output.write, log_opened=config.log_opened)
-        self._shared = Shared(state=self._state, certificates=certificates, log=log, rng=rng)
+        limits = Limits(max_streams=config.pool_max_streams, idle_s=config.pool_idle_s)
+        self._shared = Shared(state=self._state, certificates=certificates, log=log, limits=limits, rng=rng)
         self._pods = Pods(self._proxy)
         self._xds = XdsClient(config, self._apply)
         self._zds = ZdsClient(config.uds, self._pods)
@@ -80,7 +82,7 @@ class Ztunnel:
         await asyncio.wait({zds, stop}, return_when=asyncio.FIRST_COMPLETED)
         for server in servers:
             server.close()
-        await self._drain()
+        await self._drain(zds)
         await self._tasks.cancel()
         await self._pods.close()
         await self._xds.close()
@@ -93,7 +95,9 @@ class Ztunnel:
         await self._xds.synced.wait()
         await self._zds.run()
 
-    async def _drain(self) -> None:
+    async def _drain(self, zds: asyncio.Task[None]) -> None:
+        """End in order: no new pods from the agent, no new connections, and time for those that are open."""
+        zds.cancel()
         self._pods.drain()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(self._config.drain_s):

@@ -41,7 +41,7 @@ class Pods:
             return
         await self.remove(pod.uid)
         try:
-            await self._start(proxy)
+            self._start(proxy)
         except OSError:
             self._retries[pod.uid] = self._tasks.spawn(self._retry(proxy))
             raise
@@ -62,6 +62,9 @@ class Pods:
             proxy.inbound.guard.judge_again()
 
     def drain(self) -> None:
+        """Take no new connections, and no new pods; what is open goes on."""
+        for retry in self._retries.values():
+            retry.cancel()
         for proxy in self._proxies.values():
             proxy.drain()
 
@@ -74,8 +77,8 @@ class Pods:
         await self._tasks.cancel()
         await self.keep_only(frozenset())
 
-    async def _start(self, proxy: PodProxy) -> None:
-        await proxy.start()
+    def _start(self, proxy: PodProxy) -> None:
+        proxy.start()
         self._proxies[proxy.pod.uid] = proxy
 
     async def _retry(self, proxy: PodProxy) -> None:
@@ -83,10 +86,10 @@ class Pods:
             while proxy.pod.uid not in self._proxies:
                 await self._pause(_RETRY_S)
                 try:
-                    await self._start(proxy)
+                    self._start(proxy)
                 except OSError:
                     continue
             del self._retries[proxy.pod.uid]
         finally:
-            if proxy.pod.uid not in self._proxies:
+            if self._proxies.get(proxy.pod.uid) is not proxy:  # it was given up, maybe for one in another netns
                 await proxy.close()

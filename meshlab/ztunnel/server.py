@@ -20,6 +20,7 @@ from meshlab.protocols.hbone import (
     TunnelRefused,
     UpstreamFailed,
     UpstreamOpened,
+    WireEvent,
 )
 from meshlab.proxykit import sockets
 from meshlab.proxykit.connection_state import ConnectionState
@@ -48,6 +49,8 @@ class ServerTunnel(TunnelConnection):
         self._door = door
         self._on_end = on_end
         self._accepted: dict[int, _Accepted] = {}
+        self.over = asyncio.Event()
+        """The connection is lost."""
         self._dialling: dict[int, asyncio.Task[None]] = {}
         """Who serves a stream, while its app is not reached."""
         self._own: Workload | None = None
@@ -128,6 +131,7 @@ class ServerTunnel(TunnelConnection):
         self._dialling[effect.stream] = self._door.tasks.spawn(serving)
 
     def stream_closed(self, stream: int) -> None:
+        self._close_if_drained()
         if (serving := self._dialling.pop(stream, None)) is not None:
             self._loop.call_soon(serving.cancel)  # not at once: a task that has not begun would have no ``finally``
 
@@ -159,18 +163,43 @@ class ServerTunnel(TunnelConnection):
             sent = app.received_bytes if app is not None else 0
             self._door.shared.log.complete(record, sent=sent, received=client.received_bytes, error=error)
 
+    # --- the drain -------------------------------------------------------------------------------------------------
+
     def drain(self) -> None:
-        """Ask the client to open its next streams elsewhere; those that are open go on."""
+        """Ask the client to open its next streams elsewhere; those that are open go on.
+
+        The answer to the PING says that the client has read the GOAWAY, and that every CONNECT that it sent before is
+        here. The connection is closed when it has come and no stream is left.
+        """
         if self.enter(ConnectionState.DRAINING):
             self.framing.drain()
-            self.flush_soon()
+            self.ping()
+
+    def on_wire(self, event: WireEvent) -> None:
+        super().on_wire(event)
+        if isinstance(event, ConnectReceived) and self._door.draining:
+            self.drain()
+            self._close_if_drained()  # it may have been refused
+
+    def answered(self) -> None:
+        self._close_if_drained()
+
+    def _close_if_drained(self) -> None:
+        if self.state is ConnectionState.DRAINING and not self._unanswered and self.idle:
+            self._loop.call_soon(self._close_drained)  # not in the middle of what the connection is doing
+
+    def _close_drained(self) -> None:
+        if self.idle:
+            self.close("the connection is drained")
 
     # --- the connection --------------------------------------------------------------------------------------------
 
     def established(self) -> None:
-        """The client was accepted; its CONNECTs may come, unless the drain began during the handshake."""
-        if self._door.draining:
-            self.drain()
+        """The client was accepted; its CONNECTs may come.
+
+        Where the drain began during the handshake, the first of them is waited for: the client opened the connection
+        for a call, and a GOAWAY that came before it could send its CONNECT would be the end of that call.
+        """
 
     def going_away(self) -> None:
         """A client that says so opens no more streams by itself."""
@@ -178,4 +207,5 @@ class ServerTunnel(TunnelConnection):
     def ended(self, error: str, before: ConnectionState) -> None:
         if before is ConnectionState.HANDSHAKING:
             self._door.shared.log.failed(self._record(""), error)
+        self.over.set()
         self._on_end(self)

@@ -48,7 +48,7 @@ class Listeners:
         status = os.fstat(netns)
         self.inode = status.st_dev, status.st_ino
 
-    async def start(self) -> None:
+    def start(self) -> None:
         if self.pod.name in self.node.refuse:
             raise OSError(98, "Address already in use")
         self.node.serving[self.pod.uid] = self.inode
