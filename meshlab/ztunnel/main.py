@@ -23,7 +23,7 @@ from meshlab.proxykit import status
 from meshlab.proxykit.ca_client import CaClient
 from meshlab.proxykit.certificates import Certificates
 from meshlab.proxykit.config import Config
-from meshlab.proxykit.pool import Limits
+from meshlab.proxykit.pool import Key, Limits
 from meshlab.proxykit.tasks import Tasks
 from meshlab.proxykit.xds_client import XdsClient
 from meshlab.ztunnel import admin
@@ -111,13 +111,25 @@ class Ztunnel:
         refused = self._state.apply(update)
         self._pods.judge_again()
         if update.type_url == ADDRESS_TYPE:
+            self._pods.retire_connections(self._is_someone_elses)
             self._shared.certificates.keep(workload.identity for workload in self._local_workloads())
         return refused
 
+    def _is_someone_elses(self, key: Key) -> bool:
+        """The address of a pooled connection is by now one of a workload with another identity.
+
+        Where nobody has the address any more, or the same identity has it, the connection stays: what it carries goes
+        on, and its end comes from the peer.
+        """
+        there = self._state.workload_at(key.destination.address)
+        return there is not None and str(there.identity) not in key.peers
+
     def _local_workloads(self) -> list[Workload]:
-        """Those whose certificates are had ahead of their first use."""
+        """Those whose certificates are had ahead of their first use: this node's, and those of the pods served here."""
         node = self._config.node_name
-        return [w for w in self._state.workloads.values() if w.hbone and node and w.node == node]
+        here = [w for w in self._state.workloads.values() if w.hbone and node and w.node == node]
+        served = [self._state.workload_of(pod) for pod in self._pods.served]
+        return here + [workload for workload in served if workload is not None]
 
     def _pending(self) -> list[str]:
         waiting = [] if self._xds.synced.is_set() else ["state manager"]

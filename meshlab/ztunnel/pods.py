@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 from meshlab.protocols.zds import ZdsPod
 from meshlab.proxykit.certificates import Pause
+from meshlab.proxykit.pool import Key
 from meshlab.proxykit.tasks import Tasks
 from meshlab.ztunnel.proxy import PodProxy
 
@@ -27,6 +28,10 @@ class Pods:
     @property
     def failing(self) -> list[str]:
         return list(self._retries)
+
+    @property
+    def served(self) -> list[ZdsPod]:
+        return [proxy.pod for proxy in self._proxies.values()]
 
     async def add(self, pod: ZdsPod, netns: int) -> None:
         """Serve a pod. The same one twice is no change; in another netns it replaces the one before.
@@ -60,6 +65,11 @@ class Pods:
         """Policy has changed, or to whom it applies."""
         for proxy in self._proxies.values():
             proxy.inbound.guard.judge_again()
+
+    def retire_connections(self, stale: Callable[[Key], bool]) -> None:
+        """Open no new streams on the pooled connections of these keys."""
+        for proxy in self._proxies.values():
+            proxy.outbound.pool.retire(stale)
 
     def drain(self) -> None:
         """Take no new connections, and no new pods; what is open goes on."""

@@ -23,7 +23,7 @@ class PodProxy:
         self.netns = netns
         """A descriptor of the pod's netns, which is ours to close."""
         self.inbound = inbound
-        self._outbound = outbound
+        self.outbound = outbound
         self._listeners: list[Listener] = []
 
     @property
@@ -39,7 +39,7 @@ class PodProxy:
             OSError: one cannot be bound; none is left open.
         """
         accepts = {
-            OUTBOUND_PORT: self._outbound.accept,
+            OUTBOUND_PORT: self.outbound.accept,
             PLAIN_PORT: self.inbound.accept_plain,
             HBONE_PORT: self.inbound.accept_hbone,
         }
@@ -64,12 +64,12 @@ class PodProxy:
         """When no connection of this pod is open."""
         for listener in self._listeners:
             await listener.settled()
-        await self._outbound.finished()
+        await self.outbound.finished()
         await self.inbound.finished()
 
     async def close(self) -> None:
         """Close the listeners and cut every connection: both apps of each see a FIN."""
         self.stop_listening()
-        await self._outbound.close()
+        await self.outbound.close()
         await self.inbound.close()
         os.close(self.netns)
