@@ -16,6 +16,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from meshlab import __version__
 from meshlab.protocols.messages import ADDRESS_TYPE
 from meshlab.protocols.xds import Update
 from meshlab.protocols.zds import ZdsPod
@@ -27,8 +28,8 @@ from meshlab.proxykit.pool import Key, Limits
 from meshlab.proxykit.tasks import Tasks
 from meshlab.proxykit.xds_client import XdsClient
 from meshlab.ztunnel import admin
-from meshlab.ztunnel.access_log import AccessLog
 from meshlab.ztunnel.inbound import Inbound
+from meshlab.ztunnel.metrics import PATHS, MeteredLog, Metrics, metrics_page
 from meshlab.ztunnel.outbound import Outbound
 from meshlab.ztunnel.pods import Pods
 from meshlab.ztunnel.proxy import PodProxy
@@ -57,7 +58,8 @@ class Ztunnel:
         rng = random.Random()  # noqa: S311  # endpoints and trace ids, no secrets
         certificates = parts.certificates(self._ca.issue, time.time, asyncio.sleep, rng, self._tasks)
         self._output = Output()
-        log = AccessLog(self._output.write, log_opened=config.log_opened)
+        self._metrics = Metrics()
+        log = MeteredLog(self._output.write, self._metrics, log_opened=config.log_opened)
         limits = Limits(max_streams=config.pool_max_streams, idle_s=config.pool_idle_s)
         self._shared = Shared(state=self._state, certificates=certificates, log=log, limits=limits, rng=rng)
         self._pods = Pods(self._proxy)
@@ -72,8 +74,10 @@ class Ztunnel:
             loop.add_signal_handler(number, stopped.set)
         pages = {"/healthz/ready": status.readiness(self._pending)}
         about = {"/config_dump": admin.config_dump(self._state, self._shared.certificates)}
+        counted = metrics_page(self._metrics, self._xds, self._pods, __version__)
         servers = [
             await status.serve(None, status.READINESS_PORT, pages),
+            await status.serve(None, status.METRICS_PORT, dict.fromkeys(PATHS, counted)),
             await status.serve("localhost", status.ADMIN_PORT, about),
         ]
         self._tasks.spawn(self._xds.run())

@@ -22,6 +22,7 @@ from meshlab.proxykit.tasks import Tasks
 from meshlab.proxykit.tls import Tls, one_of
 from meshlab.ztunnel import headers
 from meshlab.ztunnel.access_log import Record, str_of
+from meshlab.ztunnel.flags import response_flag
 from meshlab.ztunnel.routing import Route, route
 from meshlab.ztunnel.shared import ILLEGAL_PORTS, Shared
 from meshlab.ztunnel.state import Workload
@@ -78,6 +79,8 @@ class Outbound:
             error = await self.carry(app, upstream, way)
         except (OSError, TimeoutError, ProtocolError) as failure:
             error = str(failure) or type(failure).__name__
+            if record is not None:
+                record.flag = response_flag(failure, tunnelled=bool(record.hbone_target))
             self.refuse(app)
         finally:
             app.close()
@@ -107,7 +110,9 @@ class Outbound:
         if dialled.port in ILLEGAL_PORTS and (dialled.address.is_loopback or dialled.address in own.addresses):
             raise ProtocolError("self call: a connection to a port of ztunnel's own")
         way = route(self.shared.state, own, dialled, self.choose)
-        record.service = way.service.hostname if way.service else ""
+        if way.service is not None:
+            record.service, record.service_name = way.service.hostname, way.service.short_name
+            record.service_namespace = way.service.namespace
         record.destination_workload = way.workload
         record.destination = way.tunnel or way.target
         return way

@@ -24,6 +24,9 @@ class Pods:
         self._proxies: dict[str, PodProxy] = {}
         self._retries: dict[str, asyncio.Task[None]] = {}
         self._tasks = Tasks()
+        self.started = 0
+        """How many times a pod's listeners were opened."""
+        self.stopped = 0
 
     @property
     def failing(self) -> list[str]:
@@ -55,6 +58,7 @@ class Pods:
         if (retry := self._retries.pop(uid, None)) is not None:
             retry.cancel()
         if (proxy := self._proxies.pop(uid, None)) is not None:
+            self.stopped += 1
             await proxy.close()
 
     async def keep_only(self, uids: frozenset[str]) -> None:
@@ -90,6 +94,7 @@ class Pods:
     def _start(self, proxy: PodProxy) -> None:
         proxy.start()
         self._proxies[proxy.pod.uid] = proxy
+        self.started += 1
 
     async def _retry(self, proxy: PodProxy) -> None:
         try:

@@ -29,8 +29,11 @@ from meshlab.proxykit.tunnel import TunnelConnection
 from meshlab.ztunnel import headers
 from meshlab.ztunnel.access_log import Record
 from meshlab.ztunnel.door import Door
+from meshlab.ztunnel.flags import response_flag
 from meshlab.ztunnel.guard import POLICY_CHANGE, DeniedError, Live
 from meshlab.ztunnel.state import Workload
+
+_DENIED = 401
 
 
 @dataclass(slots=True)
@@ -105,11 +108,12 @@ class ServerTunnel(TunnelConnection):
         try:
             live = self._door.admit(self.own, connection, lambda: self.tell(Revoked(event.stream)))
         except DeniedError as denied:
-            return self._refuse(record, Refusal(401, str(denied)))
+            return self._refuse(record, Refusal(_DENIED, str(denied)))
         self._accepted[event.stream] = _Accepted(record, live)
         return target
 
     def _refuse(self, record: Record, refusal: Refusal) -> Refusal:
+        record.flag = "DENY" if refusal.status == _DENIED else "CONNECT"
         self._door.shared.log.complete(record, error=refusal.reason)
         return refusal
 
@@ -148,7 +152,7 @@ class ServerTunnel(TunnelConnection):
             await join(client, app)
             error = transport.error
         except (OSError, TimeoutError) as failure:
-            error = str(failure) or type(failure).__name__
+            error, record.flag = str(failure) or type(failure).__name__, response_flag(failure)
             self.tell(UpstreamFailed(wanted.stream))
         except asyncio.CancelledError:
             error = "the tunnel was closed before its app was reached"
@@ -156,7 +160,7 @@ class ServerTunnel(TunnelConnection):
         finally:
             self._dialling.pop(wanted.stream, None)
             if not self._door.guard.release(accepted.live):
-                error = POLICY_CHANGE
+                error, record.flag = POLICY_CHANGE, "DENY"
             client.close()
             if app is not None:
                 app.close()
