@@ -61,14 +61,14 @@ class Traffic:
             thread.join()
 
 
-def _start(lab: Lab, name: str, place: str) -> int:
+def _start(lab: Lab, name: str, place: str, **env: str) -> int:
     """Start one more ztunnel for the node, and return its pid when it serves every pod."""
     site = lab.site
     launch = site.choices[NODE].launch(build._slot(site, NODE))
     started = site.programs.python(
         name,
         str(launch.entry),
-        {"env": dict(launch.env)},
+        {"env": {**launch.env, **env}},
         {},
         netns=site.netns[place],
         mntns=site.mounts.of_node(NODE),
@@ -116,6 +116,23 @@ def test_no_call_fails_and_no_open_connection_ends_while_ztunnels_take_each_othe
             wrong = [call for call in traffic.calls if call.outcome is not Outcome.OK]
             assert not wrong, wrong[:3]
             name, pid = successor, successor_pid
+
+
+def test_what_is_open_at_the_deadline_ends_with_a_fin_and_the_ztunnel_in_order(lab_factory: LabFactory) -> None:
+    with lab_factory(LAB, ztunnel="reference") as lab:
+        hurried = _start(lab, "hurried", PLACES[1], CONNECTION_TERMINATION_DEADLINE="500ms")
+        first = lab.site.programs.by_name[f"ztunnel@{NODE}"]
+        lab.site.programs.end(first.name, signal.SIGTERM)
+        assert lab.sandbox.wait_exit(first.pid, DEADLINE_S) == 0
+        with (
+            open_to(lab, "shop/client", "shop/far", 8080) as inwards,
+            open_to(lab, "shop/far", "shop/near", 8080) as outwards,
+        ):
+            began = time.monotonic()
+            lab.site.programs.end("hurried", signal.SIGTERM)
+            assert (inwards.recv(1), outwards.recv(1)) == (b"", b"")
+            assert 0.4 < time.monotonic() - began < 3
+        assert lab.sandbox.wait_exit(hurried, DEADLINE_S) == 0
 
 
 def test_an_idle_ztunnel_that_has_carried_calls_ends_long_before_its_deadline(lab_factory: LabFactory) -> None:

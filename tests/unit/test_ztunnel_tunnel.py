@@ -23,6 +23,7 @@ from meshlab.proxykit.connection_state import ConnectionState
 from meshlab.proxykit.pool import Key, Pool, TunnelRefusedError
 from meshlab.proxykit.splice import Half, join
 from meshlab.proxykit.tls import Tls, one_of
+from meshlab.proxykit.tunnel import PING_EVERY_S, PING_TIMEOUT_S
 from meshlab.ztunnel.outbound import Outbound
 from meshlab.ztunnel.proxy import PodProxy
 from meshlab.ztunnel.state import Workload
@@ -379,6 +380,41 @@ def test_a_peer_that_answers_no_ping_is_dropped_and_one_that_does_is_kept(monkey
             writer.close()
 
     asyncio.run(scenario())
+
+
+def test_a_client_that_answers_no_ping_is_dropped_and_the_app_behind_sees_an_end(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("meshlab.proxykit.tunnel.PING_EVERY_S", 0.01)
+    monkeypatch.setattr("meshlab.proxykit.tunnel.PING_TIMEOUT_S", 0.1)
+
+    async def scenario() -> None:
+        ended = asyncio.Event()
+
+        async def app(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            writer.write(b"hello")
+            assert await reader.read() == b""
+            ended.set()
+            writer.close()
+
+        async with world_of(app) as world:
+            tunnel = await world.tunnel()
+            reader, writer = await world.call(tunnel)
+            assert await reader.readexactly(5) == b"hello"
+            (server,) = world.inbound._tunnels
+            tunnel.transport.pause_reading()
+            assert tunnel._timer
+            tunnel._timer.cancel()
+            await ended.wait()
+            assert server.error == "the peer did not answer a PING"
+            writer.close()
+            tunnel.close()
+
+    asyncio.run(scenario())
+
+
+def test_a_mute_peer_is_asked_after_10_s_and_dropped_at_30() -> None:
+    assert (PING_EVERY_S, PING_EVERY_S + PING_TIMEOUT_S) == (10, 30)
 
 
 def test_a_call_that_is_given_up_while_it_waits_leaves_nothing_open() -> None:
