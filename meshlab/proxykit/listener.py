@@ -39,7 +39,8 @@ class Listener:
         self._factory = factory
         self._loop = asyncio.get_running_loop()
         self._connecting = Tasks()
-        self._timers: list[asyncio.TimerHandle] = []
+        self._resting: asyncio.TimerHandle | None = None
+        """Set while connections wait because the process has no descriptor left."""
         self._closed = asyncio.Event()
         self._loop.add_reader(sock, self._accept)
 
@@ -48,8 +49,8 @@ class Listener:
         if self._closed.is_set():
             return
         self._accept()
-        for timer in self._timers:
-            timer.cancel()
+        if self._resting is not None:
+            self._resting.cancel()
         self._closed.set()
         self._loop.remove_reader(self._sock)
         self._sock.close()
@@ -58,7 +59,7 @@ class Listener:
         """Leave new connections to a newer process, if there is one, and close when nobody can be on the way to us."""
         if not self._closed.is_set():
             sockets.steer_away(self._sock)
-            self._timers.append(self._loop.call_later(HANDSHAKE_S, self.close))
+            self._loop.call_later(HANDSHAKE_S, self.close)
 
     async def settled(self) -> None:
         """Return when the listener is closed and each connection that it accepted has its protocol."""
@@ -87,5 +88,4 @@ class Listener:
 
     def _rest(self) -> None:
         self._loop.remove_reader(self._sock)
-        self._timers = [timer for timer in self._timers if not timer.cancelled() and timer.when() > self._loop.time()]
-        self._timers.append(self._loop.call_later(_PAUSE_S, self._loop.add_reader, self._sock, self._accept))
+        self._resting = self._loop.call_later(_PAUSE_S, self._loop.add_reader, self._sock, self._accept)

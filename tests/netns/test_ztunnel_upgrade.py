@@ -15,6 +15,7 @@ from open_connections import DEADLINE_S, LAB, echoed, open_to
 from meshlab.lab import build
 from meshlab.model import Call, Outcome
 from meshlab.plan.network import proxy_netns
+from meshlab.protocols.messages import ADDRESS_TYPE, AUTHORIZATION_TYPE
 
 if TYPE_CHECKING:
     from meshlab.lab import Lab
@@ -143,6 +144,18 @@ def test_an_idle_ztunnel_that_has_carried_calls_ends_long_before_its_deadline(la
         lab.site.programs.end(ztunnel.name, signal.SIGTERM)
         assert lab.sandbox.wait_exit(ztunnel.pid, DEADLINE_S) == 0
         assert time.monotonic() - began < 2, "and not 5"
+
+
+def test_the_pods_and_the_messages_of_a_node_are_in_its_metrics(lab_factory: LabFactory) -> None:
+    with lab_factory(LAB, ztunnel="reference") as lab:
+        lines = _answer(lab, proxy_netns("node-1"), 15020, "/metrics").decode().splitlines()
+        assert "workload_manager_active_proxy_count 3.0" in lines
+        assert "workload_manager_pending_proxy_count 0.0" in lines
+        received = [line for line in lines if line.startswith("istio_xds_message_bytes_total{")]
+        assert {line.partition(" ")[0] for line in received} == {
+            f'istio_xds_message_bytes_total{{url="{url}"}}' for url in (ADDRESS_TYPE, AUTHORIZATION_TYPE)
+        }
+        assert all(float(line.rpartition(" ")[2]) > 0 for line in received)
 
 
 def test_a_call_is_in_the_metrics_of_both_ends(lab_factory: LabFactory) -> None:

@@ -11,7 +11,7 @@ from ztunnel_world import named
 
 from meshlab.protocols.hbone import Target
 from meshlab.proxykit.connection_state import ConnectionState
-from meshlab.proxykit.pool import ClientTunnel, Key, Limits, Pool, TunnelRefusedError, UntouchedError
+from meshlab.proxykit.pool import ClientTunnel, Key, Limits, TunnelRefusedError, UntouchedError
 from meshlab.proxykit.splice import Half
 from meshlab.ztunnel.access_log import Record
 from meshlab.ztunnel.outbound import Outbound
@@ -202,71 +202,6 @@ def test_a_call_that_no_connection_takes_fails_in_the_end() -> None:
             with pytest.raises(UntouchedError):
                 await outbound.call()
             await outbound.close()
-
-    asyncio.run(scenario())
-
-
-def test_a_peer_that_takes_leave_of_a_new_connection_is_asked_for_another() -> None:
-    async def scenario() -> None:
-        async with world_of(_echo) as world:
-            opened: list[ClientTunnel] = []
-
-            async def connect(key: Key) -> ClientTunnel:
-                opened.append(await world.tunnel())
-                if len(opened) == 1:
-                    opened[0].going_away()
-                return opened[-1]
-
-            assert await Pool(connect).get(KEY) is opened[1]
-            opened[1].close()
-
-    asyncio.run(scenario())
-
-
-def test_a_surplus_connection_is_closed_as_soon_as_its_streams_have_ended_and_the_last_is_kept() -> None:
-    async def scenario() -> None:
-        async with world_of(_echo) as world:
-
-            async def connect(key: Key) -> ClientTunnel:
-                tunnel = await world.tunnel()
-                tunnel.max_streams = 1
-                return tunnel
-
-            pool = Pool(connect)
-            tunnels = [await pool.get(KEY)]
-            calls = [await world.call(tunnels[0])]
-            tunnels.append(await pool.get(KEY))
-            calls.append(await world.call(tunnels[1]))
-            for _, writer in calls:  # both become idle in one turn of the loop
-                writer.write_eof()
-            for reader, writer in calls:
-                assert await reader.read() == b"|end"
-                writer.close()
-            await until(lambda: any(tunnel.lost for tunnel in tunnels))
-            for _ in range(20):
-                await asyncio.sleep(0)
-            (kept,) = [tunnel for tunnel in tunnels if not tunnel.lost]
-            assert await pool.get(KEY) is kept
-            kept.close()
-            assert (pool._tunnels, pool._openings) == ({}, {})
-
-    asyncio.run(scenario())
-
-
-def test_connections_that_a_pool_retires_take_no_new_stream_and_carry_those_that_are_open() -> None:
-    async def scenario() -> None:
-        async with world_of(_echo) as world:
-            pool = Pool(lambda key: world.tunnel())
-            used = await pool.get(KEY)
-            reader, writer = await world.call(used)
-            pool.retire(lambda key: key.destination.address != LOOPBACK)
-            assert await pool.get(KEY) is used
-            pool.retire(lambda key: key.destination.address == LOOPBACK)
-            successor = await pool.get(KEY)
-            assert successor is not used
-            assert await _said(reader, writer, b"still here") == b"still here|end"
-            await until(lambda: used.lost)
-            successor.close()
 
     asyncio.run(scenario())
 
