@@ -102,10 +102,12 @@ def test_every_handshake_holds_while_one_root_takes_anothers_place_in_whatever_o
             await mesh.handshake()
             due = 0
             for issuer, turns in zip((rotation.trusting, rotation.signing, rotation.finished), order, strict=True):
-                mesh.authority.issuer = Issuer.from_pem(issuer.to_pem())
+                mesh.authority.rotate(Issuer.from_pem(issuer.to_pem()))
+                assert len(mesh.authority.behind()) == 2
                 for turn in turns:
                     await mesh.renew(due + turn)
                     await mesh.handshake()
+                assert mesh.authority.behind() == ()
                 due += 2
             newest = (await mesh.proxies[CLIENT].get(CLIENT)).roots_pem
             assert newest.strip() == rotation.new.cert_pem.bytes().decode().strip()
@@ -119,8 +121,9 @@ def test_a_rotation_that_signs_with_a_root_that_nobody_trusts_yet_breaks_a_hands
 
     async def scenario(mesh: Mesh) -> None:
         await mesh.handshake()
-        mesh.authority.issuer = ca.rotate().signing
+        mesh.authority.rotate(ca.rotate().signing)
         await mesh.renew(0)
+        assert mesh.authority.behind() == ((str(SERVER), ""),)
         with pytest.raises(TlsError):
             await mesh.handshake()
 
