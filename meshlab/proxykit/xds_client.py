@@ -6,6 +6,7 @@ An update is in effect before it is acknowledged: after the ACK no new connectio
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -43,6 +44,11 @@ class XdsClient:
         self._missing = set(self._client.types)
         self.synced = asyncio.Event()
         """Every type was answered, and accepted, once."""
+        self.messages: Counter[str] = Counter()
+        """By type URL, like ``message_bytes``."""
+        self.message_bytes: Counter[str] = Counter()
+        self.terminations: Counter[str] = Counter()
+        """Streams that ended, by the reason, in the real ztunnel's words."""
         self._call = self._channel.stream_stream(
             f"/{DELTA_ADS_SERVICE}/{DELTA_ADS_METHOD}",
             request_serializer=message("envoy.service.discovery.v3.DeltaDiscoveryRequest").SerializeToString,
@@ -54,19 +60,26 @@ class XdsClient:
         backoff_s = _FIRST_BACKOFF_S
         while True:
             stream = self._call(metadata=self._metadata)
+            reason = "ConnectionError"
             try:
                 for request in self._client.start():
                     await stream.write(request)
                 async for response in stream:
-                    backoff_s = _FIRST_BACKOFF_S
+                    backoff_s, reason = _FIRST_BACKOFF_S, "Error"
                     await stream.write(self._answer(response))
-            except (grpc.aio.AioRpcError, asyncio.InvalidStateError):  # the second: it ended in order as we wrote
+                reason = "Complete"
+            except grpc.aio.AioRpcError:
                 backoff_s = min(backoff_s * 2, _MAX_BACKOFF_S)
+            except asyncio.InvalidStateError:  # it ended in order as we wrote
+                backoff_s, reason = min(backoff_s * 2, _MAX_BACKOFF_S), "Complete"
             finally:
                 stream.cancel()
+            self.terminations[reason] += 1
             await asyncio.sleep(backoff_s)
 
     def _answer(self, response: Any) -> Any:
+        self.messages[response.type_url] += 1
+        self.message_bytes[response.type_url] += response.ByteSize()
         update = self._client.receive(response)
         refused = self._apply(update)
         if not refused and not update.errors:
