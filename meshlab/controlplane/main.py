@@ -10,6 +10,8 @@ from typing import Any
 from meshlab.controlplane.plane import Config, ControlPlane
 from meshlab.kernel.channel import Channel
 
+_LEFT_S = 1.0
+
 
 def main(config: Mapping[str, Any], fds: Mapping[str, int]) -> None:
     """Serve until the control channel is closed or SIGTERM comes."""
@@ -19,3 +21,6 @@ def main(config: Mapping[str, Any], fds: Mapping[str, int]) -> None:
 async def _serve(plane: ControlPlane) -> None:
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, plane.stop)
     await plane.run()
+    # gRPC cancels what it serves, and does not wait for it. What is left when the loop ends prints a traceback.
+    if left := asyncio.all_tasks() - {asyncio.current_task()}:
+        await asyncio.wait(left, timeout=_LEFT_S)
