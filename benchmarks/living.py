@@ -241,7 +241,9 @@ def run(rounds: int = 1, ztunnel: str = "reference", rows: Sequence[str] = (), t
         lines=(
             f"{RATE:g} calls a second, {OPEN} open connections, {ztunnel}",
             _HEAD,
-            *chain.from_iterable((row.line(), *(f"    {word}" for word in row.words[:_TOLD])) for row in found.values()),
+            *chain.from_iterable(
+                (row.line(), *(f"    {word}" for word in row.words[:_TOLD])) for row in found.values()
+            ),
         ),
     )
 
