@@ -42,6 +42,7 @@ def begin(topology: Topology, settings: Settings, visible: tuple[str, ...]) -> S
             topology=topology,
             settings=settings,
             choices=choices,
+            first_choices=dict(choices),
             network=network,
             sandbox=sandbox,
             programs=Programs(sandbox, forks),

@@ -13,7 +13,7 @@ import socket
 import time
 from collections.abc import Mapping, Sequence
 
-from meshlab.errors import LabError, StillRunsError
+from meshlab.errors import KernelRefusedError, LabError, StillRunsError
 from meshlab.kernel.channel import MAX_FDS
 from meshlab.lab.pod import capabilities_of
 from meshlab.lab.proving import arrivals
@@ -173,11 +173,22 @@ def end_programs(site: Site, pods: Sequence[Pod], grace_s: float = _GRACE_S) -> 
             echo.ask("leave", pods=[pod.key for pod in some])
 
 
-def leave(site: Site, pods: Sequence[Pod]) -> None:
-    """Take these pods out of the kernel, as far as they had come."""
+def leave(site: Site, pods: Sequence[Pod], *, whole: bool = True) -> None:
+    """Take these pods out of the kernel.
+
+    Args:
+        whole: whether they had come whole; else Linux may lack some of it, and ends the rest with their namespaces.
+
+    Raises:
+        KernelRefusedError: Linux does not have what they had come with.
+    """
     networks = [network for pod in pods if (network := site.pods.pop(pod.key, None)) is not None]
     for batch in leaving(networks, site.network.nodes):
-        site.apply(batch)
+        try:
+            site.apply(batch)
+        except KernelRefusedError:
+            if whole:
+                raise
     for pod in pods:
         site.mounts.forget(pod.key)
         site.pending.pop(pod.key, None)

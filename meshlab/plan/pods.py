@@ -21,11 +21,25 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
 
 from meshlab.model import Address, Pod
-from meshlab.plan.changes import Batch, Change, End, LinkDelete, LinkUp, Removed, Route, Silence, Veth, host_network
+from meshlab.plan.changes import (
+    Batch,
+    Change,
+    End,
+    LinkGroup,
+    LinkGroupDelete,
+    LinkUp,
+    Removed,
+    Route,
+    Silence,
+    Veth,
+    host_network,
+)
 from meshlab.plan.names import link_names, mac
 from meshlab.plan.network import FABRIC, LOOPBACK, NodeNetwork, assign, default_routes, host_routes, pod_netns, set_up
 
 _FIRST_INDEX = 4096
+_LEAVING = 1
+"""The group of links that are about to go; every other link is in Linux' own, 0."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,13 +111,15 @@ def settling(pods: Iterable[PodNetwork]) -> tuple[tuple[str, End], ...]:
     return tuple((pod.netns, pod.eth0) for pod in pods)
 
 
-def leaving(pods: Iterable[PodNetwork], nodes: Mapping[str, NodeNetwork]) -> tuple[Batch, ...]:
+def leaving(pods: Collection[PodNetwork], nodes: Mapping[str, NodeNetwork]) -> tuple[Batch, ...]:
     """Take the links of these pods away, also of those that were never opened; their routes go with them."""
     changes: dict[str, list[Change]] = {}
     for pod in pods:
-        changes.setdefault(pod.node_netns, []).append(LinkDelete(pod.host_end, absent_is_fine=True))
+        changes.setdefault(pod.node_netns, []).append(LinkGroup(pod.host_end, _LEAVING))
         for netns, route in _routes_elsewhere(pod, nodes):
             changes.setdefault(netns, []).append(Removed(route, absent_is_fine=True))
+    for netns in {pod.node_netns for pod in pods}:
+        changes[netns].append(LinkGroupDelete(_LEAVING))  # 18 ms for all of them, and for one
     return _batches(changes)
 
 

@@ -38,6 +38,7 @@ EXPECTED = {
     "agent@node-2": ENTERS_PODS,
     "ztunnel@node-1": ENTERS_PODS,
     "ztunnel@node-2": ENTERS_PODS,
+    "echo@node-1": NONE,
     "echo@node-2": NONE,
     "shop/client": OF_A_POD,
     "shop/tool": OF_A_POD | {"NET_ADMIN"},

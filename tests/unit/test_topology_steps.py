@@ -10,10 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from meshlab.errors import TopologyError, UsageError
+from meshlab.errors import TopologyError
 from meshlab.model import AskStep, CallStep, ChangeStep, ConnectStep, PolicyStep, Step, Topology, TrafficStep, VerbStep
 from meshlab.play.moments import expecting, moments, states_before
-from meshlab.play.replay import cannot_play
 from meshlab.topology import after, dump, load, load_manifests, replaced, without
 
 HEAD = """
@@ -173,12 +172,6 @@ def test_moments_are_of_calls_only_and_know_what_changed_before() -> None:
     assert len(list(states_before(topology, 2))) == 2
     assert expecting(topology) == topology
     assert expecting(replace(topology, steps=topology.steps[1:])) is None, "nobody is there to be called"
-
-
-def test_a_step_that_cannot_be_played_says_so() -> None:
-    error = cannot_play(VerbStep(verb="reboot", instance="node-1"))
-    assert isinstance(error, UsageError)
-    assert "VerbStep" in str(error)
 
 
 CONNECT = {"connect": {"from": "shop/client", "to": "shop/server:8080", "as": "one"}}

@@ -128,6 +128,7 @@ class Program:
     peer: Peer | None = None
     ended_by_us: bool = False
     """A test stopped it on purpose, so its exit is none of the audit's business."""
+    paused: bool = False
 
     @property
     def name(self) -> str:
@@ -295,7 +296,7 @@ class Programs:
     def end(self, name: str, number: int = signal.SIGKILL) -> None:
         """Send a signal to a program on purpose."""
         program = self.by_name[name]
-        program.ended_by_us = True
+        program.ended_by_us |= number not in (signal.SIGSTOP, signal.SIGCONT)
         self.sandbox.kill(program.pid, number)
 
     def has_ended(self, name: str) -> bool:
