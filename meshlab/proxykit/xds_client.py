@@ -15,11 +15,9 @@ import grpc.aio
 
 from meshlab.protocols.messages import message
 from meshlab.protocols.xds import DELTA_ADS_METHOD, DELTA_ADS_SERVICE, DeltaClient, Node, Update
-from meshlab.proxykit.ca_client import KEEPALIVE
+from meshlab.proxykit.ca_client import CHANNEL, FIRST_BACKOFF_S, MAX_BACKOFF_S
 from meshlab.proxykit.config import Config
 
-_FIRST_BACKOFF_S = 0.01
-_MAX_BACKOFF_S = 15.0
 _MAX_MESSAGE_BYTES = 200 << 20
 
 Apply = Callable[[Update], Mapping[str, str]]
@@ -29,7 +27,7 @@ Apply = Callable[[Update], Mapping[str, str]]
 class XdsClient:
     def __init__(self, config: Config, apply: Apply) -> None:
         credentials = grpc.ssl_channel_credentials(config.xds_root_pem)
-        options = (*KEEPALIVE, ("grpc.max_receive_message_length", _MAX_MESSAGE_BYTES))
+        options = (*CHANNEL, ("grpc.max_receive_message_length", _MAX_MESSAGE_BYTES))
         self._channel = grpc.aio.secure_channel(config.xds_address, credentials, options=options)
         self._metadata = config.metadata
         self._apply = apply
@@ -57,7 +55,7 @@ class XdsClient:
 
     async def run(self) -> None:
         """Hold a stream for ever; a lost one is opened again and says what is known already."""
-        backoff_s = _FIRST_BACKOFF_S
+        backoff_s = FIRST_BACKOFF_S
         while True:
             stream = self._call(metadata=self._metadata)
             reason = "ConnectionError"
@@ -65,13 +63,13 @@ class XdsClient:
                 for request in self._client.start():
                     await stream.write(request)
                 async for response in stream:
-                    backoff_s, reason = _FIRST_BACKOFF_S, "Error"
+                    backoff_s, reason = FIRST_BACKOFF_S, "Error"
                     await stream.write(self._answer(response))
                 reason = "Complete"
             except grpc.aio.AioRpcError:
-                backoff_s = min(backoff_s * 2, _MAX_BACKOFF_S)
+                backoff_s = min(backoff_s * 2, MAX_BACKOFF_S)
             except asyncio.InvalidStateError:  # it ended in order as we wrote
-                backoff_s, reason = min(backoff_s * 2, _MAX_BACKOFF_S), "Complete"
+                backoff_s, reason = min(backoff_s * 2, MAX_BACKOFF_S), "Complete"
             finally:
                 stream.cancel()
             self.terminations[reason] += 1
