@@ -44,6 +44,7 @@ class Parts:
     outbound: type[Outbound] = Outbound
     certificates: type[Certificates] = Certificates
     state: type[State] = State
+    xds: type[XdsClient] = XdsClient
 
 
 class Ztunnel:
@@ -59,7 +60,7 @@ class Ztunnel:
         log = AccessLog(self._output.write, log_opened=config.log_opened)
         self._shared = Shared(state=self._state, certificates=certificates, log=log, rng=rng)
         self._pods = Pods(self._proxy)
-        self._xds = XdsClient(config, self._apply)
+        self._xds = parts.xds(config, self._apply)
         self._zds = ZdsClient(config.uds, self._pods)
 
     async def run(self) -> None:
