@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import grpc
 import grpc.aio
@@ -25,13 +25,15 @@ Apply = Callable[[Update], Mapping[str, str]]
 
 
 class XdsClient:
+    client_class: ClassVar[type[DeltaClient]] = DeltaClient
+
     def __init__(self, config: Config, apply: Apply) -> None:
         credentials = grpc.ssl_channel_credentials(config.xds_root_pem)
         options = (*CHANNEL, ("grpc.max_receive_message_length", _MAX_MESSAGE_BYTES))
         self._channel = grpc.aio.secure_channel(config.xds_address, credentials, options=options)
         self._metadata = config.metadata
         self._apply = apply
-        self._client = DeltaClient(
+        self._client = self.client_class(
             Node(
                 name=config.node_name,
                 instance_ip=config.instance_ip,

@@ -47,6 +47,7 @@ _leak = _ztunnels("mutants.leaks")
 _catalogue = _ztunnels("mutants.catalogue")
 _cheat = _ztunnels("mutants.cheats")
 _connections = _ztunnels("mutants.connections")
+_sequence = _ztunnels("mutants.sequence")
 _variant = _ztunnels("variants")
 _near = _ztunnels("mutants.near")
 _unseen = _ztunnels("mutants.unseen")
@@ -54,6 +55,11 @@ _unseen_two = _ztunnels("mutants.unseen_two")
 _unseen_three = _ztunnels("mutants.unseen_three")
 _unseen_four = _ztunnels("mutants.unseen_four")
 _unseen_five = _ztunnels("mutants.unseen_five")
+
+
+def _agent(name: str, does: str) -> Mutant:
+    return Mutant(name, does, "agent", f"meshlab.testing.mutants.agent:{name.replace('-', '_')}")
+
 
 MUTANTS = _named(
     _ztunnel("leaks-plaintext", "sends what it tunnels in clear to the application's port as well"),
@@ -211,12 +217,37 @@ MUTANTS = _named(
     _unseen_five(
         "shows-certificates-to-everybody", "speaks TLS 1.2, so that the certificates of both ends pass in clear"
     ),
-    Mutant(
-        "agent-writes-no-rules",
-        "enrols pods without redirecting their traffic",
-        "agent",
-        "meshlab.testing.mutants.agent:agent_writes_no_rules",
+    _sequence("address-reuse", "goes on taking an address for that of the first workload which had it"),
+    _sequence("stale-after-reconnect", "takes nothing away any more once the control plane has come back"),
+    _sequence(
+        "half-closed-survives-a-deny",
+        "lets a tunnelled connection go on that a new policy denies, when either end has sent its FIN",
     ),
+    _sequence(
+        "old-certificate-after-enrolment",
+        "shows for a pod the certificate that the first pod of its name had, whatever its service account is now",
+    ),
+    _sequence("calls-deleted-endpoints", "sends calls to a service also to endpoints that are unhealthy or deleted"),
+    _sequence(
+        "ready-before-its-snapshot",
+        "serves without the policies that it had when the control plane comes back, until they are sent anew",
+    ),
+    _sequence(
+        "loses-a-policy-at-a-nack",
+        "goes back, when it refuses a policy, to those of before the push that it accepted last",
+    ),
+    _sequence(
+        "plaintext-during-restart",
+        "calls a pod in plaintext from when a tunnel to it was lost, as it is when the pod's ztunnel restarts",
+    ),
+    _sequence(
+        "open-connection-escapes-a-new-policy",
+        "judges an open connection again by the policies that there were when it came, and by no new one",
+    ),
+    _sequence("drops-at-drain", "ends every open connection at once when it is asked to end"),
+    _agent("released-pod-stays-captured", "leaves the rules and the node proxy of a pod that it says it has released"),
+    _agent("agent-forgets-after-restart", "forgets one of the pods of its node when it starts again, and denies it"),
+    _agent("agent-writes-no-rules", "enrols pods without redirecting their traffic"),
     Mutant(
         "capture-loses-packets",
         "the ring loses what arrives, and does not count it",

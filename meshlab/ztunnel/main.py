@@ -46,6 +46,7 @@ class Parts:
     outbound: type[Outbound] = Outbound
     certificates: type[Certificates] = Certificates
     state: type[State] = State
+    xds: type[XdsClient] = XdsClient
 
 
 class Ztunnel:
@@ -63,7 +64,7 @@ class Ztunnel:
         limits = Limits(max_streams=config.pool_max_streams, idle_s=config.pool_idle_s)
         self._shared = Shared(state=self._state, certificates=certificates, log=log, limits=limits, rng=rng)
         self._pods = Pods(self._proxy)
-        self._xds = XdsClient(config, self._apply)
+        self._xds = parts.xds(config, self._apply)
         self._zds = ZdsClient(config.uds, self._pods)
 
     async def run(self) -> None:

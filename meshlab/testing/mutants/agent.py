@@ -1,12 +1,14 @@
-"""An agent that breaks a promise: everything works, and nothing is encrypted."""
+"""Agents that break a promise and say that they keep it: pods are not captured, or still are, or are forgotten."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import os
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from meshlab.agent.agent import Agent, EnrolledPod
 from meshlab.agent.main import serve
+from meshlab.kernel.channel import Channel
 
 
 class _Idle(Agent):
@@ -16,3 +18,34 @@ class _Idle(Agent):
 
 def agent_writes_no_rules(config: Mapping[str, Any], fds: Mapping[str, int]) -> None:
     serve(_Idle, config, fds)
+
+
+class _Keeping(Agent):
+    def _release(self, request: dict[str, Any]) -> None:
+        """Leave the pods as they are, and say that they are released."""
+        self._channel.send({"id": request["id"], "released": request["uids"], "failed": {}, "unacknowledged": []})
+
+
+def released_pod_stays_captured(config: Mapping[str, Any], fds: Mapping[str, int]) -> None:
+    serve(_Keeping, config, fds)
+
+
+class _Forgetting(Agent):
+    """Of the pods that it should know from its start it forgets the last, so that no snapshot has it."""
+
+    def __init__(self, config: Mapping[str, Any], channel: Channel, netns: Sequence[int] = ()) -> None:
+        pods = config.get("pods", [])
+        super().__init__({**config, "pods": pods[:-1]}, channel, netns[:-1])
+        self._forgotten = [pod["uid"] for pod in pods[-1:]]
+        for fd in netns[-1:]:
+            os.close(fd)
+
+    def _status(self) -> dict[str, Any]:
+        status = super()._status()
+        for connection in status["connections"]:
+            connection["uids"] += self._forgotten
+        return status
+
+
+def agent_forgets_after_restart(config: Mapping[str, Any], fds: Mapping[str, int]) -> None:
+    serve(_Forgetting, config, fds)

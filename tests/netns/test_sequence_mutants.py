@@ -1,0 +1,69 @@
+"""Each mutant of sequence is caught by a short history, and by no check of a mesh at rest; the reference holds all."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import histories
+import pytest
+
+from meshlab.lab.proving import check
+from meshlab.lab.sources import read
+from meshlab.testing.registry import MUTANTS
+
+if TYPE_CHECKING:
+    from meshlab.lab import Lab
+
+    LabFactory = Callable[..., AbstractContextManager[Lab]]
+
+BROKEN_BY: dict[str, Callable[[Lab], bool]] = {
+    "address-reuse": histories.an_address_is_that_of_the_pod_that_has_it_now,
+    "stale-after-reconnect": histories.what_is_deleted_after_the_control_plane_came_back_is_gone,
+    "half-closed-survives-a-deny": histories.a_policy_cuts_a_connection_whose_client_has_sent_its_fin,
+    "old-certificate-after-enrolment": histories.a_pod_that_comes_again_shows_the_identity_that_it_has_now,
+    "calls-deleted-endpoints": histories.no_call_goes_to_an_endpoint_that_was_deleted,
+    "ready-before-its-snapshot": histories.a_policy_outlives_a_control_plane,
+    "loses-a-policy-at-a-nack": histories.a_policy_outlives_the_refusal_of_another,
+    "plaintext-during-restart": histories.calls_are_encrypted_after_the_peers_ztunnel_was_restarted,
+    "released-pod-stays-captured": histories.a_released_pod_has_no_identity,
+    "agent-forgets-after-restart": histories.an_agent_that_comes_back_knows_every_pod,
+    "open-connection-escapes-a-new-policy": histories.a_new_policy_cuts_an_open_connection,
+    "drops-at-drain": histories.an_open_connection_goes_on_while_its_ztunnel_drains,
+}
+"""Mutant -> the history that it does not hold."""
+VARIANTS = ("no-pooling", "rst-on-deny", "round-robin-endpoints", "resyncs-at-reconnect", "keeps-what-came-before")
+"""Legal variants whose difference touches what comes and goes."""
+
+
+def test_each_mutant_of_sequence_has_its_history() -> None:
+    made = {name for name, mutant in MUTANTS.items() if ".mutants.sequence:" in mutant.entry}
+    agents = {name for name, mutant in MUTANTS.items() if mutant.part == "agent"} - {"agent-writes-no-rules"}
+    assert set(BROKEN_BY) == made | agents
+
+
+@pytest.mark.parametrize("name", BROKEN_BY)
+def test_a_mutant_of_sequence_is_caught_by_its_history(name: str, lab_factory: LabFactory) -> None:
+    with lab_factory(histories.LAB, ztunnel="reference", mutant=name) as lab:
+        assert not BROKEN_BY[name](lab)
+
+
+@pytest.mark.parametrize("holds", BROKEN_BY.values(), ids=lambda history: history.__name__)
+def test_the_reference_holds_every_history(holds: Callable[[Lab], bool], lab_factory: LabFactory) -> None:
+    with lab_factory(histories.LAB, ztunnel="reference") as lab:
+        assert holds(lab)
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_a_legal_variant_holds_every_history(name: str, lab_factory: LabFactory) -> None:
+    for history in BROKEN_BY.values():
+        with lab_factory(histories.LAB, ztunnel="reference", variant=name) as lab:
+            assert history(lab), history.__name__
+
+
+@pytest.mark.parametrize("name", BROKEN_BY)
+def test_a_check_of_a_mesh_at_rest_sees_nothing(name: str, tmp_path: Path) -> None:
+    report = check.run(read("policies").topology, mutant=name, artifacts=tmp_path)
+    assert report.exit_code == 0
