@@ -41,7 +41,7 @@ class Authority:
         self.issuer = issuer
 
     def behind(self) -> tuple[tuple[str, str], ...]:
-        """Return each identity and the address of its proxy whose newest certificate is not from the present issuer.
+        """Return each identity and its proxy whose newest certificate is not from the present issuer.
 
         The next step of a rotation may come when none of them is in use any more. An identity whose workload has gone
         stays in the list, since nobody tells the CA.
@@ -63,7 +63,7 @@ class Authority:
         identity = self.identity(request, csr)
         self._note_holder(csr, identity, client)
         chain = self.issuer.issue(identity, csr.key, now=now, ttl=_ttl(request.validity_duration))
-        self._newest[str(identity), caller] = self.issuer
+        self._newest[str(identity), client] = self.issuer
         self.issued[str(identity)] = self.issued.get(str(identity), 0) + 1
         return identity, chain
 

@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING
 
 from open_connections import DEADLINE_S, LAB, echoed, open_to
 
-from meshlab.lab import build
+from meshlab.lab import cluster
 from meshlab.model import Call, Outcome
 from meshlab.plan.network import proxy_netns
 from meshlab.protocols.messages import ADDRESS_TYPE, AUTHORIZATION_TYPE
 
 if TYPE_CHECKING:
     from meshlab.lab import Lab
+    from meshlab.lab.running.programs import Program
 
 LabFactory = Callable[..., AbstractContextManager["Lab"]]
 NODE = "node-2"
@@ -62,24 +63,27 @@ class Traffic:
             thread.join()
 
 
-def _start(lab: Lab, name: str, place: str, **env: str) -> int:
-    """Start one more ztunnel for the node, and return its pid when it serves every pod."""
+def _start(lab: Lab, place: str, **env: str) -> Program:
+    """Start one more ztunnel for the node, and return it when it serves every pod."""
     site = lab.site
-    launch = site.choices[NODE].launch(build._slot(site, NODE))
+    proxy = cluster.next_proxy(site, NODE, site.choices[NODE], 0)
+    site.proxies[NODE].append(proxy)
+    lab.transitions.configuration.admit()
+    launch = proxy.choice.launch(cluster.slot(site, NODE, proxy))
     started = site.programs.python(
-        name,
+        proxy.instance,
         str(launch.entry),
         {"env": {**launch.env, **env}},
         {},
         netns=site.netns[place],
         mntns=site.mounts.of_node(NODE),
-        capabilities=build._PROXY_CAPABILITIES,
+        capabilities=cluster.PROXY_CAPABILITIES,
         control=False,
     )
     deadline = time.monotonic() + DEADLINE_S
     while b" 200 " not in _answer(lab, place, 15021, "/healthz/ready"):
-        assert time.monotonic() < deadline, lab.logs(name)
-    return started.pid
+        assert time.monotonic() < deadline, lab.logs(started.name)
+    return started
 
 
 def _answer(lab: Lab, place: str, port: int, path: str) -> bytes:
@@ -100,8 +104,7 @@ def test_no_call_fails_and_no_open_connection_ends_while_ztunnels_take_each_othe
     with lab_factory(LAB, ztunnel="reference") as lab:
         name, pid = f"ztunnel@{NODE}", lab.site.programs.by_name[f"ztunnel@{NODE}"].pid
         for number in range(4):
-            successor, place = f"successor-{number}", PLACES[(number + 1) % 2]
-            successor_pid = _start(lab, successor, place)
+            successor = _start(lab, PLACES[(number + 1) % 2])
             traffic = Traffic(lab)
             with (
                 traffic.going_on(),
@@ -116,12 +119,12 @@ def test_no_call_fails_and_no_open_connection_ends_while_ztunnels_take_each_othe
             assert lab.sandbox.wait_exit(pid, DEADLINE_S) == 0
             wrong = [call for call in traffic.calls if call.outcome is not Outcome.OK]
             assert not wrong, wrong[:3]
-            name, pid = successor, successor_pid
+            name, pid = successor.name, successor.pid
 
 
 def test_what_is_open_at_the_deadline_ends_with_a_fin_and_the_ztunnel_in_order(lab_factory: LabFactory) -> None:
     with lab_factory(LAB, ztunnel="reference") as lab:
-        hurried = _start(lab, "hurried", PLACES[1], CONNECTION_TERMINATION_DEADLINE="500ms")
+        hurried = _start(lab, PLACES[1], CONNECTION_TERMINATION_DEADLINE="500ms")
         first = lab.site.programs.by_name[f"ztunnel@{NODE}"]
         lab.site.programs.end(first.name, signal.SIGTERM)
         assert lab.sandbox.wait_exit(first.pid, DEADLINE_S) == 0
@@ -130,10 +133,10 @@ def test_what_is_open_at_the_deadline_ends_with_a_fin_and_the_ztunnel_in_order(l
             open_to(lab, "shop/far", "shop/near", 8080) as outwards,
         ):
             began = time.monotonic()
-            lab.site.programs.end("hurried", signal.SIGTERM)
+            lab.site.programs.end(hurried.name, signal.SIGTERM)
             assert (inwards.recv(1), outwards.recv(1)) == (b"", b"")
             assert 0.4 < time.monotonic() - began < 3
-        assert lab.sandbox.wait_exit(hurried, DEADLINE_S) == 0
+        assert lab.sandbox.wait_exit(hurried.pid, DEADLINE_S) == 0
 
 
 def test_an_idle_ztunnel_that_has_carried_calls_ends_long_before_its_deadline(lab_factory: LabFactory) -> None:

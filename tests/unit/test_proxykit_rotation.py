@@ -50,7 +50,7 @@ class Mesh:
             validity_duration=int(TTL.total_seconds()),
             metadata={"fields": {"ImpersonatedIdentity": {"string_value": str(identity)}}},
         )
-        _, chain = self.authority.create(request, self.now)
+        _, chain = self.authority.create(request, self.now, "ztunnel@node-1")
         return Credentials.issued(identity, asked.key_pem, chain)
 
     async def pause(self, seconds: float) -> None:
