@@ -65,5 +65,5 @@ def test_a_legal_variant_holds_every_history(name: str, lab_factory: LabFactory)
 
 @pytest.mark.parametrize("name", BROKEN_BY)
 def test_a_check_of_a_mesh_at_rest_sees_nothing(name: str, tmp_path: Path) -> None:
-    report = check.run(read("policies").topology, mutant=name, artifacts=tmp_path)
+    report = check.run(read("two-nodes").topology, mutant=name, artifacts=tmp_path)
     assert report.exit_code == 0

@@ -199,8 +199,9 @@ class _OldPoliciesOnly(Guard):
         return super().release(live)
 
     def judge_again(self) -> None:
-        own = self._state.workload_of(self._pod)
-        for live in list(self._live) if own else ():
+        if (own := self._state.workload_of(self._pod)) is None:
+            return
+        for live in list(self._live):
             known = {key: policy for key, policy in self.policies().items() if key in self._known[live]}
             if not rbac.evaluate(known, own, live.connection).allowed:
                 self._live.remove(live)
