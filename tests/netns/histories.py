@@ -16,13 +16,14 @@ if TYPE_CHECKING:
     from meshlab.lab.calls.connections import OpenConnection
 
 TICKER = """
-import socket, threading, time
+import contextlib, socket, threading, time
 def tick(connection):
-    while connection.recv(4096):
-        pass
-    while True:
-        connection.sendall(b".")
-        time.sleep(0.02)
+    with contextlib.suppress(OSError):
+        while connection.recv(4096):
+            pass
+        while True:
+            connection.sendall(b".")
+            time.sleep(0.02)
 server = socket.create_server(("", 7000))
 while True:
     threading.Thread(target=tick, args=(server.accept()[0],), daemon=True).start()

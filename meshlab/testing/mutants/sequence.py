@@ -57,10 +57,12 @@ class _FirstOfAnAddress(State):
     def _index(self) -> None:
         """Link each address with the first workload that had it, which may be gone."""
         super()._index()
-        for address, found in self._by_address.items():
-            first = self._first.setdefault(address, found[0])
-            self._first[address] = self.workloads.get(first.uid, first)
-            self._by_address[address] = [self._first[address]]
+        for address, [now, *_] in self._by_address.items():
+            first = self._first.get(address, now)
+            if (first.uid, first.identity) == (now.uid, now.identity):
+                first = now
+            self._first[address] = first
+            self._by_address[address] = [first]
 
 
 address_reuse = _made_of(Parts(state=_FirstOfAnAddress))
