@@ -237,6 +237,7 @@ def bundle(
 @_ZTUNNEL
 @_MUTANT
 @_VARIANT
+@click.option("--histories", is_flag=True, help="Draw what happens to the mesh while it runs, too: pods, restarts ...")
 @click.option("--for", "duration", metavar="TIME", help="Go on for so long: 90, 30s, 10m, 2h. [default: 60s]")
 @click.option("--examples", metavar="N", type=click.IntRange(min=1), help="Stop after N examples instead.")
 @click.option("--seed", metavar="S", type=click.IntRange(min=0), help="The same seed gives the same examples.")

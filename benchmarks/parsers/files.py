@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from meshlab.errors import TopologyError
 from meshlab.model import Topology
 from meshlab.play.bugfile import formatted
 from meshlab.play.files import hazards, opened
-from meshlab.topology import load, load_manifests
+from meshlab.topology import load, load_manifests, replaced, without
 
 _LAB_HEAD = "apiVersion: meshlab.dev/v1alpha1\nkind: Lab\nmetadata: {name: t}\nspec:\n"
 _LAB = (
@@ -29,6 +30,13 @@ _LAB = (
   steps:
     - {call: {from: shop/a, to: "shop/b:81", kind: tcp}, expect: allow}
     - apply: [{apiVersion: security.istio.io/v1, kind: AuthorizationPolicy, metadata: {name: q}, spec: {}}]
+    - apply: [{apiVersion: v1, kind: Namespace, metadata: {name: shop, labels: {a: b}}}]
+    - connect: {from: shop/a, to: "shop/b:81", as: one, family: 6}
+    - delete: [{apiVersion: v1, kind: Pod, metadata: {name: b, namespace: shop}}]
+    - {ask: one, expect: closed}
+    - {upgrade: {ztunnel@node-1: reference}}
+    - traffic: {pairs: [[shop/a, "http://b:81/"]], rate: 9, open: 1, during: [{reboot: node-1}]}
+      expect: {failed_new: 0, in_plaintext: 0}
 ---
 apiVersion: v1
 kind: Namespace
@@ -52,6 +60,31 @@ apiVersion: v1
 kind: Service
 metadata: {name: web, namespace: shop}
 spec: {selector: {app: b}, clusterIP: 10.96.0.9, ports: [{port: 80, targetPort: web}]}
+"""
+_BY_HAND = """\
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: c, namespace: shop, annotations: {ambient.istio.io/bypass-inbound-capture: "true"}}
+spec: {restartPolicy: Never, initContainers: [{command: [a]}], containers: [{}]}
+status: {podIP: 10.1.2.3, podIPs: [{ip: 10.1.2.3}, {ip: "fd00::3"}]}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: hand, namespace: shop}
+spec: {ports: [{port: 80}]}
+---
+apiVersion: v1
+kind: Endpoints
+metadata: {name: hand, namespace: shop}
+subsets: [{addresses: [{ip: 10.1.2.3}], ports: [{port: 8080}]}]
+---
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: {name: hand-1, namespace: shop, labels: {kubernetes.io/service-name: hand}}
+addressType: IPv6
+endpoints: [{addresses: ["fd00::3"], conditions: {ready: true}}]
+ports: [{port: 8080}]
 """
 _POLICY = """\
 apiVersion: security.istio.io/v1
@@ -104,8 +137,12 @@ def _open(data: bytes) -> None:
         hazards(opened(str(path)))
 
 
-def _apply(data: bytes) -> None:
-    load_manifests(_text(data), "t.yaml", mesh_of_files())
+def _change(data: bytes) -> None:
+    """As ``lab.apply``, ``lab.replace`` and ``lab.delete`` take it."""
+    topology = mesh_of_files()
+    after = load_manifests(_text(data), "t.yaml", topology)
+    replaced(_text(data), "t.yaml", topology)
+    without(_text(data), "t.yaml", replace(topology, mesh=after))
 
 
 PARSERS = (
@@ -122,6 +159,10 @@ PARSERS = (
                 f"{_LAB_HEAD}  pods: {{a/a: {{}}, a/b: {{ports: [80]}}}}\n  expect:\n",
                 lambda n: '    - {from: a/a, to: "a/b:80", verdict: allow}\n',
             ),
+            "changes": numbered(
+                f"{_LAB_HEAD}  pods: {{a/a: {{}}}}\n  steps:\n",
+                lambda n: f"    - apply: [{{apiVersion: v1, kind: Namespace, metadata: {{name: n{n}}}}}]\n",
+            ),
             "mistakes": numbered(_LAB_HEAD, lambda n: f"  wrong{n}: {{}}\n"),
         },
         unit=200,
@@ -136,11 +177,15 @@ PARSERS = (
     ),
     Parser(
         name="manifests",
-        run=_apply,
-        seeds=lambda: (_POLICY.encode(),),
+        run=_change,
+        seeds=lambda: (_POLICY.encode(), _BY_HAND.encode(), (_DEPLOYMENT + _BY_HAND).encode()),
         documented=(TopologyError,),
         shapes={
             "policies": numbered("", lambda n: "---\n" + _POLICY.partition("---")[0].replace("name: p", f"name: p{n}")),
+            "pods": numbered(
+                "",
+                lambda n: f"---\napiVersion: v1\nkind: Pod\nmetadata: {{name: p{n}}}\nspec: {{containers: [{{}}]}}\n",
+            ),
             "mistakes": numbered("", lambda n: f"---\nkind: K{n}\n"),
         },
         unit=10,

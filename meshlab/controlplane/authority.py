@@ -33,6 +33,20 @@ class Authority:
         self.shared_keys: list[str] = []
         """A sentence for each private key that two workloads or two proxies have, which says whose it is."""
         self._holders: dict[bytes, tuple[str, str]] = {}
+        self._newest: dict[tuple[str, str], Issuer] = {}
+        """Who signed the newest certificate of an identity at a proxy."""
+
+    def rotate(self, issuer: Issuer) -> None:
+        """Sign as this one from now on: a step of a ``pki.Rotation``."""
+        self.issuer = issuer
+
+    def behind(self) -> tuple[tuple[str, str], ...]:
+        """Return each identity and its proxy whose newest certificate is not from the present issuer.
+
+        The next step of a rotation may come when none of them is in use any more. An identity whose workload has gone
+        stays in the list, since nobody tells the CA.
+        """
+        return tuple(holder for holder, issuer in self._newest.items() if issuer is not self.issuer)
 
     def create(self, request: Any, now: datetime, client: str) -> tuple[SpiffeId, list[str]]:
         """Answer an ``IstioCertificateRequest``: the identity, and its chain.
@@ -49,6 +63,7 @@ class Authority:
         identity = self.identity(request, csr)
         self._note_holder(csr, identity, client)
         chain = self.issuer.issue(identity, csr.key, now=now, ttl=_ttl(request.validity_duration))
+        self._newest[str(identity), client] = self.issuer
         self.issued[str(identity)] = self.issued.get(str(identity), 0) + 1
         return identity, chain
 

@@ -25,18 +25,23 @@ from hypothesis.database import DirectoryBasedExampleDatabase, ExampleDatabase
 from hypothesis.errors import HypothesisException
 
 from meshlab.errors import AuditError, LabError, LabLostError, RejectedError
+from meshlab.fuzz import histories
 from meshlab.fuzz.choose import MOST, candidates
 from meshlab.fuzz.example import Example, examples, of_policies
+from meshlab.fuzz.histories import History
 from meshlab.fuzz.properties import make, wrong_identities, wrong_verdicts
 from meshlab.fuzz.tally import Failure, Tally
 from meshlab.lab import Lab
 from meshlab.play.bench import Bench
 from meshlab.play.faults import Wrong, in_clear
+from meshlab.play.replay import play as play_file
 
 _CHUNK = 200
 """Examples of one run of Hypothesis; a failure ends it, and each has a seed of its own."""
 _IDENTITIES_EVERY = 10
 _AUDIT_EVERY = 50
+_HAPPENS = 8
+"""So many things happen in a history, at most."""
 _ALIKE = 3
 """So many failures that look alike are reported; from then on they are counted."""
 
@@ -52,7 +57,8 @@ class Limits:
     most_calls: int = MOST
 
 
-Reporter = Callable[[Example, list[Wrong], Example | None], Failure | None]
+Drawn = Example | History
+Reporter = Callable[[Drawn, list[Wrong], Drawn | None], Failure | None]
 """What to do with a failing example, given also the one before it; ``None``: its like was reported already."""
 
 
@@ -77,11 +83,13 @@ class Campaign:
     progress: Callable[[Tally], None]
     stop: Callable[[], bool] = lambda: False
     """Asked before each example. Nothing interrupts one in its middle."""
+    histories: bool = False
+    """Whether an example is what happens to a living mesh, and not policies and calls."""
     tally: Tally = field(default_factory=Tally)
     _alike: Counter[tuple[str, str]] = field(default_factory=Counter)
     gone: str = ""
     """Why no lab can be opened any more, if so: that ends the campaign."""
-    _before: Example | None = None
+    _before: Drawn | None = None
     _until: float = float("inf")
     _began: float = 0.0
     _aside_s: float = 0.0
@@ -96,11 +104,9 @@ class Campaign:
         self._until = time.monotonic() + (self.limits.seconds if self.limits.seconds is not None else float("inf"))
         gc.collect()
         gc.freeze()  # what was loaded stays, and need not be looked through again after each window
-        mesh = self.bench.lab.topology.mesh
-        possible = candidates(mesh, self.bench.lab.not_listening)
+        first, drawn = self.drawn()
         self._began = time.monotonic()
-        self._try(of_policies(mesh, possible, self.limits.most_calls))
-        drawn = examples(mesh, possible, self.limits.most_calls)
+        self._try(first)
         self._chunk(drawn, 0, Phase.reuse)
         chunk = 0
         while not self._over:
@@ -108,15 +114,25 @@ class Campaign:
             chunk += 1
         return self.tally
 
+    def drawn(self) -> tuple[Drawn, st.SearchStrategy[Drawn]]:
+        """The example that comes first, and whence the others come."""
+        if self.histories:
+            topology = self.bench.source.topology
+            return histories.first(topology), histories.drawn(topology, _HAPPENS)
+        mesh = self.bench.lab.topology.mesh
+        possible = candidates(mesh, self.bench.lab.not_listening)
+        most = self.limits.most_calls
+        return of_policies(mesh, possible, most), examples(mesh, possible, most)
+
     @property
     def _over(self) -> bool:
         enough = self.limits.examples is not None and self.tally.examples >= self.limits.examples
         found = len(self.tally.failures) >= self.limits.failures
         return enough or found or bool(self.gone) or time.monotonic() >= self._until or self.stop()
 
-    def _chunk(self, drawn: st.SearchStrategy[Example], chunk: int, phase: Phase) -> None:
+    def _chunk(self, drawn: st.SearchStrategy[Drawn], chunk: int, phase: Phase) -> None:
         left = _CHUNK if self.limits.examples is None else self.limits.examples - self.tally.examples
-        found: list[Example] = []
+        found: list[Drawn] = []
 
         @settings(
             max_examples=max(1, min(_CHUNK, left)),
@@ -129,7 +145,7 @@ class Campaign:
         )
         @with_seed(self.seed * 1_000_003 + chunk)  # beneath the settings: above them it would take the database away
         @given(drawn)
-        def policies_get_the_oracles_verdicts(example: Example) -> None:
+        def policies_get_the_oracles_verdicts(example: Drawn) -> None:
             if example not in found:  # Hypothesis asks again before it believes
                 if self._over:
                     raise _OverError
@@ -148,26 +164,29 @@ class Campaign:
 
     # --- one example -------------------------------------------------------------------------------------------------
 
-    def _try(self, example: Example) -> tuple[bool, bool]:
+    def _try(self, example: Drawn) -> tuple[bool, bool]:
         """Whether ``example`` failed, and in a way that was not known."""
         wrong = self._play(example)
         self.tally.examples += 1
-        for stage in example.stages:
-            self.tally.count(stage.mesh, stage.calls)
+        if isinstance(example, History):
+            self.tally.count_history(example.topology)
+        else:
+            for stage in example.stages:
+                self.tally.count(stage.mesh, stage.calls)
         self.tally.seconds = time.monotonic() - self._began - self._aside_s
         new = bool(wrong) and self._reported(example, wrong)
         self._before = example
         self.progress(self.tally)
         return bool(wrong), new
 
-    def _play(self, example: Example) -> list[Wrong]:
+    def _play(self, example: Drawn) -> list[Wrong]:
         lab, wrong = self.bench.lab, list[Wrong]()
         try:
             wrong, doubt = play(lab, example)
             if doubt and not wrong:
                 wrong, doubt = play(lab, example)  # a beacon may come late on a busy machine, hardly twice
             self.tally.unproven += bool(doubt) and not wrong
-            if not wrong and self.tally.examples % _IDENTITIES_EVERY == 0:
+            if not wrong and not self.histories and self.tally.examples % _IDENTITIES_EVERY == 0:
                 checked, wrong = wrong_identities(lab)
                 self.tally.identities += checked
             if wrong or self.tally.examples % _AUDIT_EVERY == _AUDIT_EVERY - 1:
@@ -179,7 +198,7 @@ class Campaign:
             return [replace(wrong[0], kind=lost.kind, text=lost.text) if wrong else lost]
         return wrong
 
-    def _reported(self, example: Example, wrong: list[Wrong]) -> bool:
+    def _reported(self, example: Drawn, wrong: list[Wrong]) -> bool:
         """Report what is new; a lab that was lost is left in any case."""
         started = time.monotonic()
         alike = (wrong[0].kind, wrong[0].seen.partition(" ")[0])
@@ -218,8 +237,10 @@ def _why(lab: Lab, error: LabError) -> str:
     return str(error)
 
 
-def play(lab: Lab, example: Example) -> tuple[list[Wrong], str]:
+def play(lab: Lab, example: Drawn) -> tuple[list[Wrong], str]:
     """Make the calls of ``example`` in one window: what was wrong, and what could not be told."""
+    if isinstance(example, History):
+        return play_file(lab, example.topology)
     tunnelled, wrong = [], []
     stage_of: dict[int, int] = {}
     with lab.capture() as capture:

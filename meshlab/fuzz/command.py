@@ -51,6 +51,7 @@ def plan_of(
     workers: int | None,
     corpus: Path | None,
     artifacts: Path,
+    histories: bool = False,
     **settings: Any,
 ) -> Plan:
     """What the options of ``meshlab fuzz`` come to.
@@ -81,6 +82,7 @@ def plan_of(
             examples=examples, seconds=seconds_of(duration) if duration is not None else seconds, failures=failures
         ),
         workers=workers or min(_MOST_WORKERS, os.cpu_count() or 1),
+        histories=histories,
     )
 
 

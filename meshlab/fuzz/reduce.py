@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 from meshlab.lab.calls.names import behind
 from meshlab.model import (
     Address,
+    AskStep,
     AuthorizationPolicy,
     CallShape,
     CallStep,
@@ -37,7 +38,7 @@ T = TypeVar("T")
 def smaller(topology: Topology) -> Iterator[Topology]:
     """Every way to make ``topology`` smaller by one thing; what takes most away comes first."""
     for steps in _fewer(topology.steps):
-        if any(isinstance(step, CallStep) for step in steps):
+        if any(isinstance(step, CallStep | AskStep) for step in steps):
             yield replace(topology, steps=steps)
     for mesh in _less_policies(topology.mesh):
         yield replace(topology, mesh=mesh)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from meshlab import __version__
 from meshlab.errors import LabError, MeshlabError
-from meshlab.fuzz.example import Example
+from meshlab.fuzz.campaign import Drawn
 from meshlab.fuzz.shrink import Shrunk, shrunk
 from meshlab.fuzz.tally import Failure
 from meshlab.play.bench import Bench
@@ -38,7 +38,7 @@ class Reporter:
     """Whether enough failures were found elsewhere while this one was made small."""
     _shapes: set[str] = field(default_factory=set)
 
-    def __call__(self, example: Example, wrong: Sequence[Wrong], before: Example | None) -> Failure | None:
+    def __call__(self, example: Drawn, wrong: Sequence[Wrong], before: Drawn | None) -> Failure | None:
         evidence = self._evidence(wrong[0]) if wrong[0].kind == "lost" else ""
         small = shrunk(self.bench, example, wrong, before, self._patience_s(), self.stop)
         name = name_of(small.topology, small.wrong.kind)

@@ -23,6 +23,7 @@ from meshlab.fuzz.tally import Tally
 from meshlab.kernel.forkserver import ForkServer
 from meshlab.lab.sources import Source
 from meshlab.play.bench import Bench, with_outsider
+from meshlab.strategies.histories import with_echo_image
 
 _PROGRESS_S = 0.25
 _LOOK_S = 0.5
@@ -50,6 +51,8 @@ class Plan:
     """Where files of failures go."""
     limits: Limits
     workers: int = 1
+    histories: bool = False
+    """Whether an example is what happens to a living mesh."""
 
 
 Progress = Callable[[Tally], None]
@@ -77,7 +80,10 @@ def fuzz(plan: Plan, progress: Progress) -> Ended:
     Raises:
         MeshlabError: no lab can be opened.
     """
-    plan = replace(plan, source=replace(plan.source, topology=with_outsider(plan.source.topology)))
+    topology = with_outsider(plan.source.topology)
+    if plan.histories:
+        topology = with_echo_image(topology)
+    plan = replace(plan, source=replace(plan.source, topology=topology))
     errors: list[MeshlabError] = []
     with _Interrupts() as interrupts:
         if plan.workers == 1:
@@ -127,6 +133,7 @@ def _alone(
             corpus=plan.corpus,
             limits=plan.limits,
             report=reporter,
+            histories=plan.histories,
             progress=_seldom(progress),
             stop=stop,
         )

@@ -15,11 +15,13 @@ manifests.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from meshlab.errors import LabError
+from meshlab.fuzz import histories
 from meshlab.fuzz.example import Example
+from meshlab.fuzz.histories import History
 from meshlab.fuzz.reduce import fewer_pods, reduced
 from meshlab.fuzz.sign import Sign, seen_sign, sign_of
 from meshlab.fuzz.stories import stories
@@ -55,9 +57,9 @@ class Shrunk:
 
 def shrunk(
     bench: Bench,
-    example: Example,
+    example: Example | History,
     wrong: Sequence[Wrong],
-    before: Example | None,
+    before: Example | History | None,
     seconds: float = 25.0,
     stop: Callable[[], bool] = lambda: False,
 ) -> Shrunk:
@@ -71,11 +73,19 @@ def shrunk(
     shrinking = _Shrinking(bench, seen_sign(fitting), time.monotonic() + seconds, stop)
     alike = [fitting, *(one for one in wrong if one.kind == fitting.kind and one is not fitting)]
     story = bench.source.topology
-    for story in stories(bench.source.topology, example, alike, before):
+    for story in _told(bench.source.topology, example, alike, before):
         small = shrinking.small(story)
         if small is not None and (found := shrinking.confirmed(small, fitting)).failed:
             return found
     return shrinking.confirmed(story, fitting)
+
+
+def _told(
+    base: Topology, example: Example | History, wrong: Sequence[Wrong], before: Example | History | None
+) -> Iterator[Topology]:
+    if isinstance(example, History):
+        return histories.stories(example, wrong)
+    return stories(base, example, wrong, before if isinstance(before, Example) else None)
 
 
 @dataclass(slots=True)

@@ -8,7 +8,23 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from meshlab.fuzz.choose import Chosen
-from meshlab.model import AuthorizationPolicy, Mesh, MtlsMode, PeerAuthentication, Pod, Rule, has_labels
+from meshlab.model import (
+    FAMILIES,
+    AuthorizationPolicy,
+    CallStep,
+    ChangeStep,
+    Mesh,
+    MtlsMode,
+    PeerAuthentication,
+    Pod,
+    PolicyStep,
+    Rule,
+    Step,
+    Topology,
+    VerbStep,
+    Verdict,
+    has_labels,
+)
 from meshlab.model.report import SCHEMA_VERSION
 from meshlab.topology.policies import operation_fields, source_fields
 
@@ -62,6 +78,8 @@ class Tally:
     """Of generating, calling and proving; without building labs and shrinking."""
     fields: Counter[tuple[str, bool]] = field(default_factory=Counter)
     """Field, and whether allowed -> calls to a pod for which a policy with that field was in force."""
+    happened: Counter[str] = field(default_factory=Counter)
+    """What happened in histories: ``apply``, ``restart``, ``connect`` ... -> how often."""
     identities: int = 0
     """That proxies named, compared with their owners."""
     repeated: int = 0
@@ -83,6 +101,16 @@ class Tally:
             self.allowed += one.decision.allowed
             self.fields.update((name, one.decision.allowed) for name in in_force[pod.key])
 
+    def count_history(self, topology: Topology) -> None:
+        """Add the steps of a file that was played."""
+        for step in topology.steps:
+            if isinstance(step, CallStep):
+                families = 1 if step.family else len(FAMILIES)
+                self.calls += families
+                self.allowed += families * (step.expect is Verdict.ALLOW)
+            else:
+                self.happened[_word(step)] += 1
+
     def add(self, other: Tally) -> None:
         """Another worker's; they ran at the same time."""
         self.examples += other.examples
@@ -90,6 +118,7 @@ class Tally:
         self.allowed += other.allowed
         self.seconds = max(self.seconds, other.seconds)
         self.fields += other.fields
+        self.happened += other.happened
         self.identities += other.identities
         self.repeated += other.repeated
         self.unproven += other.unproven
@@ -127,8 +156,20 @@ class Tally:
             "verdicts_per_s": self.verdicts_per_s,
             "allow_share": self.allow_share,
             "fields": {name: {"allow": self.fields[name, True], "deny": self.fields[name, False]} for name in FIELDS},
+            "happened": dict(self.happened),
             "failures": [failure.to_json() for failure in self.failures],
         }
+
+
+def _word(step: Step) -> str:
+    """What a step that is no call does, in a word of files."""
+    match step:
+        case VerbStep() | ChangeStep():
+            return step.verb
+        case PolicyStep():
+            return "policies"
+        case _:
+            return type(step).__name__.removesuffix("Step").lower()
 
 
 def fields_in_force(mesh: Mesh, pod: Pod) -> frozenset[str]:

@@ -25,7 +25,7 @@ from meshlab.plan.network import CONTROL_PLANE, CONTROL_PLANE4, node_netns, pod_
 from meshlab.plan.network import plan as plan_network
 
 XDS_PORT = 15012
-_PROXY_CAPABILITIES = ("NET_ADMIN", "SYS_ADMIN")
+PROXY_CAPABILITIES = ("NET_ADMIN", "SYS_ADMIN")
 """What a ztunnel needs, measured: to enter a pod's netns, and for SO_MARK and IP_TRANSPARENT there."""
 _AGENT_CAPABILITIES = ("NET_ADMIN", "SYS_ADMIN")
 
@@ -42,6 +42,7 @@ def begin(topology: Topology, settings: Settings, visible: tuple[str, ...]) -> S
             topology=topology,
             settings=settings,
             choices=choices,
+            first_choices=dict(choices),
             network=network,
             sandbox=sandbox,
             programs=Programs(sandbox, forks),
@@ -184,7 +185,7 @@ def launch(site: Site, node: str, proxy: NodeProxy) -> Program:
     netns, mntns = site.netns[site.network.nodes[node].proxies[proxy.place].netns], site.mounts.of_node(node)
     if not run.entry:
         return site.programs.command(
-            proxy.instance, run.argv, run.env, netns=netns, mntns=mntns, capabilities=_PROXY_CAPABILITIES
+            proxy.instance, run.argv, run.env, netns=netns, mntns=mntns, capabilities=PROXY_CAPABILITIES
         )
     return site.programs.python(
         proxy.instance,
@@ -193,7 +194,7 @@ def launch(site: Site, node: str, proxy: NodeProxy) -> Program:
         {"keylog": os.dup(site.keylog)} if site.settings.keylog else {},
         netns=netns,
         mntns=mntns,
-        capabilities=_PROXY_CAPABILITIES,
+        capabilities=PROXY_CAPABILITIES,
         control=False,
     )
 

@@ -45,12 +45,20 @@ def _labelled(kind: str, one: Labelled, labels: Mapping[str, str | None]) -> Lab
 
 
 def back_to(mesh: Mesh, file: Mesh) -> Mesh:
-    """``file`` as what ``mesh`` can become: a pod that went, or is another by now, comes back as yet another one."""
+    """``file`` as what ``mesh`` can become.
+
+    A pod that is as the file has it, but for its labels, stays; one that went, or is otherwise, comes as another pod.
+    """
     there = {pod.key: pod for pod in mesh.pods}
-    pods = []
-    for pod in file.pods:
-        known = there.get(pod.key)
-        if known is None or known.uid != pod.uid:
-            pod = replace(pod, incarnation=mesh.former.get(pod.key, 0))
-        pods.append(pod)
-    return replace(file, pods=tuple(pods), places=max(mesh.places, file.places), former=mesh.former)
+    pods = tuple(_back(pod, there.get(pod.key), mesh.former) for pod in file.pods)
+    keys = {pod.key for pod in pods}
+    gone = {pod.key: pod.incarnation + 1 for pod in mesh.pods if pod.key not in keys}
+    former = {key: count for key, count in {**mesh.former, **gone}.items() if key not in keys}
+    return replace(file, pods=pods, places=max(mesh.places, file.places), former=former)
+
+
+def _back(pod: Pod, known: Pod | None, former: Mapping[str, int]) -> Pod:
+    if known is None:
+        return replace(pod, incarnation=former.get(pod.key, pod.incarnation))
+    alike = replace(known, labels=pod.labels, annotations=pod.annotations, incarnation=pod.incarnation) == pod
+    return replace(pod, incarnation=known.incarnation + (not alike))

@@ -22,7 +22,7 @@ from meshlab.lab import cluster, enrolment, join
 from meshlab.lab.arguments import checks_arguments
 from meshlab.lab.running.programs import Program
 from meshlab.lab.running.readiness import wait_for_programs
-from meshlab.lab.site import NodeProxy, Site
+from meshlab.lab.site import NodeProxy, Site, enrolled_keys
 from meshlab.model import InstanceId, Pod
 from meshlab.topology.notes import did_you_mean, listed
 
@@ -112,11 +112,11 @@ class Instance:
 
     def pause(self) -> None:
         """Stop it where it is (SIGSTOP), as a machine that has no time for it; connections stay."""
-        self._signal(signal.SIGSTOP)
+        self._pause(paused=True)
 
     def resume(self) -> None:
         """Let it go on (SIGCONT)."""
-        self._signal(signal.SIGCONT)
+        self._pause(paused=False)
 
     # --- starting ----------------------------------------------------------------------------------------------------
 
@@ -135,7 +135,8 @@ class Instance:
         """Start another version beside it, which takes over; then ask the old one to end, and wait until it has.
 
         Args:
-            to: ``reference``, an entry point's name or ``[NAME=]PATH``; the same again, if not given.
+            to: ``reference``, an entry point's name or ``[NAME=]PATH``; ``same``, or nothing: what runs there now. In a
+                lab with a mutant or a variant of the reference, that is what ``reference`` means.
 
         Raises:
             UsageError: it is no node proxy, or ``to`` names nothing.
@@ -143,7 +144,8 @@ class Instance:
         """
         if self.id.role != "ztunnel":
             raise UsageError(f"{self.name} has no versions: upgrade() is for ztunnel@NODE; there is restart()")
-        choice = self._site.choices[self.id.place] if to is None else resolve(to)
+        same = to in (None, "same")
+        choice = self._site.choices[self.id.place] if same else self._site.settings.played(resolve(to or ""))
         if choice.proxy is None:
             raise UsageError(f"'{to}' starts nothing: kill() ends a node proxy")
         with self._transitions.alone:
@@ -161,25 +163,18 @@ class Instance:
         if self.id.role not in _VERBS:
             raise UsageError(f"{self.name} is the lab's own: verbs are for {', '.join(_VERBS)}")
 
-    def _signal(self, number: int) -> None:
+    def _pause(self, *, paused: bool) -> None:
         self._allow()
         for program in self._site.programs.running(self.id):
-            self._site.sandbox.kill(program.pid, number)
+            self._site.sandbox.kill(program.pid, signal.SIGSTOP if paused else signal.SIGCONT)
+            program.paused = paused
 
     def _end(self, number: int, timeout_s: float) -> None:
         self._allow()
         _end(self._site, self._site.programs.running(self.id), number, timeout_s)
 
     def _started(self, timeout_s: float) -> None:
-        match self.id.role:
-            case "ztunnel":
-                _start_proxy(self._transitions, self.id.place, timeout_s)
-            case "agent":
-                _start_agent(self._transitions, self.id.place, timeout_s)
-            case "control-plane":
-                self._transitions.start_control_plane(None, timeout_s)
-            case _:
-                _start_program(self._transitions, self.id.place, timeout_s)
+        _start(self._transitions, self.id, timeout_s)
 
 
 @checks_arguments
@@ -264,6 +259,47 @@ def _forget(site: Site, program: Program) -> None:
 # --- starting --------------------------------------------------------------------------------------------------------
 
 
+def _start(transitions: Transitions, first: InstanceId, timeout_s: float) -> None:
+    """Start the next generation of what does not run, and wait until it is in effect."""
+    match first.role:
+        case "ztunnel":
+            _start_proxy(transitions, first.place, timeout_s)
+        case "agent":
+            _start_agent(transitions, first.place, timeout_s)
+        case "control-plane":
+            transitions.start_control_plane(None, timeout_s)
+        case _:
+            _start_program(transitions, first.place, timeout_s)
+
+
+def whole_again(transitions: Transitions, timeout_s: float) -> None:
+    """Take back what verbs have done to programs: what was paused goes on, what was ended is started, what was upgraded
+    is what it was.
+
+    Raises:
+        NotAcknowledgedError, NotEnrolledError, LabError: it was not in effect in time.
+    """
+    site = transitions.site
+    with transitions.alone:
+        for program in list(site.programs.every.values()):
+            if program.paused:
+                site.sandbox.kill(program.pid, signal.SIGCONT)
+                program.paused = False
+        first: list[InstanceId] = [InstanceId("control-plane")]
+        first += [InstanceId("agent", node.name) for node in site.topology.nodes]
+        first += [
+            InstanceId("ztunnel", node) for node, choice in site.first_choices.items() if choice.proxy is not None
+        ]
+        first += [InstanceId("program", pod.key) for pod in site.mesh.pods if pod.program is not None]
+        for one in first:
+            newest = site.programs.newest(one)
+            if newest is not None and newest.ended_by_us and not site.programs.running(one):
+                _start(transitions, one, timeout_s)
+        for node, choice in site.first_choices.items():
+            if site.choices[node] != choice:
+                _upgrade(transitions, node, choice, timeout_s)
+
+
 def _start_proxy(transitions: Transitions, node: str, timeout_s: float) -> None:
     choice = transitions.site.choices[node]
     proxy = _launch(transitions, node, choice, 0)
@@ -340,7 +376,7 @@ def _upgrade(transitions: Transitions, node: str, choice: Choice, timeout_s: flo
     old = list(site.proxies[node])
     place = 1 - old[-1].place if old else 0
     cluster.make_place(site, node, place)
-    transitions.captures.rewired(site.mesh)
+    transitions.captures.rewired(site.mesh.pods, enrolled_keys(site.mesh))
     proxy = _launch(transitions, node, choice, place)
     try:
         _wait_in_effect(transitions, proxy, node, timeout_s)

@@ -28,7 +28,7 @@ from meshlab.lab.calls.opening import OpenConnections
 from meshlab.lab.calls.traffic import TrafficLoop, perform_all
 from meshlab.lab.handles import NamespaceHandle
 from meshlab.lab.history import History
-from meshlab.lab.instances import Instance, NodeHandle, instance
+from meshlab.lab.instances import Instance, NodeHandle, instance, whole_again
 from meshlab.lab.pod import PodHandle
 from meshlab.lab.proving import arrivals, recent
 from meshlab.lab.proving.capture import Capture
@@ -339,9 +339,15 @@ class Lab:
 
         return self.transitions.put(replaced_by, timeout_s, wait=wait)
 
-    def reset(self, timeout_s: float = 10.0) -> Rollout:
-        """Go back to the mesh of the file that the lab was opened with."""
-        return self.transitions.put(lambda mesh: edits.back_to(mesh, self.topology.mesh), timeout_s, wait=True)
+    def reset(self, mesh: Mesh | None = None, timeout_s: float = 20.0) -> Rollout:
+        """Go back to the mesh of the file that the lab was opened with, or to ``mesh``; programs too.
+
+        What verbs have paused goes on, what they have ended is started again, and a node proxy that was upgraded is
+        what it was. Raises as ``apply``.
+        """
+        whole_again(self.transitions, timeout_s)
+        file = mesh or self.topology.mesh
+        return self.transitions.put(lambda now: edits.back_to(now, file), timeout_s, wait=True)
 
     def namespace(self, name: str) -> NamespaceHandle:
         """The namespace ``name``.

@@ -71,6 +71,13 @@ class Settings:
                 return found.entry
         return self.entries.get(name) or ENTRIES[name]
 
+    def played(self, choice: Choice) -> Choice:
+        """``choice``, or what plays the reference in this lab: a mutant or a variant of it."""
+        for name in filter(None, (self.mutant, self.variant)):
+            if (found := find(name)).part == "ztunnel":
+                choice = _made_of(choice, name, found.entry)
+        return choice
+
     def choices(self, topology: Topology) -> dict[str, Choice]:
         """The node proxy of each node.
 
@@ -85,8 +92,7 @@ class Settings:
                 continue
             if not any(isinstance(choice.proxy, Reference) for choice in chosen.values()):
                 raise UsageError(f"'{name}' is made of the reference ztunnel, and no node runs that one")
-            chosen = {node: _made_of(choice, name, found.entry) for node, choice in chosen.items()}
-        return chosen
+        return {node: self.played(choice) for node, choice in chosen.items()}
 
 
 class LabSettings(TypedDict, total=False):

@@ -46,6 +46,8 @@ class Site:
     settings: Settings
     choices: dict[str, Choice]
     """Node -> what its node proxy is."""
+    first_choices: Mapping[str, Choice]
+    """Node -> what its node proxy was when the lab was built."""
     network: NetworkPlan
     sandbox: Sandbox
     programs: Programs

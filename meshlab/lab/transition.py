@@ -25,7 +25,7 @@ from meshlab.lab.history import History
 from meshlab.lab.proving.captures import Captures
 from meshlab.lab.rollout import Rollout, Step
 from meshlab.lab.running.readiness import note_who_listens, wait_for_programs
-from meshlab.lab.site import Site
+from meshlab.lab.site import Site, enrolled_keys
 from meshlab.model import InstanceId, Mesh, Pod
 from meshlab.plan.transition import Stage, in_effect, transition, without_pods
 
@@ -49,6 +49,8 @@ class Transitions:
         self._undo = ExitStack()
         self._deadline = 0.0
         self._given_s = 0.0
+        self._certain: frozenset[str] = frozenset()
+        """Keys of the pods that stay in the mesh, whatever becomes of what is under way."""
         self._now = site.mesh
         """What would be in effect if what is under way were undone now."""
 
@@ -150,7 +152,7 @@ class Transitions:
                 raise
             self._end_pods(tuple(pod for pod in before.pods if pod not in mesh.pods))
             self.site.mesh = mesh
-            self.captures.rewired(mesh)
+            self.captures.rewired(mesh.pods, enrolled_keys(mesh))
             self.history.effect()
 
     def come_again(self, pods: Sequence[Pod], timeout_s: float) -> None:
@@ -160,8 +162,9 @@ class Transitions:
             self._deadline = time.monotonic() + timeout_s
             join.make(self.site, pods)
             enrolment.enrol(self.site, [pod for pod in pods if mesh.is_enrolled(pod)], self._left_s)
+            self.captures.rewired(mesh.pods, enrolled_keys(mesh))
             join.open_links(self.site, pods)
-            self.captures.joined(pods, mesh)
+            self.captures.joined(pods)
             for pod in pods:
                 if pod.program is not None:
                     join.run_init(self.site, pod, self._deadline)
@@ -178,8 +181,11 @@ class Transitions:
         self._now = before = self.site.mesh
         self._deadline, self._given_s = time.monotonic() + timeout_s, timeout_s
         self.history.begin(after)
+        self._certain = enrolled_keys(before) & enrolled_keys(after)
         stages = transition(before, after)
         try:
+            if before.pods:
+                self.captures.rewired(before.pods, self._certain)
             for stage in stages:
                 began = time.time_ns()
                 self._hands[stage.name](self, stage, after)
@@ -214,6 +220,8 @@ class Transitions:
             self._undo = ExitStack()
             self.site.mesh = self._now
             self.history.back(self._now)
+            if self._captures is not None:
+                self._captures.rewired(self._now.pods, enrolled_keys(self._now))
 
     @property
     def _left_s(self) -> float:
@@ -280,9 +288,11 @@ class Transitions:
 
     def _open(self, stage: Stage, after: Mesh) -> None:
         captures = self.captures
-        captures.rewired(after)  # what passes from now on is read by it
+        stay = self._now.pods
+        certain = self._certain | frozenset(pod.key for pod in stage.pods if after.is_enrolled(pod))
+        captures.rewired((*stay, *stage.pods), certain)  # what passes from now on is read by it
         join.open_links(self.site, stage.pods)
-        captures.joined(stage.pods, after)
+        captures.joined(stage.pods)
         self.site.settings.step("links open")
 
     def _start(self, stage: Stage, after: Mesh) -> None:
@@ -329,7 +339,7 @@ class Transitions:
 
     def _name(self, _: Stage, after: Mesh) -> None:
         self.site.mounts.rename(after)
-        self.captures.rewired(after)
+        self.captures.rewired(after.pods, enrolled_keys(after))
         self.site.settings.step("ready")
 
     _hands: ClassVar[Mapping[str, Callable[[Transitions, Stage, Mesh], None]]] = {

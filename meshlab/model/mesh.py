@@ -102,7 +102,7 @@ class Mesh:
 
 
 def has_labels(labels: Labels, selector: Mapping[str, str]) -> bool:
-    return all(labels.get(key) == value for key, value in selector.items())
+    return selector.items() <= labels.items()
 
 
 def _own_port(port: ServicePort, pod: Pod) -> int | None:

@@ -1,6 +1,7 @@
 """The verdict of AuthorizationPolicy and PeerAuthentication on one L4 connection, as Istio's ambient gives it.
 
     not in the mesh -> allow
+    no identity, and inbound capture is bypassed -> allow
     STRICT and no identity -> deny
     any DENY policy matches -> deny
     no ALLOW policy -> allow
@@ -22,6 +23,7 @@ from meshlab.model import (
     Verdict,
     has_labels,
 )
+from meshlab.model.workload import BYPASS_INBOUND
 from meshlab.oracle.matching import match_policy
 from meshlab.oracle.mtls import strict_rule
 
@@ -36,6 +38,8 @@ def decide(mesh: Mesh, connection: Connection) -> Decision:
     if not mesh.is_enrolled(pod):
         return Decision(Verdict.ALLOW, f"{pod.key} is not in the mesh")
     if connection.source is None:
+        if pod.bypasses_inbound:
+            return Decision(Verdict.ALLOW, f"{pod.key} takes plaintext past its node proxy ({BYPASS_INBOUND})")
         rule = strict_rule(mesh, pod, connection.port)
         if rule is not None:
             return Decision(Verdict.DENY, rule)

@@ -3,12 +3,14 @@
 from meshlab.pki.authority import MeshCA, create_root
 from meshlab.pki.csr import SigningRequest, create_csr, read_csr
 from meshlab.pki.issuer import MAX_TTL, Issuer
+from meshlab.pki.rotation import Rotation
 from meshlab.pki.svid import identity_of, read_certificate
 
 __all__ = [
     "MAX_TTL",
     "Issuer",
     "MeshCA",
+    "Rotation",
     "SigningRequest",
     "create_csr",
     "create_root",

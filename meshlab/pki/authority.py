@@ -21,6 +21,7 @@ from cryptography.x509.oid import NameOID
 
 from meshlab.model.identity import SpiffeId
 from meshlab.pki.issuer import Issuer, key_pem
+from meshlab.pki.rotation import Rotation
 
 
 class MeshCA(trustme.CA):
@@ -58,6 +59,11 @@ class MeshCA(trustme.CA):
         chain = [ca.public_bytes(Encoding.PEM)]
         return trustme.LeafCert(key_pem(key).encode(), leaf.public_bytes(Encoding.PEM), chain)
 
+    def rotate(self) -> Rotation:
+        """Make a new root of the same validity, whose place in the mesh is taken step by step."""
+        root = x509.load_pem_x509_certificate(self.cert_pem.bytes())
+        return Rotation(self, create_root(root.not_valid_before_utc, root.not_valid_after_utc))
+
     def control_plane(self, *names: str) -> dict[str, str]:
         """All that a control plane needs, as PEM: the issuer, and a server certificate for these DNS names or IPs."""
         server = self.issue_cert(*names)
@@ -72,7 +78,7 @@ class MeshCA(trustme.CA):
 def create_root(not_before: datetime, not_after: datetime) -> MeshCA:
     """A root, and so an intermediate, of this validity; trustme's is fixed to the years 2000 to 3000."""
     key = ec.generate_private_key(ec.SECP256R1())
-    name = _name("meshlab root")
+    name = _name(f"meshlab root {x509.random_serial_number():x}")  # a bundle may hold several
     certificate = _ca_certificate(name, key.public_key(), signer=(name, key), validity=(not_before, not_after))
     ca = MeshCA.from_pem(certificate.public_bytes(Encoding.PEM), key_pem(key).encode())
     assert isinstance(ca, MeshCA)

@@ -8,18 +8,18 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from meshlab.errors import AuditError, NotAcknowledgedError, RejectedError
+from meshlab.errors import AuditError, NotAcknowledgedError, RejectedError, UsageError
 from meshlab.lab import Lab, open_lab
 from meshlab.lab.proving.capture import Capture
 from meshlab.lab.proving.check import Checked, complaints, requests
 from meshlab.lab.proving.judging import judge
 from meshlab.lab.proving.matrix import PlannedCell, cell_of
 from meshlab.lab.sources import Source
-from meshlab.model import FAMILIES, Call, CallStep, PolicyStep, Topology
+from meshlab.model import FAMILIES, Call, CallStep, Topology, TrafficStep
 from meshlab.model.report import CheckReport, Proof
 from meshlab.play.faults import shaped
-from meshlab.play.replay import cannot_play, steps_of
-from meshlab.topology import after
+from meshlab.play.player import Player
+from meshlab.play.replay import steps_of
 
 
 @dataclass(slots=True)
@@ -77,21 +77,23 @@ def _check(lab: Lab) -> Checked:
 
 
 def _go(lab: Lab) -> _Gone:
-    gone = _Gone()
-    for step in steps_of(lab.topology):
+    gone, player = _Gone(), Player(lab, prove=False)
+    for place, step in enumerate(steps_of(lab.topology)):
         if isinstance(step, CallStep):
             for cell in _cells(lab, step):
                 gone.planned.append(cell)
                 sent = [shaped(lab, request, step.shape) for request in requests(lab, cell)]
                 gone.calls.append(tuple(lab.calls(sent)))
-        elif not isinstance(step, PolicyStep):
-            raise cannot_play(step)
-        else:
-            try:
-                lab.replace(after(replace(lab.topology, mesh=lab.mesh), step))
-            except (RejectedError, NotAcknowledgedError) as error:
-                gone.refused = str(error)
-                break
+            continue
+        if isinstance(step, TrafficStep):
+            raise UsageError("a bundle has one window, and `traffic` needs one of its own: use `meshlab replay`")
+        try:
+            player.play(place, step)
+        except (RejectedError, NotAcknowledgedError) as error:
+            gone.refused = str(error)
+            break
+    wrong, _ = player.close()
+    gone.refused = gone.refused or "\n".join(one.text for one in wrong)
     return gone
 
 

@@ -78,6 +78,9 @@ def _said(name: str, value: Node, folder: Path) -> Iterator[tuple[Place, str]]:
         yield value.place, f"{name}: {' '.join(words)}"
     if name == "ztunnel" and isinstance(value, Scalar) and "/" in value.text:
         yield value.place, f"runs the program {value.text}"
+    if name == "upgrade" and isinstance(value, Map):
+        for ztunnel in value.entries.values():
+            yield from _said("ztunnel", ztunnel, folder)
     if name == "mounts" and isinstance(value, Sequence):
         for item in value.items:
             if isinstance(item, Scalar) and not (folder / item.text).resolve().is_relative_to(folder):

@@ -6,9 +6,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from meshlab.errors import TopologyError
+from meshlab.lab.calls.fates import fates
 from meshlab.lab.calls.names import behind
 from meshlab.model import (
     FAMILIES,
+    AskStep,
     CallStep,
     ChangeStep,
     Connection,
@@ -78,7 +80,7 @@ def _connections(mesh: Mesh, step: CallStep) -> Iterator[Connection]:
 
 
 def expecting(topology: Topology) -> Topology | None:
-    """``topology`` whose calls expect what the policies in effect at their time say.
+    """``topology`` whose calls expect what the policies in effect at their time say, and its open connections, too.
 
     ``None`` is returned where these do not say one thing of a call: its verdict hangs on the family, or on the pod that
     answers, or nobody can answer. Whatever such a file expects, a right proxy may fail it. So is it where a
@@ -91,6 +93,12 @@ def expecting(topology: Topology) -> Topology | None:
             if len(said) != 1:
                 return None
             steps[moment.place] = replace(moment.step, expect=said[0])
+        for place, alive in fates(topology):
+            step = steps[place]
+            if alive is None:
+                return None
+            if isinstance(step, AskStep):
+                steps[place] = replace(step, alive=alive)
     except TopologyError:
         return None
     return replace(topology, steps=tuple(steps))

@@ -8,8 +8,8 @@ CANNOT-RUN   no lab can run it here, or it may not be run       3
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
@@ -22,22 +22,15 @@ from meshlab.errors import (
     LabError,
     ProofFailedError,
     RejectedError,
-    UsageError,
 )
 from meshlab.lab import Lab
-from meshlab.lab.calls.attempt import Request
-from meshlab.lab.calls.names import behind, resolve
-from meshlab.lab.calls.requests import ask
-from meshlab.lab.proving.arrivals import arrived
-from meshlab.lab.proving.capture import Capture
 from meshlab.lab.proving.evidence import Evidence, save_somewhere
 from meshlab.lab.sources import Source
-from meshlab.model import FAMILIES, Call, CallStep, Expectation, Family, Mesh, PolicyStep, Step, Topology, Verdict
-from meshlab.model.report import SCHEMA_VERSION, Grade, Result
-from meshlab.oracle import connection, decide, decide_service
+from meshlab.model import CallStep, Expectation, Step, Topology
+from meshlab.model.report import SCHEMA_VERSION
 from meshlab.play.bench import Bench
-from meshlab.play.faults import Wrong, fault, in_clear, is_tunnelled, named, shaped
-from meshlab.topology import after
+from meshlab.play.faults import Wrong
+from meshlab.play.player import Player
 
 RUNS = 20
 """How often a file is played, to tell what fails from what fails at times."""
@@ -166,94 +159,15 @@ def play(lab: Lab, topology: Topology, *, prove: bool = True) -> tuple[list[Wron
     Args:
         prove: also that nothing was in clear and that identities are the pods' own; else verdicts only.
     """
-    wrong: list[Wrong] = []
-    doubt = ""
-    made: dict[int, tuple[int, Call]] = {}
-    with ExitStack() as stack:
-        capture = stack.enter_context(lab.capture()) if prove else None
-        lab.replace(Mesh())  # so that no run begins with what the one before left
-        lab.replace(topology.mesh)
+    lab.reset(replace(topology.mesh, authorization_policies=(), peer_authentications=()))
+    player = Player(lab, prove=prove)
+    try:
+        player.open_window()
+        lab.replace(topology.mesh)  # within the window: a proxy may be wrong while a policy comes
         for place, step in enumerate(steps_of(topology)):
-            if isinstance(step, PolicyStep):
-                lab.replace(after(replace(lab.topology, mesh=lab.mesh), step))
-            elif not isinstance(step, CallStep):
-                raise cannot_play(step)
-            else:
-                calls = lab.calls(list(_requests(lab, step)))
-                wrong += [replace(one, stage=place) for one in _wrong(lab, step, calls)]
-                if not calls:
-                    doubt = f"nobody can be called at {step.to}: it has no address of that family, or nobody listens"
-                made |= {call.number: (place, call) for call in calls}
-    if capture is None:
-        return wrong, doubt
-    tunnelled = [call for _, call in made.values() if is_tunnelled(lab.mesh, call)]
-    leaked, unseen = in_clear(capture, tunnelled)
-    answered = [call for call in tunnelled if call.answered and not leaked]  # in plaintext nobody has shown one
-    seen = [*leaked, *_mistaken(lab.mesh, capture, answered)]
-    placed = [replace(one, stage=made[one.number][0]) for one in seen]
-    return [*placed[: len(leaked)], *wrong, *placed[len(leaked) :]], doubt or unseen
-
-
-def _mistaken(mesh: Mesh, capture: Capture, calls: Sequence[Call]) -> Iterator[Wrong]:
-    """Calls between pods of which one end was taken for somebody else."""
-    for call in calls:
-        ends = [mesh.pod(key) for key in (call.source, call.peer.pod if call.peer else "") if key]
-        for who in dict.fromkeys(pod.identity(mesh.trust_domain) for pod in ends):
-            proof = capture.identity(call, who, at_least=Grade.CLAIM)
-            if proof.result is Result.FAILED:
-                text = f"{named(call)}: {proof.reason}"
-                yield Wrong("identity", text, call.source, call.to, call.family, number=call.number)
-
-
-def cannot_play(step: Step) -> UsageError:
-    """What is raised for a step that is neither a call nor a change of policies."""
-    return UsageError(f"only calls and changes of policies can be played, and not a {type(step).__name__}")
-
-
-def _families(lab: Lab, step: CallStep) -> Iterator[Family]:
-    """Those in which ``step`` can be judged: its target has an address, and somebody listens there."""
-    name = step.to.rpartition(":")[0]
-    for family in (step.family,) if step.family else FAMILIES:
-        addressed = "/" in name or any(s.address(family) for s in lab.mesh.services if s.key == name)
-        places = {(pod.key, port, family) for pod, port in behind(lab.mesh, step.to)}
-        if addressed and places.isdisjoint(lab.not_listening):
-            yield family
-
-
-def _requests(lab: Lab, step: CallStep) -> Iterator[Request]:
-    pod, (name, _, port) = lab.mesh.pod(step.source), step.to.rpartition(":")
-    for family in _families(lab, step):
-        target = resolve(lab.mesh, pod, name, int(port), family)
-        yield shaped(lab, ask(lab.mesh, pod.key, target), step.shape)
-
-
-def _wrong(lab: Lab, step: CallStep, calls: Sequence[Call]) -> list[Wrong]:
-    allowed = step.expect is Verdict.ALLOW
-    arrivals = arrived(lab, [] if allowed else calls, calls)
-    return [
-        Wrong(
-            kind="verdict",
-            text=f"{named(call)} should be {'answered' if allowed else 'refused'}: {told}; {said(lab.mesh, call)}",
-            source=call.source,
-            to=call.to,
-            family=call.family,
-            seen=told,
-            number=call.number,
-            expect=step.expect,
-        )
-        for call in calls
-        if (told := fault(lab.mesh, call, allowed=allowed, arrived=arrivals.get(call.number, "")))
-    ]
-
-
-def said(mesh: Mesh, call: Call) -> str:
-    """What the policies now in effect say of a call, as half a sentence."""
-    source, (name, _, port) = mesh.pod(call.source), call.to.rpartition(":")
-    if "/" in name:
-        decision = decide(mesh, connection(mesh, source, mesh.pod(name), int(port), call.family))
-        return f"the policies {decision.verdict} it ({decision.rule})"
-    service = next(service for service in mesh.services if service.key == name)
-    of_service = decide_service(mesh, source, service, int(port), call.family)
-    if of_service.expected == "mixed":
-        return f"the policies allow it at some pods only ({of_service.rule})"
-    return f"the policies {of_service.expected} it ({of_service.rule})"
+            player.play(place, step)
+    except BaseException:
+        with suppress(LabError):
+            player.close()
+        raise
+    return player.close()

@@ -30,6 +30,8 @@ from meshlab.proofs.streams import HBONE_PORT
 from meshlab.proofs.traffic import Traffic
 from meshlab.proofs.window import Window
 
+_NEVER_NS = 1 << 63
+
 
 def encrypted(
     window: Window, wiring: Wiring, call: Call, targets: Sequence[Target], cohort: Cohort | None = None
@@ -72,14 +74,17 @@ def path(window: Window, wiring: Wiring, call: Call, targets: Sequence[Target], 
     return _on_the_way(draft, window, call, ways, cohort)
 
 
-def nothing_in_clear(window: Window, wiring: Wiring, link: Link, family: Family, calls: Sequence[Call]) -> Proof:
+def nothing_in_clear(
+    window: Window, wiring: Wiring, link: Link, family: Family, calls: Sequence[Call], until_ns: int = _NEVER_NS
+) -> Proof:
     """On this link all packets between addresses of enrolled pods are TCP 15008 (ICMP is listed), their payload TLS.
 
     Args:
         calls: those between enrolled pods, the refused ones too: none of their canaries may stand on the link. A canary
             of which nobody knows the call may not either, whatever addresses the packet has.
+        until_ns: until when ``wiring`` says who is enrolled.
     """
-    ours = _between_enrolled(window, wiring, link, family)
+    ours = _between_enrolled(window, wiring, link, family, until_ns)
     icmp = [flow for flow in ours if flow.protocol in {ICMP, ICMPV6}]
     others = [flow for flow in ours if flow.protocol not in {ICMP, ICMPV6}]
     draft = Draft("nothing-in-clear", "*", str(link), HBONE_PORT, family, Grade.WIRE, window.control, len(calls))
@@ -104,20 +109,24 @@ def nothing_in_clear(window: Window, wiring: Wiring, link: Link, family: Family,
     return draft.held(packets, "; ".join(f"beside it, {len(flow.times)} packets of {flow}" for flow in icmp))
 
 
-def _between_enrolled(window: Window, wiring: Wiring, link: Link, family: Family) -> list[Flow]:
-    """The flows on ``link`` that are younger than the membership of both their ends."""
+def _between_enrolled(window: Window, wiring: Wiring, link: Link, family: Family, until_ns: int) -> list[Flow]:
+    """The flows on ``link`` that began while both their ends were enrolled."""
     size = 4 if family == 4 else 16
     since = {address: since_ns for address, since_ns in wiring.members_since().items() if len(address) == size}
     return [
         flow
         for flow in window.by_link.get(link, ())
         if {flow.source, flow.destination} <= since.keys()
-        and flow.began_ns >= max(since[flow.source], since[flow.destination])
+        and max(since[flow.source], since[flow.destination]) <= flow.began_ns < until_ns
     ]
 
 
 def links_to_prove(
-    window: Window, wiring: Wiring, family: Family, calls: Iterable[tuple[Call, Sequence[Target]]]
+    window: Window,
+    wiring: Wiring,
+    family: Family,
+    calls: Iterable[tuple[Call, Sequence[Target]]],
+    until_ns: int = _NEVER_NS,
 ) -> list[Link]:
     """The links of which ``nothing_in_clear`` has something to say for this family, sorted.
 
@@ -125,7 +134,7 @@ def links_to_prove(
     seen to talk; and those with a canary of which nobody knows the call, or with what gives a session's secrets away.
     """
     crossed = {link for call, targets in calls for way in routes(wiring, call, targets) for link in way.links}
-    talked = {link for link in window.by_link if _between_enrolled(window, wiring, link, family)}
+    talked = {link for link in window.by_link if _between_enrolled(window, wiring, link, family, until_ns)}
     exposing = {one.flow.link for one in window.exposed}
     return sorted(crossed | talked | exposing | {finding.link for finding in window.by_call.get(None, ())})
 

@@ -3,5 +3,6 @@
 tunnel, pool, connection_state    HBONE connections, and who may share one
 tls, credentials, certificates    mutual TLS, and one SVID for each identity, renewed
 ca_client, xds_client, config     the control plane, as a proxy in a cluster reaches it
-splice, sockets, tasks, status    bytes from here to there, sockets in pods, tasks, HTTP pages
+splice, sockets, listener         bytes from here to there, sockets in pods, listeners that lose nobody
+tasks, status                     tasks, HTTP pages
 """

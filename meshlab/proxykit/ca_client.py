@@ -16,7 +16,16 @@ from meshlab.proxykit.credentials import Credentials, KeyRequest
 
 _METHOD = "/istio.v1.auth.IstioCertificateService/CreateCertificate"
 _TIMEOUT_S = 10.0
-KEEPALIVE = (("grpc.keepalive_time_ms", 30_000), ("grpc.keepalive_timeout_ms", 10_000))
+FIRST_BACKOFF_S = 0.01
+MAX_BACKOFF_S = 15.0
+CHANNEL = (
+    ("grpc.keepalive_time_ms", 30_000),
+    ("grpc.keepalive_timeout_ms", 10_000),
+    # gRPC waits before it connects again, too: by itself 1 s, and never less than 0.1 s.
+    ("grpc.initial_reconnect_backoff_ms", int(FIRST_BACKOFF_S * 1000)),
+    ("grpc.max_reconnect_backoff_ms", int(MAX_BACKOFF_S * 1000)),
+)
+"""Options of a channel to istiod."""
 
 
 class CaClient:
@@ -24,7 +33,7 @@ class CaClient:
 
     def __init__(self, config: Config) -> None:
         credentials = grpc.ssl_channel_credentials(config.ca_root_pem)
-        self._channel = grpc.aio.secure_channel(config.ca_address, credentials, options=KEEPALIVE)
+        self._channel = grpc.aio.secure_channel(config.ca_address, credentials, options=CHANNEL)
         self._metadata = config.metadata
         self._ttl_s = config.secret_ttl_s
         self._keylog = config.keylog

@@ -3,7 +3,11 @@
     wanted --> asking --issued--> held --half life--> asking ...
                   `--refused--> backing off (1 s, doubling, to 150 s) --> asking
 
-A certificate that is still valid is used while its successor cannot be had. Clock and randomness are passed in.
+A certificate that is still valid is used while its successor cannot be had, and the CA is asked once more when it
+expires. Clock and randomness are passed in.
+
+Each certificate comes with the roots that the CA wanted trusted at that moment. A handshake trusts those of the newest
+answer for its own identity, so that an old and a new root overlap for as long as the CA hands out both.
 
 Source: https://github.com/istio/istio/blob/master/security/proto/istio/v1/auth/ca.proto
 """
@@ -11,6 +15,7 @@ Source: https://github.com/istio/istio/blob/master/security/proto/istio/v1/auth/
 from __future__ import annotations
 
 import asyncio
+import math
 import random
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
@@ -88,7 +93,8 @@ class Certificates:
 
     def states(self) -> dict[SpiffeId, str]:
         """``Available``, ``Initializing`` or ``Unavailable: why``, for the admin page."""
-        return {identity: _state(entry) for identity, entry in self._entries.items()}
+        now_s = self._now()
+        return {identity: _state(entry, now_s) for identity, entry in self._entries.items()}
 
     def _want(self, identity: SpiffeId) -> _Entry:
         entry = self._entries.get(identity)
@@ -113,7 +119,7 @@ class Certificates:
                     entry.credentials = await self._issue(identity)
             except CertificateError as error:
                 entry.error = str(error)
-                pause_s = backoff_s * self._rng.uniform(0.8, 1.2)
+                pause_s = min(backoff_s * self._rng.uniform(0.8, 1.2), _MAX_BACKOFF_S, self._left_s(entry))
                 backoff_s = min(backoff_s * 2, _MAX_BACKOFF_S)
             else:
                 entry.error = ""
@@ -122,8 +128,15 @@ class Certificates:
             entry.settled.set()
             await self._pause(pause_s)
 
+    def _left_s(self, entry: _Entry) -> float:
+        """How long a certificate that cannot be renewed is still good for; without limit where there is none."""
+        left_s = entry.credentials.not_after_s - self._now() if entry.credentials is not None else 0.0
+        return max(left_s, _SHORTEST_LIFE_S) if left_s > 0 else math.inf
 
-def _state(entry: _Entry) -> str:
-    if entry.credentials is not None:
+
+def _state(entry: _Entry, now_s: float) -> str:
+    if entry.credentials is not None and entry.credentials.not_after_s > now_s:
         return "Available"
+    if entry.credentials is not None:
+        return f"Unavailable: it has expired; {entry.error or 'a new one is asked for'}"
     return f"Unavailable: {entry.error}" if entry.error else "Initializing"

@@ -16,6 +16,7 @@ _DEFAULT_CONTROL_PLANE = "localhost:15012"
 _ISTIO_ROOT = "./var/run/secrets/istio/root-cert.pem"
 _TOKEN = "./var/run/secrets/tokens/istio-token"  # noqa: S105  # where Kubernetes mounts it
 _DURATION = re.compile(r"([0-9]{1,15}(?:\.[0-9]{1,15})?)(ms|s|m|h)")
+_DRAIN_S = 5.0
 _SECONDS = {"ms": 0.001, "s": 1, "m": 60, "h": 3600}
 
 
@@ -40,6 +41,10 @@ class Config:
     """Validity that is asked for, in each CSR."""
     drain_s: float
     """How long open connections may go on after SIGTERM."""
+    pool_max_streams: int
+    """How many streams share a connection of the pool at most."""
+    pool_idle_s: float
+    """How long a connection of the pool is kept that nobody uses."""
     log_opened: bool
     """Whether the access log also tells of connections as they open."""
     keylog: str
@@ -65,7 +70,9 @@ class Config:
             pod_name=env.get("POD_NAME", ""),
             pod_namespace=env.get("POD_NAMESPACE", ""),
             secret_ttl_s=int(_duration_s(env, "SECRET_TTL", 86_400)),
-            drain_s=_duration_s(env, "CONNECTION_TERMINATION_DEADLINE", 5),
+            drain_s=_duration_s(env, "CONNECTION_TERMINATION_DEADLINE", _within_grace_period_s(env)),
+            pool_max_streams=_count(env, "POOL_MAX_STREAMS_PER_CONNECTION", 100),
+            pool_idle_s=_duration_s(env, "POOL_UNUSED_RELEASE_TIMEOUT", 300),
             log_opened="access=debug" in env.get("RUST_LOG", ""),
             keylog=env.get("SSLKEYLOGFILE", ""),
         )
@@ -91,6 +98,23 @@ def _token(value: str) -> str:
     if os.path.exists(value):
         return Path(value).read_text().strip()
     return "" if value == _TOKEN else value
+
+
+def _count(env: Mapping[str, str], name: str, default: int) -> int:
+    text = env.get(name)
+    if text is None:
+        return default
+    if not (text.isascii() and text.isdecimal() and 0 < int(text[:10]) < 1 << 31):
+        raise ValueError(f"{name}={text!r} is not a whole number of at least 1")
+    return int(text)
+
+
+def _within_grace_period_s(env: Mapping[str, str]) -> float:
+    """The deadline of connections that ends before Kubernetes kills the pod: it leaves 5 s of more than 10, or 1."""
+    if "TERMINATION_GRACE_PERIOD_SECONDS" not in env:
+        return _DRAIN_S
+    period_s = _count(env, "TERMINATION_GRACE_PERIOD_SECONDS", 0)
+    return period_s - 5 if period_s > 10 else max(1, period_s - 1)
 
 
 def _duration_s(env: Mapping[str, str], name: str, default: float) -> float:

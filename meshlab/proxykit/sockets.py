@@ -8,6 +8,7 @@ Source: man 7 ip, man 7 ipv6, man 7 socket; the rules: https://istio.io/latest/d
 
 from __future__ import annotations
 
+import array
 import asyncio
 import contextlib
 import functools
@@ -24,6 +25,11 @@ MARK = 0x539
 CONNECT_TIMEOUT_S = 10.0
 BACKLOG = 1024
 _SO_ORIGINAL_DST = 80
+_SO_ATTACH_REUSEPORT_CBPF = 51
+_SO_DETACH_REUSEPORT_BPF = 68
+_RETURN_CONSTANT = 0x06  # BPF_RET | BPF_K
+_SOCK_FILTER = struct.Struct("=HBBI")
+_SOCK_FPROG = struct.Struct("@HP")
 _IP_TRANSPARENT = 19
 _IP_BIND_ADDRESS_NO_PORT = 24
 _IPV6_TRANSPARENT = 75
@@ -41,7 +47,23 @@ def listen_in(netns: int, port: int) -> socket.socket:
         sock.bind(("::", port))
         sock.listen(BACKLOG)
         sock.setblocking(False)
+        with contextlib.suppress(OSError):  # ENOENT: nobody has been steered away from this port
+            sock.setsockopt(socket.SOL_SOCKET, _SO_DETACH_REUSEPORT_BPF, 0)
     return sock
+
+
+def steer_away(sock: socket.socket) -> None:
+    """Have new connections to this port go to the second socket that listens there, which is a newer ztunnel's.
+
+    The sockets of a port are numbered in the order in which they were bound, and those that follow one that is closed
+    move up. A classic BPF program of one instruction chooses number 1 for every SYN. Where there is no such socket, the
+    kernel takes no notice of the program. The newer ztunnel stays with it until another one listens.
+
+    Source: man 7 socket (SO_ATTACH_REUSEPORT_CBPF)
+    """
+    program = array.array("B", _SOCK_FILTER.pack(_RETURN_CONSTANT, 0, 0, 1))
+    address, _ = program.buffer_info()
+    sock.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_REUSEPORT_CBPF, _SOCK_FPROG.pack(1, address))
 
 
 async def connect_from(

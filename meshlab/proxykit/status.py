@@ -1,4 +1,4 @@
-"""HTTP pages of a proxy: whether it is ready (15021), and what its admin port has to say (15000, localhost only).
+"""HTTP pages of a proxy: whether it is ready (15021), its metrics (15020), and its admin port (15000, localhost only).
 
 Source: https://istio.io/latest/docs/ops/deployment/application-requirements/
 """
@@ -9,6 +9,7 @@ import asyncio
 from collections.abc import Callable, Mapping
 
 READINESS_PORT = 15021
+METRICS_PORT = 15020
 ADMIN_PORT = 15000
 _TIMEOUT_S = 5.0
 _MAX_LINE = 8192
@@ -45,8 +46,13 @@ def _response(request: list[bytes], pages: Mapping[str, Page]) -> bytes:
     else:
         status, body = 404, "not found"
     text = body.encode()
-    head = f"HTTP/1.1 {status} {_REASONS[status]}\r\ncontent-length: {len(text)}\r\nconnection: close\r\n\r\n"
-    return head.encode() + text
+    head = (
+        f"HTTP/1.1 {status} {_REASONS[status]}",
+        "content-type: text/plain; charset=utf-8",
+        f"content-length: {len(text)}",
+        "connection: close",
+    )
+    return "\r\n".join((*head, "", "")).encode() + text
 
 
 def readiness(pending: Callable[[], list[str]]) -> Page:

@@ -159,6 +159,13 @@ class TunnelConnection(asyncio.BufferedProtocol):
         self._loop = asyncio.get_running_loop()
         self._flushing = False
         self._timer: asyncio.TimerHandle | None = None
+        self._unanswered = 0
+        """PINGs of ours that the peer has not answered."""
+
+    @property
+    def idle(self) -> bool:
+        """No stream is open, and nothing that was written to one waits for its window."""
+        return not self.rules.live and not self.framing.holds_back
 
     @property
     def lost(self) -> bool:
@@ -226,8 +233,14 @@ class TunnelConnection(asyncio.BufferedProtocol):
     def going_away(self) -> None:
         """The peer wants no new streams here."""
 
+    def left_out(self, last_stream: int) -> None:
+        """The peer does nothing with streams of ours after this one."""
+
+    def answered(self) -> None:
+        """The peer has answered every PING: whatever it had sent before it read the last one is here."""
+
     def stream_closed(self, stream: int) -> None:
-        """A stream has come to its end."""
+        """A stream has come to its end, or the last bytes of one that had ended have left."""
 
     def ended(self, error: str, before: ConnectionState) -> None:
         """The connection is lost; ``before`` is the state that it had until then."""
@@ -287,10 +300,16 @@ class TunnelConnection(asyncio.BufferedProtocol):
             case StreamWritable(stream):
                 if stream in self._streams:
                     self._streams[stream].check_writing()
-            case GoawayReceived():
+                else:
+                    self.stream_closed(stream)
+            case GoawayReceived(last_stream):
                 self.going_away()
+                self.left_out(last_stream)
             case PongReceived():
                 self._wait_to_ping()
+                self._unanswered = max(0, self._unanswered - 1)
+                if not self._unanswered:
+                    self.answered()
             case DataReceived(stream, data) if self.rules.state(stream) is None:
                 self.framing.consumed(stream, len(data))  # it crossed our end of the stream
             case event:
@@ -314,10 +333,12 @@ class TunnelConnection(asyncio.BufferedProtocol):
             self.transport.write(data)
 
     def _wait_to_ping(self) -> None:
-        self._restart_timer(PING_EVERY_S, self._ping)
+        self._restart_timer(PING_EVERY_S, self.ping)
 
-    def _ping(self) -> None:
+    def ping(self) -> None:
+        """Ask for a sign of life; a peer that gives none in time is dropped."""
         self.framing.ping()
+        self._unanswered += 1
         self.flush_soon()
         self._restart_timer(PING_TIMEOUT_S, lambda: self.drop("the peer did not answer a PING"))
 

@@ -6,6 +6,7 @@ An update is in effect before it is acknowledged: after the ACK no new connectio
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
@@ -14,11 +15,9 @@ import grpc.aio
 
 from meshlab.protocols.messages import message
 from meshlab.protocols.xds import DELTA_ADS_METHOD, DELTA_ADS_SERVICE, DeltaClient, Node, Update
-from meshlab.proxykit.ca_client import KEEPALIVE
+from meshlab.proxykit.ca_client import CHANNEL, FIRST_BACKOFF_S, MAX_BACKOFF_S
 from meshlab.proxykit.config import Config
 
-_FIRST_BACKOFF_S = 0.01
-_MAX_BACKOFF_S = 15.0
 _MAX_MESSAGE_BYTES = 200 << 20
 
 Apply = Callable[[Update], Mapping[str, str]]
@@ -30,7 +29,7 @@ class XdsClient:
 
     def __init__(self, config: Config, apply: Apply) -> None:
         credentials = grpc.ssl_channel_credentials(config.xds_root_pem)
-        options = (*KEEPALIVE, ("grpc.max_receive_message_length", _MAX_MESSAGE_BYTES))
+        options = (*CHANNEL, ("grpc.max_receive_message_length", _MAX_MESSAGE_BYTES))
         self._channel = grpc.aio.secure_channel(config.xds_address, credentials, options=options)
         self._metadata = config.metadata
         self._apply = apply
@@ -45,6 +44,11 @@ class XdsClient:
         self._missing = set(self._client.types)
         self.synced = asyncio.Event()
         """Every type was answered, and accepted, once."""
+        self.messages: Counter[str] = Counter()
+        """By type URL, like ``message_bytes``."""
+        self.message_bytes: Counter[str] = Counter()
+        self.terminations: Counter[str] = Counter()
+        """Streams that ended, by the reason, in the real ztunnel's words."""
         self._call = self._channel.stream_stream(
             f"/{DELTA_ADS_SERVICE}/{DELTA_ADS_METHOD}",
             request_serializer=message("envoy.service.discovery.v3.DeltaDiscoveryRequest").SerializeToString,
@@ -53,22 +57,29 @@ class XdsClient:
 
     async def run(self) -> None:
         """Hold a stream for ever; a lost one is opened again and says what is known already."""
-        backoff_s = _FIRST_BACKOFF_S
+        backoff_s = FIRST_BACKOFF_S
         while True:
             stream = self._call(metadata=self._metadata)
+            reason = "ConnectionError"
             try:
                 for request in self._client.start():
                     await stream.write(request)
                 async for response in stream:
-                    backoff_s = _FIRST_BACKOFF_S
+                    backoff_s, reason = FIRST_BACKOFF_S, "Error"
                     await stream.write(self._answer(response))
-            except (grpc.aio.AioRpcError, asyncio.InvalidStateError):  # the second: it ended in order as we wrote
-                backoff_s = min(backoff_s * 2, _MAX_BACKOFF_S)
+                reason = "Complete"
+            except grpc.aio.AioRpcError:
+                backoff_s = min(backoff_s * 2, MAX_BACKOFF_S)
+            except asyncio.InvalidStateError:  # it ended in order as we wrote
+                backoff_s, reason = min(backoff_s * 2, MAX_BACKOFF_S), "Complete"
             finally:
                 stream.cancel()
+            self.terminations[reason] += 1
             await asyncio.sleep(backoff_s)
 
     def _answer(self, response: Any) -> Any:
+        self.messages[response.type_url] += 1
+        self.message_bytes[response.type_url] += response.ByteSize()
         update = self._client.receive(response)
         refused = self._apply(update)
         if not refused and not update.errors:

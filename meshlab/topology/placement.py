@@ -143,6 +143,8 @@ class _Placing:
 
     def _nodes_of(self, new: Sequence[Draft]) -> list[str]:
         """The node of each: the one that it names, the one that its forerunner is on, or the emptiest."""
+        if not new:
+            return []
         keys = {draft.key for draft in new}
         others = [pod for pod in self._pods.values() if pod.key not in keys]
         given = [pod.node for pod in others]
@@ -315,7 +317,7 @@ def nobody_behind(mesh: Mesh, service: Service) -> str:
     behind = mesh.endpoints(service)
     if not service.selector:
         if not behind:
-            return "it has no selector, and no Endpoints of its name hold a pod's address"
+            return "it has no selector, and no Endpoints or EndpointSlice of it holds a pod's address"
         for port in service.ports:
             if all(mesh.target(service, port, pod) is None for pod in behind):
                 named = f"named '{port.name}'" if port.name else "without a name"

@@ -55,6 +55,8 @@ _ON_AN_INSTANCE = tuple(verb for verb in get_args(Verb) if verb not in ("upgrade
 _VERBS = ("call", *_CHANGES, "connect", "ask", *_ON_AN_INSTANCE, "upgrade", "reboot", "traffic")
 _EXPECTING: Mapping[str, tuple[str, ...]] = {"call": ("allow", "deny"), "ask": ("alive", "closed"), "traffic": ()}
 _POLICIES = ("AuthorizationPolicy", "PeerAuthentication")
+MOST_WORK = 500_000
+"""Changes of a file, each times the pods that are there then: a few bytes can ask for many of both."""
 TRAFFIC_NUMBERS = ("failed_new", "broken_open", "in_plaintext")
 """What ``traffic`` can expect a number of."""
 
@@ -107,6 +109,7 @@ class _Reader:
         self._topology = topology
         self._notes = notes
         self._ends = Ends.of(topology.mesh)
+        self._work = 0
         self._connections: dict[str, int] = {}
         """Name -> line of its ``connect``."""
 
@@ -191,6 +194,8 @@ class _Reader:
 
     def _change(self, entry: Map, verb: str) -> Step | None:
         notes = self._notes
+        if not self._affords(entry):
+            return None
         documents = list(changes.kinds_of(list(expanded(list(entry.maps(verb)), notes)), notes))
         if verb == "delete":
             return self._delete(entry, documents)
@@ -209,6 +214,14 @@ class _Reader:
         self._go_on(changes.applied(checked, notes, self._topology, remake=verb == "replace"))
         text = write(plain(document) for _, document in checked)
         return ChangeStep(verb=cast('Literal["apply", "replace"]', verb), manifests=text)
+
+    def _affords(self, entry: Map) -> bool:
+        """Whether one more change can be tried; the first that cannot is an issue."""
+        before, self._work = self._work, self._work + len(self._topology.mesh.pods)
+        if before <= MOST_WORK < self._work:
+            message = f"the changes up to here, each times the pods that are there, are more than {MOST_WORK}"
+            self._notes.refuse(entry.place, message)
+        return self._work <= MOST_WORK
 
     def _delete(self, entry: Map, documents: list[tuple[str, Map]]) -> ChangeStep | None:
         if not entry.items("delete"):

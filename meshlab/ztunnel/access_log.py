@@ -33,8 +33,14 @@ class Record:
     """The authority of the CONNECT."""
     service: str = ""
     """Its host name."""
+    service_name: str = ""
+    service_namespace: str = ""
     destination_workload: Workload | None = None
     destination_identity: SpiffeId | None = None
+    flag: str = "-"
+    """Why it failed, as ``response_flags`` of Istio's metrics says it; ``-``: it did not."""
+    counted: bool = False
+    """The metrics know that it was opened."""
     started_s: float = field(default_factory=time.monotonic)
 
     def fields(self) -> dict[str, str]:

@@ -19,6 +19,7 @@ from meshlab.proxykit import sockets
 from meshlab.proxykit.splice import Half, join
 from meshlab.ztunnel.access_log import Record
 from meshlab.ztunnel.door import Door
+from meshlab.ztunnel.flags import response_flag
 from meshlab.ztunnel.guard import POLICY_CHANGE, Live
 from meshlab.ztunnel.server import ServerTunnel
 from meshlab.ztunnel.shared import ILLEGAL_PORTS, Shared
@@ -49,6 +50,9 @@ class Inbound(Door):
             tunnel.drain()
 
     async def finished(self) -> None:
+        """When no connection is open, after ``drain``."""
+        while self._tunnels:
+            await next(iter(self._tunnels)).over.wait()
         await self.tasks.finished()
 
     async def close(self) -> None:
@@ -81,10 +85,12 @@ class Inbound(Door):
             await join(client, app)
         except (OSError, TimeoutError, ProtocolError) as failure:
             error = str(failure) or type(failure).__name__
+            if record is not None:
+                record.flag = response_flag(failure)
             self.refuse(client)
         finally:
-            if live is not None and not self.guard.release(live):
-                error = POLICY_CHANGE
+            if live is not None and record is not None and not self.guard.release(live):
+                error, record.flag = POLICY_CHANGE, "DENY"
             client.close()
             if app is not None:
                 app.close()

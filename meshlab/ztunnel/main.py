@@ -16,6 +16,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from meshlab import __version__
 from meshlab.protocols.messages import ADDRESS_TYPE
 from meshlab.protocols.xds import Update
 from meshlab.protocols.zds import ZdsPod
@@ -23,11 +24,12 @@ from meshlab.proxykit import status
 from meshlab.proxykit.ca_client import CaClient
 from meshlab.proxykit.certificates import Certificates
 from meshlab.proxykit.config import Config
+from meshlab.proxykit.pool import Key, Limits
 from meshlab.proxykit.tasks import Tasks
 from meshlab.proxykit.xds_client import XdsClient
 from meshlab.ztunnel import admin
-from meshlab.ztunnel.access_log import AccessLog
 from meshlab.ztunnel.inbound import Inbound
+from meshlab.ztunnel.metrics import PATHS, MeteredLog, Metrics, metrics_page
 from meshlab.ztunnel.outbound import Outbound
 from meshlab.ztunnel.pods import Pods
 from meshlab.ztunnel.proxy import PodProxy
@@ -57,8 +59,10 @@ class Ztunnel:
         rng = random.Random()  # noqa: S311  # endpoints and trace ids, no secrets
         certificates = parts.certificates(self._ca.issue, time.time, asyncio.sleep, rng, self._tasks)
         self._output = Output()
-        log = AccessLog(self._output.write, log_opened=config.log_opened)
-        self._shared = Shared(state=self._state, certificates=certificates, log=log, rng=rng)
+        self._metrics = Metrics()
+        log = MeteredLog(self._output.write, self._metrics, log_opened=config.log_opened)
+        limits = Limits(max_streams=config.pool_max_streams, idle_s=config.pool_idle_s)
+        self._shared = Shared(state=self._state, certificates=certificates, log=log, limits=limits, rng=rng)
         self._pods = Pods(self._proxy)
         self._xds = parts.xds(config, self._apply)
         self._zds = ZdsClient(config.uds, self._pods)
@@ -71,8 +75,10 @@ class Ztunnel:
             loop.add_signal_handler(number, stopped.set)
         pages = {"/healthz/ready": status.readiness(self._pending)}
         about = {"/config_dump": admin.config_dump(self._state, self._shared.certificates)}
+        counted = metrics_page(self._metrics, self._xds, self._pods, __version__)
         servers = [
             await status.serve(None, status.READINESS_PORT, pages),
+            await status.serve(None, status.METRICS_PORT, dict.fromkeys(PATHS, counted)),
             await status.serve("localhost", status.ADMIN_PORT, about),
         ]
         self._tasks.spawn(self._xds.run())
@@ -81,7 +87,7 @@ class Ztunnel:
         await asyncio.wait({zds, stop}, return_when=asyncio.FIRST_COMPLETED)
         for server in servers:
             server.close()
-        await self._drain()
+        await self._drain(zds)
         await self._tasks.cancel()
         await self._pods.close()
         await self._xds.close()
@@ -94,7 +100,9 @@ class Ztunnel:
         await self._xds.synced.wait()
         await self._zds.run()
 
-    async def _drain(self) -> None:
+    async def _drain(self, zds: asyncio.Task[None]) -> None:
+        """End in order: no new pods from the agent, no new connections, and time for those that are open."""
+        zds.cancel()
         self._pods.drain()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(self._config.drain_s):
@@ -108,13 +116,25 @@ class Ztunnel:
         refused = self._state.apply(update)
         self._pods.judge_again()
         if update.type_url == ADDRESS_TYPE:
+            self._pods.retire_connections(self._is_someone_elses)
             self._shared.certificates.keep(workload.identity for workload in self._local_workloads())
         return refused
 
+    def _is_someone_elses(self, key: Key) -> bool:
+        """The address of a pooled connection is by now one of a workload with another identity.
+
+        Where nobody has the address any more, or the same identity has it, the connection stays: what it carries goes
+        on, and its end comes from the peer.
+        """
+        there = self._state.workload_at(key.destination.address)
+        return there is not None and str(there.identity) not in key.peers
+
     def _local_workloads(self) -> list[Workload]:
-        """Those whose certificates are had ahead of their first use."""
+        """Those whose certificates are had ahead of their first use: this node's, and those of the pods served here."""
         node = self._config.node_name
-        return [w for w in self._state.workloads.values() if w.hbone and node and w.node == node]
+        here = [w for w in self._state.workloads.values() if w.hbone and node and w.node == node]
+        served = [self._state.workload_of(pod) for pod in self._pods.served]
+        return here + [workload for workload in served if workload is not None]
 
     def _pending(self) -> list[str]:
         waiting = [] if self._xds.synced.is_set() else ["state manager"]

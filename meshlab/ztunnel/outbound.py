@@ -15,13 +15,14 @@ from meshlab.errors import ProtocolError
 from meshlab.protocols.hbone import Target
 from meshlab.protocols.zds import ZdsPod
 from meshlab.proxykit import sockets
-from meshlab.proxykit.pool import ClientTunnel, Key, Pool, connect_client
+from meshlab.proxykit.pool import TRIES, ClientTunnel, Key, Pool, UntouchedError, connect_client
 from meshlab.proxykit.sockets import CONNECT_TIMEOUT_S
 from meshlab.proxykit.splice import Half, join
 from meshlab.proxykit.tasks import Tasks
 from meshlab.proxykit.tls import Tls, one_of
 from meshlab.ztunnel import headers
 from meshlab.ztunnel.access_log import Record, str_of
+from meshlab.ztunnel.flags import response_flag
 from meshlab.ztunnel.routing import Route, route
 from meshlab.ztunnel.shared import ILLEGAL_PORTS, Shared
 from meshlab.ztunnel.state import Workload
@@ -78,6 +79,8 @@ class Outbound:
             error = await self.carry(app, upstream, way)
         except (OSError, TimeoutError, ProtocolError) as failure:
             error = str(failure) or type(failure).__name__
+            if record is not None:
+                record.flag = response_flag(failure, tunnelled=bool(record.hbone_target))
             self.refuse(app)
         finally:
             app.close()
@@ -107,7 +110,9 @@ class Outbound:
         if dialled.port in ILLEGAL_PORTS and (dialled.address.is_loopback or dialled.address in own.addresses):
             raise ProtocolError("self call: a connection to a port of ztunnel's own")
         way = route(self.shared.state, own, dialled, self.choose)
-        record.service = way.service.hostname if way.service else ""
+        if way.service is not None:
+            record.service, record.service_name = way.service.hostname, way.service.short_name
+            record.service_namespace = way.service.namespace
         record.destination_workload = way.workload
         record.destination = way.tunnel or way.target
         return way
@@ -134,18 +139,27 @@ class Outbound:
     async def connect_tunnel(self, way: Route, peer: Target, own: Workload, record: Record) -> Half:
         record.source_identity = own.identity
         record.hbone_target = str_of(way.target)
-        upstream = self.half_class()
-        tunnel = await self.pool.get(Key(own.identity, record.source.address, way.identities, peer))
-        record.destination_identity = tunnel.tls.peer
+        key = Key(own.identity, record.source.address, way.identities, peer)
         said = headers.connect_headers(own, str_of(record.source), record.service, self.shared.rng)
-        await tunnel.open(record.hbone_target, said, upstream)
+        for tries_left in reversed(range(TRIES)):
+            upstream = self.half_class()
+            tunnel = await self.pool.get(key)
+            record.destination_identity = tunnel.tls.peer
+            try:
+                await tunnel.open(record.hbone_target, said, upstream)
+                break
+            except UntouchedError:  # the peer is being replaced, and the next connection is its successor's
+                if not tries_left:
+                    raise
         return upstream
 
     async def connect_peer(self, key: Key) -> ClientTunnel:
         """A new HBONE connection for the pool."""
         tls = await self.secure(key)
         sock = await sockets.connect_from(self.netns, key.destination)
-        return await connect_client(sock, tls, CONNECT_TIMEOUT_S)
+        tunnel = await connect_client(sock, tls, CONNECT_TIMEOUT_S)
+        tunnel.max_streams, tunnel.idle_s = self.shared.limits.max_streams, self.shared.limits.idle_s
+        return tunnel
 
     async def secure(self, key: Key) -> Tls:
         """TLS towards a peer that must be one of ``key.peers``."""

@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 from meshlab.protocols.zds import ZdsPod
 from meshlab.proxykit.certificates import Pause
+from meshlab.proxykit.pool import Key
 from meshlab.proxykit.tasks import Tasks
 from meshlab.ztunnel.proxy import PodProxy
 
@@ -23,10 +24,17 @@ class Pods:
         self._proxies: dict[str, PodProxy] = {}
         self._retries: dict[str, asyncio.Task[None]] = {}
         self._tasks = Tasks()
+        self.started = 0
+        """How many times a pod's listeners were opened."""
+        self.stopped = 0
 
     @property
     def failing(self) -> list[str]:
         return list(self._retries)
+
+    @property
+    def served(self) -> list[ZdsPod]:
+        return [proxy.pod for proxy in self._proxies.values()]
 
     async def add(self, pod: ZdsPod, netns: int) -> None:
         """Serve a pod. The same one twice is no change; in another netns it replaces the one before.
@@ -41,7 +49,7 @@ class Pods:
             return
         await self.remove(pod.uid)
         try:
-            await self._start(proxy)
+            self._start(proxy)
         except OSError:
             self._retries[pod.uid] = self._tasks.spawn(self._retry(proxy))
             raise
@@ -50,6 +58,7 @@ class Pods:
         if (retry := self._retries.pop(uid, None)) is not None:
             retry.cancel()
         if (proxy := self._proxies.pop(uid, None)) is not None:
+            self.stopped += 1
             await proxy.close()
 
     async def keep_only(self, uids: frozenset[str]) -> None:
@@ -61,7 +70,15 @@ class Pods:
         for proxy in self._proxies.values():
             proxy.inbound.guard.judge_again()
 
+    def retire_connections(self, stale: Callable[[Key], bool]) -> None:
+        """Open no new streams on the pooled connections of these keys."""
+        for proxy in self._proxies.values():
+            proxy.outbound.pool.retire(stale)
+
     def drain(self) -> None:
+        """Take no new connections, and no new pods; what is open goes on."""
+        for retry in self._retries.values():
+            retry.cancel()
         for proxy in self._proxies.values():
             proxy.drain()
 
@@ -74,19 +91,20 @@ class Pods:
         await self._tasks.cancel()
         await self.keep_only(frozenset())
 
-    async def _start(self, proxy: PodProxy) -> None:
-        await proxy.start()
+    def _start(self, proxy: PodProxy) -> None:
+        proxy.start()
         self._proxies[proxy.pod.uid] = proxy
+        self.started += 1
 
     async def _retry(self, proxy: PodProxy) -> None:
         try:
             while proxy.pod.uid not in self._proxies:
                 await self._pause(_RETRY_S)
                 try:
-                    await self._start(proxy)
+                    self._start(proxy)
                 except OSError:
                     continue
             del self._retries[proxy.pod.uid]
         finally:
-            if proxy.pod.uid not in self._proxies:
+            if self._proxies.get(proxy.pod.uid) is not proxy:  # it was given up, maybe for one in another netns
                 await proxy.close()

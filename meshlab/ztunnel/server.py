@@ -20,6 +20,7 @@ from meshlab.protocols.hbone import (
     TunnelRefused,
     UpstreamFailed,
     UpstreamOpened,
+    WireEvent,
 )
 from meshlab.proxykit import sockets
 from meshlab.proxykit.connection_state import ConnectionState
@@ -28,8 +29,11 @@ from meshlab.proxykit.tunnel import TunnelConnection
 from meshlab.ztunnel import headers
 from meshlab.ztunnel.access_log import Record
 from meshlab.ztunnel.door import Door
+from meshlab.ztunnel.flags import response_flag
 from meshlab.ztunnel.guard import POLICY_CHANGE, DeniedError, Live
 from meshlab.ztunnel.state import Workload
+
+_DENIED = 401
 
 
 @dataclass(slots=True)
@@ -48,6 +52,8 @@ class ServerTunnel(TunnelConnection):
         self._door = door
         self._on_end = on_end
         self._accepted: dict[int, _Accepted] = {}
+        self.over = asyncio.Event()
+        """The connection is lost."""
         self._dialling: dict[int, asyncio.Task[None]] = {}
         """Who serves a stream, while its app is not reached."""
         self._own: Workload | None = None
@@ -102,11 +108,12 @@ class ServerTunnel(TunnelConnection):
         try:
             live = self._door.admit(self.own, connection, lambda: self.tell(Revoked(event.stream)))
         except DeniedError as denied:
-            return self._refuse(record, Refusal(401, str(denied)))
+            return self._refuse(record, Refusal(_DENIED, str(denied)))
         self._accepted[event.stream] = _Accepted(record, live)
         return target
 
     def _refuse(self, record: Record, refusal: Refusal) -> Refusal:
+        record.flag = "DENY" if refusal.status == _DENIED else "CONNECT"
         self._door.shared.log.complete(record, error=refusal.reason)
         return refusal
 
@@ -128,6 +135,7 @@ class ServerTunnel(TunnelConnection):
         self._dialling[effect.stream] = self._door.tasks.spawn(serving)
 
     def stream_closed(self, stream: int) -> None:
+        self._close_if_drained()
         if (serving := self._dialling.pop(stream, None)) is not None:
             self._loop.call_soon(serving.cancel)  # not at once: a task that has not begun would have no ``finally``
 
@@ -144,7 +152,7 @@ class ServerTunnel(TunnelConnection):
             await join(client, app)
             error = transport.error
         except (OSError, TimeoutError) as failure:
-            error = str(failure) or type(failure).__name__
+            error, record.flag = str(failure) or type(failure).__name__, response_flag(failure)
             self.tell(UpstreamFailed(wanted.stream))
         except asyncio.CancelledError:
             error = "the tunnel was closed before its app was reached"
@@ -152,25 +160,50 @@ class ServerTunnel(TunnelConnection):
         finally:
             self._dialling.pop(wanted.stream, None)
             if not self._door.guard.release(accepted.live):
-                error = POLICY_CHANGE
+                error, record.flag = POLICY_CHANGE, "DENY"
             client.close()
             if app is not None:
                 app.close()
             sent = app.received_bytes if app is not None else 0
             self._door.shared.log.complete(record, sent=sent, received=client.received_bytes, error=error)
 
+    # --- the drain -------------------------------------------------------------------------------------------------
+
     def drain(self) -> None:
-        """Ask the client to open its next streams elsewhere; those that are open go on."""
+        """Ask the client to open its next streams elsewhere; those that are open go on.
+
+        The answer to the PING says that the client has read the GOAWAY, and that every CONNECT that it sent before is
+        here. The connection is closed when it has come and no stream is left.
+        """
         if self.enter(ConnectionState.DRAINING):
             self.framing.drain()
-            self.flush_soon()
+            self.ping()
+
+    def on_wire(self, event: WireEvent) -> None:
+        super().on_wire(event)
+        if isinstance(event, ConnectReceived) and self._door.draining:
+            self.drain()
+            self._close_if_drained()  # it may have been refused
+
+    def answered(self) -> None:
+        self._close_if_drained()
+
+    def _close_if_drained(self) -> None:
+        if self.state is ConnectionState.DRAINING and not self._unanswered and self.idle:
+            self._loop.call_soon(self._close_drained)  # not in the middle of what the connection is doing
+
+    def _close_drained(self) -> None:
+        if self.idle:
+            self.close("the connection is drained")
 
     # --- the connection --------------------------------------------------------------------------------------------
 
     def established(self) -> None:
-        """The client was accepted; its CONNECTs may come, unless the drain began during the handshake."""
-        if self._door.draining:
-            self.drain()
+        """The client was accepted; its CONNECTs may come.
+
+        Where the drain began during the handshake, the first of them is waited for: the client opened the connection
+        for a call, and a GOAWAY that came before it could send its CONNECT would be the end of that call.
+        """
 
     def going_away(self) -> None:
         """A client that says so opens no more streams by itself."""
@@ -178,4 +211,5 @@ class ServerTunnel(TunnelConnection):
     def ended(self, error: str, before: ConnectionState) -> None:
         if before is ConnectionState.HANDSHAKING:
             self._door.shared.log.failed(self._record(""), error)
+        self.over.set()
         self._on_end(self)

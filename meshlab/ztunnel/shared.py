@@ -6,6 +6,7 @@ import random
 from dataclasses import dataclass, field
 
 from meshlab.proxykit.certificates import Certificates
+from meshlab.proxykit.pool import Limits
 from meshlab.ztunnel.access_log import AccessLog
 from meshlab.ztunnel.state import State
 
@@ -18,4 +19,5 @@ class Shared:
     state: State
     certificates: Certificates
     log: AccessLog
+    limits: Limits = field(default_factory=Limits)
     rng: random.Random = field(default_factory=random.Random)

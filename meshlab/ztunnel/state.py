@@ -95,6 +95,8 @@ class Service:
 
     name: str
     """``namespace/hostname``."""
+    short_name: str
+    """The resource's own, as ``kubectl`` prints it."""
     namespace: str
     hostname: str
     addresses: tuple[Address, ...]
@@ -122,6 +124,7 @@ class Service:
             raise ProtocolError("a VIP that is a prefix is not supported")
         return cls(
             name=f"{message.namespace}/{message.hostname}",
+            short_name=message.name,
             namespace=message.namespace,
             hostname=message.hostname,
             addresses=tuple(_address(address.address) for address in message.addresses),

@@ -21,6 +21,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from meshlab.controlplane.authority import CA_METHOD, CA_SERVICE
+from meshlab.controlplane.main import serve
 from meshlab.controlplane.plane import Config, ControlPlane
 from meshlab.kernel.channel import Channel, pair
 from meshlab.model.identity import SpiffeId
@@ -732,3 +733,37 @@ def test_the_program_returns_when_its_channel_closes_or_it_is_told_to(ca: MeshCA
         ztunnel.channel.close()
         ours.close()
     assert (program.returncode, said) == (0, "")
+
+
+def test_when_the_program_ends_none_of_its_streams_is_left_for_its_loop_to_cut(
+    ca: MeshCA, stack: contextlib.ExitStack
+) -> None:
+    ours, theirs = pair()
+    plane = ControlPlane(
+        Config(
+            listen="127.0.0.1",
+            port=0,
+            clients=CLIENTS,
+            trust_domain="cluster.local",
+            ca=ca.control_plane("127.0.0.1"),
+        ),
+        theirs,
+    )
+    left: list[set[Any]] = []
+
+    async def served() -> None:
+        await serve(plane)
+        left.append(asyncio.all_tasks() - {asyncio.current_task()})
+
+    thread = threading.Thread(target=lambda: asyncio.run(served()))
+    thread.start()
+    stack.callback(theirs.close)
+    lab = Lab(ours)
+    ztunnel = Ztunnel(lab.event("listening")["port"], ca.cert_pem.bytes().decode(), "node-1", "token-1")
+    lab.set(TWO_PODS, [])
+    ztunnel.synchronise()
+    ours.close()
+    thread.join(DEADLINE_S)
+    ztunnel.leave()
+    ztunnel.channel.close()
+    assert left == [set()]

@@ -311,6 +311,6 @@ def test_validate_warns_of_a_service_that_nobody_stands_behind(tiny: Path) -> No
     tiny.write_text(f"{tiny.read_text()}\n---\n{service}\n")
     result = _run("validate", tiny)
     assert result.exit_code == 0
-    assert "nobody stands behind Service 'none.shop': it has no selector (warning)" in result.stderr
+    assert "nobody stands behind Service 'none.shop': it has no selector, and no Endpoints" in result.stderr
     (warning,) = json.loads(_run("validate", tiny, "--json").stdout)["warnings"]
     assert "none.shop" in warning["message"]

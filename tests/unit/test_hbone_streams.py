@@ -8,6 +8,7 @@ from ipaddress import ip_address
 import pytest
 
 from meshlab.protocols.hbone import (
+    REFUSED_STREAM,
     Authority,
     CloseLocal,
     ConnectReceived,
@@ -140,10 +141,23 @@ def test_any_other_status_is_a_refusal(status: int) -> None:
     script.on(ResponseReceived(1, status), TunnelRefused(1, status), ResetStream(1, CANCEL)).has_forgotten(1)
 
 
-@pytest.mark.parametrize("event", [StreamEnded(1), StreamReset(1, 7)], ids=["ended", "reset"])
+@pytest.mark.parametrize("event", [StreamEnded(1), StreamReset(1, 8)], ids=["ended", "reset"])
 def test_a_stream_that_is_over_before_its_answer_is_a_refusal(event: Event) -> None:
     script = Script(HboneClient()).on(ConnectRequested(1, AUTHORITY), SendConnect(1, AUTHORITY))
     script.on(event, TunnelRefused(1, None)).has_forgotten(1)
+
+
+def test_a_stream_that_the_server_has_not_touched_may_be_asked_for_elsewhere() -> None:
+    script = Script(HboneClient()).on(ConnectRequested(1, AUTHORITY), SendConnect(1, AUTHORITY))
+    script.on(StreamReset(1, REFUSED_STREAM), TunnelRefused(1, None, untouched=True)).has_forgotten(1)
+
+
+def test_a_goaway_leaves_out_what_waits_for_an_answer_after_its_last_stream_and_nothing_that_is_open() -> None:
+    client = HboneClient()
+    for stream in (1, 3, 5):
+        client.receive(ConnectRequested(stream, AUTHORITY, {}))
+    client.receive(ResponseReceived(5, 200, {}))
+    assert (client.left_out(1), client.left_out(3), client.left_out((1 << 31) - 1)) == ((3,), (), ())
 
 
 def test_data_before_the_answer_is_the_servers_fault_and_costs_only_its_stream() -> None:

@@ -454,3 +454,10 @@ def test_what_strict_lets_through_is_still_judged_by_policy() -> None:
 
 def test_no_allow_opens_what_strict_closes() -> None:
     assert not decide(mesh(peers(STRICT), allow(EVERYTHING)), PLAINTEXT).allowed
+
+
+@pytest.mark.parametrize(("value", "allowed"), [("true", True), ("false", False)])
+def test_no_policy_is_asked_for_plaintext_that_goes_past_the_proxy(value: str, allowed: bool) -> None:
+    pod = replace(SERVER, annotations={"ambient.istio.io/bypass-inbound-capture": value})
+    assert decide(mesh(peers(STRICT), deny(EVERYTHING), pod=pod), PLAINTEXT).allowed is allowed
+    assert not decide(mesh(deny(EVERYTHING), pod=pod), CALL).allowed, "HBONE is judged all the same"

@@ -59,3 +59,24 @@ def test_opened_connections_are_logged_where_the_access_log_is_at_debug(level: s
 def test_tls_secrets_go_where_sslkeylogfile_says_and_else_nowhere() -> None:
     assert Config.from_env({"SSLKEYLOGFILE": "/proc/self/fd/7"}).keylog == "/proc/self/fd/7"
     assert Config.from_env({}).keylog == ""
+
+
+@pytest.mark.parametrize(("period", "seconds"), [("30", 25), ("11", 6), ("10", 9), ("2", 1), ("1", 1)])
+def test_open_connections_end_before_kubernetes_kills_the_pod(period: str, seconds: float) -> None:
+    assert Config.from_env({"TERMINATION_GRACE_PERIOD_SECONDS": period}).drain_s == seconds
+    both = {"TERMINATION_GRACE_PERIOD_SECONDS": period, "CONNECTION_TERMINATION_DEADLINE": "2s"}
+    assert Config.from_env(both).drain_s == 2
+    assert Config.from_env({}).drain_s == 5
+
+
+def test_the_limits_of_the_pool() -> None:
+    env = {"POOL_MAX_STREAMS_PER_CONNECTION": "7", "POOL_UNUSED_RELEASE_TIMEOUT": "3s"}
+    config = Config.from_env(env)
+    assert (config.pool_max_streams, config.pool_idle_s) == (7, 3)
+    assert (Config.from_env({}).pool_max_streams, Config.from_env({}).pool_idle_s) == (100, 300)
+
+
+@pytest.mark.parametrize("text", ["0", "-1", "many", "9" * 30, "²"])
+def test_what_is_no_count_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="POOL_MAX_STREAMS_PER_CONNECTION"):
+        Config.from_env({"POOL_MAX_STREAMS_PER_CONNECTION": text})

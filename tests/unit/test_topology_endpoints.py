@@ -106,7 +106,7 @@ def test_the_echo_listens_where_endpoints_lead() -> None:
 @pytest.mark.parametrize(
     ("documents", "why"),
     [
-        ([_service()], "it has no selector, and no Endpoints of its name hold a pod's address"),
+        ([_service()], "it has no selector, and no Endpoints or EndpointSlice of it holds a pod's address"),
         (
             [_service({"port": 80, "name": "sql"}), _endpoints("10.1.2.3")],
             "its Endpoints have no port named 'sql', as its port 80 has",

@@ -497,7 +497,27 @@ def test_applying_twice_is_applying_once(documents: list[Any]) -> None:
     assert _do(load_manifests, once, *documents) == once
 
 
-_histories = st.lists(st.tuples(st.sampled_from([load_manifests, replaced, without]), _texts), max_size=4)
+_services = st.builds(
+    lambda name, selector, port, family: _object(
+        "Service", name, spec={"selector": selector, "ports": [{"port": 80, "targetPort": port}], **family}
+    ),
+    st.sampled_from(["server", "s", "t"]),
+    st.sampled_from([{}, {"app": "server"}, {"app": "web"}]),
+    st.sampled_from([80, 7777, "http"]),
+    st.sampled_from([{}, {"clusterIP": "None"}, {"ipFamilies": ["IPv6"]}]),
+)
+_by_hand = st.builds(
+    lambda name, place: _object(
+        "Endpoints", name, subsets=[{"addresses": [{"ip": str(addresses.pod4(0, place))}], "ports": [{"port": 90}]}]
+    ),
+    st.sampled_from(["s", "t"]),
+    st.integers(0, 5),
+)
+_others = st.builds(lambda labels: _namespace("shop", **labels), _labels) | _services | _by_hand
+_anything = st.lists(
+    _new_pods | _deployments | _others, max_size=4, unique_by=lambda d: (d["kind"], d["metadata"]["name"])
+)
+_histories = st.lists(st.tuples(st.sampled_from([load_manifests, replaced, without]), _anything), max_size=5)
 
 
 @settings(deadline=None, max_examples=50)

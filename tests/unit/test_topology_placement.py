@@ -76,7 +76,7 @@ def test_a_program_of_its_own_is_not_said_to_listen_where_it_does_not_say_so() -
 @pytest.mark.parametrize(
     ("spec", "why"),
     [
-        ("{ports: [{port: 80}]}", "it has no selector, and no Endpoints of its name hold a pod's address"),
+        ("{ports: [{port: 80}]}", "it has no selector, and no Endpoints or EndpointSlice of it holds a pod's address"),
         ("{selector: {app: wbe}, ports: [{port: 80}]}", "no pod of namespace 'shop' has its labels (app=wbe)"),
         (
             "{selector: {app: web}, ports: [{port: 80, targetPort: http}]}",

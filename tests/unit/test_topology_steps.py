@@ -10,10 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from meshlab.errors import TopologyError, UsageError
+from meshlab.errors import TopologyError
 from meshlab.model import AskStep, CallStep, ChangeStep, ConnectStep, PolicyStep, Step, Topology, TrafficStep, VerbStep
 from meshlab.play.moments import expecting, moments, states_before
-from meshlab.play.replay import cannot_play
 from meshlab.topology import after, dump, load, load_manifests, replaced, without
 
 HEAD = """
@@ -175,12 +174,6 @@ def test_moments_are_of_calls_only_and_know_what_changed_before() -> None:
     assert expecting(replace(topology, steps=topology.steps[1:])) is None, "nobody is there to be called"
 
 
-def test_a_step_that_cannot_be_played_says_so() -> None:
-    error = cannot_play(VerbStep(verb="reboot", instance="node-1"))
-    assert isinstance(error, UsageError)
-    assert "VerbStep" in str(error)
-
-
 CONNECT = {"connect": {"from": "shop/client", "to": "shop/server:8080", "as": "one"}}
 
 
@@ -252,6 +245,16 @@ def test_a_wrong_step_is_refused_with_its_place(steps: list[Any], place: str, me
         _load(*steps)
     found = [f"{issue.line}:{issue.column}: {issue.message}" for issue in refused.value.issues]
     assert [text for text in found if text.startswith(place) and message in text], found
+
+
+def test_the_changes_of_a_file_are_bounded_for_a_few_bytes_can_ask_for_many() -> None:
+    web = {"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "web", "namespace": "shop"}}
+    web["spec"] = {"replicas": 20_000, "template": {"spec": {"containers": [{}]}}}
+    with pytest.raises(TopologyError) as refused:
+        _load({"apply": [web]}, *({"replace": []} for _ in range(30)))
+    (issue,) = refused.value.issues
+    assert issue.line == 33
+    assert issue.message == "the changes up to here, each times the pods that are there, are more than 500000"
 
 
 # --- laws ------------------------------------------------------------------------------------------------------------

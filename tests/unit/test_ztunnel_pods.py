@@ -48,13 +48,14 @@ class Listeners:
         status = os.fstat(netns)
         self.inode = status.st_dev, status.st_ino
 
-    async def start(self) -> None:
+    def start(self) -> None:
         if self.pod.name in self.node.refuse:
             raise OSError(98, "Address already in use")
         self.node.serving[self.pod.uid] = self.inode
 
     async def close(self) -> None:
-        self.node.serving.pop(self.pod.uid, None)
+        if self.node.serving.get(self.pod.uid) == self.inode:
+            del self.node.serving[self.pod.uid]
         os.close(self.netns)
 
 
@@ -228,5 +229,63 @@ def test_the_same_pod_again_is_no_change_and_in_another_netns_it_is_replaced(tmp
         assert node.serving["uid-a"][1] == second.stat().st_ino
         await node.pods.close()
         assert node.serving == {}
+
+    asyncio.run(scenario())
+
+
+def test_a_pod_that_could_not_be_served_and_comes_again_in_another_netns_leaves_no_descriptor(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        node = Node()
+        first, second = tmp_path / "first", tmp_path / "second"
+        for file in (first, second):
+            file.touch()
+        node.refuse.add("a")
+        unserved = os.open(first, os.O_RDONLY)
+        with pytest.raises(OSError, match="in use"):
+            await node.pods.add(_pod("a"), unserved)
+        node.refuse.clear()
+        await asyncio.sleep(0)  # it waits to try again
+        await node.pods.add(_pod("a"), os.open(second, os.O_RDONLY))
+        for _ in range(5):
+            await asyncio.sleep(0)
+        with pytest.raises(OSError, match="Bad file descriptor"):
+            os.fstat(unserved)
+        assert node.serving["uid-a"][1] == second.stat().st_ino
+        await node.pods.close()
+
+    asyncio.run(scenario())
+
+
+def test_a_pod_that_is_removed_when_its_netns_has_no_name_any_more_is_gone(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        node = Node()
+        file = tmp_path / "netns"
+        file.touch()
+        await node.pods.add(_pod("a"), os.open(file, os.O_RDONLY))
+        file.unlink()
+        await node.pods.remove("uid-a")
+        await node.pods.remove("uid-a")
+        assert node.serving == {}
+
+    asyncio.run(scenario())
+
+
+def test_a_drain_gives_up_pods_that_could_not_be_served(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        node = Node()
+        node.refuse.add("a")
+        file = tmp_path / "netns"
+        file.touch()
+        netns = os.open(file, os.O_RDONLY)
+        with pytest.raises(OSError, match="in use"):
+            await node.pods.add(_pod("a"), netns)
+        await asyncio.sleep(0)
+        node.refuse.clear()
+        node.pods.drain()
+        for _ in range(5):
+            await asyncio.sleep(0)
+        assert node.serving == {}
+        with pytest.raises(OSError, match="Bad file descriptor"):
+            os.fstat(netns)
 
     asyncio.run(scenario())

@@ -4,25 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import dataclasses
 import os
 import socket
 import ssl
 import struct
-from ipaddress import ip_address
 from typing import Any
 
 import pytest
-from tunnel_world import CLIENT, LOOPBACK, POD, SERVER, Loopback, World, until, world_of
-from ztunnel_world import credentials, policy, update, who
+from tunnel_world import CLIENT, LOOPBACK, POD, Loopback, until, world_of
+from ztunnel_world import credentials, policy, who
 
 from meshlab.errors import ProtocolError
 from meshlab.protocols.hbone import PongReceived, Target, WireEvent
-from meshlab.protocols.messages import AUTHORIZATION_TYPE
-from meshlab.proxykit.connection_state import ConnectionState
-from meshlab.proxykit.pool import Key, Pool, TunnelRefusedError
+from meshlab.proxykit.pool import Key, TunnelRefusedError
 from meshlab.proxykit.splice import Half, join
 from meshlab.proxykit.tls import Tls, one_of
+from meshlab.proxykit.tunnel import PING_EVERY_S, PING_TIMEOUT_S
 from meshlab.ztunnel.outbound import Outbound
 from meshlab.ztunnel.proxy import PodProxy
 from meshlab.ztunnel.state import Workload
@@ -133,123 +130,6 @@ def test_a_call_for_another_pods_address_is_a_400() -> None:
             with pytest.raises(TunnelRefusedError, match="400"):
                 await tunnel.open("127.0.0.9:80", {}, Half())
             tunnel.close()
-
-    asyncio.run(scenario())
-
-
-def test_a_policy_that_comes_later_cuts_what_is_open_and_both_apps_see_an_end() -> None:
-    async def scenario() -> None:
-        ended = asyncio.Event()
-
-        async def app(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            writer.write(b"hello")
-            assert await reader.read() == b""
-            ended.set()
-            writer.close()
-
-        async with world_of(app) as world:
-            tunnel = await world.tunnel()
-            reader, writer = await world.call(tunnel)
-            assert await reader.readexactly(5) == b"hello"
-            deny = policy("late", "DENY", principals=[{"exact": CLIENT.principal}])
-            world.inbound.shared.state.apply(update(AUTHORIZATION_TYPE, deny))
-            world.inbound.guard.judge_again()
-            assert await reader.read() == b""
-            await ended.wait()
-            writer.close()
-            assert not tunnel.lost
-            tunnel.close()
-        assert world.log[-1]["error"] == "connection closed due to policy change"
-        assert (world.log[-1]["bytes_sent"], world.log[-1]["src.identity"]) == (5, str(CLIENT))
-
-    asyncio.run(scenario())
-
-
-def test_a_policy_that_still_allows_cuts_nothing() -> None:
-    async def scenario() -> None:
-        async with world_of(_hold) as world:
-            tunnel = await world.tunnel()
-            reader, writer = await world.call(tunnel)
-            assert await reader.readexactly(5) == b"hello"
-            other = policy("other", "DENY", principals=[{"exact": "cluster.local/ns/shop/sa/someone"}])
-            world.inbound.shared.state.apply(update(AUTHORIZATION_TYPE, other))
-            world.inbound.guard.judge_again()
-            writer.write_eof()
-            assert await reader.read() == b""
-            writer.close()
-            tunnel.close()
-        assert world.log[-1].get("error") is None
-
-    asyncio.run(scenario())
-
-
-@pytest.mark.parametrize("carried", ["in-plaintext", "tunnelled"])
-def test_a_policy_that_comes_while_the_app_is_dialled_cuts_the_connection_and_no_app_is_reached(
-    carried: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    async def scenario() -> None:
-        async with world_of(_never) as world:
-            there = Target(LOOPBACK, world.app_port)
-            monkeypatch.setattr("meshlab.proxykit.sockets.original_destination", lambda sock: there)
-            world.inbound.may_dial.clear()
-            calling = asyncio.ensure_future(_refused(world, carried))
-            await world.inbound.dials.wait()
-            world.inbound.shared.state.apply(update(AUTHORIZATION_TYPE, DENY_ALL))
-            world.inbound.guard.judge_again()
-            await calling
-            world.inbound.may_dial.set()
-            await world.inbound.finished()
-            assert world.inbound.reached == 0
-            assert world.log[-1]["error"] == "connection closed due to policy change"
-
-    asyncio.run(scenario())
-
-
-async def _refused(world: World, carried: str) -> None:
-    """Call, and see that it ends without an answer."""
-    if carried == "tunnelled":
-        tunnel = await world.tunnel()
-        with pytest.raises(TunnelRefusedError):
-            await world.call(tunnel)
-        tunnel.close()
-        return
-    reader, writer = await asyncio.open_connection("127.0.0.1", world.plain_port)
-    writer.write(b"early")
-    with contextlib.suppress(ConnectionError):
-        assert await reader.read() == b""
-    writer.close()
-
-
-def test_a_client_that_gives_up_while_its_app_is_dialled_leaves_no_dial_behind() -> None:
-    async def scenario() -> None:
-        async with world_of(_never) as world:
-            world.inbound.may_dial.clear()
-            tunnel = await world.tunnel()
-            calling = asyncio.ensure_future(world.call(tunnel))
-            await world.inbound.dials.wait()
-            calling.cancel()
-            await world.inbound.finished()
-            assert world.inbound.reached == 0
-            assert world.log[-1]["error"] == "the tunnel was closed before its app was reached"
-            tunnel.close()
-
-    asyncio.run(scenario())
-
-
-def test_a_policy_that_has_not_come_yet_is_skipped_with_a_warning() -> None:
-    async def scenario() -> None:
-        async with world_of(_hold) as world:
-            (own,) = (w for w in world.inbound.shared.state.workloads.values() if w.name == "server")
-            listing = dataclasses.replace(own, authorization_policies=("shop/later",))
-            connection = world.inbound.connection(listing, LOOPBACK, Target(LOOPBACK, 80))
-            world.inbound.admit(listing, connection, lambda: None)
-            assert world.log == [
-                {
-                    **world.log[0],
-                    "level": "warn",
-                    "message": "skipping unknown policy shop/later, which shop/server lists",
-                }
-            ]
 
     asyncio.run(scenario())
 
@@ -381,6 +261,41 @@ def test_a_peer_that_answers_no_ping_is_dropped_and_one_that_does_is_kept(monkey
     asyncio.run(scenario())
 
 
+def test_a_client_that_answers_no_ping_is_dropped_and_the_app_behind_sees_an_end(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("meshlab.proxykit.tunnel.PING_EVERY_S", 0.01)
+    monkeypatch.setattr("meshlab.proxykit.tunnel.PING_TIMEOUT_S", 0.1)
+
+    async def scenario() -> None:
+        ended = asyncio.Event()
+
+        async def app(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            writer.write(b"hello")
+            assert await reader.read() == b""
+            ended.set()
+            writer.close()
+
+        async with world_of(app) as world:
+            tunnel = await world.tunnel()
+            reader, writer = await world.call(tunnel)
+            assert await reader.readexactly(5) == b"hello"
+            (server,) = world.inbound._tunnels
+            tunnel.transport.pause_reading()
+            assert tunnel._timer
+            tunnel._timer.cancel()
+            await ended.wait()
+            assert server.error == "the peer did not answer a PING"
+            writer.close()
+            tunnel.close()
+
+    asyncio.run(scenario())
+
+
+def test_a_mute_peer_is_asked_after_10_s_and_dropped_at_30() -> None:
+    assert (PING_EVERY_S, PING_EVERY_S + PING_TIMEOUT_S) == (10, 30)
+
+
 def test_a_call_that_is_given_up_while_it_waits_leaves_nothing_open() -> None:
     async def scenario() -> None:
         async with world_of(_hold) as world:
@@ -399,165 +314,9 @@ def test_a_call_that_is_given_up_while_it_waits_leaves_nothing_open() -> None:
     asyncio.run(scenario())
 
 
-# --- the pool --------------------------------------------------------------------------------------------------------
-
-
 def _key(**changes: Any) -> Key:
     fields = {"identity": CLIENT, "source": LOOPBACK, "peers": frozenset({"a"}), "destination": Target(LOOPBACK, 15008)}
     return Key(**{**fields, **changes})
-
-
-def test_calls_share_a_connection_until_it_is_full_and_never_across_keys() -> None:
-    class Fake:
-        lost = False
-
-        def __init__(self) -> None:
-            self.room = 2
-
-        @property
-        def has_room(self) -> bool:
-            return self.room > 0
-
-    async def scenario() -> None:
-        opened: list[Key] = []
-
-        async def connect(key: Key) -> Any:
-            opened.append(key)
-            await asyncio.sleep(0)
-            return Fake()
-
-        pool = Pool(connect)
-
-        async def take(key: Key) -> Any:
-            tunnel: Any = await pool.get(key)
-            tunnel.room -= 1
-            return tunnel
-
-        await asyncio.gather(*(take(_key()) for _ in range(4)))
-        assert opened == [_key()] * 2
-        differing = [
-            _key(identity=SERVER),
-            _key(source=ip_address("127.0.0.2")),
-            _key(peers=frozenset({"a", "b"})),
-            _key(destination=Target(LOOPBACK, 15009)),
-        ]
-        for key in differing:
-            await take(key)
-        assert opened[2:] == differing
-
-    asyncio.run(scenario())
-
-
-def test_a_connection_that_was_lost_is_replaced() -> None:
-    async def scenario() -> None:
-        async with world_of(_echo) as world:
-            pool = Pool(lambda key: world.tunnel())
-            first = await pool.get(_key())
-            assert await pool.get(_key()) is first
-            first.close()
-            second = await pool.get(_key())
-            assert second is not first
-            pool.close()
-            assert second.lost
-
-    asyncio.run(scenario())
-
-
-def test_those_who_wait_for_a_connection_that_fails_fail_with_it_and_the_next_one_tries_again() -> None:
-    async def scenario() -> None:
-        tried: list[Key] = []
-
-        async def connect(key: Key) -> Any:
-            tried.append(key)
-            await asyncio.sleep(0)
-            raise TimeoutError
-
-        pool = Pool(connect)
-        failures = await asyncio.gather(*(pool.get(_key()) for _ in range(100)), return_exceptions=True)
-        assert len(tried) == 1
-        assert {type(failure) for failure in failures} == {TimeoutError, TunnelRefusedError}
-        with pytest.raises(TimeoutError):
-            await pool.get(_key())
-        assert len(tried) == 2
-
-    asyncio.run(scenario())
-
-
-def test_an_unused_connection_is_closed_after_a_while() -> None:
-    async def scenario() -> None:
-        async with world_of(_echo) as world:
-            tunnel = await world.tunnel()
-            tunnel.idle_s = 0
-            reader, writer = await world.call(tunnel)
-            writer.write_eof()
-            await reader.read()
-            await until(lambda: tunnel.lost)
-            writer.close()
-
-    asyncio.run(scenario())
-
-
-def test_a_goaway_lets_calls_finish_and_takes_no_more() -> None:
-    async def scenario() -> None:
-        async with world_of(_echo) as world:
-            tunnel = await world.tunnel()
-            reader, writer = await world.call(tunnel)
-            world.inbound.drain()
-            await until(lambda: not tunnel.has_room)
-            writer.write(b"late")
-            writer.write_eof()
-            assert await reader.read() == b"late|end"
-            writer.close()
-            await until(lambda: tunnel.lost)
-
-    asyncio.run(scenario())
-
-
-# --- the states of a connection --------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("state", [state for state in ConnectionState if state is not ConnectionState.OPEN])
-def test_a_stream_is_refused_at_once_by_a_connection_that_is_not_open(state: ConnectionState) -> None:
-    async def scenario() -> None:
-        async with world_of(_hold) as world:
-            tunnel = await world.tunnel()
-            tunnel.state = state
-            with pytest.raises(TunnelRefusedError, match=f"the connection is {state.value}"):
-                await tunnel.open(f"127.0.0.1:{world.app_port}", {}, Half())
-            assert not tunnel.has_room
-            tunnel.state = ConnectionState.OPEN
-            tunnel.close()
-
-    asyncio.run(scenario())
-
-
-def test_states_follow_each_other_in_one_order_and_lost_is_the_last() -> None:
-    async def scenario() -> None:
-        async with world_of(_hold) as world:
-            tunnel = await world.tunnel()
-            assert not tunnel.enter(ConnectionState.HANDSHAKING)
-            assert tunnel.enter(ConnectionState.DRAINING)
-            assert not tunnel.enter(ConnectionState.OPEN)
-            tunnel.close()
-            assert tunnel.state is ConnectionState.LOST
-            assert not any(tunnel.enter(state) for state in ConnectionState)
-
-    asyncio.run(scenario())
-
-
-def test_a_connection_that_the_peer_closes_as_soon_as_it_is_open_is_not_handed_out() -> None:
-    async def scenario() -> None:
-        async with world_of(_hold) as world:
-
-            async def connect(key: Key) -> Any:
-                tunnel = await world.tunnel()
-                tunnel.close("the peer closed the connection")
-                return tunnel
-
-            with pytest.raises(TunnelRefusedError, match="takes no stream: the peer closed the connection"):
-                await Pool(connect).get(_key())
-
-    asyncio.run(scenario())
 
 
 def test_a_descriptor_is_closed_by_the_connection_that_has_it_and_by_nobody_else(
@@ -590,10 +349,12 @@ class _Certified(Outbound):
         return Tls(credentials(CLIENT).client_context, server_side=False, check_peer=one_of(key.peers))
 
 
-def test_a_pod_that_goes_while_its_listeners_start_leaves_none_open(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_pod_of_which_one_listener_cannot_be_bound_has_none(monkeypatch: pytest.MonkeyPatch) -> None:
     listeners: list[socket.socket] = []
 
     def listen(netns: int, port: int) -> socket.socket:
+        if len(listeners) == 2:
+            raise OSError(98, "Address already in use")
         listeners.append(socket.create_server(("127.0.0.1", 0)))
         listeners[-1].setblocking(False)
         return listeners[-1]
@@ -602,22 +363,9 @@ def test_a_pod_that_goes_while_its_listeners_start_leaves_none_open(monkeypatch:
         async with world_of(_never) as world:
             monkeypatch.setattr("meshlab.proxykit.sockets.listen_in", listen)
             proxy = PodProxy(POD, -1, world.inbound, Outbound(world.inbound.shared, POD, -1))
-            starting = asyncio.ensure_future(proxy.start())
-            await until(lambda: bool(listeners))
-            starting.cancel()
-            with pytest.raises(asyncio.CancelledError):
-                await starting
-            await until(lambda: all(listener.fileno() == -1 for listener in listeners))
-
-    asyncio.run(scenario())
-
-
-def test_a_drain_that_begins_during_a_handshake_holds_for_the_connection_that_comes_of_it() -> None:
-    async def scenario() -> None:
-        async with world_of(_hold) as world:
-            world.inbound.drain()
-            tunnel = await world.tunnel()
-            await until(lambda: not tunnel.has_room)
+            with pytest.raises(OSError, match="already in use"):
+                proxy.start()
+            assert [listener.fileno() for listener in listeners] == [-1, -1]
 
     asyncio.run(scenario())
 

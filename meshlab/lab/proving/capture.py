@@ -219,16 +219,22 @@ class Capture:
         Raises:
             UsageError: no call was given.
         """
-        asked = _some(calls, "nothing in plaintext")
-        window, wiring = self.window, self.wiring
-        by_family: dict[Family, list[Call]] = {}
-        for call in asked:
-            by_family.setdefault(call.family, []).append(call)
-        return [
-            verdicts.nothing_in_clear(window, wiring, link, family, some)
-            for family, some in sorted(by_family.items())
-            for link in verdicts.links_to_prove(window, wiring, family, [(call, self.targets(call)) for call in some])
-        ]
+        asked, window = _some(calls, "nothing in plaintext"), self.window
+        proofs: list[Proof] = []
+        spans = self._lab.captures.wirings()
+        first_ns = spans[0][0]
+        for since_ns, until_ns, wiring in spans:
+            by_family: dict[Family, list[Call]] = {}
+            for call in asked:
+                if since_ns <= max(call.started_ns, first_ns) < until_ns:
+                    by_family.setdefault(call.family, []).append(call)
+            for family, some in sorted(by_family.items()):
+                reached = [(call, self.targets(call)) for call in some]
+                proofs += [
+                    verdicts.nothing_in_clear(window, wiring, link, family, some, until_ns)
+                    for link in verdicts.links_to_prove(window, wiring, family, reached, until_ns)
+                ]
+        return proofs
 
     # --- looking -----------------------------------------------------------------------------------------------------
 

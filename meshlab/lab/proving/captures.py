@@ -21,8 +21,8 @@ from typing import Any
 
 from meshlab.errors import LabError, LabLostError, UsageError
 from meshlab.lab.running.programs import Peer
-from meshlab.lab.site import Site, named
-from meshlab.model import Mesh, Pod
+from meshlab.lab.site import Site, enrolled_keys, named
+from meshlab.model import Pod
 from meshlab.plan.network import CONTROL_PLANE, node_netns, pod_netns
 from meshlab.plan.network import FABRIC as FABRIC_NETNS
 from meshlab.proofs.beacon import Beacons, closing, frames, opening
@@ -41,6 +41,7 @@ _LOOK_S = 0.05
 _FOLLOW_AT_BYTES = 64 << 20
 _STRETCH_BYTES = 8 << 20
 """How much is read at once outside windows."""
+_NEVER_NS = 1 << 63
 _BROKEN = "the recording of this lab is broken: another than its recorder has written there"
 
 End = tuple[str, str]
@@ -102,10 +103,17 @@ class Captures:
         calls, beacons = (secret_of(secrets.token_bytes(RANDOM_BYTES)) for _ in range(2))
         follower = named(analyzer)(calls)  # type: ignore[operator]
         captures = cls(site, recorder, follower, rings, fds[0], calls, beacons)
-        captures.rewired(site.mesh)
+        captures.rewired(site.mesh.pods, enrolled_keys(site.mesh))
         captures._thread = threading.Thread(target=captures._follow_along, name="meshlab-captures", daemon=True)
         captures._thread.start()
         return captures
+
+    def wirings(self) -> list[tuple[int, int, Wiring]]:
+        """Which link was whose from when on, and until when: of the open window each, else the latest."""
+        with self._lock:
+            ends = [since_ns for since_ns, _ in self._wirings[1:]]
+            spans = zip(self._wirings, [*ends, _NEVER_NS], strict=True)
+            return [(since_ns, until_ns, wiring) for (since_ns, wiring), until_ns in spans]
 
     def wiring(self, at_ns: int | None = None) -> Wiring:
         """Which link is whose: at a moment of CLOCK_REALTIME; now, if not given."""
@@ -117,10 +125,9 @@ class Captures:
 
     # --- a lab that changes ------------------------------------------------------------------------------------------
 
-    def joined(self, pods: Sequence[Pod], mesh: Mesh) -> None:
-        """The links of these pods are up; ``mesh`` says who is enrolled. An open window gets its beacons on them."""
+    def joined(self, pods: Sequence[Pod]) -> None:
+        """The links of these pods are up. An open window gets its beacons on them."""
         with self._lock:
-            self.rewired(mesh)
             if self._beacons is not None:
                 links = [self._link_of(pod.key) for pod in pods]
                 self._beacons = self._beacons.joined(self._send(opening(self._beacon_secret, links, self._next_beacon)))
@@ -136,22 +143,26 @@ class Captures:
                 if (sender := self._senders.pop(pod_netns(pod.key), None)) is not None:
                     sender.close()
 
-    def rewired(self, mesh: Mesh) -> None:
-        """Pods or their membership have changed: what packets carry from now on is read by ``mesh``."""
+    def rewired(self, pods: Sequence[Pod], enrolled: frozenset[str]) -> None:
+        """Pods or their membership have changed: what packets carry from now on is read by this.
+
+        Args:
+            enrolled: keys of the pods that are in the mesh for certain: while one enters or leaves it, it is not.
+        """
         with self._lock:
-            wired_for = mesh.pods, mesh.namespaces, tuple(self.site.pods.values()), len(self.site.netns)
+            wired_for = tuple(pods), enrolled, tuple(self.site.pods.values()), len(self.site.netns)
             if self._wired_for == wired_for:
                 return
             self._wired_for = wired_for
             if self._beacons is None:
                 self._wirings = self._wirings[-1:]
-            self._wirings.append((time.time_ns(), self._wire(mesh)))
+            self._wirings.append((time.time_ns(), self._wire(pods, enrolled)))
 
     def _link_of(self, pod: str) -> LinkId:
         network = self.site.pods[pod]
         return self.rings[network.node], network.host_end.index
 
-    def _wire(self, mesh: Mesh) -> Wiring:
+    def _wire(self, pods: Sequence[Pod], members: frozenset[str]) -> Wiring:
         """Links that have gone are kept: what was recorded on them is still in the window."""
         links = dict(self._wirings[-1][1].links) if self._wirings else {}
         for name, node in self.site.network.nodes.items():
@@ -163,11 +174,11 @@ class Captures:
         now_ns = time.time_ns()
         before = self._wirings[-1][1].sites if self._wirings else {}
         sites = {}
-        for pod in mesh.pods:
+        for pod in pods:
             if (network := self.site.pods.get(pod.key)) is not None:
                 index = network.host_end.index
                 link = links[self.rings[pod.node], index] = Link(pod.node, index, pod.key)
-                enrolled, known = mesh.is_enrolled(pod), before.get(pod.key)
+                enrolled, known = pod.key in members, before.get(pod.key)
                 stays = known is not None and (known.link, known.enrolled) == (link, enrolled)
                 since_ns = known.since_ns if known is not None and stays else now_ns
                 sites[pod.key] = site(pod, link, enrolled=enrolled, since_ns=since_ns)

@@ -128,6 +128,7 @@ class Program:
     peer: Peer | None = None
     ended_by_us: bool = False
     """A test stopped it on purpose, so its exit is none of the audit's business."""
+    paused: bool = False
 
     @property
     def name(self) -> str:

@@ -13,6 +13,7 @@ Source: https://istio.io/latest/docs/ambient/architecture/hbone/
 from meshlab.protocols.hbone.authority import Authority
 from meshlab.protocols.hbone.client import HboneClient
 from meshlab.protocols.hbone.events import (
+    REFUSED_STREAM,
     CloseLocal,
     ConnectReceived,
     ConnectRequested,
@@ -50,6 +51,7 @@ from meshlab.protocols.hbone.framing import Framing
 from meshlab.protocols.hbone.server import HboneServer
 
 __all__ = [
+    "REFUSED_STREAM",
     "Authority",
     "CloseLocal",
     "ConnectReceived",

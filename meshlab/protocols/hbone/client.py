@@ -12,6 +12,7 @@ from typing import ClassVar
 
 from meshlab.protocols.hbone.events import (
     CANCEL,
+    REFUSED_STREAM,
     ConnectRequested,
     Effect,
     Event,
@@ -31,8 +32,12 @@ def _opened(event: ResponseReceived) -> list[Effect]:
     return [TunnelOpened(event.stream, event.headers)]
 
 
-def _no_answer(event: StreamEnded | StreamReset) -> list[Effect]:
+def _no_answer(event: StreamEnded) -> list[Effect]:
     return [TunnelRefused(event.stream, None)]
+
+
+def _reset_before_an_answer(event: StreamReset) -> list[Effect]:
+    return [TunnelRefused(event.stream, None, untouched=event.code == REFUSED_STREAM)]
 
 
 def _give_up(event: LocalLost) -> list[Effect]:
@@ -46,7 +51,7 @@ class HboneClient(Streams):
         **OPEN_MOVES,
         (State.AWAITING, ResponseReceived): (State.OPEN, _opened),
         (State.AWAITING, StreamEnded): (State.CLOSED, _no_answer),
-        (State.AWAITING, StreamReset): (State.CLOSED, _no_answer),
+        (State.AWAITING, StreamReset): (State.CLOSED, _reset_before_an_answer),
         (State.AWAITING, LocalLost): (State.CLOSED, _give_up),
     }
 
@@ -57,6 +62,11 @@ class HboneClient(Streams):
                 return [TunnelRefused(stream, status), ResetStream(stream, CANCEL)]
             case _:
                 return super().receive(event)
+
+    def left_out(self, last_stream: int) -> tuple[int, ...]:
+        """Return the streams that a GOAWAY leaves out: the server will do nothing with them."""
+        awaiting = [stream for stream in self.live if self.state(stream) is State.AWAITING]
+        return tuple(stream for stream in awaiting if stream > last_stream)
 
     def receive_new(self, event: Event) -> list[Effect]:
         if not isinstance(event, ConnectRequested):

@@ -15,6 +15,7 @@ Headers = Mapping[str, str]
 
 NO_ERROR = 0x0
 PROTOCOL_ERROR = 0x1
+REFUSED_STREAM = 0x7
 CANCEL = 0x8
 """HTTP/2 error codes that HBONE uses. Source: https://www.rfc-editor.org/rfc/rfc9113#section-7"""
 
@@ -218,6 +219,8 @@ class TunnelRefused:
     stream: int
     status: int | None
     """``None``: the stream ended or was reset before any answer."""
+    untouched: bool = False
+    """The server has done nothing with it, so that it may be asked for on another connection (RFC 9113, 8.7)."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -197,6 +197,11 @@ class Framing:
         """How many streams of ours the peer counts: also those whose last bytes wait for their window."""
         return self._connection.open_outbound_streams
 
+    @property
+    def holds_back(self) -> bool:
+        """Some stream has bytes that wait for their window; the stream itself may have been closed by its app."""
+        return bool(self._blocked)
+
     def queued_bytes(self, stream: int) -> int:
         """How much of this stream flow control holds back; ``StreamWritable`` says when it is 0 again."""
         known = self._streams.get(stream)

@@ -1,7 +1,8 @@
 """h2's connection with three private behaviours mended, for our own objects only. h2 is pinned to a minor for it:
 
 * ``_receive_frame`` formats every frame for a log that is off, which hex-dumps all data: half of a receiver's CPU;
-* after a GOAWAY h2 sends nothing more at all, but a drain means that open streams go on (RFC 9113, 6.8);
+* after a GOAWAY h2 sends nothing more at all, but a drain means that open streams go on, and so do those that crossed
+  it (RFC 9113, 6.8);
 * h2 ends the connection over a ``content-length``, which means nothing in a tunnel.
 
 Header fields are not looked at here but in ``validation``: h2 takes one malformed list for the end of the connection.
@@ -41,6 +42,8 @@ class Connection(H2Connection):
 
     transitions: ClassVar[dict[Any, Any]] = {
         **H2ConnectionStateMachine._transitions,
+        (ConnectionState.IDLE, ConnectionInputs.SEND_GOAWAY): (None, ConnectionState.IDLE),
+        (ConnectionState.IDLE, ConnectionInputs.RECV_GOAWAY): (None, ConnectionState.IDLE),
         (ConnectionState.CLIENT_OPEN, ConnectionInputs.RECV_GOAWAY): (None, ConnectionState.CLIENT_OPEN),
         (ConnectionState.SERVER_OPEN, ConnectionInputs.RECV_GOAWAY): (None, ConnectionState.SERVER_OPEN),
         (ConnectionState.SERVER_OPEN, ConnectionInputs.SEND_GOAWAY): (None, ConnectionState.SERVER_OPEN),

@@ -6,6 +6,7 @@ history: a step or two, and then a call or a connection that a right proxy would
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 from collections.abc import Callable, Mapping
 from ipaddress import IPv4Address, IPv6Address
@@ -257,8 +258,9 @@ plaintext_during_restart = _made_of(Parts(outbound=_GivingUpOnTunnels))
 
 
 class _Abrupt(Ztunnel):
-    async def _drain(self) -> None:
+    async def _drain(self, zds: asyncio.Task[None]) -> None:
         """Wait for nobody."""
+        zds.cancel()
         self._pods.drain()
 
 
