@@ -305,6 +305,11 @@ VARIANTS = _named(
     _variant("resumes-tls", "resumes TLS sessions by ticket, with a tunnel for each call"),
     _variant("round-robin-endpoints", "takes the endpoints of a service in turn"),
     _variant("chooses-the-source-port", "reaches apps from ports of its own choice at the client's address"),
+    _variant("resyncs-at-reconnect", "asks for everything again when the control plane has come back"),
+    _variant(
+        "keeps-what-came-before",
+        "cuts no open connection for a policy with a selector that its workload did not list when it came",
+    ),
     _variant("passes-small-pieces", "passes on what it carries in pieces of 1000 bytes"),
     _variant(
         "exports-logs",

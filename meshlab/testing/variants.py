@@ -3,24 +3,31 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import itertools
 import socket
 import ssl
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from ipaddress import IPv4Address, IPv6Address
+from types import MappingProxyType
 from typing import Any, ClassVar
 
+from meshlab.model import Connection
 from meshlab.protocols.hbone import Target
+from meshlab.protocols.xds import DeltaClient, Request, Response, Update
+from meshlab.protocols.zds import ZdsPod
 from meshlab.proxykit import sockets
 from meshlab.proxykit.pool import ClientTunnel, Key, Pool
 from meshlab.proxykit.splice import Half
 from meshlab.proxykit.tls import Tls, one_of
+from meshlab.proxykit.xds_client import XdsClient
 from meshlab.testing.mutants import leaks
+from meshlab.ztunnel.guard import Guard, Live
 from meshlab.ztunnel.inbound import Inbound
 from meshlab.ztunnel.main import Parts, run
 from meshlab.ztunnel.outbound import Outbound
-from meshlab.ztunnel.state import Workload
+from meshlab.ztunnel.state import State, Workload
 
 
 def _reset(half: Half) -> None:
@@ -177,3 +184,71 @@ def _log(_: bytes) -> None:
 
 
 exports_logs = leaks.exporting(_log)
+
+
+# --- resyncs-at-reconnect --------------------------------------------------------------------------------------------
+
+
+class _Resyncing(DeltaClient):
+    """Holds nothing on a new stream as far as it says, and drops what the first answer of each type lacks."""
+
+    _before: Mapping[str, set[str]] = MappingProxyType({})
+    """By type: what was held when the stream began, and its first answer has not come."""
+
+    def start(self) -> list[Request]:
+        self._before = {type_url: set(held) for type_url, held in self._held.items()}
+        for held in self._held.values():
+            held.clear()
+        return super().start()
+
+    def receive(self, response: Response) -> Update:
+        update = super().receive(response)
+        before = self._before.get(update.type_url, set())
+        missing = before - update.resources.keys() - update.errors.keys()
+        before.clear()
+        return dataclasses.replace(update, removed=(*update.removed, *missing))
+
+
+class _ResyncingStream(XdsClient):
+    client_class = _Resyncing
+
+
+def resyncs_at_reconnect(config: Mapping[str, Any], fds: Mapping[str, int]) -> None:
+    run(config, fds, Parts(xds=_ResyncingStream))
+
+
+# --- keeps-what-came-before ------------------------------------------------------------------------------------------
+
+
+class _AsListedBefore(Guard):
+    """Judges an open connection again by those selector policies only that its workload listed when it came."""
+
+    def __init__(self, state: State, pod: ZdsPod) -> None:
+        super().__init__(state, pod)
+        self._listed: dict[Live, tuple[str, ...]] = {}
+
+    def admit(self, own: Workload, connection: Connection, cut: Callable[[], None]) -> Live:
+        live = super().admit(own, connection, cut)
+        self._listed[live] = own.authorization_policies
+        return live
+
+    def release(self, live: Live) -> bool:
+        self._listed.pop(live, None)
+        return super().release(live)
+
+    def judge_again(self) -> None:
+        if (own := self._state.workload_of(self._pod)) is None:
+            return
+        for live in list(self._live):
+            then = dataclasses.replace(own, authorization_policies=self._listed[live])
+            if not self.decide(then, live.connection).allowed:
+                self._live.remove(live)
+                live.cut()
+
+
+class _DoorAsBefore(Inbound):
+    guard_class = _AsListedBefore
+
+
+def keeps_what_came_before(config: Mapping[str, Any], fds: Mapping[str, int]) -> None:
+    run(config, fds, Parts(inbound=_DoorAsBefore))

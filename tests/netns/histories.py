@@ -16,13 +16,14 @@ if TYPE_CHECKING:
     from meshlab.lab.calls.connections import OpenConnection
 
 TICKER = """
-import socket, threading, time
+import contextlib, socket, threading, time
 def tick(connection):
-    while connection.recv(4096):
-        pass
-    while True:
-        connection.sendall(b".")
-        time.sleep(0.02)
+    with contextlib.suppress(OSError):
+        while connection.recv(4096):
+            pass
+        while True:
+            connection.sendall(b".")
+            time.sleep(0.02)
 server = socket.create_server(("", 7000))
 while True:
     threading.Thread(target=tick, args=(server.accept()[0],), daemon=True).start()
@@ -58,6 +59,7 @@ spec:
   action: DENY
   rules: [{from: [{source: {principals: [cluster.local/ns/shop/sa/client]}}]}]
 """
+DENY_AT_SERVERS = DENY_CLIENT.replace("spec:", "spec:\n  selector: {matchLabels: {app: server}}")
 ALLOW_CLIENT = DENY_CLIENT.replace("DENY", "ALLOW").replace("no-client", "only-client")
 NEAR = "{apiVersion: v1, kind: Pod, metadata: {name: near, namespace: shop}}"
 SERVER = "{apiVersion: v1, kind: Pod, metadata: {name: server, namespace: shop}}"
@@ -83,7 +85,8 @@ spec:
 """
 
 
-def _is_cut(line: OpenConnection) -> bool:
+def is_cut(line: OpenConnection) -> bool:
+    """Whether a connection on which nothing is said ends."""
     try:
         line.wait_closed(CUT_WITHIN_S)
     except DeadlineError:
@@ -117,7 +120,7 @@ def a_policy_cuts_a_connection_whose_client_has_sent_its_fin(lab: Lab) -> bool:
     line.half_close()
     assert line.receive(1) == b"."
     lab.apply(DENY_CLIENT)
-    return _is_cut(line)
+    return is_cut(line)
 
 
 def a_pod_that_comes_again_shows_the_identity_that_it_has_now(lab: Lab) -> bool:
@@ -172,7 +175,7 @@ def a_new_policy_cuts_an_open_connection(lab: Lab) -> bool:
     line = lab.pod("shop/client").connect("shop/server:8080")
     assert line.ask()
     lab.apply(DENY_CLIENT)
-    return _is_cut(line)
+    return is_cut(line)
 
 
 def an_open_connection_goes_on_while_its_ztunnel_drains(lab: Lab) -> bool:
@@ -180,7 +183,7 @@ def an_open_connection_goes_on_while_its_ztunnel_drains(lab: Lab) -> bool:
     assert line.ask()
     with ThreadPoolExecutor() as thread:
         stopping = thread.submit(lab.instance("ztunnel@node-1").stop)
-        goes_on = not _is_cut(line) and bool(line.ask())
+        goes_on = not is_cut(line) and bool(line.ask())
         line.close()
         stopping.result()
     return goes_on

@@ -63,7 +63,20 @@ def test_a_legal_variant_holds_every_history(name: str, lab_factory: LabFactory)
             assert history(lab), history.__name__
 
 
+@pytest.mark.parametrize(("variant", "cut"), [(None, True), ("keeps-what-came-before", False)])
+def test_a_selector_policy_cuts_what_came_before_it_or_not(
+    variant: str | None, cut: bool, lab_factory: LabFactory
+) -> None:
+    """Both are right: a proxy need not look again at which policies select a pod."""
+    with lab_factory(histories.LAB, ztunnel="reference", variant=variant) as lab:
+        line = lab.pod("shop/client").connect("shop/server:8080")
+        assert line.ask()
+        lab.apply(histories.DENY_AT_SERVERS)
+        assert histories.is_cut(line) is cut
+        assert lab.pod("shop/client").http(histories.SERVER_URL).refused
+
+
 @pytest.mark.parametrize("name", BROKEN_BY)
 def test_a_check_of_a_mesh_at_rest_sees_nothing(name: str, tmp_path: Path) -> None:
-    report = check.run(read("policies").topology, mutant=name, artifacts=tmp_path)
+    report = check.run(read("two-nodes").topology, mutant=name, artifacts=tmp_path)
     assert report.exit_code == 0

@@ -40,11 +40,9 @@ class _Forgetting(Agent):
         for fd in netns[-1:]:
             os.close(fd)
 
-    def _status(self) -> dict[str, Any]:
-        status = super()._status()
-        for connection in status["connections"]:
-            connection["uids"] += self._forgotten
-        return status
+    def _accept(self) -> None:
+        super()._accept()
+        self._connections[-1].uids.update(self._forgotten)
 
 
 def agent_forgets_after_restart(config: Mapping[str, Any], fds: Mapping[str, int]) -> None:

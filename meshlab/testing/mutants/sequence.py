@@ -58,10 +58,12 @@ class _FirstOfAnAddress(State):
     def _index(self) -> None:
         """Link each address with the first workload that had it, which may be gone."""
         super()._index()
-        for address, found in self._by_address.items():
-            first = self._first.setdefault(address, found[0])
-            self._first[address] = self.workloads.get(first.uid, first)
-            self._by_address[address] = [self._first[address]]
+        for address, [now, *_] in self._by_address.items():
+            first = self._first.get(address, now)
+            if (first.uid, first.identity) == (now.uid, now.identity):
+                first = now
+            self._first[address] = first
+            self._by_address[address] = [first]
 
 
 address_reuse = _made_of(Parts(state=_FirstOfAnAddress))
@@ -200,8 +202,9 @@ class _OldPoliciesOnly(Guard):
         return super().release(live)
 
     def judge_again(self) -> None:
-        own = self._state.workload_of(self._pod)
-        for live in list(self._live) if own else ():
+        if (own := self._state.workload_of(self._pod)) is None:
+            return
+        for live in list(self._live):
             known = {key: policy for key, policy in self.policies().items() if key in self._known[live]}
             if not rbac.evaluate(known, own, live.connection).allowed:
                 self._live.remove(live)
