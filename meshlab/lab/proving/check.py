@@ -107,7 +107,7 @@ def run(
     report = None
     try:
         with open_lab(Source(topology, source_path), **settings) as lab:
-            checked = _check(lab, cells(topology, lab.not_listening), say)
+            checked = check_cells(lab, cells(topology, lab.not_listening), say)
             unsaved = write_conversation(lab, record).unsaved if record is not None else []
             say("tearing down")
             closing = time.monotonic()
@@ -127,7 +127,8 @@ def run(
     return replace(report, audit=(*report.audit, *late), timings_ms=timings)
 
 
-def _check(lab: Lab, planned: Sequence[PlannedCell], say: Callable[[str], None]) -> Checked:
+def check_cells(lab: Lab, planned: Sequence[PlannedCell], say: Callable[[str], None] = lambda _: None) -> Checked:
+    """Call these cells on a running lab, and judge them."""
     started = time.monotonic()
     say(f"calling {sum(cell.calls for cell in planned)} times in {len(planned)} cells")
     with lab.capture() as capture:
