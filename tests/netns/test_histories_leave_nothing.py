@@ -108,6 +108,15 @@ def test_a_lab_with_a_history_equals_a_fresh_one_of_its_end_state(number: int) -
             assert list(differences(matrix_of(lab), matrix_of(other))) == []
 
 
+def test_the_names_in_a_pod_follow_the_pods_that_come_and_go() -> None:
+    with open_lab(load(TEXT, "history")) as lab:
+        make_mounts(lab)
+        for verb, known in ((lab.apply, True), (lab.delete, False)):
+            verb(GUEST)
+            hosts = lab.pod("shop/client").exec("cat", "/etc/hosts").stdout.decode()
+            assert (" late.shop.pod late" in hosts) is known
+
+
 # --- what a transition could leave behind ----------------------------------------------------------------------------
 
 

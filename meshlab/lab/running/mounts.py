@@ -35,19 +35,23 @@ class Mounts:
     """Whose names a mount namespace has that is made now."""
     _nodes: dict[str, Mntns] = field(default_factory=dict)
     _pods: dict[str, Mntns] = field(default_factory=dict)
+    _written: dict[int, str] = field(default_factory=dict)
+    """Number of a mount namespace -> what its ``/etc/hosts`` says."""
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def of_node(self, node: str) -> Mntns:
         """Shared by a node's agent and its node proxy, so that both see the ZDS socket."""
         with self._lock:
             if node not in self._nodes:
+                hosts = _hosts(self.mesh, None, node)
                 furniture = Furniture(
                     hostname=node,
-                    files={"/etc/hosts": _hosts(self.mesh, None, node), "/etc/resolv.conf": _RESOLV},
+                    files={"/etc/hosts": hosts, "/etc/resolv.conf": _RESOLV},
                     folders=("/run/ztunnel", "/var/run/ztunnel"),
                     binds=self.visible,
                 )
                 self._nodes[node] = self.sandbox.mntns(furniture)
+                self._written[self._nodes[node].number] = hosts
             return self._nodes[node]
 
     def of_pod(self, pod: Pod, netns: Netns) -> Mntns:
@@ -65,6 +69,7 @@ class Mounts:
                     binds=self.visible,
                 )
                 self._pods[pod.key] = self.sandbox.mntns(furniture, netns)
+                self._written[self._pods[pod.key].number] = files["/etc/hosts"]
             return self._pods[pod.key]
 
     def known(self, pod: str) -> Mntns | None:
@@ -76,22 +81,24 @@ class Mounts:
         """Let go of that of the pod ``namespace/name``, which has gone."""
         with self._lock:
             if (mntns := self._pods.pop(pod, None)) is not None:
+                self._written.pop(mntns.number, None)
                 self.sandbox.forget(mntns=[mntns])
 
     def rename(self, mesh: Mesh) -> None:
         """Give every mount namespace that there is the names of ``mesh``, where they differ."""
         with self._lock:
-            before, self.mesh = self.mesh, mesh
+            self.mesh = mesh
             for node, mntns in self._nodes.items():
-                self._rewrite(mntns, _hosts(before, None, node), _hosts(mesh, None, node))
+                self._rewrite(mntns, _hosts(mesh, None, node))
             pods = {pod.key: pod for pod in mesh.pods}
             for key, mntns in self._pods.items():
                 if (pod := pods.get(key)) is not None:
-                    self._rewrite(mntns, _hosts(before, pod, pod.name), _hosts(mesh, pod, pod.name))
+                    self._rewrite(mntns, _hosts(mesh, pod, pod.name))
 
-    def _rewrite(self, mntns: Mntns, before: str, after: str) -> None:
-        if before != after:
-            self.sandbox.write_files(mntns, {"/etc/hosts": after})
+    def _rewrite(self, mntns: Mntns, hosts: str) -> None:
+        if self._written[mntns.number] != hosts:
+            self.sandbox.write_files(mntns, {"/etc/hosts": hosts})
+            self._written[mntns.number] = hosts
 
 
 def _hosts(mesh: Mesh, pod: Pod | None, hostname: str) -> str:
