@@ -7,6 +7,7 @@ Values are near each other on purpose: most bugs of policies are one letter, one
 be written with ``topology.dump`` and read again. Needs the extra ``[fuzz]``.
 """
 
+from meshlab.strategies.histories import histories
 from meshlab.strategies.policies import authorization_policies, peer_authentications, policies, policy_sets
 from meshlab.strategies.shapes import call_shapes
 from meshlab.strategies.topologies import calls, services, spiffe_ids, topologies
@@ -15,6 +16,7 @@ __all__ = [
     "authorization_policies",
     "call_shapes",
     "calls",
+    "histories",
     "peer_authentications",
     "policies",
     "policy_sets",

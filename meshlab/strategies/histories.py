@@ -42,7 +42,8 @@ from meshlab.topology import after
 from meshlab.topology.writing import write
 
 _CHOICES = 900
-_IMAGE = "echo"
+ECHO_IMAGE = "echo"
+"""What pods that come are made of: the built-in echo answers for them."""
 _NEW = ("late", "later", "latest")
 """Names of pods that come."""
 _MATRIX = 24
@@ -64,12 +65,12 @@ def histories(topology: Topology, most: int = 8) -> st.SearchStrategy[Topology]:
 
 def with_echo_image(topology: Topology) -> Topology:
     """``topology`` in which pods can come that the built-in echo answers for."""
-    return replace(topology, images={**topology.images, _IMAGE: None})
+    return replace(topology, images={**topology.images, ECHO_IMAGE: None})
 
 
 def draw_history(choices: Choices, topology: Topology, most: int) -> Topology:
     base = with_echo_image(replace(topology, expect=(), steps=()))
-    drawing = _Drawing(choices, base)
+    drawing = HistoryDrawing(choices, base)
     for _ in range(choices.one_of(range(1, most + 1))):
         drawing.happen()
         drawing.look()
@@ -78,77 +79,81 @@ def draw_history(choices: Choices, topology: Topology, most: int) -> Topology:
 
 
 @dataclass(slots=True)
-class _Drawing:
-    """A history while it is drawn."""
+class HistoryDrawing:
+    """A history while it is drawn. Each thing that may happen is a method, whose step ``take`` adds."""
 
     choices: Choices
     base: Topology
     steps: list[Step] = field(default_factory=list)
     _former: list[Pod] = field(default_factory=list)
     """Pods that went, and whose addresses may be had again."""
-    _lines: list[str] = field(default_factory=list)
+    lines: list[str] = field(default_factory=list)
     """Names of connections that are held."""
     _fates: Fates = field(default_factory=Fates)
-    _mesh: Mesh = field(init=False)
+    mesh: Mesh = field(init=False)
+    """What is in effect after the steps."""
 
     def __post_init__(self) -> None:
-        self._mesh = self.base.mesh
+        self.mesh = self.base.mesh
 
     def happen(self) -> None:
         """Draw one thing that happens; nothing, where what was drawn cannot happen now."""
         kinds: tuple[Callable[[], Step | None], ...] = (
-            *(self._policies, self._come, self._connect, self._restart, self._go, self._namespace, self._label),
-            *(self._policies, self._come, self._connect, self._restart, self._go),
-            *(self._policies, self._label, self._upgrade, self._reboot),
+            *(self.policies, self.come, self.connect, self.restart, self.go, self.namespace, self.label),
+            *(self.policies, self.come, self.connect, self.restart, self.go),
+            *(self.policies, self.label, self.upgrade, self.reboot),
         )
-        step = self.choices.one_of(kinds)()
-        if step is not None:
-            self._take(step)
+        self.take(self.choices.one_of(kinds)())
 
     def look(self) -> None:
         """Draw a call, or ask a connection that is held."""
         asks: bool = self.choices.one_of((True, False))
-        if self._lines and asks:
-            self._take(AskStep(name=self.choices.one_of(self._lines), alive=True))
-        else:
-            calls = list(self._calls())
-            if calls:
-                self._take(self.choices.one_of(calls))
+        self.take(self.ask() if self.lines and asks else self.call())
 
     def finish(self) -> None:
         """Ask every connection, and call every pair."""
-        for name in self._lines:
-            self._take(AskStep(name=name, alive=True))
-        calls = list(self._calls())
+        for name in self.lines:
+            self.take(AskStep(name=name, alive=True))
+        calls = list(self.calls())
         first = self.choices.number() % max(1, len(calls))
         for call in (calls[first:] + calls[:first])[:_MATRIX]:
-            self._take(call)
+            self.take(call)
 
-    def _take(self, step: Step) -> None:
-        """Add ``step``, with what it should come to; not where nobody can say that, or it is no change of this mesh."""
-        if isinstance(step, AskStep):
-            alive = self._fates.alive(step.name)
-            if alive is not None:
-                self.steps.append(replace(step, alive=alive))
-            return
-        if isinstance(step, ConnectStep):
-            if self._fates.open(self._mesh, step):
-                self._lines.append(step.name)
-                self.steps.append(step)
-            return
+    def take(self, step: Step | None) -> Step | None:
+        """Add ``step``, with what it should come to, and give what was added.
+
+        ``None`` is given, and nothing added, where nobody can say what it should come to, or it is no change of this
+        mesh.
+        """
+        match step:
+            case None:
+                return None
+            case AskStep():
+                alive = self._fates.alive(step.name)
+                taken = None if alive is None else replace(step, alive=alive)
+            case ConnectStep():
+                taken = step if self._fates.open(self.mesh, step) else None
+                self.lines += [] if taken is None else [step.name]
+            case _:
+                taken = step if self._change(step) else None
+        self.steps += [] if taken is None else [taken]
+        return taken
+
+    def _change(self, step: Step) -> bool:
+        """Make of the mesh what ``step`` makes of it; whether it is a change of this one."""
         try:
-            mesh = after(replace(self.base, mesh=self._mesh), step)
+            mesh = after(replace(self.base, mesh=self.mesh), step)
         except TopologyError:
-            return
-        self._fates.live_through(self._mesh, mesh, step)
-        self._former += [pod for pod in self._mesh.pods if pod.uid not in {one.uid for one in mesh.pods}]
-        self.steps.append(step)
-        self._mesh = mesh
+            return False
+        self._fates.live_through(self.mesh, mesh, step)
+        self._former += [pod for pod in self.mesh.pods if pod.uid not in {one.uid for one in mesh.pods}]
+        self.mesh = mesh
+        return True
 
     # --- what happens ------------------------------------------------------------------------------------------------
 
-    def _policies(self) -> Step:
-        mesh = self._mesh
+    def policies(self) -> Step:
+        mesh = self.mesh
         if self.choices.one_of((False, False, True)):
             return PolicyStep(replaces=True)
         drawn_mesh = draw_policies(Drawing.about(self.choices, mesh))
@@ -158,8 +163,8 @@ class _Drawing:
             replaces=True,
         )
 
-    def _come(self) -> Step | None:
-        there = {pod.key for pod in self._mesh.pods}
+    def come(self) -> Step | None:
+        there = {pod.key for pod in self.mesh.pods}
         namespaces = sorted({pod.namespace for pod in self.base.mesh.pods})
         namespace = self.choices.one_of(namespaces)
         names = [name for name in _NEW if f"{namespace}/{name}" not in there]
@@ -175,7 +180,7 @@ class _Drawing:
             "spec": {
                 "nodeName": self.choices.one_of([node.name for node in self.base.nodes]),
                 "serviceAccountName": account,
-                "containers": [_container(_IMAGE, [port.number for port in like.ports if not port.server_first])],
+                "containers": [_container(ECHO_IMAGE, [port.number for port in like.ports if not port.server_first])],
             },
         }
         if addresses is not None:
@@ -184,14 +189,14 @@ class _Drawing:
 
     def _free_addresses(self) -> tuple[object, object] | None:
         """Those of the pod that went last, half of the time."""
-        taken = {pod.ipv4 for pod in self._mesh.pods}
+        taken = {pod.ipv4 for pod in self.mesh.pods}
         free = [pod for pod in self._former if pod.ipv4 not in taken]
         if not free or not self.choices.one_of((True, False)):
             return None
         return free[-1].ipv4, free[-1].ipv6
 
-    def _go(self) -> Step | None:
-        pods = [pod for pod in self._mesh.pods if len(self._mesh.pods) > 2]
+    def go(self) -> Step | None:
+        pods = [pod for pod in self.mesh.pods if len(self.mesh.pods) > 2]
         late = [pod for pod in pods if pod.name in _NEW]
         if not pods:
             return None
@@ -199,8 +204,8 @@ class _Drawing:
         metadata = {"name": pod.name, "namespace": pod.namespace}
         return ChangeStep(verb="delete", manifests=_text({"apiVersion": "v1", "kind": "Pod", "metadata": metadata}))
 
-    def _namespace(self) -> Step:
-        namespace = self.choices.one_of(self._mesh.namespaces)
+    def namespace(self) -> Step:
+        namespace = self.choices.one_of(self.mesh.namespaces)
         mode = "none" if namespace.labels.get(DATAPLANE_MODE) == "ambient" else "ambient"
         labels = {**namespace.labels, DATAPLANE_MODE: mode}
         metadata = {"name": namespace.name, "labels": labels}
@@ -208,39 +213,46 @@ class _Drawing:
             verb="apply", manifests=_text({"apiVersion": "v1", "kind": "Namespace", "metadata": metadata})
         )
 
-    def _label(self) -> Step | None:
+    def label(self) -> Step | None:
         """A pod that came enters or leaves the mesh by its own label."""
-        late = [pod for pod in self._mesh.pods if pod.name in _NEW]
+        late = [pod for pod in self.mesh.pods if pod.name in _NEW]
         if not late:
             return None
         pod = self.choices.one_of(late)
-        mode = "none" if self._mesh.is_enrolled(pod) else "ambient"
+        mode = "none" if self.mesh.is_enrolled(pod) else "ambient"
         return ChangeStep(verb="apply", manifests=_text(_manifest(pod, {**pod.labels, DATAPLANE_MODE: mode})))
 
-    def _restart(self) -> Step:
+    def restart(self) -> Step:
         role = self.choices.one_of(_RESTARTED)
         node = self.choices.one_of([node.name for node in self.base.nodes])
         return VerbStep(verb="restart", instance=role if role == "control-plane" else f"{role}@{node}")
 
-    def _upgrade(self) -> Step:
+    def upgrade(self) -> Step:
         node = self.choices.one_of([node.name for node in self.base.nodes])
         return VerbStep(verb="upgrade", instance=f"ztunnel@{node}", to="same")
 
-    def _reboot(self) -> Step:
+    def reboot(self) -> Step:
         return VerbStep(verb="reboot", instance=self.choices.one_of([node.name for node in self.base.nodes]))
 
-    def _connect(self) -> Step | None:
-        calls = [call for call in self._calls() if "/" in call.to and call.expect is Verdict.ALLOW]
+    def connect(self) -> Step | None:
+        calls = [call for call in self.calls() if "/" in call.to and call.expect is Verdict.ALLOW]
         if not calls:
             return None
         call = self.choices.one_of(calls)
-        return ConnectStep(source=call.source, to=call.to, name=f"line-{len(self._lines)}", family=4)
+        return ConnectStep(source=call.source, to=call.to, name=f"line-{len(self.lines)}", family=4)
+
+    def ask(self) -> Step | None:
+        return AskStep(name=self.choices.one_of(self.lines), alive=True) if self.lines else None
 
     # --- calls -------------------------------------------------------------------------------------------------------
 
-    def _calls(self) -> Iterator[CallStep]:
+    def call(self) -> Step | None:
+        calls = list(self.calls())
+        return self.choices.one_of(calls) if calls else None
+
+    def calls(self) -> Iterator[CallStep]:
         """Every pair, with what the policies say of it, where they say one thing in both families."""
-        mesh = self._mesh
+        mesh = self.mesh
         for source in mesh.pods:
             for destination in mesh.pods:
                 for port in destination.ports if destination.key != source.key else ():
@@ -251,7 +263,7 @@ class _Drawing:
                         yield from self._call(source, f"{service.key}:{entry.port}")
 
     def _call(self, source: Pod, to: str) -> Iterator[CallStep]:
-        mesh = self._mesh
+        mesh = self.mesh
         reached = [(pod, number) for pod, number in behind(mesh, to) if pod.program is None]
         if not reached or any(pod.key == source.key for pod, _ in reached):
             return

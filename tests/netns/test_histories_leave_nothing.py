@@ -17,7 +17,7 @@ from lab_states import differences, make_mounts, matrix_of, state_of
 
 from meshlab.kernel.nft_wire import NETLINK_NETFILTER
 from meshlab.kernel.nftables import NftSocket
-from meshlab.lab import open_lab
+from meshlab.lab import LabSettings, open_lab
 from meshlab.model import Topology
 from meshlab.plan.changes import Route, host_network
 from meshlab.plan.network import node_netns, pod_netns
@@ -187,7 +187,7 @@ def test_what_a_transition_leaves_behind_is_a_difference(
     ztunnel = tmp_path / "ztunnel"
     ztunnel.write_text(KEEPS_CERTIFICATES.format(python=sys.executable, path=sys.path))
     ztunnel.chmod(0o755)
-    chosen = {"ztunnel": str(ztunnel), "binds": [str(tmp_path)]} if leave is _a_certificate else {}
+    chosen: LabSettings = {"ztunnel": str(ztunnel), "binds": [str(tmp_path)]} if leave is _a_certificate else {}
     with open_lab(load(TEXT, "history"), **chosen) as lab:
         make_mounts(lab)
         lab.apply(GUEST)
