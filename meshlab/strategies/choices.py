@@ -21,6 +21,10 @@ class Choices:
     def __init__(self, data: bytes) -> None:
         self._numbers = iter([data[at] << 8 | data[at + 1] for at in range(0, len(data) - 1, 2)])
 
+    def __repr__(self) -> str:
+        """Short: what was made of them is what a message shows."""
+        return "<choices>"
+
     def number(self) -> int:
         """0 to 65535."""
         return next(self._numbers, 0)

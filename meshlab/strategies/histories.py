@@ -125,9 +125,10 @@ class HistoryDrawing:
         ``None`` is given, and nothing added, where nobody can say what it should come to, or it is no change of this
         mesh.
         """
+        taken: Step | None = None
         match step:
             case None:
-                return None
+                pass
             case AskStep():
                 alive = self._fates.alive(step.name)
                 taken = None if alive is None else replace(step, alive=alive)

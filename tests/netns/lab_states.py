@@ -22,6 +22,7 @@ import struct
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from ipaddress import ip_address
+from itertools import zip_longest
 from typing import TYPE_CHECKING, Any
 
 from meshlab.kernel import nft_wire
@@ -83,9 +84,9 @@ def differences(one: Any, other: Any, where: str = "") -> Iterator[str]:
     elif (
         isinstance(one, list) and isinstance(other, list) and all(isinstance(item, Mapping) for item in (*one, *other))
     ):
-        for place in range(max(len(one), len(other))):
-            pair = [some[place] if place < len(some) else {} for some in (one, other)]
-            yield from differences(*pair, f"{where}/{place}")
+        pairs: list[tuple[Any, Any]] = list(zip_longest(one, other, fillvalue={}))
+        for place, (left, right) in enumerate(pairs):
+            yield from differences(left, right, f"{where}/{place}")
     elif isinstance(one, list) and isinstance(other, list):
         yield from (f"{where}: only the first has {item}" for item in one if item not in other)
         yield from (f"{where}: only the second has {item}" for item in other if item not in one)
