@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from typing import Any
 
-from benchmarks import calls, hostile, lifetime, living, plugin, pods, start
+from benchmarks import calls, hostile, lifetime, living, plugin, pods, soak, start
 from benchmarks.measure import Report
 
 BENCHMARKS: Mapping[str, Callable[..., Report]] = {
@@ -20,10 +20,11 @@ BENCHMARKS: Mapping[str, Callable[..., Report]] = {
     "lifetime": lifetime.run,
     "hostile": hostile.run,
     "living": living.run,
+    "soak": soak.run,
 }
-_LONG = ("living",)
+_LONG = ("living", "soak")
 """Only when they are named."""
-_WITH_ZTUNNEL = ("start", "calls", "lifetime", "living")
+_WITH_ZTUNNEL = ("start", "calls", "lifetime", "living", "soak")
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -33,7 +34,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--json", action="store_true", help="one JSON document instead of text")
     parser.add_argument("--ztunnel", help=f"node proxy of {', '.join(_WITH_ZTUNNEL)}: reference, or [NAME=]PATH")
     parser.add_argument("--rounds", type=int, help="interleaved rounds, of which the median counts")
-    parser.add_argument("--minutes", type=float, default=0.0, help="over which 'lifetime' spreads its rounds")
+    parser.add_argument("--minutes", type=float, help="over which 'lifetime' spreads its rounds; how long 'soak' takes")
     parser.add_argument("--inputs", type=int, default=hostile.INPUTS, help="changed inputs of 'hostile', in sum")
     parser.add_argument("--each", type=int, metavar="N", help="changed inputs of 'hostile' for each parser, instead")
     parser.add_argument("--rows", help=f"of 'living', with commas between: {', '.join(living.KINDS)}")
@@ -48,7 +49,7 @@ def main(arguments: list[str] | None = None) -> int:
             chosen["rounds"] = options.rounds
         if name == "hostile":
             chosen |= {"inputs": options.inputs, "each": options.each}
-        if name == "lifetime":
+        if name in ("lifetime", "soak") and options.minutes is not None:
             chosen["minutes"] = options.minutes
         if name == "living":
             chosen |= {"rows": options.rows.split(",") if options.rows else (), "times": options.times}

@@ -12,9 +12,8 @@ import os
 import sys
 import time
 from dataclasses import dataclass, field
-from pathlib import Path
 
-from benchmarks.measure import Report, processes
+from benchmarks.measure import Report, processes, pss_mib
 from meshlab.kernel.recorder import DEFAULT_LIMIT_BYTES
 from meshlab.lab import Lab, open_lab
 from meshlab.model import Outcome
@@ -83,8 +82,8 @@ def _live(lab: Lab, rounds: int, body_mib: int, round_s: float) -> _Life:
             assert client.http(_URL, method="POST", body=body, timeout_s=120).outcome is Outcome.OK
         lab.calls([client.plan_http(_URL)] * 50)
         print(f"lifetime: round {done + 1} of {rounds}", file=sys.stderr)
-        life.owner.append(_pss_mib(os.getpid()))
-        life.recorder.append(_pss_mib(recorder["recorder"]) + os.fstat(lab.captures.memfd).st_blocks / 2048)
+        life.owner.append(pss_mib(os.getpid()))
+        life.recorder.append(pss_mib(recorder["recorder"]) + os.fstat(lab.captures.memfd).st_blocks / 2048)
     life.seconds = time.perf_counter() - started
     life.recorded = lab.captures.recorder.ask("position")[0]["position"] / 2**20
     with lab.capture() as capture:
@@ -96,11 +95,3 @@ def _live(lab: Lab, rounds: int, body_mib: int, round_s: float) -> _Life:
 
 def _range(mib: list[float]) -> str:
     return f"{mib[0]:.0f} MiB after the first round, {max(mib):.0f} at most, {mib[-1]:.0f} at the end"
-
-
-def _pss_mib(pid: int) -> float:
-    """Without the recording, a file in memory that nobody maps."""
-    for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
-        if line.startswith("Pss:"):
-            return int(line.split()[1]) / 1024
-    return 0.0

@@ -11,12 +11,13 @@ every pod of its node; behind an agent or a control plane that came back, every 
 
 from __future__ import annotations
 
+import errno
 import signal
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from meshlab.errors import LabError, LabLostError, StillRunsError, UsageError
+from meshlab.errors import KernelRefusedError, LabError, LabLostError, StillRunsError, UsageError
 from meshlab.implementations import Choice, resolve
 from meshlab.lab import cluster, enrolment, join
 from meshlab.lab.arguments import checks_arguments
@@ -232,8 +233,8 @@ def _end(site: Site, programs: list[Program], number: int, timeout_s: float, *, 
     """
     for program in programs:
         _forget(site, program)
-        site.sandbox.kill(program.pid, signal.SIGCONT)  # a paused one hears nothing but SIGKILL
-        site.sandbox.kill(program.pid, number)
+        _signal(site, program, signal.SIGCONT)  # a paused one hears nothing but SIGKILL
+        _signal(site, program, number)
     deadline = time.monotonic() + timeout_s
     for program in programs:
         try:
@@ -241,12 +242,21 @@ def _end(site: Site, programs: list[Program], number: int, timeout_s: float, *, 
         except StillRunsError:
             if not kill:
                 raise
-            site.sandbox.kill(program.pid, signal.SIGKILL)
+            _signal(site, program, signal.SIGKILL)
             site.sandbox.wait_exit(program.pid, _KILLED_S)
         if program.peer is not None:
             site.heard += program.peer.drain()
             program.peer.close()
     site.note_change()
+
+
+def _signal(site: Site, program: Program, number: int) -> None:
+    """Send a signal to a program, which may have ended by itself meanwhile."""
+    try:
+        site.sandbox.kill(program.pid, number)
+    except KernelRefusedError as error:
+        if error.errno != errno.ESRCH:
+            raise
 
 
 def _forget(site: Site, program: Program) -> None:

@@ -102,6 +102,7 @@ def open_links(site: Site, pods: Sequence[Pod]) -> None:
         site.apply(batch)
     for netns, end in settling(networks):
         site.settle(netns, end)
+    site.reached |= {pod.key for pod in pods}
 
 
 def start(site: Site, pod: Pod, runs: Runs, place: str = "") -> Program:
@@ -156,6 +157,7 @@ def _last_lines(site: Site, program: Program) -> str:
 
 def end_programs(site: Site, pods: Sequence[Pod], grace_s: float = _GRACE_S) -> None:
     """End whatever runs in these pods, and their connections at the built-in echo."""
+    site.reached -= {pod.key for pod in pods}
     for pod in pods:
         for program in site.programs.running(InstanceId("program", pod.key)):
             program.ended_by_us = True

@@ -6,7 +6,6 @@ Thread-safe and synchronous outside; inside, calls are made on one asyncio loop 
 from __future__ import annotations
 
 import os
-import socket
 import threading
 import time
 from collections import deque
@@ -41,7 +40,6 @@ from meshlab.lab.sources import Source, read
 from meshlab.lab.transition import Transitions
 from meshlab.model import Address, Call, Family, Mesh, Topology
 from meshlab.pki import MeshCA
-from meshlab.plan.network import pod_netns
 from meshlab.proofs.arrivals import Arrivals, Kernel
 from meshlab.proofs.canary import canary
 from meshlab.topology import load_manifests, replaced, without
@@ -186,10 +184,7 @@ class Lab:
             first = self._next_call
             self._next_call += len(requests)
         self.captures.keep_up()
-        families = {4: socket.AF_INET, 6: socket.AF_INET6}
-        sockets = self.site.open_sockets(
-            [(pod_netns(r.source), families[r.family], socket.SOCK_STREAM, socket.IPPROTO_TCP) for r in requests]
-        )
+        sockets = self.site.open_in_pods([(request.source, request.family) for request in requests])
         try:
             for sock in sockets:
                 sock.setblocking(False)

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from meshlab.errors import LabError
 from meshlab.implementations import Choice
 from meshlab.kernel.netlink import RouteSocket
 from meshlab.kernel.sandbox import Netns, Sandbox
@@ -21,8 +22,10 @@ from meshlab.lab.settings import Settings
 from meshlab.model import Family, InstanceId, Mesh, Role, Topology
 from meshlab.pki import MeshCA
 from meshlab.plan.changes import Batch, End
-from meshlab.plan.network import NetworkPlan
+from meshlab.plan.network import NetworkPlan, pod_netns
 from meshlab.plan.pods import PodNetwork
+
+_FAMILIES = {4: socket.AF_INET, 6: socket.AF_INET6}
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +60,8 @@ class Site:
     """What is in effect."""
     pods: dict[str, PodNetwork] = field(default_factory=dict)
     """By key: those that are there, in the kernel."""
+    reached: set[str] = field(default_factory=set)
+    """Keys of the pods whose links are open: nothing of a pod runs earlier, and nobody calls from it."""
     places: int = 0
     """How many places on links pods have had."""
     netns: dict[str, Netns] = field(default_factory=dict)
@@ -147,6 +152,18 @@ class Site:
     def open_sockets(self, wanted: list[tuple[str, int, int, int]]) -> list[socket.socket]:
         """Sockets ``(netns, family, type, protocol)``, driven from here; one round trip for 253 of them."""
         return self.sandbox.sockets([(self.netns[key], *rest) for key, *rest in wanted])  # type: ignore[misc]
+
+    def open_in_pods(self, pods: Sequence[tuple[str, Family]]) -> list[socket.socket]:
+        """TCP sockets in pods ``namespace/name``, which a program there could have made.
+
+        Raises:
+            LabError: a pod is not there, or is still being made.
+        """
+        if early := sorted({key for key, _ in pods} - self.reached):
+            raise LabError(f"nothing runs in {', '.join(early)}: it is being made, or has gone")
+        return self.open_sockets(
+            [(pod_netns(key), _FAMILIES[family], socket.SOCK_STREAM, socket.IPPROTO_TCP) for key, family in pods]
+        )
 
     def close(self) -> None:
         """End netd, and with it everything; nothing of the lab is left when this returns, or is interrupted."""

@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from benchmarks import __main__ as command
-from benchmarks import measure, plugin, pods
+from benchmarks import living, measure, plugin, pods, soak
 from benchmarks.measure import Report
+from meshlab.errors import UsageError
 
 _IMPORTTIME = """\
 import time: self [us] | cumulative | imported package
@@ -60,3 +61,27 @@ def test_a_broken_promise_ends_1_and_is_said(
     monkeypatch.setattr(command, "BENCHMARKS", {"x": lambda rounds: Report("x", f"{rounds} of them", held)})
     assert command.main(["x", "--rounds", "2"]) == status
     assert capsys.readouterr().out == f"x: {'held' if held else 'BROKEN'}: 2 of them\n"
+
+
+def _needs(*mib: float) -> soak.Soak:
+    return soak.Soak({"owner": [soak.Needs(one, 10, 3) for one in mib]})
+
+
+def test_a_process_that_needs_more_and_more_grows_and_one_that_warms_up_does_not() -> None:
+    assert _needs(10, 50, 90, 91, 92, 93, 94, 95, 96).growing() == []
+    assert _needs(10, 11, 90, 91, 20, 21, 22, 23, 24).growing() == []
+    assert _needs(10, 20, 30, 40, 50, 60, 70, 80, 90).growing() == ["owner: 60 MiB in the second third, 90 in the last"]
+    leaky = soak.Soak({"netd": [soak.Needs(1, 10 * turn, 3) for turn in range(6)]})
+    assert leaky.growing() == ["netd: 30 descriptors in the second third, 50 in the last"]
+
+
+def test_a_row_holds_if_no_byte_was_in_plaintext_and_no_identity_was_wrong() -> None:
+    assert not living.Row("x").held
+    assert living.Row("x", took_ms=[1.0], failed_new=3, broken_open=2, kept_plaintext=9).held
+    assert not living.Row("x", took_ms=[1.0], in_plaintext=1).held
+    assert not living.Row("x", took_ms=[1.0], wrong_identity=1).held
+
+
+def test_a_row_that_is_not_there_is_named_with_those_that_are() -> None:
+    with pytest.raises(UsageError, match=r"no row 'boot' \(there are enrolment, "):
+        living.run(rows=["boot"])

@@ -45,9 +45,12 @@ spec: {selector: {app: server}, ports: [{port: 80}]}
 """
 
 
-@pytest.fixture(scope="module")
+BASE = load(FILE, "living.yaml")
+
+
+@pytest.fixture
 def topology() -> Topology:
-    return load(FILE, "living.yaml")
+    return BASE
 
 
 def _pod(name: str, spec: dict[str, Any] | None = None, **more: Any) -> dict[str, Any]:
@@ -481,19 +484,19 @@ _deployments = st.builds(
 _texts = st.lists(_new_pods | _deployments, max_size=4, unique_by=lambda document: document["metadata"]["name"])
 
 
-@settings(deadline=None, max_examples=50)
+@settings(deadline=None, max_examples=30)
 @given(_texts)
 def test_applying_and_deleting_gives_the_same_pods(documents: list[Any]) -> None:
-    before = load(FILE, "living.yaml")
+    before = BASE
     after = _do(load_manifests, before, *documents)
     back = _do(without, after, *documents).mesh
     assert replace(back, former={}, places=before.mesh.places) == before.mesh
 
 
-@settings(deadline=None, max_examples=50)
+@settings(deadline=None, max_examples=30)
 @given(_texts)
 def test_applying_twice_is_applying_once(documents: list[Any]) -> None:
-    once = _do(load_manifests, load(FILE, "living.yaml"), *documents)
+    once = _do(load_manifests, BASE, *documents)
     assert _do(load_manifests, once, *documents) == once
 
 
@@ -520,12 +523,12 @@ _anything = st.lists(
 _histories = st.lists(st.tuples(st.sampled_from([load_manifests, replaced, without]), _anything), max_size=5)
 
 
-@settings(deadline=None, max_examples=50)
+@settings(deadline=None, max_examples=30)
 @given(_histories)
 def test_a_mesh_that_changed_is_dumped_as_it_is_but_for_what_was_there_before(
     history: list[tuple[Change, list[Any]]],
 ) -> None:
-    topology = load(FILE, "living.yaml")
+    topology = BASE
     for change, documents in history:
         with suppress(TopologyError):  # a pod that is there on another node, or that is not there
             topology = _do(change, topology, *documents)

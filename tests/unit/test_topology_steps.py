@@ -288,7 +288,7 @@ _documents = st.lists(
 _changes = st.lists(st.tuples(st.sampled_from(["apply", "replace"]), _documents), max_size=4)
 
 
-@settings(deadline=None, max_examples=40)
+@settings(deadline=None, max_examples=25)
 @given(_changes)
 def test_steps_of_a_file_are_the_changes_of_a_lab_and_survive_a_dump(changes: list[tuple[str, list[Any]]]) -> None:
     topology = _load(*({verb: documents} for verb, documents in changes))

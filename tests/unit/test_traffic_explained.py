@@ -97,6 +97,23 @@ def test_an_answer_of_another_pod_is_a_wrong_identity() -> None:
     assert explanation.failure.endswith("answered by shop/monitor, not by shop/server")
 
 
+HEIR = replace(SERVER, name="heir", service_account="heir")
+SUCCEEDED = replace(OPEN, pods=tuple(HEIR if pod.key == "shop/server" else pod for pod in MESH.pods))
+BY_HEIR = Peer(pod="shop/heir", server_port=8080, address=CLIENT.ipv4, port=40000)
+
+
+def test_the_pod_that_has_the_address_of_one_that_went_may_answer_its_calls() -> None:
+    assert explain(call(peer=BY_HEIR), [WITHOUT_SERVER, SUCCEEDED]) == Explanation()
+    assert explain(call(peer=BY_HEIR), [OPEN, WITHOUT_SERVER, SUCCEEDED]) == Explanation()
+    assert explain(call(outcome=Outcome.RESET), [WITHOUT_SERVER, SUCCEEDED]) == Explanation()
+
+
+def test_the_pod_that_has_the_address_of_one_that_went_may_not_answer_whom_it_denies() -> None:
+    denied = replace(SUCCEEDED, authorization_policies=MESH.authorization_policies)
+    on_9090 = call("shop/server:9090", peer=BY_HEIR)
+    assert "shop/server:9090 is not at" in explain(on_9090, [WITHOUT_SERVER, denied]).failure
+
+
 def test_a_refusal_where_nobody_listens_is_right() -> None:
     refused = call(outcome=Outcome.CONNECT_REFUSED)
     assert explain(refused, [MESH]).failure

@@ -2,8 +2,8 @@
 
 A change takes time, and meanwhile a proxy may act by the mesh before it or by the mesh after it. So a call is right if
 one of them allows it and it was answered, or if one of them denies it and it was refused. Where a pod is not there in
-one of them, or is another pod of the same name, no answer is right as well. Of a Service's endpoints that is not so: a
-caller may expect that none is picked that goes.
+one of them, or is another pod of the same name, no answer is right as well; and so is an answer of the pod that has its
+address instead. Of a Service's endpoints that is not so: a caller may expect that none is picked that goes.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ def explain(call: Call, meshes: Sequence[Mesh], not_listening: NotListening = fr
 
 
 def _answered(call: Call, said: Sequence[_Said]) -> Explanation:
-    allowing = [one for one in said if one.allows]
+    allowing = [one for one in said if one.allows or (one.verdict == "absent" and one.answering)]
     answering = frozenset(pod for one in allowing for pod in one.answering)
     if not allowing:
         return Explanation(_sentence(call, said))
@@ -81,7 +81,7 @@ def _say(mesh: Mesh, call: Call) -> _Said:
         return _Said("absent", f"{call.source} is not there")
     target = owner(mesh, call.to)
     if target is None or target.address(call.family) != call.destination_ip:
-        return _Said("absent", f"{call.to} is not at {call.destination_ip}")
+        return _elsewhere(mesh, source, call)
     if isinstance(target, Service):
         if not mesh.is_enrolled(source):
             return _Said("absent", f"nobody carries a Service's address for {source.key}, which is not in the mesh")
@@ -91,6 +91,20 @@ def _say(mesh: Mesh, call: Call) -> _Said:
         return _Said("allow", "a pod may call itself", frozenset({source.key}))
     decision = decide(mesh, connection(mesh, source, target, call.port, call.family))
     return _Said("allow" if decision.verdict is Verdict.ALLOW else "deny", decision.rule, frozenset({target.key}))
+
+
+def _elsewhere(mesh: Mesh, source: Pod, call: Call) -> _Said:
+    """What a mesh says where ``call.to`` is not at the address that was called: a pod that has it now may answer.
+
+    A call whose SYN met nobody is answered by whoever has come to the address when Linux sends the next one.
+    """
+    rule = f"{call.to} is not at {call.destination_ip}"
+    now = next((pod for pod in mesh.pods if pod.address(call.family) == call.destination_ip), None)
+    if now is None:
+        return _Said("absent", rule)
+    decision = decide(mesh, connection(mesh, source, now, call.port, call.family))
+    answering = frozenset({now.key}) if decision.verdict is Verdict.ALLOW else frozenset[str]()
+    return _Said("absent", f"{rule}, {now.key} is: {decision.rule}", answering)
 
 
 def owner(mesh: Mesh, to: str) -> Pod | Service | None:

@@ -12,12 +12,10 @@ from meshlab.lab.calls.connections import OpenConnection
 from meshlab.lab.calls.stream import GONE, US
 from meshlab.lab.calls.traffic import TrafficLoop
 from meshlab.lab.site import Site
-from meshlab.plan.network import pod_netns
 
 _AT_ONCE = 50
 """How many are being opened at a time: listeners have short queues, and a SYN that one drops comes again in 1 s."""
 _SLACK_S = 30.0
-_FAMILIES = {4: socket.AF_INET, 6: socket.AF_INET6}
 
 
 class OpenConnections:
@@ -69,9 +67,7 @@ class OpenConnections:
 
 def sockets_for(site: Site, requests: Sequence[Request]) -> list[socket.socket]:
     """Non-blocking sockets in the netns of the callers of ``requests``, in order."""
-    sockets = site.open_sockets(
-        [(pod_netns(r.source), _FAMILIES[r.family], socket.SOCK_STREAM, socket.IPPROTO_TCP) for r in requests]
-    )
+    sockets = site.open_in_pods([(request.source, request.family) for request in requests])
     for sock in sockets:
         sock.setblocking(False)
     return sockets
