@@ -136,7 +136,7 @@ def check(
     ready_timeout_s: float | None,
     as_json: bool,
 ) -> None:
-    """Build TOPOLOGY, make every call of its matrix, prove it from packets, tear it down.
+    """Build TOPOLOGY, make every call of its matrix, prove it from packets, play its steps, tear it down.
 
     \b
     Ends 0 if all held, 1 if something failed, 2 for bad input, 3 if no lab can
@@ -145,15 +145,13 @@ def check(
     from meshlab.lab.proving.check import run
     from meshlab.lab.proving.evidence import writable
     from meshlab.lab.sources import read
+    from meshlab.play.in_check import played_steps
 
     source = read(topology)
     if source.unrunnable:
         raise TopologyError(source.unrunnable)
     for folder in filter(None, (artifacts, record)):
         writable(folder)
-    if source.topology.steps:
-        _say(f"its steps are not played here: meshlab replay {topology}")
-
     with _Progress() as progress:
         report = run(
             source.topology,
@@ -165,6 +163,7 @@ def check(
             record=record,
             ready_timeout_s=ready_timeout_s,
             progress=progress,
+            play=played_steps,
         )
     if as_json:
         _print_json(report.to_json())

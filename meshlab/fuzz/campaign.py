@@ -177,6 +177,8 @@ class Campaign:
         new = bool(wrong) and self._reported(example, wrong)
         self._before = example
         self.progress(self.tally)
+        if self.histories and not wrong:
+            self._open_another()  # what a proxy met in one history must not be told of the next
         return bool(wrong), new
 
     def _play(self, example: Drawn) -> list[Wrong]:
@@ -189,7 +191,7 @@ class Campaign:
             if not wrong and not self.histories and self.tally.examples % _IDENTITIES_EVERY == 0:
                 checked, wrong = wrong_identities(lab)
                 self.tally.identities += checked
-            if wrong or self.tally.examples % _AUDIT_EVERY == _AUDIT_EVERY - 1:
+            if wrong or self.histories or self.tally.examples % _AUDIT_EVERY == _AUDIT_EVERY - 1:
                 lab.audit()
         except RejectedError as error:
             return [Wrong("rejected", str(error))]
@@ -208,7 +210,7 @@ class Campaign:
             self.progress(self.tally)
             failure = self.report(example, wrong, self._before)
             self.tally.doing = ""
-        if wrong[0].kind == "lost":
+        if wrong[0].kind == "lost" or self.histories:
             self._open_another()
         if failure is not None:
             self._alike[alike] += 1

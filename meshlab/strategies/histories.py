@@ -47,7 +47,8 @@ _NEW = ("late", "later", "latest")
 """Names of pods that come."""
 _MATRIX = 24
 """So many calls, at most, end a history."""
-_RESTARTED = ("ztunnel", "agent", "control-plane")
+_RESTARTED = ("control-plane", "agent", "ztunnel", "agent", "control-plane")
+"""A node proxy waits for what is open before it ends, which takes seconds."""
 
 
 def histories(topology: Topology, most: int = 8) -> st.SearchStrategy[Topology]:

@@ -32,7 +32,7 @@ from meshlab.lab.proving.matrix import (
 from meshlab.lab.settings import LabSettings
 from meshlab.lab.sources import Source
 from meshlab.model import Call, Family, Outcome, Pod, Topology
-from meshlab.model.report import CheckReport, Proof, Result
+from meshlab.model.report import CheckReport, Proof, Result, StepRow
 
 _CALL_TIMEOUT_S = 10.0
 """More than usual: all calls of a check are made at once."""
@@ -75,6 +75,7 @@ def run(
     record: Path | None = None,
     ready_timeout_s: float | None = None,
     progress: Callable[[str], None] | None = None,
+    play: Callable[[Lab], tuple[StepRow, ...]] | None = None,
 ) -> CheckReport:
     """Check a topology.
 
@@ -84,6 +85,7 @@ def run(
         keep: given all that there is to be seen, instead of ``artifacts``; the ztunnels then hand over TLS secrets.
         record: folder for the conversation of the node proxies with control plane and agents.
         progress: told what is being done.
+        play: plays ``spec.steps``, which is done behind the matrix.
 
     Raises:
         UsageError: an option names nothing, or a row of ``spec.expect`` names no cell.
@@ -108,6 +110,9 @@ def run(
     try:
         with open_lab(Source(topology, source_path), **settings) as lab:
             checked = _check(lab, cells(topology, lab.not_listening), say)
+            if play is not None and topology.steps:
+                say(f"playing {len(topology.steps)} steps")
+                checked = replace(checked, report=replace(checked.report, steps=play(lab)))
             unsaved = write_conversation(lab, record).unsaved if record is not None else []
             say("tearing down")
             closing = time.monotonic()
