@@ -88,7 +88,27 @@ class _Commands(click.Group):
 
 _AS_JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of tables.")
 _TOPOLOGY = click.argument("topology")
+
+
+def _by_node(given: tuple[str, ...]) -> dict[str, str]:
+    """``NODE=WHAT``: the node stands before the first ``=``."""
+    by_node = {}
+    for text in given:
+        node, equals, what = text.partition("=")
+        if not (node and equals and what):
+            raise UsageError(f"--ztunnel-at '{text}': write NODE=NAME, such as node-1=istio=./ztunnel")
+        by_node[node] = what
+    return by_node
+
+
 _ZTUNNEL = click.option("--ztunnel", metavar="NAME|[NAME=]PATH", help="Node proxy to use: see `meshlab impls`.")
+_ZTUNNEL_AT = click.option(
+    "--ztunnel-at",
+    metavar="NODE=NAME|NODE=[NAME=]PATH",
+    multiple=True,
+    callback=lambda _context, _option, given: _by_node(given),
+    help="Node proxy of one node; repeat it for others.",
+)
 _MUTANT = click.option("--mutant", metavar="NAME", help="Break one part on purpose, to see that it is noticed.")
 _VARIANT = click.option("--variant", metavar="NAME", help="Use an unusual, but right, part.")
 _ARTIFACTS = click.option(
@@ -118,6 +138,7 @@ def main() -> None:
 @main.command(epilog="Example: meshlab check quickstart --ztunnel istio=./ztunnel --artifacts out")
 @_TOPOLOGY
 @_ZTUNNEL
+@_ZTUNNEL_AT
 @_MUTANT
 @_VARIANT
 @_ARTIFACTS
@@ -129,6 +150,7 @@ def main() -> None:
 def check(
     topology: str,
     ztunnel: str | None,
+    ztunnel_at: dict[str, str],
     mutant: str | None,
     variant: str | None,
     artifacts: Path | None,
@@ -136,7 +158,7 @@ def check(
     ready_timeout_s: float | None,
     as_json: bool,
 ) -> None:
-    """Build TOPOLOGY, make every call of its matrix, prove it from packets, tear it down.
+    """Build TOPOLOGY, make every call of its matrix, prove it from packets, play its steps, tear it down.
 
     \b
     Ends 0 if all held, 1 if something failed, 2 for bad input, 3 if no lab can
@@ -145,26 +167,26 @@ def check(
     from meshlab.lab.proving.check import run
     from meshlab.lab.proving.evidence import writable
     from meshlab.lab.sources import read
+    from meshlab.play.in_check import played_steps
 
     source = read(topology)
     if source.unrunnable:
         raise TopologyError(source.unrunnable)
     for folder in filter(None, (artifacts, record)):
         writable(folder)
-    if source.topology.steps:
-        _say(f"its steps are not played here: meshlab replay {topology}")
-
     with _Progress() as progress:
         report = run(
             source.topology,
             source_path=source.path,
             ztunnel=ztunnel,
+            ztunnel_at=ztunnel_at,
             mutant=mutant,
             variant=variant,
             artifacts=artifacts,
             record=record,
             ready_timeout_s=ready_timeout_s,
             progress=progress,
+            play=played_steps,
         )
     if as_json:
         _print_json(report.to_json())
@@ -178,6 +200,7 @@ def check(
 @main.command(epilog="Example: meshlab bundle bug.meshlab.yaml --output bug-1234")
 @_TOPOLOGY
 @_ZTUNNEL
+@_ZTUNNEL_AT
 @_MUTANT
 @_VARIANT
 @click.option(
@@ -188,6 +211,7 @@ def check(
 def bundle(
     topology: str,
     ztunnel: str | None,
+    ztunnel_at: dict[str, str],
     mutant: str | None,
     variant: str | None,
     output: Path | None,
@@ -215,6 +239,7 @@ def bundle(
             folder,
             run_steps if source.topology.steps else check.run,
             ztunnel=ztunnel,
+            ztunnel_at=ztunnel_at,
             mutant=mutant,
             variant=variant,
             ready_timeout_s=ready_timeout_s,
@@ -235,6 +260,7 @@ def bundle(
 @main.command(epilog="Example: meshlab fuzz quickstart --ztunnel ./ztunnel --for 10m")
 @_TOPOLOGY
 @_ZTUNNEL
+@_ZTUNNEL_AT
 @_MUTANT
 @_VARIANT
 @click.option("--histories", is_flag=True, help="Draw what happens to the mesh while it runs, too: pods, restarts ...")
@@ -296,6 +322,7 @@ def fuzz(topology: str, as_json: bool, **options: Any) -> None:
 @main.command(epilog="Example: meshlab replay bug.meshlab.yaml --ztunnel ./ztunnel")
 @click.argument("file")
 @_ZTUNNEL
+@_ZTUNNEL_AT
 @_MUTANT
 @_VARIANT
 @click.option("--runs", metavar="N", type=click.IntRange(min=1), default=20, show_default=True, help="Play it N times.")

@@ -135,6 +135,30 @@ class Proof:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class StepRow:
+    """One step of ``spec.steps`` as it was played."""
+
+    place: int
+    """From 1."""
+    step: str
+    """In a few words."""
+    result: Result
+    reason: str = ""
+    """Why it did not hold."""
+    numbers: Mapping[str, int] = field(default_factory=dict)
+    """Of ``traffic``: ``failed_new``, ``broken_open``, ``in_plaintext`` and ``kept_plaintext``."""
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "place": self.place,
+            "step": self.step,
+            "result": self.result.value,
+            "reason": self.reason,
+            "numbers": dict(self.numbers),
+        }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class CheckReport:
     """All that one ``meshlab check`` found."""
 
@@ -143,6 +167,8 @@ class CheckReport:
     """Node -> name of its node proxy."""
     cells: tuple[Cell, ...] = ()
     proofs: tuple[Proof, ...] = ()
+    steps: tuple[StepRow, ...] = ()
+    """Of ``spec.steps``, in order."""
     audit: tuple[str, ...] = ()
     """What was not as it should be besides cells and proofs: exits, panics, NACKs, pods that stayed pending."""
     notes: tuple[str, ...] = ()
@@ -159,15 +185,15 @@ class CheckReport:
     def result(self) -> Result:
         if self.audit:
             return Result.FAILED
-        if not self.cells:
+        if not self.cells and not self.steps:
             return Result.CANNOT_RUN
-        cells, proofs = (cell.result for cell in self.cells), (proof.result for proof in self.proofs)
-        return Result.overall([*cells, *proofs])
+        rows: list[Cell | Proof | StepRow] = [*self.cells, *self.proofs, *self.steps]
+        return Result.overall([row.result for row in rows])
 
     @property
     def exit_code(self) -> int:
         """0 all held, 1 something failed, 3 cannot run here, 4 cannot tell, 5 nothing to run."""
-        if not self.cells and not self.audit:
+        if not (self.cells or self.steps or self.audit):
             return 5
         return {Result.HELD: 0, Result.FAILED: 1, Result.CANNOT_RUN: 3, Result.CANNOT_TELL: 4}[self.result]
 
@@ -184,6 +210,7 @@ class CheckReport:
             "result": self.result.value,
             "cells": [cell.to_json() for cell in self.cells],
             "proofs": [proof.to_json() for proof in self.proofs],
+            "steps": [row.to_json() for row in self.steps],
             "audit": list(self.audit),
             "notes": list(self.notes),
             "artifacts": self.artifacts,

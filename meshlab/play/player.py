@@ -47,7 +47,7 @@ from meshlab.topology import after
 _ANSWER_S = 3.0
 """How long a connection that is open may take to answer, or one that has to end may take to end."""
 _QUESTION = b"still there?\n"
-_NUMBERS = ("failed_new", "broken_open", "in_plaintext")
+NUMBERS = ("failed_new", "broken_open", "in_plaintext")
 
 
 @dataclass(slots=True)
@@ -177,7 +177,7 @@ class Player:
         self.numbers[place] = traffic
         self.wrong += [replace(one, stage=place) for one in inner.wrong]
         self.doubt = self.doubt or inner.doubt
-        for name in _NUMBERS:
+        for name in NUMBERS:
             expected, seen = getattr(step, name), getattr(traffic, name)
             if expected is not None and seen != expected:
                 source, to = step.pairs[0]

@@ -150,6 +150,8 @@ class TunnelConnection(asyncio.BufferedProtocol):
         self.rules = rules
         self.framing = framing
         self.transport: asyncio.Transport
+        self.connected = False
+        """There is a transport: asyncio makes it some turns of its loop after the connection was accepted."""
         self.tls: Tls | None = None
         """``None`` while this end is not ready for a handshake."""
         self.writable = True
@@ -182,6 +184,7 @@ class TunnelConnection(asyncio.BufferedProtocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast("asyncio.Transport", transport)
+        self.connected = True
         self.transport.set_write_buffer_limits(high=_QUEUE_BYTES)
 
     def get_buffer(self, sizehint: int) -> memoryview:

@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from meshlab.model.report import Cell, CheckReport, Proof, Result
+from meshlab.model.report import Cell, CheckReport, Proof, Result, StepRow
 from meshlab.report.troubles import STYLE, pair, print_troubles
 
 
@@ -28,6 +28,8 @@ def print_report(report: CheckReport, console: Console) -> None:
         _print_cells(report.cells, console)
     if report.proofs:
         _print_proofs(report.proofs, console)
+    if report.steps:
+        _print_steps(report.steps, console)
     for note in report.notes:
         console.print(Text.assemble(("note: ", "bold"), note), soft_wrap=True)
     for missing in report.unsaved:
@@ -43,6 +45,7 @@ def summary(report: CheckReport) -> Text:
     parts = [
         f"{_number(len(report.cells), 'cell')}, {denied} of them denied{_bad(report.cells)}",
         f"{_number(len(report.proofs), 'proof')}{_bad(report.proofs)}",
+        *([f"{_number(len(report.steps), 'step')}{_bad(report.steps)}"] if report.steps else []),
         *([_number(len(report.audit), "finding") + " of the audit"] if report.audit else []),
         f"{report.seconds:.1f} s",
     ]
@@ -53,7 +56,7 @@ def _number(number: int, noun: str) -> str:
     return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
-def _bad(rows: Sequence[Cell | Proof]) -> str:
+def _bad(rows: Sequence[Cell | Proof | StepRow]) -> str:
     """`` (3 failed, 1 cannot-tell)``; empty where all held."""
     counts = {result: sum(row.result is result for row in rows) for result in Result if result is not Result.HELD}
     words = [f"{number} {result.value}" for result, number in counts.items() if number]
@@ -82,6 +85,16 @@ def _print_proofs(proofs: tuple[Proof, ...], console: Console) -> None:
     console.print()
     console.print(table)
     controls.print("controls", console)
+
+
+def _print_steps(steps: tuple[StepRow, ...], console: Console) -> None:
+    table = _table("", "", "step", "numbers")
+    for row in steps:
+        numbers = ", ".join(f"{name} {number}" for name, number in row.numbers.items())
+        table.add_row(_word(row.result), *(Text(part) for part in (str(row.place), row.step, numbers)))
+    console.print()
+    console.print(table)
+    console.print()
 
 
 def _families_joined(cells: Iterable[Cell]) -> list[tuple[Cell, str]]:

@@ -39,6 +39,9 @@ def print_troubles(report: CheckReport, console: Console) -> None:
         for story, pairs in stories.items():
             if story.result is result:
                 _print(story, pairs, console)
+        for row in report.steps:
+            if row.result is result:
+                _print(_Story(result, "", f"step {row.place}, {row.step}: {row.reason}", ()), {}, console)
     if report.result is not Result.HELD:
         where = report.artifacts or "not saved; give --artifacts DIR to have them"
         console.print(f"\ncaptures, logs, rules and configuration: {where}", soft_wrap=True, markup=False)

@@ -57,7 +57,7 @@ class Inbound(Door):
 
     async def close(self) -> None:
         self.closed = True
-        for tunnel in list(self._tunnels):
+        for tunnel in [tunnel for tunnel in self._tunnels if tunnel.connected]:  # the others drop themselves
             tunnel.close("the pod is gone")
         await self.tasks.cancel()
 

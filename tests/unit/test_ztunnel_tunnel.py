@@ -401,6 +401,23 @@ def test_what_is_accepted_after_the_pod_has_gone_is_closed_and_not_served() -> N
     asyncio.run(scenario())
 
 
+def test_a_pod_that_goes_between_the_accept_and_the_transport_of_a_connection_drops_it() -> None:
+    async def scenario() -> None:
+        async with world_of(_never) as world:
+            accepted = world.inbound.accept_hbone()
+            await world.inbound.close()
+            with socket.create_server(("127.0.0.1", 0)) as listening:
+                caller = socket.create_connection(listening.getsockname())
+                connection, _ = listening.accept()
+            connection.setblocking(False)
+            await asyncio.get_running_loop().connect_accepted_socket(lambda: accepted, connection)
+            await until(lambda: accepted.lost)
+            caller.close()
+            await asyncio.wait_for(world.inbound.finished(), 5)
+
+    asyncio.run(scenario())
+
+
 def test_a_tunnel_that_takes_no_more_before_it_is_joined_stops_the_app_from_being_read() -> None:
     async def scenario() -> None:
         async with world_of(_hold) as world:

@@ -32,7 +32,7 @@ from meshlab.lab.proving.matrix import (
 from meshlab.lab.settings import LabSettings
 from meshlab.lab.sources import Source
 from meshlab.model import Call, Family, Outcome, Pod, Topology
-from meshlab.model.report import CheckReport, Proof, Result
+from meshlab.model.report import CheckReport, Proof, Result, StepRow
 
 _CALL_TIMEOUT_S = 10.0
 """More than usual: all calls of a check are made at once."""
@@ -68,6 +68,7 @@ def run(
     *,
     source_path: Path | None = None,
     ztunnel: str | None = None,
+    ztunnel_at: Mapping[str, str] | None = None,
     mutant: str | None = None,
     variant: str | None = None,
     artifacts: Path | None = None,
@@ -75,6 +76,7 @@ def run(
     record: Path | None = None,
     ready_timeout_s: float | None = None,
     progress: Callable[[str], None] | None = None,
+    play: Callable[[Lab], tuple[StepRow, ...]] | None = None,
 ) -> CheckReport:
     """Check a topology.
 
@@ -84,6 +86,7 @@ def run(
         keep: given all that there is to be seen, instead of ``artifacts``; the ztunnels then hand over TLS secrets.
         record: folder for the conversation of the node proxies with control plane and agents.
         progress: told what is being done.
+        play: plays ``spec.steps``, which is done behind the matrix.
 
     Raises:
         UsageError: an option names nothing, or a row of ``spec.expect`` names no cell.
@@ -95,6 +98,7 @@ def run(
     say(f"building {len(topology.nodes)} nodes and {len(topology.mesh.pods)} pods")
     settings: LabSettings = {
         "ztunnel": ztunnel,
+        "ztunnel_at": ztunnel_at or {},
         "mutant": mutant,
         "variant": variant,
         "ready_timeout_s": ready_timeout_s,
@@ -108,6 +112,9 @@ def run(
     try:
         with open_lab(Source(topology, source_path), **settings) as lab:
             checked = check_cells(lab, cells(topology, lab.not_listening), say)
+            if play is not None and topology.steps:
+                say(f"playing {len(topology.steps)} steps")
+                checked = replace(checked, report=replace(checked.report, steps=play(lab)))
             unsaved = write_conversation(lab, record).unsaved if record is not None else []
             say("tearing down")
             closing = time.monotonic()

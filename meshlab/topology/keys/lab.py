@@ -44,7 +44,7 @@ LAB = {
     "spec.expect[].to": honoured(required=True, why="NAMESPACE/POD:PORT or SERVICE.NAMESPACE:PORT"),
     "spec.expect[].verdict": honoured(shapes.one_of("allow", "deny"), required=True),
     "spec.expect[].family": honoured(shapes.FAMILY, why="both where it is not given"),
-    "spec.steps[].call": honoured(None, why="what `meshlab replay` does, in order"),
+    "spec.steps[].call": honoured(None, why="what `meshlab check` and `meshlab replay` do, in order"),
     "spec.steps[].call.from": honoured(shapes.POD, required=True),
     "spec.steps[].call.to": honoured(required=True, why="NAMESPACE/POD:PORT or SERVICE.NAMESPACE:PORT"),
     "spec.steps[].call.family": honoured(shapes.FAMILY, why="both where it is not given"),
