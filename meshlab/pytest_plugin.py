@@ -3,8 +3,9 @@
     @pytest.mark.meshlab("two-nodes")          a shipped name, a path (from the test's folder), or YAML text
     def test_it(lab): ...
 
-``lab`` is fresh for each test. ``lab_factory`` gives context managers, so ``@given`` accepts it and a fixture of yours
-can share one lab. What a lab saw is saved where a test fails, and nowhere else; the report names the folder.
+``lab`` is fresh for each test, or with ``--meshlab-reuse`` proven as good. ``lab_factory`` gives context managers, so
+``@given`` accepts it and a fixture of yours can share one lab. What a lab saw is saved where a test fails, and nowhere
+else; the report names the folder.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from meshlab.errors import AuditError, HostNotReadyError, LabLostError, MeshlabE
 
 if TYPE_CHECKING:
     from meshlab.lab import Lab
+    from meshlab.lab.pool import Opened, Pool
 
 
 class LabFactory(Protocol):
@@ -39,6 +41,7 @@ OPTIONS = {
     "artifacts": "folder for what failed tests leave (default: meshlab-artifacts)",
     "mutant": "break a part on purpose, to see that your tests notice (`meshlab impls` lists them)",
     "variant": "use an unusual but right part (`meshlab impls` lists them)",
+    "reuse": "so many used labs, at most, wait in each worker for a further test, proven as good as new (default: 0)",
 }
 _REPEATABLE = "ztunnel"
 _RUNNING: pytest.StashKey[pytest.Item] = pytest.StashKey()
@@ -46,6 +49,10 @@ _FIXTURES: pytest.StashKey[list[str]] = pytest.StashKey()
 """Names of the fixtures that are being set up, the innermost last."""
 _OPEN: pytest.StashKey[list[_Opening]] = pytest.StashKey()
 """The labs that this process has open."""
+_POOL: pytest.StashKey[Pool] = pytest.StashKey()
+"""Labs that wait for their next test."""
+_GIVEN: pytest.StashKey[list[Lab]] = pytest.StashKey()
+"""Labs that a test has given back before it has ended."""
 _SAVED: pytest.StashKey[list[tuple[Path, str]]] = pytest.StashKey()
 """Folders that the labs of a test left, with what its report says of each."""
 
@@ -79,11 +86,14 @@ def pytest_configure(config: pytest.Config) -> None:
             from meshlab.testing.registry import accept
 
             accept(mutant, variant)
+        _most(config)
     except UsageError as error:
         raise pytest.UsageError(str(error)) from None
 
 
-def pytest_unconfigure() -> None:
+def pytest_unconfigure(config: pytest.Config) -> None:
+    if (pool := config.stash.get(_POOL, None)) is not None:
+        pool.close()
     forkserver = sys.modules.get("meshlab.kernel.forkserver")
     if forkserver is not None:
         forkserver.ForkServer.close_shared()
@@ -109,6 +119,24 @@ def _ztunnels(config: pytest.Config) -> list[str]:
         label, equals, path = text.partition("=") if "/" not in text.partition("=")[0] else ("", "", text)
         found.append(f"{label}{equals}{folder / Path(path).expanduser()}" if "/" in path else text)
     return found
+
+
+def _most(config: pytest.Config) -> int:
+    """How many used labs are kept.
+
+    Raises:
+        UsageError: what the option says is no number.
+    """
+    text = next(iter(asked(config, "reuse")[0]), "0")
+    if not text.isdecimal():
+        raise UsageError(f"--meshlab-reuse is a number of labs, such as 2, and not '{text}'")
+    return int(text)
+
+
+def _pool(config: pytest.Config) -> Pool:
+    from meshlab.lab.pool import Pool
+
+    return config.stash.setdefault(_POOL, Pool(_most(config)))
 
 
 def _name(ztunnel: str) -> str:
@@ -186,6 +214,8 @@ class _Opening:
     ) -> None:
         self.opened_by: str | None = None
         """The fixture that opened it, by name; ``None``: a test itself."""
+        self.spoiled = False
+        """A test that used it has failed: no other one gets it."""
         self._config = config
         self._topology = topology
         self._folder = folder
@@ -198,8 +228,8 @@ class _Opening:
     def __enter__(self) -> Lab:
         __tracebackhide__ = True
         try:
-            self._manager = self._prepared()
-            self.lab: Lab = self._manager.__enter__()
+            self._opened = self._prepared()
+            self.lab: Lab = self._opened.lab
         except HostNotReadyError as error:
             raise _not_here(self._config, str(error)) from None
         except MeshlabError as error:
@@ -218,8 +248,11 @@ class _Opening:
         self._config.stash[_OPEN].remove(self)
         if isinstance(error, (Exception, pytest.fail.Exception)):
             self.save(self._config.stash[_RUNNING])
+        if error is None and not self.spoiled and _pool(self._config).give(self._opened):
+            self._config.stash[_RUNNING].stash.setdefault(_GIVEN, []).append(self.lab)
+            return None
         try:
-            return self._manager.__exit__(kind, error, traceback)
+            return self._opened.manager.__exit__(kind, error, traceback)
         except AuditError as found:
             news = self._news(str(found))
             if not news:
@@ -243,8 +276,7 @@ class _Opening:
         folder = start / next(iter(names), "meshlab-artifacts")
         saved.append(save_failure(self.lab, folder, item.nodeid, len(saved) + 1))
 
-    def _prepared(self) -> AbstractContextManager[Lab]:
-        from meshlab.lab import open_lab
+    def _prepared(self) -> Opened:
         from meshlab.lab.sources import read
 
         for name in ("mutant", "variant"):
@@ -253,7 +285,7 @@ class _Opening:
         if topology is None:
             names, folder = asked(self._config, "topology")
             topology = next(iter(names), "quickstart")
-        return open_lab(read(str(topology), folder), **self._settings)
+        return _pool(self._config).take(read(str(topology), folder), self._settings)
 
     def _news(self, found: str) -> str:
         lines = [line for line in found.splitlines() if line not in self._told]
@@ -326,6 +358,8 @@ def pytest_runtest_makereport(
     item: pytest.Item, call: pytest.CallInfo[None]
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     report = yield
+    if call.excinfo is not None:
+        _spoil(item)
     if not report.failed:
         _discard(item)
         return report
@@ -343,6 +377,14 @@ def _used(item: pytest.Item) -> list[_Opening]:
     """The open labs of a test: its own, and those that its fixtures opened."""
     names = (None, *getattr(item, "fixturenames", ()))
     return [opening for opening in item.config.stash[_OPEN] if opening.opened_by in names]
+
+
+def _spoil(item: pytest.Item) -> None:
+    """No other test gets a lab that this one has used."""
+    for opening in _used(item):
+        opening.spoiled = True
+    for lab in item.stash.get(_GIVEN, []):
+        _pool(item.config).throw_away(lab)
 
 
 def _audit(item: pytest.Item) -> str:

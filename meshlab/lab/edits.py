@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from typing import TypeVar
 
@@ -44,21 +44,32 @@ def _labelled(kind: str, one: Labelled, labels: Mapping[str, str | None]) -> Lab
     return replace(one, labels=changed)
 
 
-def back_to(mesh: Mesh, file: Mesh) -> Mesh:
+def back_to(mesh: Mesh, file: Mesh, anew: Collection[str] = ()) -> Mesh:
     """``file`` as what ``mesh`` can become.
 
     A pod that is as the file has it, but for its labels, stays; one that went, or is otherwise, comes as another pod.
+
+    Args:
+        anew: keys of pods that come as other pods in any case.
     """
     there = {pod.key: pod for pod in mesh.pods}
-    pods = tuple(_back(pod, there.get(pod.key), mesh.former) for pod in file.pods)
+    pods = tuple(_back(pod, there.get(pod.key), mesh.former, pod.key in anew) for pod in file.pods)
     keys = {pod.key for pod in pods}
     gone = {pod.key: pod.incarnation + 1 for pod in mesh.pods if pod.key not in keys}
     former = {key: count for key, count in {**mesh.former, **gone}.items() if key not in keys}
     return replace(file, pods=pods, places=max(mesh.places, file.places), former=former)
 
 
-def _back(pod: Pod, known: Pod | None, former: Mapping[str, int]) -> Pod:
+def is_of(mesh: Mesh, file: Mesh) -> bool:
+    """Whether ``mesh`` is ``file``, but for the incarnations of its pods and what it remembers of others."""
+    pods = tuple(replace(pod, incarnation=0) for pod in mesh.pods)
+    return replace(mesh, pods=pods, places=file.places, former=file.former) == replace(
+        file, pods=tuple(replace(pod, incarnation=0) for pod in file.pods)
+    )
+
+
+def _back(pod: Pod, known: Pod | None, former: Mapping[str, int], anew: bool) -> Pod:
     if known is None:
         return replace(pod, incarnation=former.get(pod.key, pod.incarnation))
     alike = replace(known, labels=pod.labels, annotations=pod.annotations, incarnation=pod.incarnation) == pod
-    return replace(pod, incarnation=known.incarnation + (not alike))
+    return replace(pod, incarnation=known.incarnation + (anew or not alike))

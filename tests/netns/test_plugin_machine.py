@@ -1,4 +1,4 @@
-"""A downstream project with a ``MeshMachine``, ``tests/plugin/project/machine.py``, run by pytest in its own process."""
+"""A downstream project with a ``MeshMachine``: ``tests/plugin/project/machine.py``, run by pytest."""
 
 from __future__ import annotations
 
