@@ -93,19 +93,36 @@ def fresh(lab: Lab) -> Iterator[Lab]:
         yield other
 
 
+def live_through(lab: Lab, drawn: Topology) -> None:
+    """Play all that happens; each pod has its names from the moment on at which it comes."""
+    player = Player(lab, prove=False)
+    for place, step in enumerate(drawn.steps):
+        make_mounts(lab)
+        player.play(place, step)
+    wrong, _ = player.close()
+    assert [one.text for one in wrong] == []
+
+
 @pytest.mark.parametrize("number", range(_FIRST, _FIRST + _HISTORIES))
 def test_a_lab_with_a_history_equals_a_fresh_one_of_its_end_state(number: int) -> None:
     drawn = history(number)
     with open_lab(drawn) as lab:
-        player = Player(lab, prove=False)
-        for place, step in enumerate(drawn.steps):
-            make_mounts(lab)
-            player.play(place, step)
-        wrong, _ = player.close()
-        assert [one.text for one in wrong] == []
+        live_through(lab, drawn)
         with fresh(lab) as other:
             assert list(differences(state_of(lab), state_of(other))) == []
             assert list(differences(matrix_of(lab), matrix_of(other))) == []
+
+
+@pytest.mark.parametrize("number", range(_FIRST, _FIRST + _HISTORIES))
+def test_a_lab_with_a_history_is_renewed_to_a_fresh_one_of_its_file(number: int) -> None:
+    drawn = history(number)
+    with open_lab(drawn) as lab:
+        live_through(lab, drawn)
+        lab.renew()
+        make_mounts(lab)
+        assert lab.mesh.authorization_policies == drawn.mesh.authorization_policies
+        with fresh(lab) as other:
+            assert list(differences(state_of(lab), state_of(other))) == []
 
 
 def test_the_names_in_a_pod_follow_the_pods_that_come_and_go() -> None:
