@@ -206,7 +206,7 @@ def _proxy(lab: Lab, node: str) -> list[Any]:
     ]
 
 
-def _config_dump(lab: Lab, netns: str) -> dict[str, list[str]]:
+def _config_dump(lab: Lab, netns: str) -> dict[str, Any]:
     with lab.site.open_socket(netns, socket.AF_INET, socket.SOCK_STREAM) as sock:
         sock.settimeout(_ANSWER_S)
         sock.connect(_ADMIN)

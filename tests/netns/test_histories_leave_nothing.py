@@ -170,6 +170,14 @@ def _a_subscription(lab: Lab) -> None:
     assert lab.push_raw(ADDRESS_TYPE, address.workload.uid, address.SerializeToString()) == ""
 
 
+def _what_a_resource_said(lab: Lab) -> None:
+    """The workload of a pod that is there says what it said earlier."""
+    address = message("istio.workload.Address")()
+    address.workload.uid = "Kubernetes//Pod/shop/server"
+    address.workload.name, address.workload.namespace = "server", "shop"
+    assert lab.push_raw(ADDRESS_TYPE, address.workload.uid, address.SerializeToString()) == ""
+
+
 def _a_certificate(lab: Lab) -> None:
     """The node proxy of this lab forgets none, and one of its pods goes."""
     lab.delete(GUEST)
@@ -192,7 +200,8 @@ LEFT_BEHIND: dict[str, tuple[Callable[[Lab], None], str]] = {
     "rules": (_rules, "/netns/pod:plain/guest/nft: only the first"),
     "a routing rule": (_a_routing_rule, "/netns/pod:plain/guest/r"),
     "a name": (_a_name, "/names/shop/client: only the first"),
-    "a subscription": (_a_subscription, "/proxies/node-1/0/workloads: only the first"),
+    "a subscription": (_a_subscription, "/proxies/node-1/0/workloads/Kubernetes//Pod/shop/late: {"),
+    "what a resource said": (_what_a_resource_said, "/proxies/node-2/0/workloads/Kubernetes//Pod/shop/server/node: "),
     "a certificate": (_a_certificate, "/proxies/node-1/0/certificates: only the first"),
 }
 

@@ -9,11 +9,15 @@ from ipaddress import ip_address
 from typing import Any
 
 import pytest
-from ztunnel_world import named, state_of, who, workload
+from ztunnel_world import named, policy, state_of, who, workload
 
+from meshlab.model import SpiffeId
 from meshlab.protocols.hbone import Target
 from meshlab.proxykit import status
-from meshlab.ztunnel import headers
+from meshlab.proxykit.certificates import CertificateError, Certificates
+from meshlab.proxykit.credentials import Credentials
+from meshlab.proxykit.tasks import Tasks
+from meshlab.ztunnel import admin, headers
 from meshlab.ztunnel.access_log import AccessLog, Record
 
 
@@ -39,6 +43,24 @@ def test_ready_is_a_200_and_pending_a_500_that_names_what_is_waited_for() -> Non
     assert pending.endswith(b"not ready, pending: state manager, workload proxy manager\n")
     waiting.clear()
     assert _get(pages, request).startswith(b"HTTP/1.1 200 ")
+
+
+def test_the_configuration_is_what_is_kept_and_not_only_its_names() -> None:
+    denies = policy("no-client", "DENY", destination_ports=[8080])
+    state = state_of(workload("client", "10.1.0.1", "fd00:1::1"), policies=(denies,))
+    certificates = Certificates(_issues_nothing, lambda: 0.0, asyncio.sleep, random.Random(0), Tasks())  # noqa: S311
+    _, text = admin.config_dump(state, certificates)()
+    dump = json.loads(text)
+    kept = dump["workloads"]["Kubernetes//Pod/shop/client"]
+    assert kept["addresses"] == ["10.1.0.1", "fd00:1::1"]
+    assert kept["identity"] == "spiffe://cluster.local/ns/shop/sa/client"
+    assert dump["policies"]["shop/no-client"]["action"] == "DENY"
+    assert dump["services"] == {}
+    assert dump["certificates"] == []
+
+
+async def _issues_nothing(identity: SpiffeId) -> Credentials:
+    raise CertificateError(f"no certificate for {identity}")
 
 
 @pytest.mark.parametrize(
