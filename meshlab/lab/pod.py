@@ -19,6 +19,7 @@ from meshlab.lab.calls.urls import parse_address
 from meshlab.lab.rollout import Rollout
 from meshlab.lab.running.programs import CLEAN_ENV
 from meshlab.model import DATAPLANE_MODE, Call, Family, Pod, SpiffeId
+from meshlab.plan.network import pod_netns
 
 if TYPE_CHECKING:
     from meshlab.lab.lab import Lab
@@ -200,7 +201,7 @@ class PodHandle:
             DeadlineError: it still ran at the deadline and was killed.
         """
         _check_command(argv, env or {})
-        program, netns = self.pod.program, self._lab.netns(f"pod:{self.name}")
+        program, netns = self.pod.program, self._lab.netns(pod_netns(self.name))
         try:
             return run(
                 self._lab.sandbox,

@@ -248,7 +248,7 @@ class _Reader:
             return None
         (text,) = upgrades.entries
         instance = self._instance(entry, verb, text)
-        if instance and not instance.startswith("ztunnel@"):
+        if instance and InstanceId.parse(instance).role != "ztunnel":
             self._notes.refuse(entry.at(verb), f"only a ztunnel can be upgraded, not {instance}")
             return None
         return VerbStep(verb=verb, instance=instance, to=upgrades.text(text)) if instance else None
