@@ -236,7 +236,9 @@ class _Drawing:
         if not calls:
             return None
         call = self.choices.one_of(calls)
-        return ConnectStep(source=call.source, to=call.to, name=f"line-{len(self._lines)}", family=4)
+        half_close = self.choices.one_of((False, False, True))
+        name = f"line-{len(self._lines)}"
+        return ConnectStep(source=call.source, to=call.to, name=name, family=4, half_close=half_close)
 
     # --- calls -------------------------------------------------------------------------------------------------------
 

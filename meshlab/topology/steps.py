@@ -179,7 +179,10 @@ class _Reader:
         if not name:
             return None  # already noted by the table
         self._connections.setdefault(name, call.place.line)
-        return ConnectStep(source=row.source, to=row.to, name=name, family=row.family) if row else None
+        if row is None:
+            return None
+        half_close = call.text("mode") == "half-close"
+        return ConnectStep(source=row.source, to=row.to, name=name, family=row.family, half_close=half_close)
 
     def _ask(self, entry: Map) -> AskStep | None:
         name = entry.text("ask")
