@@ -337,9 +337,9 @@ def replay(file: str, runs: int, allow_commands: bool, artifacts: Path | None, a
     FIXED (0): they do, every time.  FAILED (1): never.  FLAKY (4): at times, with the rate.
     CANNOT-RUN (3): no lab can run it here, it has commands of its own, or it cannot be told.
     """
-    from meshlab.fuzz.command import play_file
-    from meshlab.fuzz.show import print_played
     from meshlab.lab.proving.evidence import writable
+    from meshlab.play.command import play_file
+    from meshlab.play.show import print_played
 
     if artifacts is not None:
         writable(artifacts)
@@ -356,7 +356,7 @@ def replay(file: str, runs: int, allow_commands: bool, artifacts: Path | None, a
 @click.option("--check", "only_check", is_flag=True, help="Change nothing; end 1 if something would be.")
 def fmt(files: tuple[Path, ...], only_check: bool) -> None:
     """Write topology FILES in canonical form; comments, order and quotes stay."""
-    from meshlab.fuzz.command import format_file
+    from meshlab.play.command import format_file
 
     changed = [path for path in files if format_file(path, write=not only_check)]
     for path in changed:
@@ -371,7 +371,7 @@ def fmt(files: tuple[Path, ...], only_check: bool) -> None:
 def repro(file: str, as_pytest: bool, output: Path | None) -> None:
     """Write a test that fails as FILE does, for a suite of your own."""
     assert as_pytest
-    from meshlab.fuzz.command import write_pytest
+    from meshlab.play.command import write_pytest
 
     _write(f"{write_pytest(file, output)}\n")
 

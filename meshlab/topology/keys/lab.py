@@ -73,6 +73,9 @@ LAB = {
     "spec.steps[].connect.to": honoured(required=True, why="NAMESPACE/POD:PORT or SERVICE.NAMESPACE:PORT"),
     "spec.steps[].connect.as": honoured(shapes.LABEL, required=True, why="what `ask` calls it"),
     "spec.steps[].connect.family": honoured(shapes.FAMILY),
+    "spec.steps[].connect.mode": honoured(
+        shapes.one_of("half-close"), why="the caller closes its side once it is open"
+    ),
     "spec.steps[].ask": honoured(shapes.LABEL, why="a connection, which is alive or closed"),
     **under(
         "spec.steps[].",
