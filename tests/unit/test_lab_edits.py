@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from meshlab.errors import TopologyError
-from meshlab.lab.edits import back_to, label_namespace, label_pod
+from meshlab.lab.edits import back_to, is_of, label_namespace, label_pod
 from meshlab.lab.sources import read
 from meshlab.model import DATAPLANE_MODE
 
@@ -56,3 +56,17 @@ def test_a_pod_that_came_is_remembered_so_that_its_name_means_another_pod_the_ne
     back = back_to(replace(FILE, pods=(*FILE.pods, late)), FILE)
     assert back.pods == FILE.pods
     assert back.former == {"shop/late": 1}
+
+
+def test_a_pod_that_has_to_come_anew_is_another_pod_although_nothing_of_it_has_changed() -> None:
+    back = back_to(FILE, FILE, ["shop/client"])
+    assert back.pod("shop/client") == replace(CLIENT, incarnation=1)
+    assert [pod for pod in back.pods if pod.incarnation] == [back.pod("shop/client")]
+
+
+def test_a_mesh_is_that_of_its_file_whatever_incarnations_its_pods_are_and_not_when_anything_else_differs() -> None:
+    again = replace(FILE, pods=tuple(replace(pod, incarnation=2) for pod in FILE.pods), places=9, former={"a/b": 1})
+    assert is_of(again, FILE)
+    assert not is_of(label_pod(again, "shop/client", {"x": "y"}), FILE)
+    assert not is_of(replace(again, pods=again.pods[::-1]), FILE)
+    assert not is_of(replace(again, services=()), FILE)
