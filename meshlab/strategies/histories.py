@@ -5,6 +5,7 @@
     policies come and go
     node proxies, agents and the control plane are restarted; node proxies upgraded; nodes reboot
     connections are held open; calls are made in between
+    a policy denies what is held open; a policy goes after something has been restarted since it came
 
 Each call expects what the oracle says of it then, and each connection what ``lab.calls.fates`` says, so that a right
 mesh holds whatever is drawn. The last steps are calls of every pair: the whole matrix.
@@ -23,15 +24,20 @@ from meshlab.lab.calls.fates import Fates
 from meshlab.lab.calls.names import behind
 from meshlab.model import (
     DATAPLANE_MODE,
+    Action,
     AskStep,
+    AuthorizationPolicy,
     CallStep,
     ChangeStep,
     ConnectStep,
     InstanceId,
     Mesh,
+    Operation,
     Pod,
     PolicyStep,
     Role,
+    Rule,
+    Source,
     Step,
     Topology,
     VerbStep,
@@ -98,13 +104,13 @@ class _Drawing:
 
     def happen(self) -> None:
         """Draw one thing that happens; nothing, where what was drawn cannot happen now."""
-        kinds: tuple[Callable[[], Step | None], ...] = (
+        kinds: tuple[Callable[[], Iterator[Step]], ...] = (
             *(self._policies, self._come, self._connect, self._restart, self._go, self._namespace, self._label),
             *(self._policies, self._come, self._connect, self._restart, self._go),
             *(self._policies, self._label, self._upgrade, self._reboot),
+            *(self._deny_what_is_held, self._deny_until_a_restart) * 3,
         )
-        step = self.choices.one_of(kinds)()
-        if step is not None:
+        for step in self.choices.one_of(kinds)():
             self._take(step)
 
     def look(self) -> None:
@@ -149,24 +155,25 @@ class _Drawing:
 
     # --- what happens ------------------------------------------------------------------------------------------------
 
-    def _policies(self) -> Step:
+    def _policies(self) -> Iterator[Step]:
         mesh = self._mesh
         if self.choices.one_of((False, False, True)):
-            return PolicyStep(replaces=True)
+            yield PolicyStep(replaces=True)
+            return
         drawn_mesh = draw_policies(Drawing.about(self.choices, mesh))
-        return PolicyStep(
+        yield PolicyStep(
             authorization_policies=drawn_mesh.authorization_policies,
             peer_authentications=drawn_mesh.peer_authentications,
             replaces=True,
         )
 
-    def _come(self) -> Step | None:
+    def _come(self) -> Iterator[Step]:
         there = {pod.key for pod in self._mesh.pods}
         namespaces = sorted({pod.namespace for pod in self.base.mesh.pods})
         namespace = self.choices.one_of(namespaces)
         names = [name for name in _NEW if f"{namespace}/{name}" not in there]
         if not names:
-            return None
+            return
         like = self.choices.one_of(self.base.mesh.pods)
         account = self.choices.one_of((like.service_account, "late"))
         addresses = self._free_addresses()
@@ -182,7 +189,7 @@ class _Drawing:
         }
         if addresses is not None:
             manifest["status"] = {"podIPs": [{"ip": str(address)} for address in addresses]}
-        return ChangeStep(verb="apply", manifests=_text(manifest))
+        yield ChangeStep(verb="apply", manifests=_text(manifest))
 
     def _free_addresses(self) -> tuple[object, object] | None:
         """Those of the pod that went last, half of the time."""
@@ -192,53 +199,93 @@ class _Drawing:
             return None
         return free[-1].ipv4, free[-1].ipv6
 
-    def _go(self) -> Step | None:
+    def _go(self) -> Iterator[Step]:
         pods = [pod for pod in self._mesh.pods if len(self._mesh.pods) > 2]
         late = [pod for pod in pods if pod.name in _NEW]
         if not pods:
-            return None
+            return
         pod = self.choices.one_of(self.choices.one_of([late or pods, pods]))
         metadata = {"name": pod.name, "namespace": pod.namespace}
-        return ChangeStep(verb="delete", manifests=_text({"apiVersion": "v1", "kind": "Pod", "metadata": metadata}))
+        yield ChangeStep(verb="delete", manifests=_text({"apiVersion": "v1", "kind": "Pod", "metadata": metadata}))
 
-    def _namespace(self) -> Step:
+    def _namespace(self) -> Iterator[Step]:
         namespace = self.choices.one_of(self._mesh.namespaces)
         mode = "none" if namespace.labels.get(DATAPLANE_MODE) == "ambient" else "ambient"
         labels = {**namespace.labels, DATAPLANE_MODE: mode}
         metadata = {"name": namespace.name, "labels": labels}
-        return ChangeStep(
-            verb="apply", manifests=_text({"apiVersion": "v1", "kind": "Namespace", "metadata": metadata})
-        )
+        yield ChangeStep(verb="apply", manifests=_text({"apiVersion": "v1", "kind": "Namespace", "metadata": metadata}))
 
-    def _label(self) -> Step | None:
+    def _label(self) -> Iterator[Step]:
         """A pod that came enters or leaves the mesh by its own label."""
         late = [pod for pod in self._mesh.pods if pod.name in _NEW]
         if not late:
-            return None
+            return
         pod = self.choices.one_of(late)
         mode = "none" if self._mesh.is_enrolled(pod) else "ambient"
-        return ChangeStep(verb="apply", manifests=_text(_manifest(pod, {**pod.labels, DATAPLANE_MODE: mode})))
+        yield ChangeStep(verb="apply", manifests=_text(_manifest(pod, {**pod.labels, DATAPLANE_MODE: mode})))
 
-    def _restart(self) -> Step:
+    def _restart(self) -> Iterator[Step]:
         role = self.choices.one_of(_RESTARTED)
         node = self.choices.one_of([node.name for node in self.base.nodes])
-        return VerbStep(verb="restart", instance=str(InstanceId(role, "" if role == "control-plane" else node)))
+        yield VerbStep(verb="restart", instance=str(InstanceId(role, "" if role == "control-plane" else node)))
 
-    def _upgrade(self) -> Step:
+    def _upgrade(self) -> Iterator[Step]:
         node = self.choices.one_of([node.name for node in self.base.nodes])
-        return VerbStep(verb="upgrade", instance=str(InstanceId("ztunnel", node)), to="same")
+        yield VerbStep(verb="upgrade", instance=str(InstanceId("ztunnel", node)), to="same")
 
-    def _reboot(self) -> Step:
-        return VerbStep(verb="reboot", instance=self.choices.one_of([node.name for node in self.base.nodes]))
+    def _reboot(self) -> Iterator[Step]:
+        yield VerbStep(verb="reboot", instance=self.choices.one_of([node.name for node in self.base.nodes]))
 
-    def _connect(self) -> Step | None:
+    def _connect(self) -> Iterator[Step]:
         calls = [call for call in self._calls() if "/" in call.to and call.expect is Verdict.ALLOW]
         if not calls:
-            return None
+            return
         call = self.choices.one_of(calls)
-        half_close = self.choices.one_of((False, False, True))
+        half_close = self.choices.one_of((False, True))
         name = f"line-{len(self._lines)}"
-        return ConnectStep(source=call.source, to=call.to, name=name, family=4, half_close=half_close)
+        yield ConnectStep(source=call.source, to=call.to, name=name, family=4, half_close=half_close)
+
+    # --- what shows only in the order of several ----------------------------------------------------------------------
+
+    def _deny_what_is_held(self) -> Iterator[Step]:
+        """A connection is opened, a policy comes that denies it, and it is asked."""
+        held = len(self._lines)
+        for step in self._connect():
+            yield step
+            if len(self._lines) > held and isinstance(step, ConnectStep):
+                yield PolicyStep(authorization_policies=(self._denial(step),))
+                yield AskStep(name=self._lines[-1], alive=False)
+
+    def _deny_until_a_restart(self) -> Iterator[Step]:
+        """A policy denies a call, something comes back, the policy goes, and the call is made again."""
+        calls = [call for call in self._calls() if "/" in call.to and call.expect is Verdict.ALLOW]
+        if not calls:
+            return
+        call = self.choices.one_of(calls)
+        kept = PolicyStep(
+            authorization_policies=self._mesh.authorization_policies,
+            peer_authentications=self._mesh.peer_authentications,
+            replaces=True,
+        )
+        yield PolicyStep(authorization_policies=(self._denial(call),))
+        yield from self._restart()
+        yield kept
+        yield from (again for again in self._calls() if (again.source, again.to) == (call.source, call.to))
+
+    def _denial(self, call: CallStep | ConnectStep) -> AuthorizationPolicy:
+        """A policy of the namespace of one that is called which denies the caller by one thing that is true of it."""
+        mesh = self._mesh
+        source, (destination, port) = mesh.pod(call.source), behind(mesh, call.to)[0]
+        rule = self.choices.one_of(
+            (
+                Rule(sources=(Source(namespaces=(source.namespace,)),)),
+                Rule(sources=(Source(service_accounts=(f"{source.namespace}/{source.service_account}",)),)),
+                Rule(operations=(Operation(ports=(str(port),)),)),
+            )
+        )
+        return AuthorizationPolicy(
+            name="late-denial", namespace=destination.namespace, action=Action.DENY, rules=(rule,)
+        )
 
     # --- calls -------------------------------------------------------------------------------------------------------
 
