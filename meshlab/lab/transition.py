@@ -165,11 +165,7 @@ class Transitions:
             self.captures.rewired(mesh.pods, enrolled_keys(mesh))
             join.open_links(self.site, pods)
             self.captures.joined(pods)
-            for pod in pods:
-                if pod.program is not None:
-                    join.run_init(self.site, pod, self._deadline)
-                    join.start(self.site, pod, pod.program)
-            wait_for_programs(self.site, [pod for pod in pods if pod.program is not None], mesh, self._deadline)
+            self._run(pods, mesh)
             self.publish_again(self._left_s)
 
     def close(self) -> None:
@@ -296,12 +292,15 @@ class Transitions:
         self.site.settings.step("links open")
 
     def _start(self, stage: Stage, after: Mesh) -> None:
-        for pod in stage.pods:
+        self._run(stage.pods, after)
+
+    def _run(self, pods: Sequence[Pod], mesh: Mesh) -> None:
+        """Run init containers and programs; first of the pods without an init container, since one may wait for them."""
+        for pod in sorted(pods, key=lambda pod: bool(pod.init)):
             join.run_init(self.site, pod, self._deadline)
-        for pod in stage.pods:
             if pod.program is not None:
                 join.start(self.site, pod, pod.program)
-        wait_for_programs(self.site, stage.pods, after, self._deadline)
+        wait_for_programs(self.site, [pod for pod in pods if pod.program is not None], mesh, self._deadline)
 
     def _publish(self, stage: Stage, certificates: tuple[str, ...] = ()) -> None:
         assert stage.served is not None

@@ -3,7 +3,7 @@
     withdraw   endpoints that are about to go are published as unhealthy, so that nobody chooses them any more
     leave      their programs end, the node proxies let go of them (ZDS), their links and namespaces go
     make       new pods get their namespaces, links and addresses; the node's ends of their links stay down
-    announce   the workloads of new pods are published; those whose program is still to start are unhealthy
+    announce   the workloads of new pods are published; those that still have something to start are unhealthy
     release    running pods leave the mesh: their rules go, then the node proxy lets go of them
     enrol      new and running pods enter the mesh: rules, then the node proxy's acknowledgement (ZDS)
     open       the links of new pods are set up
@@ -57,7 +57,7 @@ def transition(before: Mesh, after: Mesh) -> tuple[Stage, ...]:
     enrolled = _keys(pod for pod, _ in stay if before.is_enrolled(pod))
     released = tuple(pod for was, pod in stay if before.is_enrolled(was) and not after.is_enrolled(pod))
     entering = tuple(pod for was, pod in stay if _has_to_enter(before, was, after, pod))
-    starting = _keys(pod for pod in came if pod.program is not None)
+    starting = _keys(pod for pod in came if pod.program is not None or pod.init)
     coming = _keys(pod for pod in came if after.is_enrolled(pod))
     announced = Served(mesh=after, hbone=enrolled | coming, unhealthy=starting)
     published = Served(mesh=after, hbone=_keys(pod for pod in after.pods if after.is_enrolled(pod)))
