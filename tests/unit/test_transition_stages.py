@@ -40,5 +40,5 @@ def test_pods_with_init_containers_start_behind_those_that_they_may_wait_for() -
 
 
 def test_nothing_is_published_in_between_where_nobody_waits() -> None:
-    without = "\n".join(line for line in TOPOLOGY.splitlines() if "init" not in line)
+    without = "\n".join(line for line in TOPOLOGY.splitlines() if "init:" not in line)
     assert [stage.name for stage in stages(without)] == ["make", "announce", "open", "start", "publish", "name"]
