@@ -130,7 +130,8 @@ class Follower:
         texts = packet_texts(pieces)
         canaries = places(self.search, texts, followed)
         unread = self.search.unread + Counter({Unread.FRAGMENTS: self._fragmented, Unread.HOLES: _holes(seen)})
-        flows = [(key, _flow(key, stream, wiring)) for key, stream in followed]
+        copies = self._copies(followed)
+        flows = [(key, _flow(key, stream, wiring, is_copy=key in copies)) for key, stream in followed]
         return Window(
             flows=tuple(flow for _, flow in flows),
             exposed=exposed(texts, followed, dict(flows)),
@@ -214,6 +215,20 @@ class Follower:
             stream.chunks = []
         self._epoch += 1
 
+    def _copies(self, followed: Streams) -> set[Key]:
+        """Those tunnels of which a link carried nothing but bytes that another link has carried before, from birth.
+
+        They come where another pod has the address by now: what the one before did not acknowledge is sent to it.
+        """
+        begun = [(key, stream) for key, stream in followed if stream.tls and not stream.born and stream.payload_bytes]
+        if not begun:
+            return set()
+        born: dict[tuple[object, ...], list[Stream]] = {}
+        for key, stream in self._streams.items():
+            if stream.tls and stream.born:
+                born.setdefault(key[3:], []).append(stream)
+        return {key for key, stream in begun if any(map(stream.is_part_of, born.get(key[3:], ())))}
+
     def _is_over(self, stream: Stream) -> bool:
         """It ended in an epoch before; a tunnel long before: late copies would be taken for bytes from its middle."""
         if not stream.ended or stream.ended >= self._epoch:
@@ -229,7 +244,7 @@ def _heard(marks: list[Place]) -> frozenset[tuple[int, int, int, bool]]:
     return frozenset((mark.hit.number, *mark.key[:3]) for mark in marks if mark.hit.number is not None)
 
 
-def _flow(key: Key, stream: Stream, wiring: Wiring) -> Flow:
+def _flow(key: Key, stream: Stream, wiring: Wiring, *, is_copy: bool) -> Flow:
     ring, ifindex, outgoing, protocol, source, destination, source_port, destination_port = key
     # Processors may stamp packets in one order and queue them in another.
     data = sorted(zip(stream.data_times, stream.data_sizes, strict=True))
@@ -244,7 +259,7 @@ def _flow(key: Key, stream: Stream, wiring: Wiring) -> Flow:
         payload_bytes=stream.payload_bytes,
         times=tuple(sorted(stream.times)),
         data=tuple(data),
-        from_birth=stream.born or not stream.payload_bytes,
+        from_birth=stream.born or not stream.payload_bytes or is_copy,
         hole=stream.has_hole,
         not_tls=stream.tls.fault if stream.tls else "",
         no_certificate=stream.tls.no_certificate if stream.tls else "",

@@ -195,6 +195,23 @@ def test_a_late_copy_of_the_end_of_a_tunnel_is_nothing_new_until_nobody_sends_on
     assert again() == {(False, False)}
 
 
+@pytest.mark.parametrize(("data", "known"), [(b"same bytes", True), (b"same bytes and more", False)])
+def test_the_end_of_a_tunnel_that_comes_to_the_next_pod_of_the_address_is_known_from_other_links(
+    data: bytes, known: bool
+) -> None:
+    script, tls = scenes.Script(), scenes.recorded_tls()
+    tunnel = scenes.Tcp(script, "shop/client", "shop/server", 40000, 15008, WAY[:-1])
+    tunnel.open()
+    tunnel.say(tls.hello)
+    at = tunnel.sent[0]
+    tunnel.say(b"same bytes")
+    before = len(script.frames)
+    late = scenes.Tcp(script, "shop/client", "shop/server", 40000, 15008, WAY[-1:], [at, 0])
+    late.segment(data, flags=FIN)
+    _, window = windows([(True, script.frames[:before]), (True, script.frames[before:])])
+    assert {(flow.link, flow.from_birth) for flow in window.flows} == {(scenes.SERVER, known)}
+
+
 def test_of_too_many_connections_those_that_were_quiet_the_longest_are_forgotten(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
