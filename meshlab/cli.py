@@ -88,7 +88,27 @@ class _Commands(click.Group):
 
 _AS_JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of tables.")
 _TOPOLOGY = click.argument("topology")
+
+
+def _by_node(given: tuple[str, ...]) -> dict[str, str]:
+    """``NODE=WHAT``: the node stands before the first ``=``."""
+    by_node = {}
+    for text in given:
+        node, equals, what = text.partition("=")
+        if not (node and equals and what):
+            raise UsageError(f"--ztunnel-at '{text}': write NODE=NAME, such as node-1=istio=./ztunnel")
+        by_node[node] = what
+    return by_node
+
+
 _ZTUNNEL = click.option("--ztunnel", metavar="NAME|[NAME=]PATH", help="Node proxy to use: see `meshlab impls`.")
+_ZTUNNEL_AT = click.option(
+    "--ztunnel-at",
+    metavar="NODE=NAME|NODE=[NAME=]PATH",
+    multiple=True,
+    callback=lambda _context, _option, given: _by_node(given),
+    help="Node proxy of one node; repeat it for others.",
+)
 _MUTANT = click.option("--mutant", metavar="NAME", help="Break one part on purpose, to see that it is noticed.")
 _VARIANT = click.option("--variant", metavar="NAME", help="Use an unusual, but right, part.")
 _ARTIFACTS = click.option(
@@ -118,6 +138,7 @@ def main() -> None:
 @main.command(epilog="Example: meshlab check quickstart --ztunnel istio=./ztunnel --artifacts out")
 @_TOPOLOGY
 @_ZTUNNEL
+@_ZTUNNEL_AT
 @_MUTANT
 @_VARIANT
 @_ARTIFACTS
@@ -129,6 +150,7 @@ def main() -> None:
 def check(
     topology: str,
     ztunnel: str | None,
+    ztunnel_at: dict[str, str],
     mutant: str | None,
     variant: str | None,
     artifacts: Path | None,
@@ -157,6 +179,7 @@ def check(
             source.topology,
             source_path=source.path,
             ztunnel=ztunnel,
+            ztunnel_at=ztunnel_at,
             mutant=mutant,
             variant=variant,
             artifacts=artifacts,
@@ -177,6 +200,7 @@ def check(
 @main.command(epilog="Example: meshlab bundle bug.meshlab.yaml --output bug-1234")
 @_TOPOLOGY
 @_ZTUNNEL
+@_ZTUNNEL_AT
 @_MUTANT
 @_VARIANT
 @click.option(
@@ -187,6 +211,7 @@ def check(
 def bundle(
     topology: str,
     ztunnel: str | None,
+    ztunnel_at: dict[str, str],
     mutant: str | None,
     variant: str | None,
     output: Path | None,
@@ -214,6 +239,7 @@ def bundle(
             folder,
             run_steps if source.topology.steps else check.run,
             ztunnel=ztunnel,
+            ztunnel_at=ztunnel_at,
             mutant=mutant,
             variant=variant,
             ready_timeout_s=ready_timeout_s,
@@ -234,6 +260,7 @@ def bundle(
 @main.command(epilog="Example: meshlab fuzz quickstart --ztunnel ./ztunnel --for 10m")
 @_TOPOLOGY
 @_ZTUNNEL
+@_ZTUNNEL_AT
 @_MUTANT
 @_VARIANT
 @click.option("--histories", is_flag=True, help="Draw what happens to the mesh while it runs, too: pods, restarts ...")
@@ -295,6 +322,7 @@ def fuzz(topology: str, as_json: bool, **options: Any) -> None:
 @main.command(epilog="Example: meshlab replay bug.meshlab.yaml --ztunnel ./ztunnel")
 @click.argument("file")
 @_ZTUNNEL
+@_ZTUNNEL_AT
 @_MUTANT
 @_VARIANT
 @click.option("--runs", metavar="N", type=click.IntRange(min=1), default=20, show_default=True, help="Play it N times.")
@@ -309,9 +337,9 @@ def replay(file: str, runs: int, allow_commands: bool, artifacts: Path | None, a
     FIXED (0): they do, every time.  FAILED (1): never.  FLAKY (4): at times, with the rate.
     CANNOT-RUN (3): no lab can run it here, it has commands of its own, or it cannot be told.
     """
-    from meshlab.fuzz.command import play_file
-    from meshlab.fuzz.show import print_played
     from meshlab.lab.proving.evidence import writable
+    from meshlab.play.command import play_file
+    from meshlab.play.show import print_played
 
     if artifacts is not None:
         writable(artifacts)
@@ -328,7 +356,7 @@ def replay(file: str, runs: int, allow_commands: bool, artifacts: Path | None, a
 @click.option("--check", "only_check", is_flag=True, help="Change nothing; end 1 if something would be.")
 def fmt(files: tuple[Path, ...], only_check: bool) -> None:
     """Write topology FILES in canonical form; comments, order and quotes stay."""
-    from meshlab.fuzz.command import format_file
+    from meshlab.play.command import format_file
 
     changed = [path for path in files if format_file(path, write=not only_check)]
     for path in changed:
@@ -343,7 +371,7 @@ def fmt(files: tuple[Path, ...], only_check: bool) -> None:
 def repro(file: str, as_pytest: bool, output: Path | None) -> None:
     """Write a test that fails as FILE does, for a suite of your own."""
     assert as_pytest
-    from meshlab.fuzz.command import write_pytest
+    from meshlab.play.command import write_pytest
 
     _write(f"{write_pytest(file, output)}\n")
 

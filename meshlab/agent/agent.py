@@ -32,6 +32,7 @@ from meshlab.agent.connection import Connection
 from meshlab.errors import KernelRefusedError, ProtocolError
 from meshlab.kernel.channel import Channel, ChannelClosedError, wait_s
 from meshlab.plan import nft
+from meshlab.plan.network import pod_netns
 from meshlab.plan.redirect import inpod_rules
 from meshlab.protocols.zds import Acknowledged, AgentEffect, Refused, Removed, SendPacket, Synced, ZdsPod
 
@@ -145,7 +146,7 @@ class Agent:
             KernelRefusedError, ValueError: it is not as it should be; the pod stays pending.
         """
         write = rules.ensure if known else rules.write
-        write(pod.netns, f"pod:{pod.key}", inpod_rules(bypass_inbound=pod.bypass_inbound))
+        write(pod.netns, pod_netns(pod.key), inpod_rules(bypass_inbound=pod.bypass_inbound))
 
     def remove_rules(self, pod: EnrolledPod, closing: contextlib.ExitStack) -> None:
         """Let the pod's traffic go its own way again; ``closing`` as for ``rules.remove``.
@@ -153,10 +154,10 @@ class Agent:
         Raises:
             KernelRefusedError: it was refused; the pod stays known.
         """
-        rules.remove(pod.netns, f"pod:{pod.key}", inpod_rules(bypass_inbound=pod.bypass_inbound), closing)
+        rules.remove(pod.netns, pod_netns(pod.key), inpod_rules(bypass_inbound=pod.bypass_inbound), closing)
 
     def read_rules(self, pod: EnrolledPod) -> str:
-        return nft.text(rules.read(pod.netns, f"pod:{pod.key}", inpod_rules()))
+        return nft.text(rules.read(pod.netns, pod_netns(pod.key), inpod_rules()))
 
     # --- what the lab asks ---
 

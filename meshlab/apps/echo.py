@@ -68,6 +68,8 @@ class EchoConnection(asyncio.Protocol):
         self._scanner = CanaryScanner(record)
         self._buffer = bytearray()
         self._take = self._sniff
+        self._is_held = False
+        """Whether this side stays open when the client has closed its own."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
@@ -101,14 +103,15 @@ class EchoConnection(asyncio.Protocol):
         self._take(data)
         self._account()
 
-    def eof_received(self) -> None:
-        """The client closed its side. What is buffered goes out, then the transport closes ours."""
+    def eof_received(self) -> bool:
+        """The client closed its side. What is buffered goes out, then the transport closes ours, unless it is held."""
         if self._take == self._keep:
             self._greet()
         if self._take in (self._keep, self._sniff):
             self._transport.write(bytes(self._buffer))
             self._buffer.clear()
             self._account()
+        return self._is_held
 
     def pause_writing(self) -> None:
         """The client does not read: then neither do we."""
@@ -125,8 +128,9 @@ class EchoConnection(asyncio.Protocol):
             return
         first = bytes(self._buffer)
         self._buffer.clear()
-        if kind == "echo":
+        if kind in ("echo", "hold"):
             self._greet()
+        self._is_held = kind == "hold"
         if kind == "http":
             client = Peer(
                 pod=self._listener.pod,

@@ -29,6 +29,8 @@ ANSWER_HEADER = "X-Meshlab-Answer"
 
 ECHO = b"echo"
 HALF_CLOSE = b"half-close"
+HOLD = b"hold"
+"""As ``echo``, and the end of what the client sends is not the end of the connection: it stays half-closed."""
 LINE_BYTES = 512
 """The longest first line or greeting."""
 
@@ -72,7 +74,7 @@ def may_greet(data: bytes) -> bool:
 
 
 def sniff(data: bytes) -> str | None:
-    """``http``, ``echo``, ``half-close`` or ``raw`` from the first bytes; ``None`` while they could be several."""
+    """``http``, ``echo``, ``half-close``, ``hold`` or ``raw`` by the first bytes; ``None``: it could be several still."""
     if data.startswith(_METHODS):
         return "http"
     if data.startswith(_WORD):
@@ -80,7 +82,7 @@ def sniff(data: bytes) -> str | None:
         if not newline:
             return None if len(line) < LINE_BYTES else "raw"
         mode = line.split(b" ")[1]
-        return mode.decode() if mode in {ECHO, HALF_CLOSE} else "raw"
+        return mode.decode() if mode in {ECHO, HALF_CLOSE, HOLD} else "raw"
     if any(known.startswith(data) for known in (_WORD, *_METHODS)):
         return None
     return "raw"

@@ -22,7 +22,7 @@ from meshlab.lab.calls.names import Target
 from meshlab.lab.calls.requests import ask
 from meshlab.lab.proving.arrivals import arrived
 from meshlab.lab.proving.capture import Capture
-from meshlab.model import Call, CallShape, Mesh, Pod
+from meshlab.model import Call, CallShape, InstanceId, Mesh, Pod
 from meshlab.play.faults import Wrong, fault, in_clear, is_tunnelled, named, shaped
 from meshlab.proofs.access_log import Opened, read_opened
 
@@ -158,7 +158,7 @@ def _mistaken(node: str, sighting: _Sighting, right: str) -> Wrong:
     source, destination = (pod, sighting.other) if sighting.inbound else (sighting.other, pod)
     return Wrong(
         kind="identity",
-        text=f"ztunnel@{node} took {pod.key} for {sighting.identity}, which is {right}",
+        text=f"{InstanceId('ztunnel', node)} took {pod.key} for {sighting.identity}, which is {right}",
         source=source.key,
         to=f"{destination.key}:{record.destination_port}",
         family=6 if record.hbone.startswith("[") else 4,
@@ -167,9 +167,10 @@ def _mistaken(node: str, sighting: _Sighting, right: str) -> Wrong:
 
 
 def _sightings(lab: Lab, node: str, owners: dict[str, Pod]) -> Iterator[_Sighting]:
-    program = f"ztunnel@{node}"
-    if program not in lab.site.programs.by_name:
+    newest = lab.site.programs.newest(InstanceId("ztunnel", node))
+    if newest is None:
         return
+    program = newest.name
     lines = lab.logs(program).rsplit("\n", _RECORDS)[1:]
     for record in read_opened("\n".join(lines)):
         source, destination = owners.get(record.source), owners.get(record.destination)

@@ -10,7 +10,6 @@ from rich.table import Table
 from rich.text import Text
 
 from meshlab.fuzz.tally import FIELDS, Tally
-from meshlab.play.replay import Played
 
 _NAMED = 6
 
@@ -45,11 +44,12 @@ def lines(tally: Tally) -> list[str]:
     found = [f"{failure.result.upper()} {failure.file}: {failure.text}" for failure in tally.failures]
     repeated = [f"{tally.repeated} more examples failed alike"] if tally.repeated else []
     doubts = [f"{tally.unproven} examples of which the capture could not tell"] if tally.unproven else []
+    happened = ", ".join(f"{count:,} {word}" for word, count in sorted(tally.happened.items()))
+    seen = f"{len(FIELDS) - len(missing)} of {len(FIELDS)} fields seen in an allowed and in a denied verdict"
     return [
         f"{tally.examples:,} examples, {tally.calls:,} calls, {tally.verdicts_per_s:,.0f} verdicts a second; "
         f"{tally.allow_share:.0%} allowed; {tally.identities:,} identities",
-        f"{len(FIELDS) - len(missing)} of {len(FIELDS)} fields seen in an allowed and in a denied verdict"
-        + (f"; not yet: {named}" if missing else ""),
+        f"what happened: {happened}" if happened else seen + (f"; not yet: {named}" if missing else ""),
         *found,
         *repeated,
         *doubts,
@@ -58,26 +58,17 @@ def lines(tally: Tally) -> list[str]:
 
 
 def print_tally(tally: Tally, console: Console) -> None:
-    """The report: every field, then what was found."""
+    """The report: every field, unless histories were drawn, then what was found."""
+    if not tally.happened:
+        _print_fields(tally, console)
+    for line in lines(tally):
+        console.print(line, soft_wrap=True)
+
+
+def _print_fields(tally: Tally, console: Console) -> None:
     table = Table(box=None, pad_edge=False)
     for title in ("field", "allowed", "denied"):
         table.add_column(title, justify="left" if title == "field" else "right", no_wrap=True)
     for name in FIELDS:
         table.add_row(name, f"{tally.fields[name, True]:,}", f"{tally.fields[name, False]:,}")
     console.print(table)
-    for line in lines(tally):
-        console.print(line, soft_wrap=True)
-
-
-def print_played(played: Played, console: Console) -> None:
-    """The word, how often, on what, and why."""
-    times = f": {played.failed} of {played.runs} runs failed" if played.runs else ""
-    on = f" on {', '.join(played.implementations)}" if played.implementations else ""
-    console.print(f"{played.word}{times}{on}", soft_wrap=True)
-    for reason in played.reasons:
-        for line in reason.splitlines():
-            console.print(f"  {line}", soft_wrap=True)
-    if played.artifacts:
-        console.print(f"captures, logs, rules and configuration: {played.artifacts}", soft_wrap=True)
-    for missing in played.unsaved:
-        console.print(f"not saved: {missing}", soft_wrap=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from meshlab.errors import LabError, LabLostError, NotEnrolledError
 from meshlab.lab.cluster import as_asked
@@ -72,8 +73,16 @@ def _ask(site: Site, by_node: ByNode, timeout_s: float) -> tuple[dict[str, str],
 
 
 def release(site: Site, pods: Sequence[Pod], timeout_s: float) -> None:
-    """Take running pods out of the mesh: their rules go first, then the node proxies let go of them."""
-    _tell(site, "release", pods, timeout_s)
+    """Take running pods out of the mesh: their rules go first, then the node proxies let go of them.
+
+    Raises:
+        LabError: Linux kept the rules of one, whose traffic is redirected still.
+    """
+    known = {pod.uid: pod.key for pod in pods if pod.key not in site.pending}
+    members = [pod for pod in pods if pod.uid in known]
+    kept = {uid: why for answer in _tell(site, "release", members, timeout_s) for uid, why in answer["failed"].items()}
+    if kept:
+        raise LabError("not released: " + "; ".join(f"{known[uid]}: {why}" for uid, why in kept.items()))
 
 
 def let_go(site: Site, pods: Sequence[Pod], timeout_s: float) -> None:
@@ -81,14 +90,13 @@ def let_go(site: Site, pods: Sequence[Pod], timeout_s: float) -> None:
     _tell(site, "remove", pods, timeout_s)
 
 
-def _tell(site: Site, operation: str, pods: Sequence[Pod], timeout_s: float) -> None:
+def _tell(site: Site, operation: str, pods: Sequence[Pod], timeout_s: float) -> list[dict[str, Any]]:
     posted: list[tuple[Peer, int]] = []
     for node, some in nodes_of(pods).items():
         if (agent := site.peer("agent", node)) is not None:
             uids = [pod.uid for pod in some]
             posted.append((agent, agent.post(operation, uids=uids, timeout_s=timeout_s)))
-    for agent, number in posted:
-        agent.answer(number, timeout_s + _SLACK_S)
+    return [agent.answer(number, timeout_s + _SLACK_S)[0] for agent, number in posted]
 
 
 @dataclass(slots=True)

@@ -17,7 +17,7 @@ from meshlab.errors import KernelRefusedError, LabError, StillRunsError
 from meshlab.kernel.channel import MAX_FDS
 from meshlab.lab.pod import capabilities_of
 from meshlab.lab.proving import arrivals
-from meshlab.lab.running.programs import Program, describe_exit
+from meshlab.lab.running.programs import Peer, Program, describe_exit
 from meshlab.lab.site import Site, nodes_of
 from meshlab.model import ContainerPort, InstanceId, Pod
 from meshlab.model import Program as Runs
@@ -25,6 +25,8 @@ from meshlab.plan.network import pod_netns
 from meshlab.plan.pods import leaving, linking, opening, pod_network, settling
 
 _BACKLOG = 512
+_ECHO_S = 10.0
+"""So long, at most, an echo takes to listen."""
 _GRACE_S = 2.0
 """How long what a pod runs may take to end after SIGTERM."""
 _KILLED_S = 5.0
@@ -55,33 +57,44 @@ def make(site: Site, pods: Sequence[Pod]) -> None:
 
 def listen(site: Site, served: Sequence[tuple[Pod, ContainerPort]]) -> None:
     """Have the echoes listen on these ports. It may be early: nobody reaches a pod before its link opens."""
-    for node, some in _by_node(served).items():
-        echo = site.peer("echo", node)
-        assert echo is not None, "each node has an echo from its start"
-        for at in range(0, len(some), MAX_FDS):
-            part = some[at : at + MAX_FDS]
-            listeners = _listeners(site, part)
-            with_places = [
-                {
-                    "pod": pod.key,
-                    "port": port.number,
-                    "mode": "server-first" if port.server_first else "echo",
-                    "listener": place,
-                }
-                for place, (pod, port) in enumerate(part)
-            ]
-            try:
-                echo.ask("listen", [listener.fileno() for listener in listeners], pods=with_places)
-            finally:
-                for listener in listeners:
-                    listener.close()
+    for at in range(0, len(served), MAX_FDS):
+        part = served[at : at + MAX_FDS]
+        listeners = _listeners(site, part)
+        try:
+            posted = [_post_listeners(site, node, some) for node, some in _by_node(part, listeners).items()]
+            for echo, number in posted:
+                echo.answer(number, _ECHO_S)
+        finally:
+            for listener in listeners:
+                listener.close()
 
 
-def _by_node(served: Sequence[tuple[Pod, ContainerPort]]) -> Mapping[str, list[tuple[Pod, ContainerPort]]]:
-    by_node: dict[str, list[tuple[Pod, ContainerPort]]] = {}
-    for pod, port in served:
-        by_node.setdefault(pod.node, []).append((pod, port))
+_Listening = tuple[Pod, ContainerPort, socket.socket]
+
+
+def _by_node(
+    served: Sequence[tuple[Pod, ContainerPort]], listeners: Sequence[socket.socket]
+) -> Mapping[str, list[_Listening]]:
+    by_node: dict[str, list[_Listening]] = {}
+    for (pod, port), listener in zip(served, listeners, strict=True):
+        by_node.setdefault(pod.node, []).append((pod, port, listener))
     return by_node
+
+
+def _post_listeners(site: Site, node: str, listening: Sequence[_Listening]) -> tuple[Peer, int]:
+    """Hand these to the echo of ``node``; it is asked at once, and answers with the number that is returned."""
+    echo = site.peer("echo", node)
+    assert echo is not None, "each node has an echo from its start"
+    places = [
+        {
+            "pod": pod.key,
+            "port": port.number,
+            "mode": "server-first" if port.server_first else "echo",
+            "listener": place,
+        }
+        for place, (pod, port, _) in enumerate(listening)
+    ]
+    return echo, echo.post("listen", [listener.fileno() for _, _, listener in listening], pods=places)
 
 
 def _listeners(site: Site, served: Sequence[tuple[Pod, ContainerPort]]) -> list[socket.socket]:

@@ -38,7 +38,7 @@ from meshlab.lab.running.mounts import Mounts
 from meshlab.lab.settings import LabSettings, Settings, settings_of
 from meshlab.lab.sources import Source, read
 from meshlab.lab.transition import Transitions
-from meshlab.model import Address, Call, Family, Mesh, Topology
+from meshlab.model import Address, Call, Family, Mesh, Step, Topology, TrafficStep, VerbStep
 from meshlab.pki import MeshCA
 from meshlab.proofs.arrivals import Arrivals, Kernel
 from meshlab.proofs.canary import canary
@@ -536,11 +536,22 @@ def _timings(rollout: Rollout, took_ms: float) -> dict[str, float]:
 
 def _folders_of_programs(topology: Topology) -> list[str]:
     """Of each program and of arguments that name an existing path."""
-    words = [word for pod in topology.mesh.pods if pod.program for word in pod.program.argv]
+    programs = [program for pod in topology.mesh.pods for program in (*pod.init, pod.program) if program]
+    programs += [program for program in topology.images.values() if program]
+    words = [word for program in programs for word in program.argv]
     return [os.path.dirname(os.path.abspath(word)) for word in words if "/" in word and os.path.exists(word)]
+
+
+def _verbs(steps: Sequence[Step]) -> Iterator[VerbStep]:
+    for step in steps:
+        if isinstance(step, VerbStep):
+            yield step
+        elif isinstance(step, TrafficStep):
+            yield from _verbs(step.during)
 
 
 def _folders_of_proxies(settings: Settings, topology: Topology) -> list[str]:
     texts = [settings.ztunnel, topology.ztunnel, *(node.ztunnel for node in topology.nodes)]
+    texts += [*settings.ztunnel_at.values(), *(step.to for step in _verbs(topology.steps))]
     paths = [text.partition("=")[2] or text for text in texts if text and "/" in text]
     return [os.path.dirname(os.path.realpath(os.path.expanduser(path))) for path in paths]

@@ -19,6 +19,7 @@ from meshlab.lab.calls.urls import parse_address
 from meshlab.lab.rollout import Rollout
 from meshlab.lab.running.programs import CLEAN_ENV
 from meshlab.model import DATAPLANE_MODE, Call, Family, Pod, SpiffeId
+from meshlab.plan.network import pod_netns
 
 if TYPE_CHECKING:
     from meshlab.lab.lab import Lab
@@ -145,22 +146,34 @@ class PodHandle:
         return self._lab.calls([planned])[0]
 
     def connect(
-        self, address: str, *, family: Family | None = None, timeout_s: float = requests.TIMEOUT_S
+        self,
+        address: str,
+        *,
+        half_close: bool = False,
+        family: Family | None = None,
+        timeout_s: float = requests.TIMEOUT_S,
     ) -> OpenConnection:
         """Open a TCP connection to ``HOST:PORT`` that stays open while the lab changes, until the lab closes.
 
         How opening it ended is in ``closed_by``, never an exception.
 
         Args:
+            half_close: close this side once it is open; the built-in echo keeps its own side open then.
             timeout_s: how long opening it may take: at a built-in echo, until it has greeted.
 
         Raises:
             UsageError: as ``http``.
         """
-        return self.connect_many(address, 1, family=family, timeout_s=timeout_s)[0]
+        return self.connect_many(address, 1, half_close=half_close, family=family, timeout_s=timeout_s)[0]
 
     def connect_many(
-        self, address: str, count: int, *, family: Family | None = None, timeout_s: float = requests.TIMEOUT_S
+        self,
+        address: str,
+        count: int,
+        *,
+        half_close: bool = False,
+        family: Family | None = None,
+        timeout_s: float = requests.TIMEOUT_S,
     ) -> list[OpenConnection]:
         """Open ``count`` connections, some tens at a time; each as ``connect`` does.
 
@@ -169,7 +182,8 @@ class PodHandle:
         """
         if not 0 < count <= _MOST_CONNECTIONS:
             raise UsageError(f"connect_many() opens 1 to {_MOST_CONNECTIONS} connections, not {count}")
-        return self._lab.connect([self.plan_tcp(address, family=family, timeout_s=timeout_s)] * count)
+        planned = self.plan_tcp(address, half_close=half_close, family=family, timeout_s=timeout_s)
+        return self._lab.connect([planned] * count)
 
     # --- the pod itself ----------------------------------------------------------------------------------------------
 
@@ -200,7 +214,7 @@ class PodHandle:
             DeadlineError: it still ran at the deadline and was killed.
         """
         _check_command(argv, env or {})
-        program, netns = self.pod.program, self._lab.netns(f"pod:{self.name}")
+        program, netns = self.pod.program, self._lab.netns(pod_netns(self.name))
         try:
             return run(
                 self._lab.sandbox,

@@ -32,6 +32,8 @@ class Settings:
 
     ztunnel: str | None = None
     """``reference``, ``none``, an entry point's name or ``[NAME=]PATH``; ``None``: what the topology says."""
+    ztunnel_at: Mapping[str, str] = field(default_factory=dict)
+    """Node -> its own node proxy, as ``ztunnel`` says it; it beats ``ztunnel`` and what the topology says."""
     mutant: str | None = None
     """A deliberately broken part, by name."""
     variant: str | None = None
@@ -84,8 +86,13 @@ class Settings:
         Raises:
             UsageError: an option names nothing, or a mutant of the reference has no reference to break.
         """
-        everywhere = self.ztunnel or topology.ztunnel
-        chosen = {node.name: resolve(node.ztunnel or everywhere) for node in topology.nodes}
+        everywhere, names = self.ztunnel or topology.ztunnel, [node.name for node in topology.nodes]
+        for name in self.ztunnel_at:
+            if name not in names:
+                raise UsageError(f"ztunnel_at: no node '{name}' ({listed(names)}).{did_you_mean(name, names)}")
+        chosen = {
+            node.name: resolve(self.ztunnel_at.get(node.name) or node.ztunnel or everywhere) for node in topology.nodes
+        }
         for name in filter(None, (self.mutant, self.variant)):
             found = find(name)
             if found.part != "ztunnel":
@@ -99,6 +106,7 @@ class LabSettings(TypedDict, total=False):
     """The fields of ``Settings`` as keyword arguments."""
 
     ztunnel: str | None
+    ztunnel_at: Mapping[str, str]
     mutant: str | None
     variant: str | None
     ready_timeout_s: float | None

@@ -1,4 +1,4 @@
-"""Named steps that building, enrolling, calling and closing pass, so that a test can act *at* one, not after a while.
+"""Named steps that building, changing, calling and closing pass, so that a test can act *at* one, not after a while.
 
 The hook does nothing unless a test hands one in.
 """
@@ -13,9 +13,12 @@ STEPS = (
     "after unshare",
     "before the first fork",
     "nodes built",
+    "programs started",
+    "leaving",
+    "left",
     "mid-batch",
     "pods built",
-    "programs started",
+    "released",
     "enrolling",
     "enrolled",
     "links open",

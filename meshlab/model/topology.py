@@ -102,6 +102,8 @@ class ConnectStep:
     """What later steps call it."""
     family: Family | None = None
     """``None``: 4, or the only one in which a Service has an address."""
+    half_close: bool = False
+    """Whether the caller closes its side once it is open: the connection stays half-closed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

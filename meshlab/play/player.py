@@ -138,7 +138,7 @@ class Player:
     def _connect(self, place: int, step: ConnectStep) -> None:
         self.open_window()
         host, _, port = step.to.rpartition(":")
-        line = self.lab.pod(step.source).connect(f"{host}:{port}", family=step.family)
+        line = self.lab.pod(step.source).connect(f"{host}:{port}", half_close=step.half_close, family=step.family)
         self._held[step.name] = line
         if line.closed_by:
             text = f"the connection '{step.name}' of {step.source} to {step.to} did not open: {line.closed_by}"
@@ -201,7 +201,7 @@ def _reason(traffic: Traffic, name: str) -> str:
 
 def _alive(line: OpenConnection) -> str:
     """Why the connection does not answer; empty where it does."""
-    if not line.is_echo:
+    if not line.can_be_asked:
         return "" if line.alive else f"it was closed by {line.closed_by}"
     try:
         line.ask(_QUESTION, timeout_s=_ANSWER_S)

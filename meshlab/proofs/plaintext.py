@@ -12,6 +12,7 @@ some of them only: each direction counts once, by the link that carried the most
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
@@ -27,9 +28,9 @@ from meshlab.proofs.streams import HBONE_PORT
 from meshlab.proofs.window import Window
 
 KIND = "in-plaintext"
-_HANDSHAKE_NS = 5_000_000_000
-"""A packet that comes so soon after the first of its two ends belongs to the same connection: ports are not used again
-sooner."""
+_SAME_NS = 5_000_000_000
+"""A packet that comes so soon after another of its two ends belongs to the same connection: ports are not used again
+sooner. What Linux sends again may be the first packet on a link: that of a pod which has come to the address."""
 _TOLD = 1000
 """Of so many flows a sentence is kept."""
 
@@ -179,8 +180,10 @@ def _with_beginnings(flows: Iterable[Flow]) -> Iterable[tuple[Flow, int]]:
             by_ends[_ends(flow)].append(flow)
     for some in by_ends.values():
         began_ns = 0
+        times = sorted(time_ns for flow in some for time_ns in (flow.began_ns, *flow.times))
         for flow in sorted(some, key=attrgetter("began_ns")):
-            if flow.began_ns - began_ns > _HANDSHAKE_NS:
+            at = bisect_left(times, flow.began_ns)
+            if at == 0 or flow.began_ns - times[at - 1] > _SAME_NS:
                 began_ns = flow.began_ns
             yield flow, began_ns
 

@@ -27,9 +27,11 @@ from meshlab.model import (
     CallStep,
     ChangeStep,
     ConnectStep,
+    InstanceId,
     Mesh,
     Pod,
     PolicyStep,
+    Role,
     Step,
     Topology,
     VerbStep,
@@ -47,7 +49,7 @@ _NEW = ("late", "later", "latest")
 """Names of pods that come."""
 _MATRIX = 24
 """So many calls, at most, end a history."""
-_RESTARTED = ("control-plane", "agent", "ztunnel", "agent", "control-plane")
+_RESTARTED: tuple[Role, ...] = ("control-plane", "agent", "ztunnel", "agent", "control-plane")
 """A node proxy waits for what is open before it ends, which takes seconds."""
 
 
@@ -220,11 +222,11 @@ class _Drawing:
     def _restart(self) -> Step:
         role = self.choices.one_of(_RESTARTED)
         node = self.choices.one_of([node.name for node in self.base.nodes])
-        return VerbStep(verb="restart", instance=role if role == "control-plane" else f"{role}@{node}")
+        return VerbStep(verb="restart", instance=str(InstanceId(role, "" if role == "control-plane" else node)))
 
     def _upgrade(self) -> Step:
         node = self.choices.one_of([node.name for node in self.base.nodes])
-        return VerbStep(verb="upgrade", instance=f"ztunnel@{node}", to="same")
+        return VerbStep(verb="upgrade", instance=str(InstanceId("ztunnel", node)), to="same")
 
     def _reboot(self) -> Step:
         return VerbStep(verb="reboot", instance=self.choices.one_of([node.name for node in self.base.nodes]))
@@ -234,7 +236,9 @@ class _Drawing:
         if not calls:
             return None
         call = self.choices.one_of(calls)
-        return ConnectStep(source=call.source, to=call.to, name=f"line-{len(self._lines)}", family=4)
+        half_close = self.choices.one_of((False, False, True))
+        name = f"line-{len(self._lines)}"
+        return ConnectStep(source=call.source, to=call.to, name=name, family=4, half_close=half_close)
 
     # --- calls -------------------------------------------------------------------------------------------------------
 

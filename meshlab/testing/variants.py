@@ -10,12 +10,11 @@ import ssl
 import struct
 from collections.abc import Callable, Mapping, Sequence
 from ipaddress import IPv4Address, IPv6Address
-from types import MappingProxyType
 from typing import Any, ClassVar
 
 from meshlab.model import Connection
 from meshlab.protocols.hbone import Target
-from meshlab.protocols.xds import DeltaClient, Request, Response, Update
+from meshlab.protocols.xds import ZTUNNEL_TYPES, DeltaClient, Node, Request, Response, Update
 from meshlab.protocols.zds import ZdsPod
 from meshlab.proxykit import sockets
 from meshlab.proxykit.pool import ClientTunnel, Key, Pool
@@ -192,12 +191,14 @@ exports_logs = leaks.exporting(_log)
 class _Resyncing(DeltaClient):
     """Holds nothing on a new stream as far as it says, and drops what the first answer of each type lacks."""
 
-    _before: Mapping[str, set[str]] = MappingProxyType({})
-    """By type: what was held when the stream began, and its first answer has not come."""
+    def __init__(self, node: Node, types: Sequence[str] = ZTUNNEL_TYPES) -> None:
+        super().__init__(node, types)
+        self._before: dict[str, set[str]] = {type_url: set() for type_url in types}
+        """By type: what was held when the stream began, until its first answer comes."""
 
     def start(self) -> list[Request]:
-        self._before = {type_url: set(held) for type_url, held in self._held.items()}
-        for held in self._held.values():
+        for type_url, held in self._held.items():
+            self._before[type_url].update(held)
             held.clear()
         return super().start()
 

@@ -145,7 +145,8 @@ def _step(step: Step) -> dict[str, Any]:
         case ChangeStep():
             return {step.verb: [plain(document) for document in read_documents(step.manifests, Notes(step.verb))]}
         case ConnectStep():
-            return {"connect": {"from": step.source, "to": step.to, "as": step.name, **_given(family=step.family)}}
+            more = _given(family=step.family, mode="half-close" if step.half_close else "")
+            return {"connect": {"from": step.source, "to": step.to, "as": step.name, **more}}
         case AskStep():
             return {"ask": step.name, "expect": "alive" if step.alive else "closed"}
         case VerbStep():

@@ -179,7 +179,10 @@ class _Reader:
         if not name:
             return None  # already noted by the table
         self._connections.setdefault(name, call.place.line)
-        return ConnectStep(source=row.source, to=row.to, name=name, family=row.family) if row else None
+        if row is None:
+            return None
+        half_close = call.text("mode") == "half-close"
+        return ConnectStep(source=row.source, to=row.to, name=name, family=row.family, half_close=half_close)
 
     def _ask(self, entry: Map) -> AskStep | None:
         name = entry.text("ask")
@@ -248,7 +251,7 @@ class _Reader:
             return None
         (text,) = upgrades.entries
         instance = self._instance(entry, verb, text)
-        if instance and not instance.startswith("ztunnel@"):
+        if instance and InstanceId.parse(instance).role != "ztunnel":
             self._notes.refuse(entry.at(verb), f"only a ztunnel can be upgraded, not {instance}")
             return None
         return VerbStep(verb=verb, instance=instance, to=upgrades.text(text)) if instance else None

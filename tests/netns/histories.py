@@ -102,6 +102,20 @@ def an_address_is_that_of_the_pod_that_has_it_now(lab: Lab) -> bool:
     return lab.pod("shop/client").http(f"http://{address}:8080/").answered
 
 
+def an_identity_is_that_of_the_pod_that_has_the_address_now(lab: Lab) -> bool:
+    """A pod of the same name comes again at its address, under another account."""
+    address = lab.pod("shop/server").ipv4
+    lab.replace(_pod("server", "node-2", "another", str(address)))
+    return lab.pod("shop/client").http(f"http://{address}:8080/").answered
+
+
+def what_a_control_plane_that_comes_back_does_not_serve_is_gone(lab: Lab) -> bool:
+    before = lab.mesh
+    lab.apply(DENY_CLIENT)
+    lab.restart_control_plane(before)
+    return lab.pod("shop/client").http(SERVER_URL).answered
+
+
 def what_is_deleted_after_the_control_plane_came_back_is_gone(lab: Lab) -> bool:
     lab.apply(DENY_CLIENT)
     lab.instance("control-plane").restart()
@@ -155,6 +169,14 @@ def calls_are_encrypted_after_the_peers_ztunnel_was_restarted(lab: Lab) -> bool:
     except ProofFailedError:
         return False
     return True
+
+
+def a_client_has_its_identity_after_the_peers_ztunnel_was_restarted(lab: Lab) -> bool:
+    lab.apply(ALLOW_CLIENT)
+    client = lab.pod("shop/client")
+    assert client.http(SERVER_URL).answered
+    lab.instance("ztunnel@node-2").restart()
+    return client.http(SERVER_URL).answered
 
 
 def a_released_pod_has_no_identity(lab: Lab) -> bool:

@@ -143,14 +143,17 @@ def test_check_hands_every_option_to_the_lab(tiny: Path, lab_that: LabThat, tmp_
     result = _run(
         *("check", tiny, "--ztunnel", "istio=./z", "--mutant", "m", "--variant", "v", "--artifacts", tmp_path / "a"),
         *("--record", tmp_path / "r", "--ready-timeout", "2.5"),
+        *("--ztunnel-at", "node-1=reference", "--ztunnel-at", "node-2=istio=./old"),
     )
     assert result.exit_code == 0, result.output
     (options,) = asked
     assert options.pop("topology").name == "tiny"
     assert callable(options.pop("progress"))
+    assert callable(options.pop("play"))
     assert options == {
         "source_path": tiny,
         "ztunnel": "istio=./z",
+        "ztunnel_at": {"node-1": "reference", "node-2": "istio=./old"},
         "mutant": "m",
         "variant": "v",
         "artifacts": tmp_path / "a",

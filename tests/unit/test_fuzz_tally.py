@@ -88,7 +88,8 @@ def test_the_exit_code_says_how_it_went(tally: Tally, code: int) -> None:
 
 def test_json_has_what_scripts_were_promised() -> None:
     told = Tally(examples=1, calls=4, allowed=1, seconds=2.0, failures=[FLAKY]).to_json()
-    assert list(told) == ["schemaVersion", "examples", "calls", "verdicts_per_s", "allow_share", "fields", "failures"]
+    keys = ["schemaVersion", "examples", "calls", "verdicts_per_s", "allow_share", "fields", "happened", "failures"]
+    assert list(told) == keys
     assert (told["verdicts_per_s"], told["allow_share"]) == (2.0, 0.25)
     assert told["failures"] == [{"file": "b", "result": "flaky"}]
     assert told["fields"]["selector"] == {"allow": 0, "deny": 0}

@@ -156,6 +156,26 @@ def test_a_connection_from_before_the_window_is_an_old_one() -> None:
     assert (found.in_plaintext, found.kept_plaintext) == (0, 10)
 
 
+@pytest.mark.parametrize(("pause_s", "kept"), [(0, True), (20, False)])
+def test_what_is_sent_again_to_a_pod_that_has_come_to_the_address_belongs_to_the_old_connection(
+    pause_s: int, kept: bool
+) -> None:
+    script = tunnel()
+    connection = clear(script)
+    connection.say(b"hello")
+    of = window(script)
+    first = next(flow for flow in of.flows if flow.destination_port == 8080)
+    later_ns = first.began_ns + 30 * 10**9
+    old = first._replace(times=(*first.times, later_ns))
+    after_ns = later_ns + pause_s * 10**9 + 1000
+    again = first._replace(
+        link=replace(first.link, name="shop/heir"), began_ns=after_ns, times=(after_ns,), data=((after_ns, 5),)
+    )
+    of = replace(of, flows=(old, again))
+    found = plaintext(of, lambda at_ns: (IN_MESH if at_ns > first.began_ns else OUTSIDE,), BEFORE_NS, IN_MESH)
+    assert (found.in_plaintext, found.kept_plaintext) == ((0, 5) if kept else (5, 5))
+
+
 def test_while_two_meshes_may_be_in_effect_only_what_both_enrol_is_new() -> None:
     script = tunnel()
     clear(script).say(b"x" * 9)

@@ -123,7 +123,7 @@ def test_a_rotation_that_signs_with_a_root_that_nobody_trusts_yet_breaks_a_hands
         await mesh.handshake()
         mesh.authority.rotate(ca.rotate().signing)
         await mesh.renew(0)
-        assert mesh.authority.behind() == ((str(SERVER), ""),)
+        assert mesh.authority.behind() == ((str(SERVER), "ztunnel@node-1"),)
         with pytest.raises(TlsError):
             await mesh.handshake()
 

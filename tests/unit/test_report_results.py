@@ -116,6 +116,7 @@ def test_the_json_form_has_the_keys_that_scripts_rely_on() -> None:
                 "reason": "",
             }
         ],
+        "steps": [],
         "audit": [],
         "notes": [],
         "artifacts": "out",

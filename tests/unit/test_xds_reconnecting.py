@@ -24,7 +24,7 @@ def _snapshot(names: Mapping[str, tuple[str, ...]]) -> Snapshot:
 
 
 def _talk(client: DeltaClient, *snapshots: Snapshot, held: set[str], sent: list[str]) -> None:
-    """One stream to a control plane that serves these, one after the other.
+    """A stream that nobody answers, and one to a control plane that serves these, one after the other.
 
     Args:
         held: what the client's proxy has; changed here.
@@ -33,6 +33,7 @@ def _talk(client: DeltaClient, *snapshots: Snapshot, held: set[str], sent: list[
     server = DeltaServer()
     server.publish(snapshots[0])
     stream = server.open("ztunnel@node-1")
+    client.start()
     responses = [response for request in client.start() for response in stream.receive(request)]
     for following in (*snapshots[1:], None):
         for response in responses:

@@ -182,6 +182,15 @@ class OpenConnection:
     # --- on the loop -------------------------------------------------------------------------------------------------
 
     @property
+    def _half_closes(self) -> bool:
+        return self._request.mode == "half-close"
+
+    @property
+    def can_be_asked(self) -> bool:
+        """Whether a question is answered by what is known before: at a built-in echo, while this end may send."""
+        return self.is_echo and not self._half_closes
+
+    @property
     def is_echo(self) -> bool:
         """Whether only the built-in echo may answer, so that the answer to every question is known before."""
         return self._request.echo
@@ -200,6 +209,8 @@ class OpenConnection:
                 await stream.connect(request.address, request.port)
                 if request.echo and not stream.closed_by:
                     await self._say_opening()
+                if self._half_closes and not stream.closed_by:
+                    stream.half_close()
         except TimeoutError:
             stream.end(SILENCE, f"no opening came back within {request.timeout_s:g} s")
         except ProtocolError as error:
@@ -217,7 +228,7 @@ class OpenConnection:
             await stream.arrived_line(language.LINE_BYTES)
             if stream.closed_by:
                 return
-        opening = language.opening(language.ECHO, self.canary)
+        opening = language.opening(language.HOLD if self._half_closes else language.ECHO, self.canary)
         stream.write(opening)
         await stream.arrived_line(language.LINE_BYTES)
         if not stream.line_bytes and stream.closed_by:

@@ -101,7 +101,23 @@ def _lived_through(line: _Line, before: Mesh, now: Mesh, step: Step) -> bool | N
     moved = any(before.is_enrolled(before.pod(pod.key)) != now.is_enrolled(now.pod(pod.key)) for pod in ends)
     if moved or _is_shaken(line, step):
         return None
-    return line.alive if line.alive is None or _allowed(now, line) else False
+    if line.alive and not _allowed(now, line):
+        return False
+    if line.alive and now != before and not _allowed(_half_way(now), line):
+        return None
+    return line.alive
+
+
+def _half_way(mesh: Mesh) -> Mesh:
+    """``mesh`` while it comes into effect: a policy is there before the workloads say that its selector chooses them.
+
+    A proxy that judges open connections again at each message may cut what both the mesh before and this one allow.
+    """
+    return replace(
+        mesh,
+        authorization_policies=tuple(policy for policy in mesh.authorization_policies if not policy.selector),
+        peer_authentications=tuple(policy for policy in mesh.peer_authentications if not policy.selector),
+    )
 
 
 def _is_shaken(line: _Line, step: Step) -> bool:

@@ -61,6 +61,7 @@ class Stream(asyncio.Protocol):
         self._ended = ended
         """Called once, when the socket is closed."""
         self._transport: asyncio.Transport | None = None
+        self._connecting: asyncio.Future[None] | None = None
         self._unread = bytearray()
         self._most_unread = _UNREAD_BYTES
         self._may_write = True
@@ -81,25 +82,37 @@ class Stream(asyncio.Protocol):
     async def connect(self, address: Address, port: int) -> None:
         """Connect; where that fails, ``closed_by`` says how."""
         target = (str(address), port)
-        loop = asyncio.get_running_loop()
         try:
             code = self._sock.connect_ex(target)
             host, own_port = self._sock.getsockname()[:2]  # now: after a refusal the kernel has forgotten the port
             self.local = (ip_address(host), own_port)
-            if code == errno.EINPROGRESS:
-                await loop.sock_connect(self._sock, target)
-            elif code:
+            if code not in (0, errno.EINPROGRESS):
                 raise OSError(code, os.strerror(code))
-            await loop.create_connection(lambda: self, sock=self._sock)
+            self._connecting = asyncio.ensure_future(self._reach(target, under_way=bool(code)))
+            await self._connecting
         except OSError as error:
             self._end(word(error), error.strerror or str(error))
-            self._gone()
+        except asyncio.CancelledError:
+            if not self.closed_by:
+                raise  # it was not ``end`` that cancelled
+        finally:
+            self._connecting = None
+            if self.closed_by and self._transport is None and not self.over:
+                self._gone()
+
+    async def _reach(self, target: tuple[str, int], *, under_way: bool) -> None:
+        loop = asyncio.get_running_loop()
+        if under_way:
+            await loop.sock_connect(self._sock, target)
+        await loop.create_connection(lambda: self, sock=self._sock)
 
     def end(self, by: str, error: str = "") -> None:
         """End the connection at once, for the reason ``by``; what was not sent yet is lost."""
         self._end(by, error)
         if self._transport is not None:
             self._transport.abort()
+        elif self._connecting is not None:
+            self._connecting.cancel()  # and closes the socket when the loop has let go of it
         elif not self.over:
             self._gone()
 

@@ -68,6 +68,7 @@ def run(
     *,
     source_path: Path | None = None,
     ztunnel: str | None = None,
+    ztunnel_at: Mapping[str, str] | None = None,
     mutant: str | None = None,
     variant: str | None = None,
     artifacts: Path | None = None,
@@ -97,6 +98,7 @@ def run(
     say(f"building {len(topology.nodes)} nodes and {len(topology.mesh.pods)} pods")
     settings: LabSettings = {
         "ztunnel": ztunnel,
+        "ztunnel_at": ztunnel_at or {},
         "mutant": mutant,
         "variant": variant,
         "ready_timeout_s": ready_timeout_s,

@@ -31,13 +31,13 @@ def released_pod_stays_captured(config: Mapping[str, Any], fds: Mapping[str, int
 
 
 class _Forgetting(Agent):
-    """Of the pods that it should know from its start it forgets the last, so that no snapshot has it."""
+    """Of the pods that it should know from its start it forgets the first, so that no snapshot has it."""
 
     def __init__(self, config: Mapping[str, Any], channel: Channel, netns: Sequence[int] = ()) -> None:
         pods = config.get("pods", [])
-        super().__init__({**config, "pods": pods[:-1]}, channel, netns[:-1])
-        self._forgotten = [pod["uid"] for pod in pods[-1:]]
-        for fd in netns[-1:]:
+        super().__init__({**config, "pods": pods[1:]}, channel, netns[1:])
+        self._forgotten = [pod["uid"] for pod in pods[:1]]
+        for fd in netns[:1]:
             os.close(fd)
 
     def _accept(self) -> None:

@@ -115,13 +115,19 @@ loses_a_policy_at_a_nack = _made_of(Parts(state=_UndoingTooMuch))
 
 
 class _Reconnecting(DeltaClient):
-    """Counts its streams to the control plane."""
+    """Counts the streams on which the control plane has answered."""
 
     streams = 0
+    _is_new = False
 
     def start(self) -> list[Request]:
-        self.streams += 1
+        self._is_new = True
         return super().start()
+
+    def receive(self, response: Response) -> Update:
+        self.streams += self._is_new
+        self._is_new = False
+        return super().receive(response)
 
 
 class _OnlyAdding(_Reconnecting):

@@ -44,7 +44,7 @@ LAB = {
     "spec.expect[].to": honoured(required=True, why="NAMESPACE/POD:PORT or SERVICE.NAMESPACE:PORT"),
     "spec.expect[].verdict": honoured(shapes.one_of("allow", "deny"), required=True),
     "spec.expect[].family": honoured(shapes.FAMILY, why="both where it is not given"),
-    "spec.steps[].call": honoured(None, why="what `meshlab replay` does, in order"),
+    "spec.steps[].call": honoured(None, why="what `meshlab check` and `meshlab replay` do, in order"),
     "spec.steps[].call.from": honoured(shapes.POD, required=True),
     "spec.steps[].call.to": honoured(required=True, why="NAMESPACE/POD:PORT or SERVICE.NAMESPACE:PORT"),
     "spec.steps[].call.family": honoured(shapes.FAMILY, why="both where it is not given"),
@@ -73,6 +73,9 @@ LAB = {
     "spec.steps[].connect.to": honoured(required=True, why="NAMESPACE/POD:PORT or SERVICE.NAMESPACE:PORT"),
     "spec.steps[].connect.as": honoured(shapes.LABEL, required=True, why="what `ask` calls it"),
     "spec.steps[].connect.family": honoured(shapes.FAMILY),
+    "spec.steps[].connect.mode": honoured(
+        shapes.one_of("half-close"), why="the caller closes its side once it is open"
+    ),
     "spec.steps[].ask": honoured(shapes.LABEL, why="a connection, which is alive or closed"),
     **under(
         "spec.steps[].",
