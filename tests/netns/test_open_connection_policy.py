@@ -1,4 +1,4 @@
-"""A connection that is open when policies begin to deny it, and a Service whose endpoints somebody wrote by hand."""
+"""A connection that is open when policies begin to deny it ends; one that is still allowed goes on."""
 
 from __future__ import annotations
 
