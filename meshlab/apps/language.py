@@ -74,7 +74,7 @@ def may_greet(data: bytes) -> bool:
 
 
 def sniff(data: bytes) -> str | None:
-    """``http``, ``echo``, ``half-close``, ``hold`` or ``raw`` by the first bytes; ``None``: it could be several still."""
+    """``http``, ``echo``, ``half-close``, ``hold`` or ``raw`` by the first bytes; ``None``: it may be several still."""
     if data.startswith(_METHODS):
         return "http"
     if data.startswith(_WORD):

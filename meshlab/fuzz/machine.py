@@ -136,11 +136,22 @@ class MeshMachine(RuleBasedStateMachine):
         """Something is asked on an open connection, which answers or has ended."""
         self._draw(choices, "ask")
 
+    @rule(choices=_DRAWN)
+    def deny_what_is_held(self, choices: Choices) -> None:
+        """A connection is opened, a policy comes that denies it, and it is asked."""
+        self._draw(choices, "deny_what_is_held")
+
+    @rule(choices=_DRAWN)
+    def deny_until_a_restart(self, choices: Choices) -> None:
+        """A policy denies a call, something comes back, the policy goes, and the call is made again."""
+        self._draw(choices, "deny_until_a_restart")
+
     def _draw(self, choices: Choices, what: str) -> None:
         self._drawing.choices = choices
-        step = self._drawing.take(getattr(self._drawing, what)())
-        if step is not None:
-            self._play(step)
+        for step in getattr(self._drawing, what)():
+            taken = self._drawing.take(step)
+            if taken is not None:
+                self._play(taken)
 
     def _play(self, step: Step) -> None:
         try:

@@ -118,11 +118,11 @@ def open_links(site: Site, pods: Sequence[Pod]) -> None:
     site.reached |= {pod.key for pod in pods}
 
 
-def start(site: Site, pod: Pod, runs: Runs, place: str = "") -> Program:
-    """Start a program of the pod's own: what its container or, at ``place``, an init container runs."""
+def start(site: Site, pod: Pod, runs: Runs, first: InstanceId | None = None) -> Program:
+    """Start a program of the pod's own: what its container or, as ``first``, an init container runs."""
     netns = site.netns[pod_netns(pod.key)]
     return site.programs.command(
-        site.programs.next_of("program", place or pod.key),
+        site.programs.next_of("program", first.place if first else pod.key),
         runs.argv,
         runs.env,
         netns=netns,
@@ -146,7 +146,7 @@ def run_init(site: Site, pod: Pod, deadline: float) -> None:
     for place, runs in enumerate(pod.init):
         pause = _FIRST_PAUSE_S
         while True:
-            program = start(site, pod, runs, f"{pod.key}/init-{place}")
+            program = start(site, pod, runs, InstanceId.init(pod.key, place))
             program.ended_by_us = True
             try:
                 status = site.sandbox.wait_exit(program.pid, max(0.001, deadline - time.monotonic()))

@@ -30,10 +30,14 @@ class Source:
 
 
 def shipped() -> dict[str, Path]:
-    """The topologies that come with meshlab, by name: in the wheel, or beside the package in a checkout."""
+    """The topologies that come with meshlab, by name: in the wheel, or beside the package in a checkout.
+
+    One in a folder has the folder in its name: ``pitfalls/node-reboots``.
+    """
     for folder in (_PACKAGE / "topologies", _PACKAGE.parent / "topologies"):
         if folder.is_dir():
-            return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
+            paths = sorted(folder.glob("*.yaml")) + sorted(folder.glob("*/*.yaml"))
+            return {path.relative_to(folder).with_suffix("").as_posix(): path for path in paths}
     return {}
 
 

@@ -27,7 +27,7 @@ from meshlab.lab.rollout import Rollout, Step
 from meshlab.lab.running.readiness import note_who_listens, wait_for_programs
 from meshlab.lab.site import Site, enrolled_keys
 from meshlab.model import InstanceId, Mesh, Pod
-from meshlab.plan.transition import Stage, in_effect, transition, without_pods
+from meshlab.plan.transition import Stage, in_effect, transition, waves, without_pods
 
 Change = Callable[[Mesh], Mesh]
 _UNDO_S = 5.0
@@ -165,11 +165,8 @@ class Transitions:
             self.captures.rewired(mesh.pods, enrolled_keys(mesh))
             join.open_links(self.site, pods)
             self.captures.joined(pods)
-            for pod in pods:
-                if pod.program is not None:
-                    join.run_init(self.site, pod, self._deadline)
-                    join.start(self.site, pod, pod.program)
-            wait_for_programs(self.site, [pod for pod in pods if pod.program is not None], mesh, self._deadline)
+            for wave in waves(pods):
+                self._run(wave, mesh)
             self.publish_again(self._left_s)
 
     def close(self) -> None:
@@ -296,12 +293,17 @@ class Transitions:
         self.site.settings.step("links open")
 
     def _start(self, stage: Stage, after: Mesh) -> None:
-        for pod in stage.pods:
+        self._run(stage.pods, after)
+
+    def _run(self, pods: Sequence[Pod], mesh: Mesh) -> None:
+        for pod in pods:
             join.run_init(self.site, pod, self._deadline)
-        for pod in stage.pods:
             if pod.program is not None:
                 join.start(self.site, pod, pod.program)
-        wait_for_programs(self.site, stage.pods, after, self._deadline)
+        wait_for_programs(self.site, [pod for pod in pods if pod.program is not None], mesh, self._deadline)
+
+    def _ready(self, stage: Stage, _: Mesh) -> None:
+        self._publish(stage, ())
 
     def _publish(self, stage: Stage, certificates: tuple[str, ...] = ()) -> None:
         assert stage.served is not None
@@ -351,6 +353,7 @@ class Transitions:
         "enrol": _enrol,
         "open": _open,
         "start": _start,
+        "ready": _ready,
         "publish": _published,
         "name": _name,
     }

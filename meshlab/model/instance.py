@@ -49,6 +49,16 @@ class InstanceId:
             raise ValueError(f"'{text}' is no instance: write ztunnel@NODE, agent@NODE, control-plane or NAMESPACE/POD")
         return cls(found, place, number)
 
+    @classmethod
+    def init(cls, pod: str, number: int) -> InstanceId:
+        """The init container ``number``, from 0 on, of ``pod``: ``namespace/name/init-0``."""
+        return cls("program", f"{pod}/init-{number}")
+
+    @property
+    def is_init(self) -> bool:
+        """Whether it is an init container's."""
+        return self.role == "program" and self.place.count("/") > 1
+
     @property
     def first(self) -> InstanceId:
         """Its first generation: what all of them have in common."""

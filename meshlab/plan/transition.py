@@ -3,11 +3,12 @@
     withdraw   endpoints that are about to go are published as unhealthy, so that nobody chooses them any more
     leave      their programs end, the node proxies let go of them (ZDS), their links and namespaces go
     make       new pods get their namespaces, links and addresses; the node's ends of their links stay down
-    announce   the workloads of new pods are published; those whose program is still to start are unhealthy
+    announce   the workloads of new pods are published; those that still have something to start are unhealthy
     release    running pods leave the mesh: their rules go, then the node proxy lets go of them
     enrol      new and running pods enter the mesh: rules, then the node proxy's acknowledgement (ZDS)
     open       the links of new pods are set up
-    start      their init containers run, and then their programs, until they listen
+    start      their init containers run, and then their programs, until they listen; of pods with one, after all others
+    ready      those that started first are published as healthy, since an init container may wait for them
     publish    everything that the mesh says is published, and acknowledged by every node proxy
     name       the names of Services and pods (``/etc/hosts``) follow
 
@@ -25,7 +26,9 @@ from typing import Literal
 
 from meshlab.model import Mesh, Pod
 
-StageName = Literal["withdraw", "leave", "make", "announce", "release", "enrol", "open", "start", "publish", "name"]
+StageName = Literal[
+    "withdraw", "leave", "make", "announce", "release", "enrol", "open", "start", "ready", "publish", "name"
+]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,7 +48,7 @@ class Stage:
     pods: tuple[Pod, ...] = ()
     """Those that it is about."""
     served: Served | None = None
-    """Of ``withdraw``, ``announce`` and ``publish``."""
+    """Of ``withdraw``, ``announce``, ``ready`` and ``publish``."""
 
 
 def transition(before: Mesh, after: Mesh) -> tuple[Stage, ...]:
@@ -57,9 +60,9 @@ def transition(before: Mesh, after: Mesh) -> tuple[Stage, ...]:
     enrolled = _keys(pod for pod, _ in stay if before.is_enrolled(pod))
     released = tuple(pod for was, pod in stay if before.is_enrolled(was) and not after.is_enrolled(pod))
     entering = tuple(pod for was, pod in stay if _has_to_enter(before, was, after, pod))
-    starting = _keys(pod for pod in came if pod.program is not None)
+    first, waiting = waves(came)
     coming = _keys(pod for pod in came if after.is_enrolled(pod))
-    announced = Served(mesh=after, hbone=enrolled | coming, unhealthy=starting)
+    announced = Served(mesh=after, hbone=enrolled | coming, unhealthy=_keys((*first, *waiting)))
     published = Served(mesh=after, hbone=_keys(pod for pod in after.pods if after.is_enrolled(pod)))
     stages = (
         Stage(name="withdraw", pods=_endpoints(before, gone), served=_without(before, gone)),
@@ -69,9 +72,17 @@ def transition(before: Mesh, after: Mesh) -> tuple[Stage, ...]:
         Stage(name="release", pods=released),
         Stage(name="enrol", pods=(*(pod for pod in came if pod.key in coming), *entering)),
         Stage(name="open", pods=came),
-        Stage(name="start", pods=tuple(pod for pod in came if pod.key in starting)),
+        Stage(name="start", pods=first),
+        Stage(name="ready", pods=first if waiting else (), served=replace(announced, unhealthy=_keys(waiting))),
+        Stage(name="start", pods=waiting),
     )
     return (*(stage for stage in stages if stage.pods), Stage(name="publish", served=published), Stage(name="name"))
+
+
+def waves(pods: Iterable[Pod]) -> tuple[tuple[Pod, ...], tuple[Pod, ...]]:
+    """Of those with something to start: who starts at once, and who has init containers, which may wait for them."""
+    some = [pod for pod in pods if pod.program is not None or pod.init]
+    return tuple(pod for pod in some if not pod.init), tuple(pod for pod in some if pod.init)
 
 
 def in_effect(mesh: Mesh) -> Served:

@@ -26,6 +26,12 @@ from meshlab.proofs.window import Window
 
 _MOST_STREAMS = 1 << 17
 """How many streams are remembered from one window to the next: a pod can begin one with each packet that it sends."""
+_LATE_NS = 120_000_000_000
+"""How long after the end of a tunnel copies of its last bytes may come: to a pod that is gone Linux sends them again,
+eight times, after pauses that double.
+
+Source: ``tcp_orphan_retries`` in https://docs.kernel.org/networking/ip-sysctl.html
+"""
 
 
 class Follower:
@@ -39,6 +45,8 @@ class Follower:
         self._retired: list[tuple[Key, Stream]] = []
         """Of the open window: connections whose ports were used again."""
         self._epoch = 1
+        self._newest_ns = 0
+        """When the newest packet came."""
         self._open = False
         self._pieces: list[Piece] = []
         self._joined: list[Piece] = []
@@ -67,6 +75,7 @@ class Follower:
             packets = recorded(buffer)
             lost = lost_bytes(buffer)
         piece = Piece(buffer)
+        packet = None
         for packet in packets:
             head = parse(buffer, packet.start, packet.end)
             key = (packet.node, packet.ifindex, packet.outgoing, *head[:5])
@@ -76,6 +85,8 @@ class Follower:
                 self._join(Fragment(packet, key, head, piece, len(piece.packets) - 1))
             else:
                 self._follow(key, packet, head, buffer)
+        if packet is not None:
+            self._newest_ns = packet.time_ns
         if lost:
             self.lost(lost)
         if self._open:
@@ -119,7 +130,8 @@ class Follower:
         texts = packet_texts(pieces)
         canaries = places(self.search, texts, followed)
         unread = self.search.unread + Counter({Unread.FRAGMENTS: self._fragmented, Unread.HOLES: _holes(seen)})
-        flows = [(key, _flow(key, stream, wiring)) for key, stream in followed]
+        copies = self._copies(followed)
+        flows = [(key, _flow(key, stream, wiring, is_copy=key in copies)) for key, stream in followed]
         return Window(
             flows=tuple(flow for _, flow in flows),
             exposed=exposed(texts, followed, dict(flows)),
@@ -189,14 +201,12 @@ class Follower:
             reverse.ended = reverse.ended or self._epoch
 
     def _forget(self) -> None:
-        """Begin a new epoch without those that ended in the one before, and without what has no state (UDP, ICMP).
+        """Begin a new epoch without those that are over, and without what has no state (UDP, ICMP).
 
         Beyond a bound those go that were quiet the longest: if they speak again, it is in the middle of a connection.
         """
         self._streams = {
-            key: stream
-            for key, stream in self._streams.items()
-            if key[3] == TCP and (not stream.ended or stream.ended >= self._epoch)
+            key: stream for key, stream in self._streams.items() if key[3] == TCP and not self._is_over(stream)
         }
         if len(self._streams) > _MOST_STREAMS:
             for key in sorted(self._streams, key=lambda key: self._streams[key].epoch)[:-_MOST_STREAMS]:
@@ -204,6 +214,26 @@ class Follower:
         for stream in self._streams.values():
             stream.chunks = []
         self._epoch += 1
+
+    def _copies(self, followed: Streams) -> set[Key]:
+        """Those tunnels of which a link carried nothing but bytes that another link has carried before, from birth.
+
+        They come where another pod has the address by now: what the one before did not acknowledge is sent to it.
+        """
+        begun = [(key, stream) for key, stream in followed if stream.tls and not stream.born and stream.payload_bytes]
+        if not begun:
+            return set()
+        born: dict[tuple[object, ...], list[Stream]] = {}
+        for key, stream in self._streams.items():
+            if stream.tls and stream.born:
+                born.setdefault(key[3:], []).append(stream)
+        return {key for key, stream in begun if any(map(stream.is_part_of, born.get(key[3:], ())))}
+
+    def _is_over(self, stream: Stream) -> bool:
+        """It ended in an epoch before; a tunnel long before: late copies would be taken for bytes from its middle."""
+        if not stream.ended or stream.ended >= self._epoch:
+            return False
+        return stream.tls is None or stream.times[-1] < self._newest_ns - _LATE_NS
 
 
 def _holes(seen: Streams) -> int:
@@ -214,7 +244,7 @@ def _heard(marks: list[Place]) -> frozenset[tuple[int, int, int, bool]]:
     return frozenset((mark.hit.number, *mark.key[:3]) for mark in marks if mark.hit.number is not None)
 
 
-def _flow(key: Key, stream: Stream, wiring: Wiring) -> Flow:
+def _flow(key: Key, stream: Stream, wiring: Wiring, *, is_copy: bool) -> Flow:
     ring, ifindex, outgoing, protocol, source, destination, source_port, destination_port = key
     # Processors may stamp packets in one order and queue them in another.
     data = sorted(zip(stream.data_times, stream.data_sizes, strict=True))
@@ -229,7 +259,7 @@ def _flow(key: Key, stream: Stream, wiring: Wiring) -> Flow:
         payload_bytes=stream.payload_bytes,
         times=tuple(sorted(stream.times)),
         data=tuple(data),
-        from_birth=stream.born or not stream.payload_bytes,
+        from_birth=stream.born or not stream.payload_bytes or is_copy,
         hole=stream.has_hole,
         not_tls=stream.tls.fault if stream.tls else "",
         no_certificate=stream.tls.no_certificate if stream.tls else "",

@@ -93,6 +93,13 @@ class Stream:
         """The segment begins another connection on the same ports."""
         return bool(head.flags & SYN) and head.seq != self.isn
 
+    def is_part_of(self, whole: Stream) -> bool:
+        """Whether the bytes of this one, by their numbers, are among those that ``whole`` has in order from birth."""
+        if self.misses_bytes:
+            return False
+        first = self.next_seq - self.taken - whole.isn - 1 & _MASK
+        return first < _HALF and first + self.taken <= whole.taken
+
     def lost(self) -> None:
         """The capture has lost something until here: what is missing never comes."""
         if self.pending:

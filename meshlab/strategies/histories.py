@@ -5,6 +5,7 @@
     policies come and go
     node proxies, agents and the control plane are restarted; node proxies upgraded; nodes reboot
     connections are held open; calls are made in between
+    a policy denies what is held open; a policy goes after something has been restarted since it came
 
 Each call expects what the oracle says of it then, and each connection what ``lab.calls.fates`` says, so that a right
 mesh holds whatever is drawn. The last steps are calls of every pair: the whole matrix.
@@ -23,15 +24,20 @@ from meshlab.lab.calls.fates import Fates
 from meshlab.lab.calls.names import behind
 from meshlab.model import (
     DATAPLANE_MODE,
+    Action,
     AskStep,
+    AuthorizationPolicy,
     CallStep,
     ChangeStep,
     ConnectStep,
     InstanceId,
     Mesh,
+    Operation,
     Pod,
     PolicyStep,
     Role,
+    Rule,
+    Source,
     Step,
     Topology,
     VerbStep,
@@ -82,7 +88,7 @@ def draw_history(choices: Choices, topology: Topology, most: int) -> Topology:
 
 @dataclass(slots=True)
 class HistoryDrawing:
-    """A history while it is drawn. Each thing that may happen is a method, whose step ``take`` adds."""
+    """A history while it is drawn. Each thing that may happen is a method, whose steps ``take`` adds one by one."""
 
     choices: Choices
     base: Topology
@@ -100,17 +106,20 @@ class HistoryDrawing:
 
     def happen(self) -> None:
         """Draw one thing that happens; nothing, where what was drawn cannot happen now."""
-        kinds: tuple[Callable[[], Step | None], ...] = (
+        kinds: tuple[Callable[[], Iterator[Step]], ...] = (
             *(self.policies, self.come, self.connect, self.restart, self.go, self.namespace, self.label),
             *(self.policies, self.come, self.connect, self.restart, self.go),
             *(self.policies, self.label, self.upgrade, self.reboot),
+            *(self.deny_what_is_held, self.deny_until_a_restart) * 3,
         )
-        self.take(self.choices.one_of(kinds)())
+        for step in self.choices.one_of(kinds)():
+            self.take(step)
 
     def look(self) -> None:
         """Draw a call, or ask a connection that is held."""
         asks: bool = self.choices.one_of((True, False))
-        self.take(self.ask() if self.lines and asks else self.call())
+        for step in self.ask() if self.lines and asks else self.call():
+            self.take(step)
 
     def finish(self) -> None:
         """Ask every connection, and call every pair."""
@@ -121,7 +130,7 @@ class HistoryDrawing:
         for call in (calls[first:] + calls[:first])[:_MATRIX]:
             self.take(call)
 
-    def take(self, step: Step | None) -> Step | None:
+    def take(self, step: Step) -> Step | None:
         """Add ``step``, with what it should come to, and give what was added.
 
         ``None`` is given, and nothing added, where nobody can say what it should come to, or it is no change of this
@@ -129,8 +138,6 @@ class HistoryDrawing:
         """
         taken: Step | None = None
         match step:
-            case None:
-                pass
             case AskStep():
                 alive = self._fates.alive(step.name)
                 taken = None if alive is None else replace(step, alive=alive)
@@ -155,24 +162,25 @@ class HistoryDrawing:
 
     # --- what happens ------------------------------------------------------------------------------------------------
 
-    def policies(self) -> Step:
+    def policies(self) -> Iterator[Step]:
         mesh = self.mesh
         if self.choices.one_of((False, False, True)):
-            return PolicyStep(replaces=True)
+            yield PolicyStep(replaces=True)
+            return
         drawn_mesh = draw_policies(Drawing.about(self.choices, mesh))
-        return PolicyStep(
+        yield PolicyStep(
             authorization_policies=drawn_mesh.authorization_policies,
             peer_authentications=drawn_mesh.peer_authentications,
             replaces=True,
         )
 
-    def come(self) -> Step | None:
+    def come(self) -> Iterator[Step]:
         there = {pod.key for pod in self.mesh.pods}
         namespaces = sorted({pod.namespace for pod in self.base.mesh.pods})
         namespace = self.choices.one_of(namespaces)
         names = [name for name in _NEW if f"{namespace}/{name}" not in there]
         if not names:
-            return None
+            return
         like = self.choices.one_of(self.base.mesh.pods)
         account = self.choices.one_of((like.service_account, "late"))
         addresses = self._free_addresses()
@@ -188,7 +196,7 @@ class HistoryDrawing:
         }
         if addresses is not None:
             manifest["status"] = {"podIPs": [{"ip": str(address)} for address in addresses]}
-        return ChangeStep(verb="apply", manifests=_text(manifest))
+        yield ChangeStep(verb="apply", manifests=_text(manifest))
 
     def _free_addresses(self) -> tuple[object, object] | None:
         """Those of the pod that went last, half of the time."""
@@ -198,62 +206,104 @@ class HistoryDrawing:
             return None
         return free[-1].ipv4, free[-1].ipv6
 
-    def go(self) -> Step | None:
+    def go(self) -> Iterator[Step]:
         pods = [pod for pod in self.mesh.pods if len(self.mesh.pods) > 2]
         late = [pod for pod in pods if pod.name in _NEW]
         if not pods:
-            return None
+            return
         pod = self.choices.one_of(self.choices.one_of([late or pods, pods]))
         metadata = {"name": pod.name, "namespace": pod.namespace}
-        return ChangeStep(verb="delete", manifests=_text({"apiVersion": "v1", "kind": "Pod", "metadata": metadata}))
+        yield ChangeStep(verb="delete", manifests=_text({"apiVersion": "v1", "kind": "Pod", "metadata": metadata}))
 
-    def namespace(self) -> Step:
+    def namespace(self) -> Iterator[Step]:
         namespace = self.choices.one_of(self.mesh.namespaces)
         mode = "none" if namespace.labels.get(DATAPLANE_MODE) == "ambient" else "ambient"
         labels = {**namespace.labels, DATAPLANE_MODE: mode}
         metadata = {"name": namespace.name, "labels": labels}
-        return ChangeStep(
-            verb="apply", manifests=_text({"apiVersion": "v1", "kind": "Namespace", "metadata": metadata})
-        )
+        yield ChangeStep(verb="apply", manifests=_text({"apiVersion": "v1", "kind": "Namespace", "metadata": metadata}))
 
-    def label(self) -> Step | None:
+    def label(self) -> Iterator[Step]:
         """A pod that came enters or leaves the mesh by its own label."""
         late = [pod for pod in self.mesh.pods if pod.name in _NEW]
         if not late:
-            return None
+            return
         pod = self.choices.one_of(late)
         mode = "none" if self.mesh.is_enrolled(pod) else "ambient"
-        return ChangeStep(verb="apply", manifests=_text(_manifest(pod, {**pod.labels, DATAPLANE_MODE: mode})))
+        yield ChangeStep(verb="apply", manifests=_text(_manifest(pod, {**pod.labels, DATAPLANE_MODE: mode})))
 
-    def restart(self) -> Step:
+    def restart(self) -> Iterator[Step]:
         role = self.choices.one_of(_RESTARTED)
         node = self.choices.one_of([node.name for node in self.base.nodes])
-        return VerbStep(verb="restart", instance=str(InstanceId(role, "" if role == "control-plane" else node)))
+        yield VerbStep(verb="restart", instance=str(InstanceId(role, "" if role == "control-plane" else node)))
 
-    def upgrade(self) -> Step:
+    def upgrade(self) -> Iterator[Step]:
         node = self.choices.one_of([node.name for node in self.base.nodes])
-        return VerbStep(verb="upgrade", instance=str(InstanceId("ztunnel", node)), to="same")
+        yield VerbStep(verb="upgrade", instance=str(InstanceId("ztunnel", node)), to="same")
 
-    def reboot(self) -> Step:
-        return VerbStep(verb="reboot", instance=self.choices.one_of([node.name for node in self.base.nodes]))
+    def reboot(self) -> Iterator[Step]:
+        yield VerbStep(verb="reboot", instance=self.choices.one_of([node.name for node in self.base.nodes]))
 
-    def connect(self) -> Step | None:
+    def connect(self) -> Iterator[Step]:
         calls = [call for call in self.calls() if "/" in call.to and call.expect is Verdict.ALLOW]
         if not calls:
-            return None
+            return
         call = self.choices.one_of(calls)
-        half_close = self.choices.one_of((False, False, True))
+        half_close = self.choices.one_of((False, True))
         name = f"line-{len(self.lines)}"
-        return ConnectStep(source=call.source, to=call.to, name=name, family=4, half_close=half_close)
+        yield ConnectStep(source=call.source, to=call.to, name=name, family=4, half_close=half_close)
 
-    def ask(self) -> Step | None:
-        return AskStep(name=self.choices.one_of(self.lines), alive=True) if self.lines else None
+    def ask(self) -> Iterator[Step]:
+        if self.lines:
+            yield AskStep(name=self.choices.one_of(self.lines), alive=True)
+
+    def call(self) -> Iterator[Step]:
+        calls = list(self.calls())
+        if calls:
+            yield self.choices.one_of(calls)
+
+    # --- what shows only in the order of several ----------------------------------------------------------------------
+
+    def deny_what_is_held(self) -> Iterator[Step]:
+        """A connection is opened, a policy comes that denies it, and it is asked."""
+        held = len(self.lines)
+        for step in self.connect():
+            yield step
+            if len(self.lines) > held and isinstance(step, ConnectStep):
+                yield PolicyStep(authorization_policies=(self._denial(step),))
+                yield AskStep(name=self.lines[-1], alive=False)
+
+    def deny_until_a_restart(self) -> Iterator[Step]:
+        """A policy denies a call, something comes back, the policy goes, and the call is made again."""
+        calls = [call for call in self.calls() if "/" in call.to and call.expect is Verdict.ALLOW]
+        if not calls:
+            return
+        call = self.choices.one_of(calls)
+        kept = PolicyStep(
+            authorization_policies=self.mesh.authorization_policies,
+            peer_authentications=self.mesh.peer_authentications,
+            replaces=True,
+        )
+        yield PolicyStep(authorization_policies=(self._denial(call),))
+        yield from self.restart()
+        yield kept
+        yield from (again for again in self.calls() if (again.source, again.to) == (call.source, call.to))
+
+    def _denial(self, call: CallStep | ConnectStep) -> AuthorizationPolicy:
+        """A policy of the namespace of one that is called which denies the caller by one thing that is true of it."""
+        mesh = self.mesh
+        source, (destination, port) = mesh.pod(call.source), behind(mesh, call.to)[0]
+        rule = self.choices.one_of(
+            (
+                Rule(sources=(Source(namespaces=(source.namespace,)),)),
+                Rule(sources=(Source(service_accounts=(f"{source.namespace}/{source.service_account}",)),)),
+                Rule(operations=(Operation(ports=(str(port),)),)),
+            )
+        )
+        return AuthorizationPolicy(
+            name="late-denial", namespace=destination.namespace, action=Action.DENY, rules=(rule,)
+        )
 
     # --- calls -------------------------------------------------------------------------------------------------------
-
-    def call(self) -> Step | None:
-        calls = list(self.calls())
-        return self.choices.one_of(calls) if calls else None
 
     def calls(self) -> Iterator[CallStep]:
         """Every pair, with what the policies say of it, where they say one thing in both families."""

@@ -49,6 +49,7 @@ _cheat = _ztunnels("mutants.cheats")
 _connections = _ztunnels("mutants.connections")
 _sequence = _ztunnels("mutants.sequence")
 _variant = _ztunnels("variants")
+_pitfalls = _ztunnels("mutants.pitfalls")
 _near = _ztunnels("mutants.near")
 _unseen = _ztunnels("mutants.unseen")
 _unseen_two = _ztunnels("mutants.unseen_two")
@@ -245,6 +246,14 @@ MUTANTS = _named(
         "judges an open connection again by the policies that there were when it came, and by no new one",
     ),
     _sequence("drops-at-drain", "ends every open connection at once when it is asked to end"),
+    _pitfalls("refuses-pods-that-start", "carries no call of a pod before it is ready, so none of its init containers"),
+    _pitfalls("first-call-without-a-certificate", "sends the first call of a pod in plaintext, and waits for nothing"),
+    _pitfalls("listens-while-it-drains", "goes on taking connections when it is asked to end, and refuses them"),
+    _pitfalls("resets-instead-of-ending", "ends a client's connection with RST where the server ended it with FIN"),
+    _agent(
+        "agent-trusts-rules-after-a-reboot",
+        "when it starts again, takes new pods for pods that have their rules: after a reboot none has",
+    ),
     _agent("released-pod-stays-captured", "leaves the rules and the node proxy of a pod that it says it has released"),
     _agent("agent-forgets-after-restart", "forgets one of the pods of its node when it starts again, and denies it"),
     _agent("agent-writes-no-rules", "enrols pods without redirecting their traffic"),

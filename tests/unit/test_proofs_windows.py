@@ -167,6 +167,51 @@ def test_what_ended_is_forgotten_and_what_lives_is_not() -> None:
     assert len(follower._streams) == 2 * len(WAY)
 
 
+def test_a_late_copy_of_the_end_of_a_tunnel_is_nothing_new_until_nobody_sends_one_any_more(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What a ztunnel said last to a pod that is gone is sent again for long, into windows that know nothing of it."""
+    follower, script, tls = Follower(scenes.SECRET), scenes.Script(), scenes.recorded_tls()
+    tunnel = connection(script)
+    tunnel.open()
+    tunnel.say(tls.hello)
+    tunnel.say(tls.server, back=True)
+    tunnel.end()
+    follower.feed(recorded(script.frames))
+    last = [frame for frame in script.frames if len(frame[3]) > 100][-1:]
+    nothing: list[Frame] = []
+    for _ in range(3):
+        follower.feed(recorded(nothing))
+
+    def again() -> set[tuple[bool, bool]]:
+        follower.open()
+        follower.feed(recorded(last))
+        return {(flow.from_birth, flow.hole) for flow in follower.close(wiring(), NONE, {}).flows}
+
+    assert again() == {(True, False)}
+    monkeypatch.setattr(follower_module, "_LATE_NS", -follower_module._LATE_NS)
+    follower.feed(recorded(nothing))
+    assert follower._streams == {}
+    assert again() == {(False, False)}
+
+
+@pytest.mark.parametrize(("data", "known"), [(b"same bytes", True), (b"same bytes and more", False)])
+def test_the_end_of_a_tunnel_that_comes_to_the_next_pod_of_the_address_is_known_from_other_links(
+    data: bytes, known: bool
+) -> None:
+    script, tls = scenes.Script(), scenes.recorded_tls()
+    tunnel = scenes.Tcp(script, "shop/client", "shop/server", 40000, 15008, WAY[:-1])
+    tunnel.open()
+    tunnel.say(tls.hello)
+    at = tunnel.sent[0]
+    tunnel.say(b"same bytes")
+    before = len(script.frames)
+    late = scenes.Tcp(script, "shop/client", "shop/server", 40000, 15008, WAY[-1:], [at, 0])
+    late.segment(data, flags=FIN)
+    _, window = windows([(True, script.frames[:before]), (True, script.frames[before:])])
+    assert {(flow.link, flow.from_birth) for flow in window.flows} == {(scenes.SERVER, known)}
+
+
 def test_of_too_many_connections_those_that_were_quiet_the_longest_are_forgotten(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -34,12 +34,12 @@ def test_a_mesh_in_which_nobody_can_call_has_no_history() -> None:
 
 def test_what_is_taken_changes_the_mesh_and_what_cannot_be_is_not_taken() -> None:
     drawing = HistoryDrawing(Choices(b""), with_echo_image(TWO_NODES))
-    assert drawing.take(drawing.ask()) is None
+    assert list(drawing.ask()) == []
     assert drawing.take(AskStep(name="line-0", alive=True)) is None
     before = len(drawing.mesh.pods)
-    gone = drawing.take(drawing.go())
-    assert drawing.steps == [gone]
+    gone = [drawing.take(step) for step in drawing.go()]
+    assert drawing.steps == gone
     assert len(drawing.mesh.pods) == before - 1
-    called = drawing.take(drawing.call())
+    (called,) = [drawing.take(step) for step in drawing.call()]
     assert isinstance(called, CallStep)
     assert called.source in {pod.key for pod in drawing.mesh.pods}

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import pytest
 
+from meshlab.lab import sources
 from meshlab.model import FAMILIES, Family, Topology, Verdict
 from meshlab.oracle import connection, decide
 from meshlab.topology import load, read
@@ -72,6 +73,12 @@ def _denied(cells: list[Cell]) -> list[Cell]:
 
 def test_three_topologies_are_shipped() -> None:
     assert {"policies", "quickstart", "two-nodes"} <= {path.stem for path in SHIPPED}
+
+
+def test_those_in_a_folder_have_it_in_their_name() -> None:
+    names = {path: name for name, path in sources.shipped().items()}
+    assert {names[path] for path in SHIPPED} == {path.stem for path in SHIPPED}
+    assert sources.find("pitfalls/node-reboots") == FOLDER / "pitfalls" / "node-reboots.yaml"
 
 
 @shipped

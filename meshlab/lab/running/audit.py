@@ -40,14 +40,19 @@ def findings(site: Site) -> list[str]:
 
 
 def _logs(site: Site) -> tuple[Logs, list[str]]:
-    """What every program has printed; or nothing, and a finding, where the recorder cannot say it."""
+    """What every program has printed; or nothing, and a finding, where the recorder cannot say it.
+
+    Not what an init container has: it is judged by how it ended, and may fail until what it waits for is there.
+    """
     recorder = site.programs.recorder
     if recorder is None:
         return {}, []
     try:
-        return recorder.ask("logs", within_s=_ASK_S)[0]["logs"], []
+        logs: Logs = recorder.ask("logs", within_s=_ASK_S)[0]["logs"]
     except LabError as error:
         return {}, [f"nobody knows whether a program printed a panic: {error}"]
+    inits = {program.name for program in site.programs.every.values() if program.id.is_init}
+    return {name: log for name, log in logs.items() if name not in inits}, []
 
 
 def _exits(site: Site, logs: Logs) -> list[str]:
