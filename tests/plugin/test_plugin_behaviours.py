@@ -82,6 +82,7 @@ def test_a_failed_test_leaves_captures_logs_rules_and_configuration(behaviours: 
         "logs/agent@node-1.log",
         "logs/agent@node-2.log",
         "logs/control-plane.log",
+        "logs/echo@node-1.log",
         "logs/echo@node-2.log",
         "logs/ztunnel@node-1.log",
         "logs/ztunnel@node-2.log",

@@ -13,10 +13,10 @@ from hypothesis import given, settings
 
 from meshlab.cli import main
 from meshlab.errors import UsageError
-from meshlab.fuzz import command
 from meshlab.fuzz.command import seconds_of
 from meshlab.lab.sources import Source, read, shipped
 from meshlab.model import Topology
+from meshlab.play import command
 from meshlab.play.bugfile import formatted, name_of, written
 from meshlab.play.replay import Played, Word
 from meshlab.strategies import topologies

@@ -75,7 +75,7 @@ BASES = {
                   metadata: {name: strict, namespace: a}
                   spec: {mtls: {mode: STRICT}}
             - delete: [{apiVersion: v1, kind: Pod, metadata: {name: a, namespace: a}}]
-            - connect: {from: a/b, to: "a/c:80", as: one, family: 4}
+            - connect: {from: a/b, to: "a/c:80", as: one, family: 4, mode: half-close}
             - connect: {from: a/b, to: "a/c:80", as: two}
             - ask: one
               expect: alive
@@ -356,6 +356,7 @@ CHANGES: dict[str, dict[str, Any]] = {
         "spec steps 4 connect to": "a/c:81",
         "spec steps 5 connect as": "three",
         "spec steps 4 connect family": 6,
+        "spec steps 4 connect mode": GONE,
         "spec steps 6 ask": "two",
         "spec steps 6 expect": "closed",
         **{f"spec steps {n + 7} {verb}": "agent@node-2" for n, verb in enumerate(_VERBS)},
