@@ -327,7 +327,7 @@ def test_waiting_for_processes_that_do_not_end_says_which(room: Room) -> None:
 
 def test_a_process_whose_first_thread_has_ended_is_found_and_ends(room: Room) -> None:
     script = "import threading, ctypes; threading.Thread(target=threading.Event().wait).start(); "
-    pid = room.start(sys.executable, "-c", script + "ctypes.CDLL(None).pthread_exit(None)")
+    pid = room.start("/usr/bin/python3", "-c", script + "ctypes.CDLL(None).pthread_exit(None)")
     assert _eventually(lambda: sorted(map(pid_inside, inhabitants([room.lab]))) == [1]), "it hides from a first look"
     assert room.sandbox.end_in(room.mntns) == [pid]
     room.sandbox.wait_ended_in(room.mntns, 10)
