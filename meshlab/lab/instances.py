@@ -100,7 +100,7 @@ class Instance:
     # --- ending ------------------------------------------------------------------------------------------------------
 
     def kill(self) -> None:
-        """End it at once (SIGKILL); nobody starts it again, but for what a pod restarts by its ``restartPolicy``."""
+        """End it at once (SIGKILL); nobody starts it again but ``restart``."""
         self._end(signal.SIGKILL, _KILLED_S)
 
     def stop(self, number: int = signal.SIGTERM, timeout_s: float = _DRAIN_S) -> None:

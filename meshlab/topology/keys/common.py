@@ -17,6 +17,9 @@ BOOKKEPT = under(
         _BOOKKEEPING,
     ),
 )
+RESTARTS = (
+    "Always where it is not given; it decides whether an init container is tried again, and starts no program again"
+)
 WAYPOINT = {"labels.istio.io/use-waypoint": refused("the lab has no waypoints", unless=("none",))}
 
 LABELS = {

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from meshlab.topology import shapes
-from meshlab.topology.keys.common import NO_ANNOTATIONS, NO_LABELS, POD_MARKS, object_keys
+from meshlab.topology.keys.common import NO_ANNOTATIONS, NO_LABELS, POD_MARKS, RESTARTS, object_keys
 from meshlab.topology.keys.key import each, honoured, manifest, under
 
 LAB = {
@@ -31,7 +31,7 @@ LAB = {
     "spec.pods.*.init[].run[]": honoured(shapes.ANY_TEXT, why="each ends before the next one, or `run`, starts"),
     "spec.pods.*.init[].env.*": honoured(shapes.ANY_TEXT, names=shapes.TEXT),
     "spec.pods.*.init[].workingDir": honoured(shapes.PATH),
-    "spec.pods.*.restartPolicy": honoured(shapes.RESTART_POLICY, why="Always where it is not given"),
+    "spec.pods.*.restartPolicy": honoured(shapes.RESTART_POLICY, why=RESTARTS),
     "spec.pods.*.capabilities[]": honoured(shapes.CAPABILITY),
     "spec.pods.*.emptyDirs[]": honoured(shapes.PATH),
     "spec.pods.*.workload": honoured(shapes.SUBDOMAIN, why="the Deployment that the pod stands for"),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from meshlab.topology import shapes
-from meshlab.topology.keys.common import BOOKKEPT, NO_ANNOTATIONS, NO_LABELS, POD_MARKS, object_keys
+from meshlab.topology.keys.common import BOOKKEPT, NO_ANNOTATIONS, NO_LABELS, POD_MARKS, RESTARTS, object_keys
 from meshlab.topology.keys.key import each, honoured, inert, refused, under
 
 _NOT_RUN = inert("the lab does not probe a program, and runs nothing before its end")
@@ -95,7 +95,7 @@ _POD_SPEC = {
         "the host's files are read-only in every pod; list the folder in the Lab's spec.mounts"
     ),
     **under("initContainers[].", _INIT_CONTAINER),
-    "restartPolicy": honoured(shapes.RESTART_POLICY, why="Always where it is not given"),
+    "restartPolicy": honoured(shapes.RESTART_POLICY, why=RESTARTS),
     "ephemeralContainers": refused("the lab runs one program in a pod"),
     "hostNetwork": refused("a pod in its node's network is never captured", unless=(False,)),
     "hostAliases": refused("names are the lab's own"),
@@ -149,7 +149,7 @@ DEPLOYMENT = {
     **under("spec.template.metadata.", each("name namespace", inert("the pods are named after the Deployment"))),
     "spec.template.spec": honoured(None, required=True),
     **under("spec.template.spec.", _POD_SPEC),
-    "spec.template.spec.restartPolicy": refused("pods of a Deployment are always restarted", unless=("Always",)),
+    "spec.template.spec.restartPolicy": refused("Kubernetes takes nothing else here", unless=("Always",)),
     **under(
         "spec.",
         each(
