@@ -70,7 +70,8 @@ def test_an_init_container_calls_the_mesh_as_its_pod(main: str, server: str, lab
 
 def test_init_containers_run_in_order_and_end_before_the_program(lab_factory: LabFactory) -> None:
     write = "init: [{run: [sh, -c, 'echo one >> /tmp/data/said']}, {run: [sh, -c, 'echo two >> /tmp/data/said']}]"
-    main = "run: [sh, -c, 'cat /tmp/data/said; echo three; exec sleep infinity'], emptyDirs: [/tmp/data]"
+    listens = "exec python3 -m http.server 6379 --bind ::"
+    main = f"ports: [6379], run: [sh, -c, 'cat /tmp/data/said; echo three; {listens}'], emptyDirs: [/tmp/data]"
     with lab_factory(topology(f"{write}, {main}")) as lab:
         assert lab.instance("shop/cache").logs().split() == ["one", "two", "three"]
 

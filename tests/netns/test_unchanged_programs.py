@@ -157,7 +157,7 @@ def test_a_session_with_postgres_is_cut_by_what_denies_it(change: str, lab_facto
         assert ended.status != 0
 
 
-@needs("nginx", "curl")
+@needs("nginx", "curl", "openssl")
 @pytest.mark.parametrize("family", [4, 6])
 def test_nginx_and_curl_move_much_each_way(family: int, lab_factory: LabFactory) -> None:
     with lab_factory(mesh(8080, "sh", "-ec", NGINX), ztunnel="reference") as lab:
