@@ -216,10 +216,14 @@ class Stream:
         nonce = request.response_nonce
         if nonce not in subscription.outstanding and not self._was_sent(nonce):
             raise _illegal(request, f"no response with nonce {nonce!r} was sent")
+        is_oldest = nonce == next(iter(subscription.outstanding), None)
         version, parts = subscription.outstanding.pop(nonce, (_UNKNOWN, {}))
         if request.HasField("error_detail"):  # its code is 0 from a real ztunnel: presence is what counts
             self.nacks.append(Nack(self.client, self.node, request.type_url, version, request.error_detail.message))
             subscription.refuse(parts)
+        elif subscription.outstanding:
+            if is_oldest and _UNKNOWN not in subscription.held.values():
+                subscription.acknowledged = version  # what was sent since is not answered yet
         else:
             subscription.settle()
 

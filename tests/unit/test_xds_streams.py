@@ -348,6 +348,20 @@ def test_going_back_to_what_was_acknowledged_once_must_be_acknowledged_again() -
     assert server.lagging([CLIENT]) == []
 
 
+def test_an_ack_that_crosses_a_newer_response_says_what_the_client_has_meanwhile() -> None:
+    server = serving(A)
+    talk = Conversation(server)
+    (_, [denying]) = server.publish(WITH_DENY)[0]
+    (_, [going_back]) = server.publish(A)[0]
+    assert server.lagging([CLIENT])[0].version == A.version(AUTHORIZATION_TYPE)
+    talk.hear([denying])
+    assert server.lagging([CLIENT]) == [
+        Lag(CLIENT, "node-1", AUTHORIZATION_TYPE, WITH_DENY.version(AUTHORIZATION_TYPE))
+    ]
+    talk.hear([going_back])
+    assert server.lagging([CLIENT]) == []
+
+
 def test_a_client_without_a_stream_lags_and_one_of_its_two_streams_is_not_enough() -> None:
     server = serving(A)
     first = Conversation(server)
