@@ -42,7 +42,7 @@ class Needs:
 
 @dataclass(slots=True)
 class Soak:
-    """What was measured."""
+    """The figures that a run has measured."""
 
     needs: dict[str, list[Needs]] = field(default_factory=dict)
     """By the name of an instance, ``netd`` and ``owner``."""

@@ -43,7 +43,7 @@ class Connection:
         sock.setblocking(False)
         self.number = number
         self.pid = _pid_of(sock)
-        """Of the proxy, as the lab's pid namespace has it."""
+        """The process id of the proxy in the lab's pid namespace."""
         self.uids: set[str] = set()
         """The pods that the proxy has acknowledged, and not been rid of since."""
         self.session = AgentSession(pods)
@@ -128,6 +128,6 @@ class Connection:
 
 
 def _pid_of(sock: socket.socket) -> int:
-    """Of the process that connected (man 7 unix, SO_PEERCRED)."""
+    """The process id of the process that connected (man 7 unix, SO_PEERCRED)."""
     pid, _, _ = struct.unpack("iII", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
     return int(pid)

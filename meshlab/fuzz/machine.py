@@ -45,7 +45,7 @@ class MeshMachine(RuleBasedStateMachine):
     topology: ClassVar[str | Path]
     """A shipped name, a path (from the folder of the subclass's file), or YAML text."""
     settings: ClassVar[LabSettings] = {}
-    """Of the lab: ``ztunnel``, ``mutant`` ..."""
+    """Settings of the lab: ``ztunnel``, ``mutant`` ..."""
     _shared: ClassVar[Lab | None] = None
 
     def __init__(self) -> None:

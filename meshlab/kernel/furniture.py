@@ -1,4 +1,4 @@
-"""What the mount namespaces of a lab are furnished with: the host's tree read-only, scratch folders, files of /etc.
+"""Mounts of a lab's mount namespaces: the host's tree read-only, scratch folders, files of /etc.
 
 netd calls these, standing in the mount namespace that is meant. Standard library only, as for netd.
 """
@@ -15,9 +15,12 @@ from meshlab.kernel import namespaces as ns
 
 _TMPFS_FLAGS = ns.MS_NOSUID | ns.MS_NODEV
 _GLOBAL = ("/proc/sys", "/proc/sysrq-trigger", "/proc/irq", "/proc/bus", "/proc/fs")
-"""Of the whole machine: uid 0 may write there without any capability. Container runtimes make the same read-only."""
+"""These files belong to the whole machine, and uid 0 may write there without any capability.
+
+Container runtimes make the same ones read-only.
+"""
 _BOUND = "size=64m,nr_inodes=65536"
-"""Of every tmpfs of a lab: what a program writes there is the machine's memory, and so is every empty file."""
+"""Bounds of every tmpfs of a lab: what programs write there is the machine's memory, and so is every empty file."""
 _SCRATCH = ("/tmp", "/var/tmp", "/run", "/dev/shm")  # noqa: S108 - mounted over, never used on the host
 
 

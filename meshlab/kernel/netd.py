@@ -51,7 +51,7 @@ class Netd:
         self._ended: dict[int, int] = {}
         """Exit status by pid, of what the owner has not been told yet; no larger than there are pids."""
         self._numbers = itertools.count()
-        """Of namespaces: none is given twice, so that whoever uses one that is forgotten gets an error."""
+        """The next number of a namespace. No number is used twice, so using a forgotten one is an error."""
         self._netns: dict[int, int] = {}
         self._mntns: dict[int, tuple[int, int]] = {}
         self._home_net = _open_ns("net")

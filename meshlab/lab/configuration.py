@@ -1,4 +1,4 @@
-"""What the node proxies are told: the control plane is given everything that is served, and says when it is in effect.
+"""The lab's side of the control plane: give it everything to serve, and wait until that is in effect.
 
 post     without waiting; a push that supersedes another ends its wait
 settle   wait for the barrier: every node proxy that runs has acknowledged both types at this version on a live

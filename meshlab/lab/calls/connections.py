@@ -59,7 +59,7 @@ class OpenConnection:
         self.number = number
         """Counted with the calls of the lab."""
         self.canary = canary
-        """What the opening carries to a built-in echo, whole: ``mlc-7-...``"""
+        """The whole canary that the opening carries to a built-in echo: ``mlc-7-...``"""
         self.peer = ""
         """The pod that answered, ``namespace/name``; empty where no built-in echo did."""
         self.opened_ns = 0

@@ -48,7 +48,7 @@ _OPENED_AT_ONCE = 50
 _STANDS_S = 10.0
 """So long, at most, ``start`` waits for the first calls and connections."""
 _LATE_S = 1.0
-"""What is later than that is not made up for."""
+"""Calls that are later than this are left out, not made up for."""
 _ASK_EVERY_S = 0.2
 _SILENT_S = 5.0
 """A connection that has not answered for so long is broken."""
@@ -81,7 +81,7 @@ class Driver:
     ) -> None:
         self.tally = Tally()
         self.failure: BaseException | None = None
-        """What has ended traffic before its time."""
+        """The error that ended the traffic early."""
         self._lab = lab
         self._loop = loop
         self._connections = connections
