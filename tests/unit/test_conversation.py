@@ -193,13 +193,14 @@ def _interrupted(work: Callable[[], Any], after_s: float) -> bool:
 
     before = signal.signal(signal.SIGALRM, interrupt)
     try:
-        signal.setitimer(signal.ITIMER_REAL, max(after_s, 1e-6))
-        work()
-        signal.setitimer(signal.ITIMER_REAL, 0)
+        try:
+            signal.setitimer(signal.ITIMER_REAL, max(after_s, 1e-6))
+            work()
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)  # it rings once: where that is just now, it is over afterwards
     except KeyboardInterrupt:
         return True
     finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
     return False
 

@@ -171,7 +171,7 @@ def _notes(planned: Sequence[PlannedCell]) -> Iterator[str]:
     """What a reader should know of a check that held."""
     if not any(cell.denying for cell in planned):
         yield "no cell is denied: nothing here shows that this mesh can refuse a call"
-    for endpoints in sorted({len(cell.endpoints) for cell in planned if cell.balanced}):
+    for endpoints in sorted({len(cell.due.ways) for cell in planned if cell.balanced}):
         yield (
             f"each of {endpoints} endpoints of a Service has to answer one of {calls_to_reach_all(endpoints)} fresh"
             f" connections; a random choice leaves one out with a probability of {missed_by_chance(endpoints):.1e}"
