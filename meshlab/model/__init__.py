@@ -2,6 +2,16 @@
 
 from meshlab.model.call import Call, Outcome, Peer
 from meshlab.model.connection import Connection, Decision
+from meshlab.model.gateway import (
+    GATEWAY_NAME,
+    USE_WAYPOINT,
+    USE_WAYPOINT_NAMESPACE,
+    WAYPOINT_CLASS,
+    WAYPOINT_FOR,
+    WAYPOINT_PORT,
+    Serves,
+    Waypoint,
+)
 from meshlab.model.identity import SpiffeId
 from meshlab.model.instance import InstanceId, Role
 from meshlab.model.mesh import DATAPLANE_MODE, Mesh, has_labels
@@ -63,6 +73,12 @@ from meshlab.model.workload import (
 __all__ = [
     "DATAPLANE_MODE",
     "FAMILIES",
+    "GATEWAY_NAME",
+    "USE_WAYPOINT",
+    "USE_WAYPOINT_NAMESPACE",
+    "WAYPOINT_CLASS",
+    "WAYPOINT_FOR",
+    "WAYPOINT_PORT",
     "Action",
     "Address",
     "AskStep",
@@ -104,6 +120,7 @@ __all__ = [
     "RestartPolicy",
     "Role",
     "Rule",
+    "Serves",
     "Service",
     "ServicePort",
     "Source",
@@ -116,6 +133,7 @@ __all__ = [
     "VerbStep",
     "Verdict",
     "Way",
+    "Waypoint",
     "direct",
     "has_labels",
 ]

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
+from meshlab.model.gateway import USE_WAYPOINT, USE_WAYPOINT_NAMESPACE, Serves, Waypoint
 from meshlab.model.policy import AuthorizationPolicy, PeerAuthentication
 from meshlab.model.workload import Endpoints, Labels, Namespace, Pod, Service, ServicePort
 
@@ -24,6 +25,7 @@ class Mesh:
     """In the order of the file."""
     services: tuple[Service, ...] = ()
     endpoints_by_hand: tuple[Endpoints, ...] = ()
+    waypoints: tuple[Waypoint, ...] = ()
     authorization_policies: tuple[AuthorizationPolicy, ...] = ()
     peer_authentications: tuple[PeerAuthentication, ...] = ()
     """In the order of the file, which is their age: the oldest wins."""
@@ -94,6 +96,32 @@ class Mesh:
                     if written.name == port.name:
                         return written.number
         return None
+
+    def waypoint_of(self, object_: Pod | Service) -> Waypoint | None:
+        """The waypoint through which calls to the address of ``object_`` pass; ``None`` where there is none.
+
+        The object's own label beats its namespace's, and ``none`` opts out. A waypoint that is not there, that serves
+        other traffic, or that does not admit the namespace is none, as in Istio, and so are those of waypoints' pods.
+
+        Source: https://istio.io/latest/docs/ambient/usage/waypoint/
+        """
+        wanted: Serves = "service" if isinstance(object_, Service) else "workload"
+        if (isinstance(object_, Pod) and object_.gateway) or (
+            isinstance(object_, Service) and self.is_of_waypoint(object_)
+        ):
+            return None
+        labels = object_.labels if USE_WAYPOINT in object_.labels else self.namespace_labels(object_.namespace)
+        name = labels.get(USE_WAYPOINT, "none")
+        namespace = labels.get(USE_WAYPOINT_NAMESPACE, object_.namespace)
+        for waypoint in self.waypoints:
+            if (waypoint.name, waypoint.namespace) == (name, namespace) and name != "none":
+                admits = waypoint.from_all or namespace == object_.namespace
+                return waypoint if admits and waypoint.serves in (wanted, "all") else None
+        return None
+
+    def is_of_waypoint(self, service: Service) -> bool:
+        """Whether ``service`` is the one by which node proxies find a waypoint, which has its Gateway's name."""
+        return any((one.name, one.namespace) == (service.name, service.namespace) for one in self.waypoints)
 
     def _by_hand(self, service: Service) -> Iterator[Endpoints]:
         for endpoints in self.endpoints_by_hand:

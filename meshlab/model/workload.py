@@ -74,6 +74,8 @@ class Pod:
     """What its init containers run, one after the other, before ``program`` starts."""
     restart_policy: RestartPolicy = "Always"
     """Whether ``program`` is started again when it ends."""
+    gateway: str = ""
+    """Name of the Gateway, of the same namespace, whose waypoint runs in it; empty for every other pod."""
     incarnation: int = 0
     """How many pods of this name there were before: one that is deleted and created again is another pod."""
 

@@ -16,8 +16,8 @@ from ipaddress import IPv4Address, IPv6Address
 from itertools import count
 from typing import Any, TypeVar
 
-from meshlab.model import Address, Mesh, Namespace, Pod, Service, addresses
-from meshlab.topology import placement
+from meshlab.model import Address, Mesh, Namespace, Pod, Service, Waypoint, addresses
+from meshlab.topology import gateways, placement
 from meshlab.topology import services as manifests
 from meshlab.topology.gathered import Gathered
 from meshlab.topology.nodes import Map
@@ -40,7 +40,8 @@ def assembled(before: Mesh, given: Gathered, ground: placement.Ground, notes: No
     mesh = replace(
         before,
         namespaces=_namespaces(before, given),
-        services=_services(before, given.services.values(), owned, notes),
+        services=_services(before, given.services.values(), given.waypoints, owned, notes),
+        waypoints=merged(before.waypoints, given.waypoints),
         endpoints_by_hand=merged(before.endpoints_by_hand, given.endpoints, lambda one: (one.kind, one.key)),
         authorization_policies=merged(before.authorization_policies, given.authorization_policies),
         peer_authentications=merged(before.peer_authentications, given.peer_authentications),
@@ -73,20 +74,32 @@ def _addresses(mesh: Mesh) -> frozenset[Address]:
     return frozenset(address for owner in owners for address in (owner.ipv4, owner.ipv6) if address)
 
 
-def _services(before: Mesh, documents: Iterable[Map], owned: frozenset[Address], notes: Notes) -> tuple[Service, ...]:
+def _services(
+    before: Mesh, documents: Iterable[Map], waypoints: Iterable[Waypoint], owned: frozenset[Address], notes: Notes
+) -> tuple[Service, ...]:
     """A Service that is there keeps the addresses that its manifest does not name; a new one gets the next free."""
     services = {each.key: each for each in before.services}
     for document in documents:
-        free = next(
-            pair
-            for place in count(len(services))
-            if owned.isdisjoint(pair := (addresses.service4(place), addresses.service6(place)))
-        )
+        free = _free(services, owned)
         metadata = document.map("metadata")
         old = services.get(f"{metadata.text('name')}.{metadata.text('namespace', 'default')}")
         made = manifests.service(document, _kept_addresses(old, free), notes)
         services[made.key] = made
+    for waypoint in waypoints:
+        made = gateways.service(
+            waypoint, *_kept_addresses(services.get(f"{waypoint.name}.{waypoint.namespace}"), _free(services, owned))
+        )
+        services[made.key] = made
     return tuple(services.values())
+
+
+def _free(services: Mapping[str, Service], owned: frozenset[Address]) -> tuple[IPv4Address, IPv6Address]:
+    """The next addresses that are nobody's."""
+    return next(
+        pair
+        for place in count(len(services))
+        if owned.isdisjoint(pair := (addresses.service4(place), addresses.service6(place)))
+    )
 
 
 def _kept_addresses(

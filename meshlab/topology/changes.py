@@ -147,6 +147,7 @@ _HELD = {
     "Service": "services",
     "Endpoints": "endpoints_by_hand",
     "EndpointSlice": "endpoints_by_hand",
+    "Gateway": "waypoints",
     "AuthorizationPolicy": "authorization_policies",
     "PeerAuthentication": "peer_authentications",
 }
@@ -180,6 +181,8 @@ def _less(mesh: Mesh, kind: str, key: str) -> Mesh:
         return without_pods(mesh, {pod.key for pod in mesh.pods if f"{pod.namespace}/{pod.workload}" == key})
     if kind == "ServiceAccount":
         return mesh
+    if kind == "Gateway":  # its pod and its Service go with it
+        mesh = _less(_less(mesh, "Pod", key), "Service", key)
     return _keeping(
         mesh, _HELD[kind], lambda thing: f"{thing.namespace}/{thing.name}" != key or not _is_of(thing, kind)
     )

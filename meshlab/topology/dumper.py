@@ -10,6 +10,9 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from meshlab.model import (
+    WAYPOINT_CLASS,
+    WAYPOINT_FOR,
+    WAYPOINT_PORT,
     AskStep,
     AuthorizationPolicy,
     CallShape,
@@ -31,6 +34,7 @@ from meshlab.model import (
     Topology,
     TrafficStep,
     VerbStep,
+    Waypoint,
     addresses,
 )
 from meshlab.topology.keys import LAB_API
@@ -56,7 +60,8 @@ def _documents(topology: Topology) -> Iterator[dict[str, Any]]:
         metadata = _given(name=namespace.name, labels=dict(namespace.labels))
         yield {"apiVersion": "v1", "kind": "Namespace", "metadata": metadata}
     yield _lab(topology)
-    yield from map(_service, mesh.services)
+    yield from map(_gateway, mesh.waypoints)
+    yield from map(_service, (service for service in mesh.services if not mesh.is_of_waypoint(service)))
     yield from map(_endpoints, mesh.endpoints_by_hand)
     yield from map(_authorization_policy, mesh.authorization_policies)
     yield from map(_peer_authentication, mesh.peer_authentications)
@@ -96,7 +101,8 @@ def _port(port: ContainerPort) -> int | dict[str, Any]:
 
 def _pods(topology: Topology) -> dict[str, dict[str, Any]]:
     nodes = {node.name: index for index, node in enumerate(topology.nodes)}
-    return {pod.key: _pod(pod, place, nodes[pod.node]) for place, pod in enumerate(topology.mesh.pods)}
+    placed = enumerate(topology.mesh.pods)
+    return {pod.key: _pod(pod, place, nodes[pod.node]) for place, pod in placed if not pod.gateway}
 
 
 def _pod(pod: Pod, place: int, node: int) -> dict[str, Any]:
@@ -181,6 +187,15 @@ def _shape(shape: CallShape) -> dict[str, Any]:
 def _object(kind: str, version: str, name: str, namespace: str, **metadata: Any) -> dict[str, Any]:
     about = {"name": name, "namespace": namespace, **_given(**metadata)}
     return {"apiVersion": version, "kind": kind, "metadata": about}
+
+
+def _gateway(waypoint: Waypoint) -> dict[str, Any]:
+    labels = {WAYPOINT_FOR: waypoint.serves} if waypoint.serves != "service" else {}
+    listener = {"name": "mesh", "port": WAYPOINT_PORT, "protocol": "HBONE"}
+    if waypoint.from_all:
+        listener["allowedRoutes"] = {"namespaces": {"from": "All"}}
+    about = _object("Gateway", "gateway.networking.k8s.io/v1", waypoint.name, waypoint.namespace, labels=labels)
+    return {**about, "spec": {"gatewayClassName": WAYPOINT_CLASS, "listeners": [listener]}}
 
 
 def _service(service: Service) -> dict[str, Any]:

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from meshlab.model import AuthorizationPolicy, Endpoints, Namespace, PeerAuthentication
-from meshlab.topology import policies, services, workloads
+from meshlab.model import AuthorizationPolicy, Endpoints, Namespace, PeerAuthentication, Waypoint
+from meshlab.topology import gateways, policies, services, workloads
 from meshlab.topology.nodes import Map
 from meshlab.topology.notes import Notes, Place
 
@@ -41,6 +41,7 @@ class Gathered:
         self.services: dict[str, Map] = {}
         """Service (``name.namespace``) -> its document: which addresses it has is known later."""
         self.endpoints: list[Endpoints] = []
+        self.waypoints: list[Waypoint] = []
         self.authorization_policies: list[AuthorizationPolicy] = []
         self.peer_authentications: list[PeerAuthentication] = []
 
@@ -67,6 +68,10 @@ class Gathered:
                 self.endpoints.append(services.endpoints(document, self._notes))
             case "EndpointSlice":
                 self.endpoints.append(services.endpoint_slice(document, self._notes))
+            case "Gateway":
+                if (made := gateways.waypoint(document, self._notes)) is not None:
+                    self.waypoints.append(made)
+                    self.add_pods([gateways.draft(made, document)])
             case "AuthorizationPolicy":
                 self.authorization_policies.append(policies.authorization_policy(document, self._notes))
             case "PeerAuthentication":

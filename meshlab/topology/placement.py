@@ -187,6 +187,7 @@ class _Placing:
             add_capabilities=draft.add_capabilities,
             empty_dirs=draft.empty_dirs,
             workload=draft.workload,
+            gateway=draft.gateway,
             restart_policy=draft.restart_policy,
             incarnation=incarnation,
         )

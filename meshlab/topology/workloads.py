@@ -60,6 +60,7 @@ class Draft:
     add_capabilities: tuple[str, ...] = ()
     empty_dirs: tuple[str, ...] = ()
     workload: str = ""
+    gateway: str = ""
 
     @property
     def key(self) -> str:

@@ -19,6 +19,7 @@ from functools import cache
 
 from meshlab.topology import shapes
 from meshlab.topology.keys.common import LABELS, NO_ANNOTATIONS, NO_LABELS, object_keys
+from meshlab.topology.keys.gateways import GATEWAY
 from meshlab.topology.keys.key import Key, Kind, Use, each, inert, refused
 from meshlab.topology.keys.lab import LAB
 from meshlab.topology.keys.pods import DEPLOYMENT, POD
@@ -59,6 +60,7 @@ KINDS: Mapping[str, Kind] = {
         Kind("Service", ("v1",), SERVICE),
         Kind("Endpoints", ("v1",), ENDPOINTS),
         Kind("EndpointSlice", ("discovery.k8s.io/v1",), ENDPOINT_SLICE),
+        Kind("Gateway", ("gateway.networking.k8s.io/v1", "gateway.networking.k8s.io/v1beta1"), GATEWAY),
         Kind("AuthorizationPolicy", _SECURITY, AUTHORIZATION_POLICY),
         Kind("PeerAuthentication", _SECURITY, PEER_AUTHENTICATION),
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from meshlab.model.gateway import USE_WAYPOINT, USE_WAYPOINT_NAMESPACE
 from meshlab.model.workload import BYPASS_INBOUND
 from meshlab.topology import shapes
 from meshlab.topology.keys.key import Key, each, honoured, inert, refused, under
@@ -20,7 +21,14 @@ BOOKKEPT = under(
 RESTARTS = (
     "Always where it is not given; it decides whether an init container is tried again, and starts no program again"
 )
-WAYPOINT = {"labels.istio.io/use-waypoint": refused("the lab has no waypoints", unless=("none",))}
+WAYPOINT = {
+    f"labels.{USE_WAYPOINT}": honoured(
+        shapes.LABEL, why="the name of a Gateway, or `none`; an object's beats its namespace's"
+    ),
+    f"labels.{USE_WAYPOINT_NAMESPACE}": honoured(
+        shapes.LABEL, why="where that Gateway is, if it is not in the same namespace"
+    ),
+}
 
 LABELS = {
     "metadata.labels.*": honoured(shapes.LABEL_VALUE, names=shapes.LABEL_KEY),
