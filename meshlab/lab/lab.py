@@ -365,7 +365,9 @@ class Lab:
         Raises:
             UsageError: there is none.
         """
-        return NamespaceHandle(self, _chosen("namespace", name, {one.name: one for one in self.mesh.namespaces}).name)
+        return NamespaceHandle(
+            self.transitions, _chosen("namespace", name, {one.name: one for one in self.mesh.namespaces}).name
+        )
 
     def push_raw(self, type_url: str, name: str, body: bytes, timeout_s: float = 10.0) -> str:
         """Push one more resource, as bytes that need not be valid; the proxy's words where it refuses them, else empty.

@@ -15,13 +15,14 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from meshlab.errors import CannotTellError, ProofFailedError, UsageError
 from meshlab.lab.arguments import checks_arguments
 from meshlab.lab.calls.names import behind
 from meshlab.lab.proving.arrivals import beyond, by_kernel
 from meshlab.lab.proving.identities import AccessLogs
+from meshlab.lab.view import ViewForProofs
 from meshlab.model import Call, Family, Mesh, SpiffeId, Verdict
 from meshlab.model.report import Grade, Proof, Result
 from meshlab.oracle import connection, decide
@@ -34,15 +35,12 @@ from meshlab.proofs.links import Wiring
 from meshlab.proofs.route import Target
 from meshlab.proofs.window import Window
 
-if TYPE_CHECKING:
-    from meshlab.lab.lab import Lab
-
 
 @checks_arguments
 class Capture:
     """See the module."""
 
-    def __init__(self, lab: Lab) -> None:
+    def __init__(self, lab: ViewForProofs) -> None:
         self._lab = lab
         self._window: Window | None = None
         self._logs = AccessLogs(lab)
