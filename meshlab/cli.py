@@ -23,7 +23,6 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from meshlab import __version__
 from meshlab.errors import (
     CannotTellError,
     HostNotReadyError,
@@ -34,6 +33,7 @@ from meshlab.errors import (
     UsageError,
 )
 from meshlab.model.report import SCHEMA_VERSION
+from meshlab.version import __version__
 
 if TYPE_CHECKING:
     from rich.console import Console
