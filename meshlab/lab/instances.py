@@ -15,7 +15,6 @@ import errno
 import signal
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 from meshlab.errors import KernelRefusedError, LabError, LabLostError, StillRunsError, UsageError
 from meshlab.implementations import Choice, resolve
@@ -24,11 +23,9 @@ from meshlab.lab.arguments import checks_arguments
 from meshlab.lab.running.programs import Program
 from meshlab.lab.running.readiness import wait_for_programs
 from meshlab.lab.site import NodeProxy, Site, enrolled_keys
+from meshlab.lab.transition import Transitions
 from meshlab.model import InstanceId, Pod
 from meshlab.topology.notes import did_you_mean, listed
-
-if TYPE_CHECKING:
-    from meshlab.lab.transition import Transitions
 
 _TIMEOUT_S = 20.0
 _DRAIN_S = 40.0

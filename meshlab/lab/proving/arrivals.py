@@ -6,24 +6,21 @@ import socket
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from ipaddress import ip_address
-from typing import TYPE_CHECKING
 
 from meshlab.kernel.arrivals import ArrivalsSocket
 from meshlab.kernel.nft_wire import NETLINK_NETFILTER
 from meshlab.lab.calls.names import due, ports_of
 from meshlab.lab.site import Site
+from meshlab.lab.view import ViewForProofs
 from meshlab.model import Address, Call, Mesh, Pod, PodPort
 from meshlab.plan.network import pod_netns
 from meshlab.proofs.arrivals import Arrival, Arrivals, Kernel, surplus, unexplained
 from meshlab.proofs.links import Wiring
 
-if TYPE_CHECKING:
-    from meshlab.lab.lab import Lab
-
 _PATIENCE_S = 10.0
 
 
-def arrived(lab: Lab, denied: Sequence[Call], made: Sequence[Call]) -> dict[int, str]:
+def arrived(lab: ViewForProofs, denied: Sequence[Call], made: Sequence[Call]) -> dict[int, str]:
     """Number of each call of which more reached a server than should have -> what, as half a sentence.
 
     Args:

@@ -15,13 +15,14 @@ from __future__ import annotations
 import pathlib
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from meshlab.errors import CannotTellError, ProofFailedError, UsageError
 from meshlab.lab.arguments import checks_arguments
 from meshlab.lab.calls.names import due
 from meshlab.lab.proving.arrivals import beyond, by_kernel
 from meshlab.lab.proving.identities import AccessLogs
+from meshlab.lab.view import ViewForProofs
 from meshlab.model import Call, Expected, Family, Mesh, Path, SpiffeId, Verdict
 from meshlab.model.report import Grade, Proof, Result
 from meshlab.proofs import verdicts
@@ -32,15 +33,12 @@ from meshlab.proofs.identities import BEST_FIRST, ENDS, End, identity
 from meshlab.proofs.links import Wiring
 from meshlab.proofs.window import Window
 
-if TYPE_CHECKING:
-    from meshlab.lab.lab import Lab
-
 
 @checks_arguments
 class Capture:
     """See the module."""
 
-    def __init__(self, lab: Lab) -> None:
+    def __init__(self, lab: ViewForProofs) -> None:
         self._lab = lab
         self._window: Window | None = None
         self._logs = AccessLogs(lab)

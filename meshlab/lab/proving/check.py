@@ -16,7 +16,8 @@ from meshlab.errors import AuditError, LabError, LabLostError
 from meshlab.lab.calls.attempt import Request
 from meshlab.lab.calls.names import Target, behind
 from meshlab.lab.calls.requests import ask
-from meshlab.lab.lab import Lab, open_lab
+from meshlab.lab.lab import Lab
+from meshlab.lab.lifetime import open_lab
 from meshlab.lab.proving.capture import Capture
 from meshlab.lab.proving.evidence import save_somewhere, write_conversation
 from meshlab.lab.proving.judging import Arrived, judge

@@ -13,16 +13,13 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 from meshlab.implementations import Reference
+from meshlab.lab.view import ViewForProofs
 from meshlab.model import Call, InstanceId, Mesh, Path, SpiffeId
 from meshlab.model.report import Grade
 from meshlab.proofs.access_log import Opened, read_opened
 from meshlab.proofs.identities import End, Sighting
-
-if TYPE_CHECKING:
-    from meshlab.lab.lab import Lab
 
 _PATIENCE_S = 2.0
 """A log is written beside the traffic: its line may come this much after the end of the call."""
@@ -34,7 +31,7 @@ _CLAIM_CONTROL = "{who} logs the identity of each connection"
 class AccessLogs:
     """The access logs of a lab's node proxies from ``begin`` on."""
 
-    lab: Lab
+    lab: ViewForProofs
     lost_bytes: int = 0
     """How much was printed and gone before it could be fetched."""
     _places: dict[InstanceId, int] = field(default_factory=dict)

@@ -11,7 +11,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from meshlab import __version__
 from meshlab.errors import UsageError
 from meshlab.lab.proving import check
 from meshlab.lab.proving.check import Checked
@@ -25,6 +24,7 @@ from meshlab.report.bundle.dumps import resources_as_json
 from meshlab.report.bundle.evidence import log_lines, trouble
 from meshlab.report.bundle.page import Page, Trouble
 from meshlab.topology import dump
+from meshlab.version import __version__
 
 _WHAT = {
     "at-the-end.yaml": "the same, with the policies that were in effect at the end",
