@@ -38,8 +38,9 @@ from meshlab.controlplane.authority import CA_METHOD, CA_SERVICE, Authority
 from meshlab.controlplane.journal import Entry, Journal
 from meshlab.errors import ProtocolError
 from meshlab.kernel.channel import Channel, ChannelClosedError, close_all
+from meshlab.model import InstanceId
 from meshlab.pki import Issuer
-from meshlab.protocols.messages import message
+from meshlab.protocols.messages import MANIFESTS_TYPE, message
 from meshlab.protocols.xds import DELTA_ADS_METHOD, DELTA_ADS_SERVICE, ZTUNNEL_TYPES, Request, Response
 from meshlab.protocols.xds_server import DeltaServer, Lag, Nack, Snapshot, Stream
 
@@ -332,22 +333,29 @@ class ControlPlane:
 
     def _is_over(self, push: _Push) -> bool:
         if push.nack:
-            return not (push.goes_back and self.ads.lagging(push.clients))
-        return not (self.ads.lagging(push.clients) or self._uncertified(push.identities))
+            return not (push.goes_back and self._lagging(push.clients))
+        return not (self._lagging(push.clients) or self._uncertified(push.identities))
 
     def _answer(self, push: _Push) -> dict[str, Any]:
         if push.nack:
-            behind = self.ads.lagging(push.clients) if push.goes_back else []
+            behind = self._lagging(push.clients) if push.goes_back else []
             return {"nack": _spoken(push.nack), "went_back": push.goes_back, "behind": [_spoken(lag) for lag in behind]}
         if push.superseded:
             return {"superseded": True}
         if not self._is_over(push):
-            lags = [_spoken(lag) for lag in self.ads.lagging(push.clients)]
+            lags = [_spoken(lag) for lag in self._lagging(push.clients)]
             return {"timeout": lags, "certificates": self._uncertified(push.identities)}
         self.ads.accept()
         self.journal.accepted()
-        versions = {type_url: push.snapshot.version(type_url) for type_url in ZTUNNEL_TYPES}
-        return {"acknowledged": dict.fromkeys(push.clients, versions)}
+        return {
+            "acknowledged": {
+                client: {type_url: push.snapshot.version(type_url) for type_url in _types_of(client)}
+                for client in push.clients
+            }
+        }
+
+    def _lagging(self, clients: list[str]) -> list[Lag]:
+        return self.ads.lagging(clients, _types_of)
 
     def status(self) -> dict[str, Any]:
         """What there is to see: streams, versions, identities, NACKs."""
@@ -410,6 +418,11 @@ class ControlPlane:
             self.channel.send(answer)
         except ChannelClosedError:
             self.stop()
+
+
+def _types_of(client: str) -> tuple[str, ...]:
+    """What an instance subscribes to."""
+    return (MANIFESTS_TYPE,) if InstanceId.parse(client).role == "waypoint" else ZTUNNEL_TYPES
 
 
 def _snapshot(encoded: Mapping[str, Mapping[str, str]]) -> Snapshot:

@@ -17,7 +17,7 @@ from meshlab.kernel.sandbox import NO_DESCRIPTORS, Sandbox, too_few_descriptors
 from meshlab.lab.running.mounts import Mounts, binds
 from meshlab.lab.running.programs import WARM, Peer, Program, Programs
 from meshlab.lab.settings import Settings
-from meshlab.lab.site import NodeProxy, Site
+from meshlab.lab.site import NodeProxy, Site, Started
 from meshlab.lab.steps import no_step
 from meshlab.model import Mesh, Pod, Topology
 from meshlab.pki import MeshCA
@@ -195,6 +195,37 @@ def launch(site: Site, node: str, proxy: NodeProxy) -> Program:
         netns=netns,
         mntns=mntns,
         capabilities=PROXY_CAPABILITIES,
+        control=False,
+    )
+
+
+def next_waypoint(site: Site, pod: Pod) -> None:
+    """Note the next generation of a pod's waypoint, which is about to be started."""
+    site.waypoints[pod.key] = Started(site.programs.next_of("waypoint", pod.key), site.new_token())
+
+
+def start_waypoint(site: Site, pod: Pod) -> Program:
+    """Start the waypoint of a pod that was noted last; the control plane has to know it by then."""
+    started, netns = site.waypoints[pod.key], site.netns[pod_netns(pod.key)]
+    control_plane, root = f"{CONTROL_PLANE4}:{XDS_PORT}", site.ca.cert_pem.bytes().decode()
+    env = {
+        "XDS_ADDRESS": control_plane,
+        "CA_ADDRESS": control_plane,
+        "XDS_ROOT_CA": root,
+        "CA_ROOT_CA": root,
+        "AUTH_TOKEN": started.token,
+        "POD_NAME": pod.name,
+        "POD_NAMESPACE": pod.namespace,
+        "INSTANCE_IP": str(pod.ipv4),
+        "WORKLOAD_IDENTITY": str(pod.identity(site.topology.mesh.trust_domain)),
+    }
+    return site.programs.python(
+        started.instance,
+        site.settings.part("waypoint"),
+        {"env": env},
+        {},
+        netns=netns,
+        mntns=site.mounts.of_pod(pod, netns),
         control=False,
     )
 

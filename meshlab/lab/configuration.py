@@ -11,13 +11,15 @@ from __future__ import annotations
 import base64
 from collections.abc import Collection, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from meshlab.errors import LabError, LabLostError, NotAcknowledgedError, RejectedError, UsageError
 from meshlab.lab.running.programs import Peer
 from meshlab.lab.site import Site
 from meshlab.plan.transition import Served
+from meshlab.protocols.messages import MANIFESTS_TYPE, message
+from meshlab.topology import dump
 from meshlab.translate import resources
 
 Wire = Mapping[str, Mapping[str, str]]
@@ -25,6 +27,7 @@ Wire = Mapping[str, Mapping[str, str]]
 
 _TYPE_URLS = "type.googleapis.com/"
 _GOES_BACK = "what was in effect before is on its way to every proxy again, and was not waited for"
+_TEXT = "google.protobuf.StringValue"
 _SLACK_S = 5.0
 """How much later than the deadline the control plane's answer may come."""
 _LISTENING_S = 20.0
@@ -37,8 +40,8 @@ class Configuration:
     site: Site
     served: Wire = field(default_factory=dict)
     """What was served last when everybody had acknowledged it."""
-    _posted: tuple[Peer, int, Wire] | None = None
-    """The last push: to whom, its number, and what it was."""
+    _posted: tuple[Peer, int, Wire, list[str]] | None = None
+    """The last push: to whom, its number, what it was, and who has to acknowledge it."""
 
     def post(self, wire: Wire, certificates: Collection[str], timeout_s: float, **more: Any) -> None:
         """Have ``wire`` served from now on, unless it is already, without waiting.
@@ -47,18 +50,20 @@ class Configuration:
             LabLostError: the control plane is gone.
         """
         control_plane = self._control_plane()
-        if self._posted is not None and self._posted[0] is control_plane and self._posted[2] == wire and not more:
+        barrier = self._barrier()
+        last = self._posted
+        if last is not None and not more and (last[0], *last[2:]) == (control_plane, wire, barrier):
             return
         number = control_plane.post(
             "set",
             resources=wire,
-            barrier=self._barrier(),
+            barrier=barrier,
             certificates=sorted(set(certificates) - self._issued_before()),
             timeout_s=timeout_s,
             after_nack=self.site.settings.after_nack,
             **more,
         )
-        self._posted = control_plane, number, wire
+        self._posted = control_plane, number, wire, barrier
 
     def settle(self, timeout_s: float, given_s: float | None = None) -> None:
         """Wait until what was posted last is in effect.
@@ -71,7 +76,7 @@ class Configuration:
             RejectedError: a proxy's NACK, in its words; the message says who may still serve it.
         """
         assert self._posted is not None, "something was posted"
-        control_plane, number, wire = self._posted
+        control_plane, number, wire, _ = self._posted
         self._posted = None
         try:
             answer, _ = control_plane.answer(number, timeout_s + _SLACK_S, self._look_for_the_dead)
@@ -97,10 +102,13 @@ class Configuration:
             failure.add_note(_GOES_BACK)
 
     def wire(self, served: Served) -> Wire:
-        return {
-            kind: {name: _encoded(message) for name, message in named.items()}
-            for kind, named in resources(served.mesh, served.hbone, served.unhealthy).items()
-        }
+        mesh = served.mesh
+        everything = resources(mesh, served.hbone, served.unhealthy)
+        if mesh.waypoints:
+            texts = {"manifests": dump(replace(self.site.topology, mesh=mesh, expect=(), steps=()))}
+            texts["unhealthy"] = " ".join(sorted(served.unhealthy))
+            everything[MANIFESTS_TYPE] = {name: message(_TEXT)(value=text) for name, text in texts.items()}
+        return {kind: {name: _encoded(each) for name, each in named.items()} for kind, named in everything.items()}
 
     def with_raw(self, wire: Wire, kind: str, name: str, body: bytes) -> Wire:
         """``wire`` with one more resource, as bytes that need not be valid.
@@ -128,7 +136,8 @@ class Configuration:
         return peer
 
     def _barrier(self) -> list[str]:
-        return [str(proxy.instance) for some in self.site.proxies.values() for proxy in some]
+        """Every instance that has to acknowledge what is served."""
+        return list(self.site.clients().values())
 
     def _issued_before(self) -> set[str]:
         """Identities that control planes before this one have certified: a proxy that has kept one asks for none."""

@@ -31,7 +31,7 @@ _TIMEOUT_S = 20.0
 _DRAIN_S = 40.0
 """How long a node proxy may let what is open go on after SIGTERM: Kubernetes gives it 30 s."""
 _KILLED_S = 5.0
-_VERBS = ("ztunnel", "agent", "control-plane", "program")
+_VERBS = ("ztunnel", "waypoint", "agent", "control-plane", "program")
 """Roles that verbs work on. The recorder and the echoes are the lab's own eyes and hands."""
 
 
@@ -261,6 +261,8 @@ def _forget(site: Site, program: Program) -> None:
     program.ended_by_us = True
     for node, proxies in site.proxies.items():
         site.proxies[node] = [proxy for proxy in proxies if proxy.instance != program.id]
+    if program.id.role == "waypoint":
+        site.waypoints.pop(program.id.place, None)
 
 
 # --- starting --------------------------------------------------------------------------------------------------------
@@ -275,6 +277,8 @@ def _start(transitions: Transitions, first: InstanceId, timeout_s: float) -> Non
             _start_agent(transitions, first.place, timeout_s)
         case "control-plane":
             transitions.start_control_plane(None, timeout_s)
+        case "waypoint":
+            _start_waypoint(transitions, first.place, timeout_s)
         case _:
             _start_program(transitions, first.place, timeout_s)
 
@@ -298,6 +302,7 @@ def whole_again(transitions: Transitions, timeout_s: float) -> None:
             InstanceId("ztunnel", node) for node, choice in site.first_choices.items() if choice.proxy is not None
         ]
         first += [InstanceId("program", pod.key) for pod in site.mesh.pods if pod.program is not None]
+        first += [InstanceId("waypoint", pod.key) for pod in site.mesh.pods if pod.gateway]
         for one in first:
             newest = site.programs.newest(one)
             if newest is not None and newest.ended_by_us and not site.programs.running(one):
@@ -376,6 +381,15 @@ def _start_program(transitions: Transitions, key: str, timeout_s: float) -> None
         raise LabLostError(f"{key} has gone, so that nothing can be started there")
     join.start(site, pod, pod.program)
     wait_for_programs(site, [pod], site.mesh, time.monotonic() + timeout_s)
+
+
+def _start_waypoint(transitions: Transitions, key: str, timeout_s: float) -> None:
+    pod = next((pod for pod in transitions.site.mesh.pods if pod.key == key and pod.gateway), None)
+    if pod is None:
+        raise LabLostError(f"{key} has gone, so that nothing can be started there")
+    transitions.start_waypoint(pod)
+    transitions.site.note_change()
+    transitions.publish_again(timeout_s)
 
 
 def _upgrade(transitions: Transitions, node: str, choice: Choice, timeout_s: float) -> None:

@@ -172,8 +172,9 @@ def end_programs(site: Site, pods: Sequence[Pod], grace_s: float = _GRACE_S) -> 
     """End whatever runs in these pods, and their connections at the built-in echo."""
     site.reached -= {pod.key for pod in pods}
     for pod in pods:
-        for program in site.programs.running(InstanceId("program", pod.key)):
+        for program in site.programs.running(InstanceId("waypoint" if pod.gateway else "program", pod.key)):
             program.ended_by_us = True
+        site.waypoints.pop(pod.key, None)
     within = [mntns for pod in pods if (mntns := site.mounts.known(pod.key)) is not None]
     for mntns in within:
         site.sandbox.end_in(mntns, signal.SIGTERM if grace_s else signal.SIGKILL)

@@ -22,6 +22,7 @@ ENTRIES: Mapping[str, str] = {
     "controlplane": "meshlab.controlplane.main:main",
     "echo": "meshlab.apps.echo:main",
     "recorder": "meshlab.kernel.recorder:main",
+    "waypoint": "meshlab.waypoint.main:main",
 }
 """Part -> ``package.module:name`` of what plays it. A mutant is another one, named, never imported here."""
 

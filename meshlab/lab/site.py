@@ -40,6 +40,15 @@ class NodeProxy:
     """Its bearer token, by which the control plane knows it."""
 
 
+@dataclass(frozen=True, slots=True)
+class Started:
+    """A waypoint that was started."""
+
+    instance: InstanceId
+    token: str
+    """Its bearer token, by which the control plane knows it."""
+
+
 @dataclass(slots=True, kw_only=True)
 class Site:
     """Everything of one lab that the kernel or a program holds."""
@@ -69,6 +78,8 @@ class Site:
     routes: dict[str, RouteSocket] = field(default_factory=dict)
     proxies: dict[str, list[NodeProxy]] = field(default_factory=dict)
     """Node -> its node proxies that have not been ended by a verb, oldest first."""
+    waypoints: dict[str, Started] = field(default_factory=dict)
+    """Pod -> the waypoint that runs in it and has not been ended by a verb."""
     launched: dict[InstanceId, Choice] = field(default_factory=dict)
     """What each node proxy is that was ever started."""
     _tokens: list[str] = field(default_factory=list)
@@ -107,8 +118,9 @@ class Site:
         return self._tokens[-1]
 
     def clients(self) -> dict[str, str]:
-        """Token -> instance, of every node proxy: whom the control plane answers."""
-        return {proxy.token: str(proxy.instance) for some in self.proxies.values() for proxy in some}
+        """Token -> instance, of every node proxy and waypoint: whom the control plane answers."""
+        proxies = {proxy.token: str(proxy.instance) for some in self.proxies.values() for proxy in some}
+        return proxies | {waypoint.token: str(waypoint.instance) for waypoint in self.waypoints.values()}
 
     def note_change(self) -> None:
         """A verb has started or ended a program: those who wait for that look again."""

@@ -300,7 +300,15 @@ class Transitions:
             join.run_init(self.site, pod, self._deadline)
             if pod.program is not None:
                 join.start(self.site, pod, pod.program)
+            if pod.gateway:
+                self.start_waypoint(pod)
         wait_for_programs(self.site, [pod for pod in pods if pod.program is not None], mesh, self._deadline)
+
+    def start_waypoint(self, pod: Pod) -> None:
+        """Start the next generation of a pod's waypoint, which the control plane then knows; it is not waited for."""
+        cluster.next_waypoint(self.site, pod)
+        self.configuration.admit()
+        cluster.start_waypoint(self.site, pod)
 
     def _ready(self, stage: Stage, _: Mesh) -> None:
         self._publish(stage, ())

@@ -37,3 +37,8 @@ class Waypoint:
     def key(self) -> str:
         """``namespace/name``: also its pod's."""
         return f"{self.namespace}/{self.name}"
+
+    @property
+    def hostname(self) -> str:
+        """Of its Service."""
+        return f"{self.name}.{self.namespace}.svc.cluster.local"

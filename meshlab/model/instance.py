@@ -1,6 +1,7 @@
 """What runs in a lab, where, and which time round. Text forms of it are made and read here, and nowhere else.
 
 ztunnel@node-1      agent@node-1      echo@node-1       a program of the lab's, on a node
+waypoint@shop/gate                                      what runs in the pod ``shop/gate`` for its Gateway
 control-plane       recorder                            one for the whole lab
 shop/server                                             what the pod ``shop/server`` runs (also program@shop/server)
 ztunnel@node-1#2                                        its third generation: each start of the same one is another
@@ -11,7 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
-Role = Literal["ztunnel", "agent", "control-plane", "echo", "recorder", "program"]
+Role = Literal["ztunnel", "waypoint", "agent", "control-plane", "echo", "recorder", "program"]
 _ROLES: tuple[Role, ...] = get_args(Role)
 _OF_THE_LAB = ("control-plane", "recorder")
 
@@ -20,7 +21,7 @@ _OF_THE_LAB = ("control-plane", "recorder")
 class InstanceId:
     role: Role
     place: str = ""
-    """A node; the pod, ``namespace/name``, of a ``program``; empty for what the lab has once."""
+    """A node; the pod, ``namespace/name``, of a ``program`` or a ``waypoint``; empty for what the lab has once."""
     generation: int = 0
     """How often it was started before."""
 
@@ -46,7 +47,10 @@ class InstanceId:
             return cls("program", name, number)
         found = next((known for known in _ROLES if known == role), None)
         if found is None or (found in _OF_THE_LAB) == bool(place):
-            raise ValueError(f"'{text}' is no instance: write ztunnel@NODE, agent@NODE, control-plane or NAMESPACE/POD")
+            raise ValueError(
+                f"'{text}' is no instance: write ztunnel@NODE, agent@NODE, waypoint@NAMESPACE/NAME, control-plane or"
+                f" NAMESPACE/POD"
+            )
         return cls(found, place, number)
 
     @classmethod

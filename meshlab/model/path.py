@@ -11,6 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from meshlab.model.connection import Connection
 from meshlab.model.topology import Verdict
 
 Carried = Literal["hbone", "plain"]
@@ -59,8 +60,8 @@ class Path:
 
     @property
     def leaves_its_pod(self) -> bool:
-        """Whether the client's pod is not the server's: a path that stays within a pod crosses no link."""
-        return self.legs[0].source != self.legs[-1].destination
+        """Whether a leg goes from one pod to another: a path that stays within a pod crosses no link."""
+        return any(leg.source != leg.destination for leg in self.legs)
 
     def __str__(self) -> str:
         return " -> ".join((self.legs[0].source, *(leg.destination for leg in self.legs)))
@@ -93,6 +94,8 @@ class Way:
     """One path that a call may take, and what should come of it there."""
 
     path: Path
+    connection: Connection
+    """Its last leg, as the server's node proxy sees it."""
     response: Response
     rule: str
     """The rule that decides, as a sentence."""

@@ -1,4 +1,9 @@
-"""What should come of a call: the paths that it may take, and on each of them the policies' verdict."""
+"""What should come of a call: the paths that it may take, and on each of them the policies' verdict.
+
+A call of a pod in the mesh passes the waypoint of what it calls. A pod outside the mesh knows of none and goes round
+it, and so does whoever calls the address of a pod whose waypoint serves Services only. The server's node proxy then
+judges the waypoint's connection, with the waypoint's identity.
+"""
 
 from __future__ import annotations
 
@@ -7,14 +12,15 @@ from meshlab.model import (
     Connection,
     Expected,
     Family,
+    Leg,
     Mesh,
+    Path,
     Pod,
     Reaches,
     Refused,
     Service,
     Verdict,
     Way,
-    direct,
 )
 from meshlab.oracle.decide import decide
 
@@ -24,8 +30,12 @@ def connection(mesh: Mesh, source: Pod, destination: Pod, port: int, family: Fam
 
     HBONE, and with it an identity, needs a proxy at both ends; with one end out of the mesh the bytes are plaintext.
     """
+    return _seen(mesh, source, destination, port, family, _carried(mesh, source, destination))
+
+
+def _seen(mesh: Mesh, source: Pod, destination: Pod, port: int, family: Family, carried: Carried) -> Connection:
     return Connection(
-        source=source.identity(mesh.trust_domain) if _is_hbone(mesh, source, destination) else None,
+        source=source.identity(mesh.trust_domain) if carried == "hbone" else None,
         source_ip=source.address(family),
         destination=destination.key,
         destination_ip=destination.address(family),
@@ -39,30 +49,44 @@ def expected(mesh: Mesh, source: Pod, destination: Pod | Service, port: int, fam
     The caller of a Service is in the mesh: nobody else carries a ClusterIP here. A call of a pod to its own address is
     never captured, and so it is always answered.
     """
+    waypoint = _waypoint(mesh, source, destination)
     if isinstance(destination, Service):
-        return _of_service(mesh, source, destination, port, family)
-    way = _way(mesh, source, destination, port, family)
+        return _of_service(mesh, source, waypoint, destination, port, family)
+    way = _way(mesh, source, waypoint, destination, port, port, family)
     return Expected((way,), way.rule)
 
 
-def _of_service(mesh: Mesh, source: Pod, service: Service, port: int, family: Family) -> Expected:
+def _waypoint(mesh: Mesh, source: Pod, destination: Pod | Service) -> Pod | None:
+    """The pod of the waypoint that the call passes."""
+    waypoint = mesh.waypoint_of(destination) if mesh.is_enrolled(source) else None
+    return mesh.pod(waypoint.key) if waypoint is not None else None
+
+
+def _of_service(mesh: Mesh, source: Pod, waypoint: Pod | None, service: Service, port: int, family: Family) -> Expected:
     """Over every endpoint that the caller may reach; one without the named target port is none."""
     service_port = next((candidate for candidate in service.ports if candidate.port == port), None)
     if service_port is None:
         return Expected((), f"{service.key} has no port {port}")
     ways = tuple(
-        _way(mesh, source, pod, number, family)
+        _way(mesh, source, waypoint, pod, port, number, family)
         for pod in mesh.endpoints(service)
         if (number := mesh.target(service, service_port, pod)) is not None
     )
     return Expected(ways, _rule(ways) or f"{service.key} has no endpoint for port {port}")
 
 
-def _way(mesh: Mesh, source: Pod, destination: Pod, port: int, family: Family) -> Way:
-    carried: Carried = "hbone" if _is_hbone(mesh, source, destination) else "plain"
-    decision = decide(mesh, connection(mesh, source, destination, port, family))
+def _way(
+    mesh: Mesh, source: Pod, waypoint: Pod | None, destination: Pod, dialled: int, port: int, family: Family
+) -> Way:
+    """A waypoint speaks HBONE itself, in a pod that is not enrolled."""
+    last = source if waypoint is None else waypoint
+    carried = _carried(mesh, source if waypoint is None else destination, destination)
+    seen = _seen(mesh, last, destination, port, family, carried)
+    decision = decide(mesh, seen)
+    legs = [] if waypoint is None else [Leg(source.key, waypoint.key, dialled, "hbone")]
+    legs.append(Leg(last.key, destination.key, port, carried))
     response = Reaches(destination.key) if decision.allowed else Refused()
-    return Way(direct(source.key, destination.key, port, carried), response, decision.rule)
+    return Way(Path(tuple(legs)), seen, response, decision.rule)
 
 
 def _rule(ways: tuple[Way, ...]) -> str:
@@ -75,5 +99,5 @@ def _rule(ways: tuple[Way, ...]) -> str:
     return disagree + "; ".join(said)
 
 
-def _is_hbone(mesh: Mesh, source: Pod, destination: Pod) -> bool:
-    return mesh.is_enrolled(source) and mesh.is_enrolled(destination)
+def _carried(mesh: Mesh, source: Pod, destination: Pod) -> Carried:
+    return "hbone" if mesh.is_enrolled(source) and mesh.is_enrolled(destination) else "plain"

@@ -35,7 +35,17 @@ from meshlab.plan.changes import (
     host_network,
 )
 from meshlab.plan.names import link_names, mac
-from meshlab.plan.network import FABRIC, LOOPBACK, NodeNetwork, assign, default_routes, host_routes, pod_netns, set_up
+from meshlab.plan.network import (
+    CONTROL_PLANE,
+    FABRIC,
+    LOOPBACK,
+    NodeNetwork,
+    assign,
+    default_routes,
+    host_routes,
+    pod_netns,
+    set_up,
+)
 
 _FIRST_INDEX = 4096
 _LEAVING = 1
@@ -58,6 +68,8 @@ class PodNetwork:
     ipv6: IPv6Address
     elsewhere: tuple[Address, ...]
     """Its addresses that do not lie in its node's network."""
+    managed: bool = False
+    """Whether it has a way to the control plane, as a waypoint's has."""
 
     @property
     def build(self) -> Batch:
@@ -79,6 +91,7 @@ def pod_network(pod: Pod, place: int, node: NodeNetwork, names: Collection[str] 
         mac=mac(index),
         ipv4=pod.ipv4,
         ipv6=pod.ipv6,
+        managed=bool(pod.gateway),
         elsewhere=(
             *((pod.ipv4,) if pod.ipv4 not in node.pods4 else ()),
             *((pod.ipv6,) if pod.ipv6 not in node.pods6 else ()),
@@ -124,7 +137,11 @@ def leaving(pods: Collection[PodNetwork], nodes: Mapping[str, NodeNetwork]) -> t
 
 
 def _routes_elsewhere(pod: PodNetwork, nodes: Mapping[str, NodeNetwork]) -> Iterable[tuple[str, Route]]:
-    """By netns: the routes to what of the pod's addresses no network of a node covers."""
+    """By netns: the control plane's routes to a pod that it manages, and those to addresses that no node's network has."""
+    if pod.managed:
+        for address in (pod.ipv4, pod.ipv6):
+            end = nodes[pod.node].management
+            yield CONTROL_PLANE, Route(destination=host_network(address), end=end, quickack=True)
     for address in pod.elsewhere:
         yield FABRIC, Route(destination=host_network(address), end=nodes[pod.node].port)
         for node in nodes.values():

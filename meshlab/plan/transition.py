@@ -81,7 +81,7 @@ def transition(before: Mesh, after: Mesh) -> tuple[Stage, ...]:
 
 def waves(pods: Iterable[Pod]) -> tuple[tuple[Pod, ...], tuple[Pod, ...]]:
     """Of those with something to start: who starts at once, and who has init containers, which may wait for them."""
-    some = [pod for pod in pods if pod.program is not None or pod.init]
+    some = [pod for pod in pods if pod.program is not None or pod.init or pod.gateway]
     return tuple(pod for pod in some if not pod.init), tuple(pod for pod in some if pod.init)
 
 

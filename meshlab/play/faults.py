@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 
 from meshlab.lab import Lab
 from meshlab.lab.calls.attempt import Request
-from meshlab.lab.calls.names import behind
+from meshlab.lab.calls.names import due
 from meshlab.lab.proving.capture import Capture
-from meshlab.model import Call, CallShape, Mesh, Outcome, Verdict
+from meshlab.model import Call, CallShape, Mesh, Outcome, Verdict, Way
 from meshlab.model.report import Result
 
 
@@ -51,21 +51,23 @@ def fault(mesh: Mesh, call: Call, *, allowed: bool, arrived: str) -> str:
     if allowed:
         if not call.answered:
             return detail
-        address = mesh.pod(call.source).address(call.family)
-        if call.peer is not None and call.peer.address != address and is_sent_out(mesh, call):
-            return f"the server saw the client at {call.peer.address}, not {address}"
-        return _wrong_port(mesh, call) or arrived
+        way = _way(mesh, call)
+        if way is not None and call.peer is not None:
+            seen, expected = call.peer, way.connection
+            if seen.address != expected.source_ip and way.path.leaves_its_pod:
+                return f"the server saw the client at {seen.address}, not {expected.source_ip}"
+            if seen.server_port != expected.port:
+                return f"it arrived at port {seen.server_port}, not {expected.port}"
+        return arrived
     if call.outcome not in Outcome.REFUSED:
         return detail
     return f"{detail}, and {arrived}" if arrived else ""
 
 
-def _wrong_port(mesh: Mesh, call: Call) -> str:
-    """How the call did not arrive at the port that was meant; empty where it did."""
-    meant = {pod.key: port for pod, port in behind(mesh, call.to)}
-    if call.peer is None or meant.get(call.peer.pod, call.peer.server_port) == call.peer.server_port:
-        return ""
-    return f"it arrived at port {call.peer.server_port}, not {meant[call.peer.pod]}"
+def _way(mesh: Mesh, call: Call) -> Way | None:
+    """The way to the pod that answered."""
+    ways = due(mesh, call.source, call.to, call.family).ways
+    return next((way for way in ways if call.peer is not None and way.path.server.pod == call.peer.pod), None)
 
 
 def in_clear(capture: Capture, calls: Sequence[Call]) -> tuple[list[Wrong], str]:
@@ -88,16 +90,10 @@ def named(call: Call) -> str:
     return f"{call.source} -> {call.to} over IPv{call.family}"
 
 
-def is_sent_out(mesh: Mesh, call: Call) -> bool:
-    """Whether the call leaves its pod."""
-    return all(pod.key != call.source for pod, _ in behind(mesh, call.to))
-
-
 def is_tunnelled(mesh: Mesh, call: Call) -> bool:
-    """Whether the call leaves its pod, and both ends are in the mesh."""
-    reached = [pod for pod, _ in behind(mesh, call.to)]
-    ends = [mesh.pod(call.source), *reached]
-    return bool(reached) and is_sent_out(mesh, call) and all(map(mesh.is_enrolled, ends))
+    """Whether the call leaves its pod, and is carried by HBONE wherever it may go."""
+    paths = due(mesh, call.source, call.to, call.family).paths
+    return bool(paths) and all(path.leaves_its_pod and path.is_hbone for path in paths)
 
 
 def _in_clear(call: Call, text: str) -> Wrong:

@@ -39,6 +39,7 @@ class Site:
     addresses: frozenset[bytes]
     """Packed, of both families."""
     enrolled: bool
+    """Whether it is in the mesh, or a waypoint's: all that passes between two of these is HBONE."""
     since_ns: int = 0
     """Since when it is enrolled, or not: connections that are older may be as they were."""
 

@@ -69,7 +69,7 @@ class _Roll:
     def of(cls, mesh: Mesh) -> _Roll:
         sides: dict[bool, set[bytes]] = {True: set(), False: set()}
         for pod in mesh.pods:
-            sides[mesh.is_enrolled(pod)] |= {pod.ipv4.packed, pod.ipv6.packed}
+            sides[mesh.is_enrolled(pod) or bool(pod.gateway)] |= {pod.ipv4.packed, pod.ipv6.packed}
         return cls(frozenset(sides[True]), frozenset(sides[False]))
 
     def both(self, flow: Flow | Finding) -> bool:

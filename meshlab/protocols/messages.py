@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 ADDRESS_TYPE = "type.googleapis.com/istio.workload.Address"
 AUTHORIZATION_TYPE = "type.googleapis.com/istio.security.Authorization"
+MANIFESTS_TYPE = "type.googleapis.com/google.protobuf.StringValue"
+"""What the reference waypoint subscribes to: the manifests, as text."""
 
 
 @functools.cache

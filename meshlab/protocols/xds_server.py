@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import enum
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from meshlab.errors import ProtocolError
@@ -300,6 +300,10 @@ class Lag:
     """What it acknowledged last; empty: nothing, or it has no stream."""
 
 
+TypesOf = Callable[[str], Sequence[str]]
+"""The types that a client subscribes to."""
+
+
 class DeltaServer:
     """One snapshot for all streams, and the one before to go back to."""
 
@@ -330,15 +334,15 @@ class DeltaServer:
         """Serve the last good snapshot again; what to send to whom."""
         return self.publish(self.accepted)
 
-    def lagging(self, clients: Iterable[str], types: Sequence[str] = ZTUNNEL_TYPES) -> list[Lag]:
-        """Which of these clients have no stream, or one that has not acknowledged what is served.
+    def lagging(self, clients: Iterable[str], types_of: TypesOf = lambda _: ZTUNNEL_TYPES) -> list[Lag]:
+        """Which of these clients have no stream, or one that has not acknowledged what is served of its types.
 
         A client may have several: while one is broken and nobody has noticed, the next is there already. Each counts.
         """
         lags = []
         for client in clients:
             streams = [stream for stream in self.streams if stream.client == client]
-            for type_url in types:
+            for type_url in types_of(client):
                 behind = [stream for stream in streams if not stream.has(type_url, self.snapshot.version(type_url))]
                 if behind:
                     lags.append(Lag(client, behind[0].node, type_url, behind[0].acknowledged.get(type_url, "")))

@@ -44,6 +44,6 @@ def resources(mesh: Mesh, enrolled: Collection[str], unhealthy: Collection[str] 
         workload_address(mesh, pod, behind[pod.key], hbone=pod.key in enrolled, healthy=pod.key not in unhealthy)
         for pod in mesh.pods
     ]
-    addresses += [service_address(service) for service in mesh.services]
+    addresses += [service_address(mesh, service) for service in mesh.services]
     policies = [*authorization_policies(mesh), *peer_authentication_policies(mesh)]
     return {ADDRESS_TYPE: dict(addresses), AUTHORIZATION_TYPE: dict(policies)}

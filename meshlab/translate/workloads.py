@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from meshlab.model import Mesh, Pod, Service
+from meshlab.model import WAYPOINT_PORT, Mesh, Pod, Service
 from meshlab.protocols.messages import message
 from meshlab.translate.mtls import peer_authentication_keys
 from meshlab.translate.policies import selecting_policy_keys
@@ -45,6 +45,7 @@ def workload_address(
     workload.node = pod.node
     workload.cluster_id = CLUSTER_ID
     workload.status = "HEALTHY" if healthy else "UNHEALTHY"
+    _attach(workload, mesh, pod)
     _name_for_telemetry(workload, pod)
     workload.authorization_policies.extend(
         sorted([*selecting_policy_keys(mesh, pod), *peer_authentication_keys(mesh, pod)])
@@ -54,7 +55,7 @@ def workload_address(
     return workload.uid, address
 
 
-def service_address(service: Service) -> tuple[str, Message]:
+def service_address(mesh: Mesh, service: Service) -> tuple[str, Message]:
     """The Service under its resource name, ``namespace/hostname``; a headless one has no address."""
     address = message("istio.workload.Address")()
     result = address.service
@@ -69,7 +70,17 @@ def service_address(service: Service) -> tuple[str, Message]:
         # 0 says: each endpoint has its own number, since the port is named, or is written in Endpoints by hand
         fixed = port.target_port if isinstance(port.target_port, int) and service.selector else 0
         result.ports.add(service_port=port.port, target_port=fixed)
+    _attach(result, mesh, service)
     return _resource_name(service), address
+
+
+def _attach(resource: Any, mesh: Mesh, to: Pod | Service) -> None:
+    """Name the waypoint by the host name of its Service, as Istio does: a call then keeps its family."""
+    waypoint = mesh.waypoint_of(to)
+    if waypoint is not None:
+        resource.waypoint.hostname.namespace = waypoint.namespace
+        resource.waypoint.hostname.hostname = waypoint.hostname
+        resource.waypoint.hbone_mtls_port = WAYPOINT_PORT
 
 
 def _resource_name(service: Service) -> str:

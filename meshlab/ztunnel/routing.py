@@ -1,25 +1,25 @@
 """Where an outbound connection goes: the decision table of a ztunnel, first match wins. Pure.
 
-    the address is a service's  it has a waypoint                      refused (not supported here)
+    the address is a service's  it has a waypoint                      tunnel to it, for the address as dialled
                                 its endpoints are not ours to choose   plain, to the address as dialled
                                 no usable endpoint                     refused
                                 an endpoint, by weight                 as for its workload, below
-    the address is a workload's it has a waypoint, and was dialled     refused (not supported here)
+    the address is a workload's it has a waypoint, and we are not it   tunnel to it, for the address as dialled
                                 it takes HBONE                         tunnel to its 15008
                                 it does not                            plain, to its own address and port
     nobody's that we know                                              plain, to the address as dialled
 
-What cannot be reached as the mesh says is refused, never passed by another way.
+What cannot be reached as the mesh says is refused, never passed by another way: also where a waypoint is not there.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from meshlab.errors import ProtocolError
 from meshlab.protocols.hbone import Target
-from meshlab.ztunnel.state import Service, State, Workload
+from meshlab.ztunnel.state import Gateway, Service, State, Workload
 
 HBONE_PORT = 15008
 Choose = Callable[[Sequence[Workload]], Workload]
@@ -52,18 +52,47 @@ def route(state: State, source: Workload, dialled: Target, choose: Choose) -> Ro
     """
     service = state.service_at(dialled.address, source)
     if service is not None:
-        return _to_service(state, service, dialled, choose)
+        return _to_service(state, source, service, dialled, choose)
     workload = state.workload_at(dialled.address)
     if workload is None:
         return Route(target=dialled)
-    if workload.has_waypoint:
-        raise NoRouteError(f"{workload.uid} has a waypoint, which this ztunnel does not support")
+    if workload.waypoint is not None:
+        waypoint = _waypoint(state, source, workload.waypoint, dialled, choose)
+        if waypoint.workload is not source:
+            return waypoint
     return _to_workload(workload, dialled, None)
 
 
-def _to_service(state: State, service: Service, dialled: Target, choose: Choose) -> Route:
-    if service.has_waypoint:
-        raise NoRouteError(f"{service.name} has a waypoint, which this ztunnel does not support")
+def _waypoint(state: State, source: Workload, gateway: Gateway, dialled: Target, choose: Choose) -> Route:
+    """Through a waypoint, in the family of what was dialled; a gateway that is an address keeps that."""
+    if gateway.address is None:
+        service = state.services.get(gateway.service)
+    else:
+        service = state.service_at(gateway.address, source)
+    if service is not None:
+        usable = [w for w in state.endpoints(service) if endpoint_port(service, w, gateway.port) and w.healthy]
+    else:
+        found = state.workload_at(gateway.address) if gateway.address is not None else None
+        usable = [found] if found is not None else []
+    if not usable:
+        raise NoRouteError(f"unknown waypoint: {gateway} is not there, or not ready")
+    workload = choose(usable)
+    port = (endpoint_port(service, workload, gateway.port) or gateway.port) if service is not None else gateway.port
+    own = gateway.address if service is None else None
+    address = own or next((a for a in workload.addresses if a.version == dialled.address.version), None)
+    if address is None:
+        raise NoRouteError(f"the waypoint {workload.uid} has no address of IPv{dialled.address.version}")
+    return Route(
+        target=dialled,
+        tunnel=Target(address, port),
+        identities=frozenset({str(workload.identity), *(service.subject_alt_names if service else ())}),
+        workload=workload,
+    )
+
+
+def _to_service(state: State, source: Workload, service: Service, dialled: Target, choose: Choose) -> Route:
+    if service.waypoint is not None:
+        return replace(_waypoint(state, source, service.waypoint, dialled, choose), service=service)
     if service.passthrough:
         return Route(target=dialled, service=service)
     usable = [w for w in state.endpoints(service) if _target(service, w, dialled) is not None]

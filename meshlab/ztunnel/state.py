@@ -30,6 +30,34 @@ _PASSTHROUGH = 3
 _ALLOW_ALL = 1
 
 
+@dataclass(frozen=True, slots=True)
+class Gateway:
+    """An ``istio.workload.GatewayAddress``: where a waypoint is found."""
+
+    service: str
+    """``namespace/hostname`` of its Service; empty where the address is given."""
+    address: Address | None
+    port: int
+
+    @classmethod
+    def of(cls, message: Any) -> Gateway:
+        """Look through a message once.
+
+        Raises:
+            ProtocolError: it has an address that is none, or on another network.
+        """
+        if message.HasField("hostname"):
+            return cls(f"{message.hostname.namespace}/{message.hostname.hostname}", None, message.hbone_mtls_port)
+        if not message.HasField("address"):
+            return cls("", None, message.hbone_mtls_port)
+        if message.address.network:
+            raise ProtocolError(f"a waypoint on network {message.address.network!r} is not supported")
+        return cls("", _address(message.address.address), message.hbone_mtls_port)
+
+    def __str__(self) -> str:
+        return self.service or str(self.address)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Workload:
     """An ``istio.workload.Workload``, as far as this ztunnel uses it."""
@@ -48,7 +76,7 @@ class Workload:
     """``namespace/hostname`` to service port to this endpoint's own port (0: the service's)."""
     capacity: int
     """Weight among the endpoints of a service."""
-    has_waypoint: bool
+    waypoint: Gateway | None
     network: str
     cluster: str
     kind: str
@@ -79,7 +107,7 @@ class Workload:
             healthy=message.status == 0,
             services={name: _ports(ports.ports) for name, ports in message.services.items()},
             capacity=message.capacity.value if message.HasField("capacity") else 1,
-            has_waypoint=message.HasField("waypoint"),
+            waypoint=Gateway.of(message.waypoint) if message.HasField("waypoint") else None,
             network=message.network,
             cluster=message.cluster_id or "Kubernetes",
             kind=_KINDS.get(message.workload_type, "pod"),
@@ -105,7 +133,7 @@ class Service:
     """Service port to target port; 0: named, each endpoint has its own."""
     subject_alt_names: tuple[str, ...]
     """Further identities that its endpoints may show."""
-    has_waypoint: bool
+    waypoint: Gateway | None
     passthrough: bool
     """Its endpoints are not ours to choose."""
     only_healthy: bool
@@ -122,6 +150,8 @@ class Service:
         """
         if any(address.HasField("length") for address in message.addresses):
             raise ProtocolError("a VIP that is a prefix is not supported")
+        if message.weighted_waypoints:
+            raise ProtocolError("weighted waypoints are not supported")
         return cls(
             name=f"{message.namespace}/{message.hostname}",
             short_name=message.name,
@@ -130,7 +160,7 @@ class Service:
             addresses=tuple(_address(address.address) for address in message.addresses),
             ports=_ports(message.ports),
             subject_alt_names=tuple(message.subject_alt_names),
-            has_waypoint=message.HasField("waypoint") or bool(message.weighted_waypoints),
+            waypoint=Gateway.of(message.waypoint) if message.HasField("waypoint") else None,
             passthrough=message.load_balancing.mode == _PASSTHROUGH,
             only_healthy=message.load_balancing.health_policy != _ALLOW_ALL,
             canonical=message.canonical,

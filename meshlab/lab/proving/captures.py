@@ -178,7 +178,7 @@ class Captures:
             if (network := self.site.pods.get(pod.key)) is not None:
                 index = network.host_end.index
                 link = links[self.rings[pod.node], index] = Link(pod.node, index, pod.key)
-                enrolled, known = pod.key in members, before.get(pod.key)
+                enrolled, known = pod.key in members or bool(pod.gateway), before.get(pod.key)
                 stays = known is not None and (known.link, known.enrolled) == (link, enrolled)
                 since_ns = known.since_ns if known is not None and stays else now_ns
                 sites[pod.key] = site(pod, link, enrolled=enrolled, since_ns=since_ns)

@@ -22,12 +22,12 @@ from meshlab.model import (
     Expected,
     Family,
     Mesh,
-    Path,
     Pod,
     PodPort,
     Service,
     Topology,
     Verdict,
+    Way,
 )
 from meshlab.model.report import Passage
 from meshlab.oracle import expected
@@ -88,9 +88,9 @@ class PlannedCell:
         return bool(self.due.ways) and all(path.is_hbone for path in self.due.paths)
 
     @cached_property
-    def paths(self) -> Mapping[str, Path]:
+    def ways(self) -> Mapping[str, Way]:
         """By the pod that may answer."""
-        return {path.server.pod: path for path in self.due.paths}
+        return {way.path.server.pod: way for way in self.due.ways}
 
     @property
     def name(self) -> str:
@@ -105,7 +105,7 @@ class PlannedCell:
 
     @property
     def hairpin(self) -> bool:
-        return self.source.key in self.paths
+        return any(not path.leaves_its_pod for path in self.due.paths)
 
     @property
     def servers(self) -> frozenset[PodPort]:
@@ -201,6 +201,8 @@ def _all_cells(mesh: Mesh, not_listening: Places) -> Iterator[PlannedCell]:
 
 def _pod_cells(mesh: Mesh) -> Iterator[PlannedCell]:
     for source in mesh.pods:
+        if source.gateway:
+            continue  # nobody calls from there
         for destination in mesh.pods:
             if destination.key == source.key:
                 continue
@@ -212,7 +214,7 @@ def _pod_cells(mesh: Mesh) -> Iterator[PlannedCell]:
 def _service_cells(mesh: Mesh) -> Iterator[PlannedCell]:
     for source in filter(mesh.is_enrolled, mesh.pods):
         for service in mesh.services:
-            for port in service.ports:
+            for port in () if mesh.is_of_waypoint(service) else service.ports:
                 for family in FAMILIES:
                     address = service.address(family)
                     if address is not None:
@@ -273,7 +275,7 @@ def _balanced(mesh: Mesh, planned: Sequence[PlannedCell]) -> set[int]:
     """Of each Service port and family, the first allowed cell from each node, where several echoes may answer."""
     first: dict[tuple[str, int, int, str], PlannedCell] = {}
     for cell in planned:
-        echoes = all(mesh.pod(key).program is None for key in cell.paths)
+        echoes = all(mesh.pod(key).program is None for key in cell.ways)
         if cell.oracle == "allow" and len(cell.due.ways) > 1 and echoes and cell.listening:
             first.setdefault((cell.to, cell.port, cell.family, cell.source.node), cell)
     return {id(cell) for cell in first.values()}

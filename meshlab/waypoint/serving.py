@@ -1,0 +1,49 @@
+"""Where a CONNECT to a waypoint leads: the endpoints of what it asks for. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from meshlab.model import Mesh, Pod, PodPort
+from meshlab.protocols.hbone import Authority, Refusal
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What a waypoint was sent."""
+
+    key: str
+    """The waypoint that asks, ``namespace/name``."""
+    mesh: Mesh = field(default_factory=Mesh)
+    unhealthy: frozenset[str] = frozenset()
+    """Keys of the pods that are no endpoints for now."""
+
+    def endpoints(self, requested: str) -> list[PodPort] | Refusal:
+        """The pods that may serve the authority of a CONNECT, each with its port; or why there are none."""
+        try:
+            authority = Authority.parse(requested)
+        except ValueError as error:
+            return Refusal(400, str(error))
+        for service in self.mesh.services:
+            if authority.host in (service.ipv4, service.ipv6) and self._serves(self.mesh.waypoint_of(service)):
+                port = next((port for port in service.ports if port.port == authority.port), None)
+                if port is None:
+                    return Refusal(404, f"{service.key} has no port {authority.port}")
+                found = [
+                    PodPort(pod.key, number)
+                    for pod in self.mesh.endpoints(service)
+                    if (number := self.mesh.target(service, port, pod)) is not None and pod.key not in self.unhealthy
+                ]
+                return found or Refusal(503, f"no healthy endpoint: {service.key} port {authority.port}")
+        for pod in self.mesh.pods:
+            if authority.host in (pod.ipv4, pod.ipv6) and self._serves(self.mesh.waypoint_of(pod)):
+                return [PodPort(pod.key, authority.port)]
+        return Refusal(404, f"this waypoint does not serve {authority}")
+
+    def _serves(self, waypoint: object) -> bool:
+        return getattr(waypoint, "key", None) == self.key
+
+    @property
+    def own(self) -> Pod | None:
+        """The waypoint's own pod; ``None`` before the first answer of the control plane."""
+        return next((pod for pod in self.mesh.pods if pod.key == self.key), None)

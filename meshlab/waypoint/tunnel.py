@@ -1,0 +1,123 @@
+"""The server's end of one HBONE connection to a waypoint: each of its streams goes on in a tunnel, or a socket, of its
+own choosing."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Protocol
+
+from meshlab.errors import ProtocolError
+from meshlab.model import PodPort
+from meshlab.protocols.hbone import (
+    ConnectReceived,
+    Framing,
+    HboneServer,
+    OpenUpstream,
+    Refusal,
+    Target,
+    TunnelOpened,
+    TunnelRefused,
+    UpstreamFailed,
+    UpstreamOpened,
+)
+from meshlab.proxykit import sockets
+from meshlab.proxykit.connection_state import ConnectionState
+from meshlab.proxykit.splice import Half, join
+from meshlab.proxykit.tasks import Tasks
+from meshlab.proxykit.tls import Tls
+from meshlab.proxykit.tunnel import TunnelConnection
+
+
+class Gate(Protocol):
+    """What a connection needs of its waypoint."""
+
+    tasks: Tasks
+
+    async def secure(self) -> Tls:
+        """TLS towards a client that must be of the mesh."""
+
+    def choose(self, authority: str, source: Target) -> tuple[Target, PodPort] | Refusal:
+        """The endpoint for one stream, with its address."""
+
+    async def connect(self, target: Target, endpoint: PodPort) -> Half:
+        """The way to an endpoint; raises ``OSError`` or ``ProtocolError``."""
+
+    def opened(self, authority: str, source: Target, peer: str, target: Target) -> None:
+        """A stream goes on."""
+
+
+class ServerTunnel(TunnelConnection):
+    """One connection that a client's proxy opened."""
+
+    def __init__(self, gate: Gate, on_end: Callable[[ServerTunnel], None]) -> None:
+        super().__init__(HboneServer(self._judge), Framing(client=False))
+        self._gate = gate
+        self._on_end = on_end
+        self._source: Target
+        self._chosen: dict[int, tuple[str, PodPort]] = {}
+        self._dialling: dict[int, asyncio.Task[None]] = {}
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        self._source = sockets.target_of(transport.get_extra_info("peername"))
+        self._gate.tasks.spawn(self._prepare())
+
+    async def _prepare(self) -> None:
+        self.transport.pause_reading()
+        try:
+            self.tls = await self._gate.secure()
+        except ProtocolError as error:
+            self.drop(str(error))
+        else:
+            self.check_established()
+            self.transport.resume_reading()
+
+    def _judge(self, event: ConnectReceived) -> Target | Refusal:
+        chosen = self._gate.choose(event.authority, self._source)
+        if isinstance(chosen, Refusal):
+            return chosen
+        target, endpoint = chosen
+        self._chosen[event.stream] = event.authority, endpoint
+        return target
+
+    def perform(self, effect: OpenUpstream | TunnelOpened | TunnelRefused) -> None:
+        assert isinstance(effect, OpenUpstream)  # the others are a client's
+        authority, endpoint = self._chosen.pop(effect.stream)
+        serving = self._serve(effect.stream, effect.target, authority, endpoint)
+        self._dialling[effect.stream] = self._gate.tasks.spawn(serving)
+
+    def stream_closed(self, stream: int) -> None:
+        if (serving := self._dialling.pop(stream, None)) is not None:
+            self._loop.call_soon(serving.cancel)
+
+    async def _serve(self, stream: int, target: Target, authority: str, endpoint: PodPort) -> None:
+        client, upstream = Half(), None
+        try:
+            upstream = await self._gate.connect(target, endpoint)
+            self._dialling.pop(stream, None)
+            self.open_transport(stream, client)
+            self.tell(UpstreamOpened(stream, {}))
+            self._gate.opened(authority, self._source, str(self.tls.peer or "") if self.tls else "", target)
+            await join(client, upstream)
+        except (OSError, TimeoutError, ProtocolError):
+            self.tell(UpstreamFailed(stream))
+        finally:
+            self._dialling.pop(stream, None)
+            client.close()
+            if upstream is not None:
+                upstream.close()
+
+    # --- the connection --------------------------------------------------------------------------------------------
+
+    def established(self) -> None:
+        """The client was accepted; its CONNECTs may come."""
+
+    def going_away(self) -> None:
+        """A client that says so opens no more streams by itself."""
+
+    def answered(self) -> None:
+        """A PING was answered."""
+
+    def ended(self, error: str, before: ConnectionState) -> None:
+        self._on_end(self)
