@@ -55,8 +55,9 @@ class Restarts:
         """Begin to look at exits, unless that has begun: the first program of a pod is about to start."""
         if self._thread is None:
             self._site.sandbox.on_exits = self._note
-            self._thread = threading.Thread(target=self._work, name="meshlab-restarts", daemon=True)
-            self._thread.start()
+            thread = threading.Thread(target=self._work, name="meshlab-restarts", daemon=True)
+            thread.start()
+            self._thread = thread  # not before: a Ctrl-C in between must not leave one that never starts
 
     def keep_down(self, first: InstanceId) -> None:
         """A verb ends this instance: from now on nothing but a verb starts it."""
