@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 
 from meshlab.errors import KernelRefusedError, LabError, StillRunsError
 from meshlab.kernel.channel import MAX_FDS
+from meshlab.kernel.sandbox import Mntns
 from meshlab.lab.pod import capabilities_of
 from meshlab.lab.proving import arrivals
 from meshlab.lab.running.programs import Peer, Program, describe_exit
@@ -23,6 +24,7 @@ from meshlab.model import ContainerPort, InstanceId, Pod
 from meshlab.model import Program as Runs
 from meshlab.plan.network import pod_netns
 from meshlab.plan.pods import leaving, linking, opening, pod_network, settling
+from meshlab.plan.restarts import restart_after_s
 
 _BACKLOG = 512
 _ECHO_S = 10.0
@@ -30,8 +32,6 @@ _ECHO_S = 10.0
 _GRACE_S = 2.0
 """How long what a pod runs may take to end after SIGTERM."""
 _KILLED_S = 5.0
-_FIRST_PAUSE_S = 0.1
-"""Between the end of an init container that failed and its next start; twice as long each time."""
 
 
 def make(site: Site, pods: Sequence[Pod]) -> None:
@@ -132,6 +132,18 @@ def start(site: Site, pod: Pod, runs: Runs, first: InstanceId | None = None) -> 
     )
 
 
+def start_again(site: Site, pod: Pod) -> Program:
+    """Start the pod's program, which has ended, again; what it has left running ends first.
+
+    Raises:
+        KernelRefusedError, LabError: it could not be started.
+    """
+    assert pod.program is not None, "it has ended"
+    if (mntns := site.mounts.known(pod.key)) is not None:
+        _end_in(site, [mntns], grace_s=0)
+    return start(site, pod, pod.program)
+
+
 def run_init(site: Site, pod: Pod, deadline: float) -> None:
     """Run what the pod's init containers run, one after the other: each has to end with status 0.
 
@@ -144,7 +156,7 @@ def run_init(site: Site, pod: Pod, deadline: float) -> None:
     Source: https://kubernetes.io/docs/concepts/workloads/pods/init-containers/
     """
     for place, runs in enumerate(pod.init):
-        pause = _FIRST_PAUSE_S
+        pause: float | None = None
         while True:
             program = start(site, pod, runs, InstanceId.init(pod.key, place))
             program.ended_by_us = True
@@ -156,12 +168,11 @@ def run_init(site: Site, pod: Pod, deadline: float) -> None:
                 ) from None
             if status == 0:
                 break
-            late = time.monotonic() + pause > deadline
-            if pod.restart_policy == "Never" or late:
+            pause = restart_after_s(pod.restart_policy, status, time.monotonic() - program.started_s, pause)
+            if pause is None or time.monotonic() + pause > deadline:
                 how = f"ended: {describe_exit(status)}"
                 raise LabError(f"init container {place} of {pod.key} {how}{_last_lines(site, program)}")
             site.wait_for_change(site.changes, pause)
-            pause *= 2
 
 
 def _last_lines(site: Site, program: Program) -> str:
@@ -175,7 +186,14 @@ def end_programs(site: Site, pods: Sequence[Pod], grace_s: float = _GRACE_S) -> 
         for program in site.programs.running(InstanceId("waypoint" if pod.gateway else "program", pod.key)):
             program.ended_by_us = True
         site.waypoints.pop(pod.key, None)
-    within = [mntns for pod in pods if (mntns := site.mounts.known(pod.key)) is not None]
+    _end_in(site, [mntns for pod in pods if (mntns := site.mounts.known(pod.key)) is not None], grace_s)
+    for node, some in nodes_of(pod for pod in pods if pod.program is None and pod.ports).items():
+        if (echo := site.peer("echo", node)) is not None:
+            echo.ask("leave", pods=[pod.key for pod in some])
+
+
+def _end_in(site: Site, within: Sequence[Mntns], grace_s: float) -> None:
+    """End every process that has one of these mount namespaces."""
     for mntns in within:
         site.sandbox.end_in(mntns, signal.SIGTERM if grace_s else signal.SIGKILL)
     for mntns in within:
@@ -184,9 +202,6 @@ def end_programs(site: Site, pods: Sequence[Pod], grace_s: float = _GRACE_S) -> 
         except StillRunsError:
             site.sandbox.end_in(mntns, signal.SIGKILL)
             site.sandbox.wait_ended_in(mntns, _KILLED_S)
-    for node, some in nodes_of(pod for pod in pods if pod.program is None and pod.ports).items():
-        if (echo := site.peer("echo", node)) is not None:
-            echo.ask("leave", pods=[pod.key for pod in some])
 
 
 def leave(site: Site, pods: Sequence[Pod], *, whole: bool = True) -> None:
