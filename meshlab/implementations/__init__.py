@@ -11,11 +11,13 @@ from meshlab.implementations.protocol import (
     NodeSlot,
 )
 from meshlab.implementations.resolve import available, resolve
-from meshlab.implementations.ztunnel import Binary, Reference, environment
+from meshlab.implementations.ztunnel import PRISTINE, WAYPOINT_ENTRY, Binary, Reference, environment
 
 __all__ = [
     "API_VERSION",
     "DEFAULT_UDS",
+    "PRISTINE",
+    "WAYPOINT_ENTRY",
     "Binary",
     "Choice",
     "HttpGet",

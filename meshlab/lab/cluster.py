@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 
-from meshlab.implementations import Choice, NodeSlot
+from meshlab.implementations import WAYPOINT_ENTRY, Choice, NodeSlot, Reference
 from meshlab.kernel.forkserver import ForkServer
 from meshlab.kernel.sandbox import NO_DESCRIPTORS, Sandbox, too_few_descriptors
 from meshlab.lab.running.mounts import Mounts, binds
@@ -207,6 +207,8 @@ def next_waypoint(site: Site, pod: Pod) -> None:
 def start_waypoint(site: Site, pod: Pod) -> Program:
     """Start the waypoint of a pod that was noted last; the control plane has to know it by then."""
     started, netns = site.waypoints[pod.key], site.netns[pod_netns(pod.key)]
+    entry = site.settings.part("waypoint")
+    site.launched[started.instance] = Choice("reference" if entry == WAYPOINT_ENTRY else entry, Reference(entry))
     control_plane, root = f"{CONTROL_PLANE4}:{XDS_PORT}", site.ca.cert_pem.bytes().decode()
     env = {
         "XDS_ADDRESS": control_plane,
@@ -221,7 +223,7 @@ def start_waypoint(site: Site, pod: Pod) -> Program:
     }
     return site.programs.python(
         started.instance,
-        site.settings.part("waypoint"),
+        entry,
         {"env": env},
         {},
         netns=netns,

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Literal, TypedDict, get_type_hints
 
 from meshlab.errors import UsageError
-from meshlab.implementations import Choice, Reference, resolve
+from meshlab.implementations import WAYPOINT_ENTRY, Choice, Reference, resolve
 from meshlab.lab.arguments import check_value
 from meshlab.lab.steps import Step, no_step
 from meshlab.model import Topology
@@ -22,7 +22,7 @@ ENTRIES: Mapping[str, str] = {
     "controlplane": "meshlab.controlplane.main:main",
     "echo": "meshlab.apps.echo:main",
     "recorder": "meshlab.kernel.recorder:main",
-    "waypoint": "meshlab.waypoint.main:main",
+    "waypoint": WAYPOINT_ENTRY,
 }
 """Part -> ``package.module:name`` of what plays it. A mutant is another one, named, never imported here."""
 

@@ -137,7 +137,7 @@ def leaving(pods: Collection[PodNetwork], nodes: Mapping[str, NodeNetwork]) -> t
 
 
 def _routes_elsewhere(pod: PodNetwork, nodes: Mapping[str, NodeNetwork]) -> Iterable[tuple[str, Route]]:
-    """By netns: the control plane's routes to a pod that it manages, and those to addresses that no node's network has."""
+    """By netns: routes to addresses that no node's network has, and the control plane's to a pod that it manages."""
     if pod.managed:
         for address in (pod.ipv4, pod.ipv6):
             end = nodes[pod.node].management

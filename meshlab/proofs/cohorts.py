@@ -1,7 +1,8 @@
-"""Which calls of one pair of pods were under way together, and how much they carried.
+"""Which calls passed one pair of pods together, and how much they carried.
 
-All calls of a pair share a tunnel, whose records nobody can tell apart. So the tunnel's packets are not taken for one
-call's own: calls that overlap in time form a cohort, and the tunnel must have carried what all of them sent and got.
+All calls that pass a pair of pods, as one of their legs, share a tunnel, whose records nobody can tell apart. So the
+tunnel's packets are not taken for one call's own: calls that overlap in time form a cohort, and the tunnel must have
+carried what all of them sent and got.
 
     call 1   |-----|                 cohort 1: calls 1 and 2
     call 2      |------|
@@ -14,7 +15,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from meshlab.model import Call
+from meshlab.model import Call, Path
 
 _FRAME_BYTES = 9
 """RFC 9113 4.1: the header of the smallest HTTP/2 frame. Each call asks by one and is answered by one."""
@@ -22,13 +23,13 @@ _FRAME_BYTES = 9
 
 @dataclass(frozen=True, slots=True)
 class Cohort:
-    """Calls of one pair of pods that overlap in time, directly or by others between them."""
+    """Calls of which a leg joins one pair of pods, and that overlap in time, directly or by others between them."""
 
     started_ns: int
     ended_ns: int
     calls: int
     there_bytes: int
-    """At least so many bytes went from the client's pod to the server's."""
+    """At least so many bytes went from the first of the two pods to the second."""
     back_bytes: int
     """At least so many came back."""
 
@@ -55,19 +56,27 @@ def alone(call: Call) -> Cohort:
     )
 
 
-def cohorts(calls: Iterable[tuple[Call, str]]) -> Mapping[int, Cohort]:
-    """By the number of each call, its cohort among ``calls``, each of which comes with the pod that it reached."""
-    pairs: dict[tuple[str, str, int], list[Call]] = defaultdict(list)
-    for call, reached in calls:
-        pairs[call.source, reached, call.family].append(call)
-    found: dict[int, Cohort] = {}
-    for of_pair in pairs.values():
-        found.update(_of_pair(sorted(of_pair, key=lambda call: call.started_ns)))
+Ends = tuple[str, str]
+"""The two pods of a leg, in its direction."""
+Together = Mapping[Ends, Cohort]
+"""Of one call: by leg, the cohort that it is in there."""
+
+
+def cohorts(calls: Iterable[tuple[Call, Path]]) -> Mapping[int, Together]:
+    """By the number of each call, its cohorts among ``calls``, each of which comes with the path that it took."""
+    pairs: dict[tuple[Ends, int], list[Call]] = defaultdict(list)
+    for call, path in calls:
+        for leg in path.legs:
+            pairs[(leg.source, leg.destination), call.family].append(call)
+    found: dict[int, dict[Ends, Cohort]] = defaultdict(dict)
+    for (ends, _), of_pair in pairs.items():
+        for number, cohort in _of_pair(sorted(of_pair, key=lambda call: call.started_ns)).items():
+            found[number][ends] = cohort
     return found
 
 
 def _of_pair(calls: list[Call]) -> dict[int, Cohort]:
-    """Sweep the calls of one pair in the order of their beginnings."""
+    """Sweep the calls that passed one pair in the order of their beginnings."""
     groups: list[tuple[Cohort, list[int]]] = []
     for call in calls:
         if groups and call.started_ns <= groups[-1][0].ended_ns:

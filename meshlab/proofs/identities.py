@@ -18,15 +18,15 @@ from meshlab.proofs.links import Wiring
 from meshlab.proofs.route import hops, no_certificate, not_tls, passed, routes, unfollowed
 from meshlab.proofs.window import Window
 
-End = Literal["client", "server"]
-ENDS: tuple[End, ...] = ("client", "server")
+End = Literal["client", "waypoint", "server"]
+ENDS: tuple[End, ...] = ("client", "waypoint", "server")
 BEST_FIRST = (Grade.PEER, Grade.KEYS, Grade.CLAIM)
 """Grades of identities."""
 
 
 @dataclass(frozen=True, slots=True)
 class Sighting:
-    """One end of a call, as the other end's proxy saw it."""
+    """One end of a leg, as the proxy at its other end saw it: of two legs the waypoint is an end of both."""
 
     end: End
     """Which end was seen."""
@@ -82,8 +82,8 @@ def identity(
 
 def _meant(who: SpiffeId, expected: Mapping[End, frozenset[SpiffeId]], of: End | None) -> Sequence[End]:
     """The ends at which ``who`` should be; where it should be at none, every end that may be meant."""
-    ends = (of,) if of else ENDS
-    return tuple(end for end in ends if who in expected[end]) or ends
+    ends = (of,) if of else tuple(end for end in ENDS if expected.get(end))
+    return tuple(end for end in ends if who in expected.get(end, ())) or ends
 
 
 def _seen(sightings: Iterable[Sighting]) -> str:

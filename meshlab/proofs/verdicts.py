@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 
 from meshlab.model import Call, Family, Path
 from meshlab.model.report import Grade, Proof
-from meshlab.proofs.cohorts import Cohort, alone
+from meshlab.proofs.cohorts import Together, alone
 from meshlab.proofs.draft import Draft
 from meshlab.proofs.flows import Flow
 from meshlab.proofs.links import Link, Wiring
@@ -33,13 +33,15 @@ from meshlab.proofs.window import Window
 _NEVER_NS = 1 << 63
 
 
-def encrypted(window: Window, wiring: Wiring, call: Call, paths: Sequence[Path], cohort: Cohort | None = None) -> Proof:
+def encrypted(
+    window: Window, wiring: Wiring, call: Call, paths: Sequence[Path], together: Together | None = None
+) -> Proof:
     """No byte of the call in plaintext on any link, and its packets, all TLS records, on the way between the two pods.
 
     For calls between enrolled pods; a refused call holds too, where its tunnel was seen.
 
     Args:
-        cohort: the calls of the same pair that were under way at the same time; the call alone, if not given. The
+        together: by leg, the calls that passed the same two pods at the same time; the call alone, if not given. The
             tunnel must have carried the bytes of all of them.
     """
     draft = Draft.of("encrypted", call, Grade.WIRE, window.control, 1)
@@ -51,16 +53,16 @@ def encrypted(window: Window, wiring: Wiring, call: Call, paths: Sequence[Path],
         return draft.failed(opposite)
     if doubt := window.blind or _doubt(window, ways):
         return draft.cannot_tell(doubt)
-    return _on_the_way(draft, window, call, ways, cohort)
+    return _on_the_way(draft, window, call, ways, together)
 
 
-def path(window: Window, wiring: Wiring, call: Call, paths: Sequence[Path], cohort: Cohort | None = None) -> Proof:
+def path(window: Window, wiring: Wiring, call: Call, paths: Sequence[Path], together: Together | None = None) -> Proof:
     """The call's packets on each link between the two pods, there and back, on the port that they should use there.
 
     That is 15008 where both pods are enrolled, and else the application's own.
 
     Args:
-        cohort: as of ``encrypted``.
+        together: as of ``encrypted``.
     """
     draft = Draft.of("path", call, Grade.WIRE, window.control, 0)
     if window.blind:
@@ -69,7 +71,7 @@ def path(window: Window, wiring: Wiring, call: Call, paths: Sequence[Path], coho
     for hop in hops(ways):
         if hop.tunnelled and (link := on_application_port(window, hop, call)):
             return draft.failed(f"packets of its time on the application's own port were seen on {link}")
-    return _on_the_way(draft, window, call, ways, cohort)
+    return _on_the_way(draft, window, call, ways, together)
 
 
 def nothing_in_clear(
@@ -172,7 +174,7 @@ def _not_followed(window: Window, flow: Flow) -> str:
     )
 
 
-def _on_the_way(draft: Draft, window: Window, call: Call, ways: Sequence[Route], cohort: Cohort | None) -> Proof:
+def _on_the_way(draft: Draft, window: Window, call: Call, ways: Sequence[Route], together: Together | None) -> Proof:
     """Held where one route shows packets with payload on all links of its hops: there and, if it was answered, back.
 
     Of several ways that a call may have gone, what one has carried may be another call's: the others are looked at too.
@@ -190,7 +192,7 @@ def _on_the_way(draft: Draft, window: Window, call: Call, ways: Sequence[Route],
         if silent:
             missing = f"no packet of it on port {silent[0][0].wire_port} was seen on {silent[0][1]}"
             continue
-        too_few = _too_few_bytes(window, way, cohort or alone(call)) if answered else ""
+        too_few = _too_few_bytes(window, way, call, together or {}) if answered else ""
         if not too_few:
             packets = sum(there + back for _, on in seen for there, back in on.values())
             return draft.held(packets, f"{packets} packets {_places(way)}")
@@ -198,9 +200,10 @@ def _on_the_way(draft: Draft, window: Window, call: Call, ways: Sequence[Route],
     return draft.failed(another_way) if another_way else draft.cannot_tell(missing)
 
 
-def _too_few_bytes(window: Window, way: Route, cohort: Cohort) -> str:
-    """Why one call of the cohort at least took another way; empty where the tunnel carried enough for all."""
+def _too_few_bytes(window: Window, way: Route, call: Call, together: Together) -> str:
+    """Why one call of a cohort at least took another way; empty where each tunnel carried enough for all."""
     for hop in way:
+        cohort = together.get((hop.source.pod, hop.destination.pod)) or alone(call)
         for link in hop.links if hop.tunnelled else ():
             there, back = tunnelled_bytes(window, hop, link, cohort)
             if there < cohort.there_bytes or back < cohort.back_bytes:

@@ -15,7 +15,7 @@ from meshlab.lab.proving.matrix import (
     calls_to_reach_all,
     missed_by_chance,
 )
-from meshlab.model import Call, Expected, Outcome, Peer, Pod, Reaches, Refused, Way, direct
+from meshlab.model import Call, Connection, Expected, Outcome, Peer, Pod, Reaches, Refused, Way, direct
 from meshlab.model.addresses import pod4, pod6
 from meshlab.model.report import Result
 
@@ -23,11 +23,21 @@ CLIENT = Pod(name="client", namespace="shop", node="node-1", ipv4=pod4(0, 0), ip
 SERVER = Pod(name="server", namespace="shop", node="node-1", ipv4=pod4(0, 1), ipv6=pod6(0, 1))
 
 
+CONNECTION = Connection(
+    source=None, source_ip=CLIENT.ipv4, destination="shop/server", destination_ip=SERVER.ipv4, port=8080
+)
+
+
 def _due(**pods: bool) -> Expected:
     """What is due of a call to one of these pods, each of which allows it or not."""
     return Expected(
         tuple(
-            Way(direct("shop/client", f"shop/{pod}", 8080), Reaches(f"shop/{pod}") if allowed else Refused(), "")
+            Way(
+                direct("shop/client", f"shop/{pod}", 8080),
+                replace(CONNECTION, destination=f"shop/{pod}"),
+                Reaches(f"shop/{pod}") if allowed else Refused(),
+                "",
+            )
             for pod, allowed in pods.items()
         ),
         "no policy applies",
@@ -177,7 +187,7 @@ def test_an_answer_is_not_enough_where_the_server_saw_another_client_or_port(cha
 
 
 def test_a_balanced_cell_holds_only_where_each_endpoint_has_answered() -> None:
-    one, other = (_call(Outcome.OK, by=pod) for pod in BALANCED.paths)
+    one, other = (_call(Outcome.OK, by=pod) for pod in BALANCED.ways)
     assert judge(BALANCED, [one] * 39 + [other]).result is Result.HELD
     cell = judge(BALANCED, [one] * 40)
     assert (cell.result, cell.reason) == (

@@ -7,13 +7,16 @@ from dataclasses import replace
 import capture_scenes as scenes
 import pytest
 
-from meshlab.model import Call, Outcome, direct
+from meshlab.model import Call, Leg, Outcome, Path, direct
 from meshlab.model.report import Result
 from meshlab.proofs import verdicts
 from meshlab.proofs.cohorts import Cohort, alone, cohorts
 
 SCRIPT = scenes.play(scenes.SCENES["clean"])
 CALL = scenes.call(SCRIPT, 1)
+
+
+TO_SERVER = ("shop/client", "shop/server")
 
 
 def call(number: int, started_ns: int, ended_ns: int, sent: int = 100, got: int = 50) -> Call:
@@ -31,7 +34,8 @@ def call(number: int, started_ns: int, ended_ns: int, sent: int = 100, got: int 
 
 def test_calls_that_overlap_are_one_cohort_and_the_next_begins_when_all_have_ended() -> None:
     calls = [call(1, 0, 10), call(2, 5, 20), call(3, 15, 18), call(4, 21, 30)]
-    found = cohorts((one, "shop/server") for one in calls)
+    of = cohorts((one, direct("shop/client", "shop/server", 8080)) for one in calls)
+    found = {number: together["shop/client", "shop/server"] for number, together in of.items()}
     assert found[1] is found[2] is found[3]
     assert (found[1].started_ns, found[1].ended_ns, found[1].calls) == (0, 20, 3)
     assert found[4] == alone(calls[3])
@@ -39,7 +43,18 @@ def test_calls_that_overlap_are_one_cohort_and_the_next_begins_when_all_have_end
 
 def test_calls_of_other_pairs_and_families_are_other_cohorts() -> None:
     calls = [(call(1, 0, 10), "shop/a"), (call(2, 0, 10), "shop/b"), (replace(call(3, 0, 10), family=6), "shop/a")]
-    assert {cohort.calls for cohort in cohorts(calls).values()} == {1}
+    found = cohorts((one, direct("shop/client", pod, 8080)) for one, pod in calls)
+    assert {cohort.calls for together in found.values() for cohort in together.values()} == {1}
+
+
+def test_calls_to_two_servers_through_one_waypoint_share_its_first_leg_alone() -> None:
+    first = Leg("shop/client", "shop/gate", 80, "hbone")
+    paths = [Path((first, Leg("shop/gate", pod, 8080, "hbone"))) for pod in ("shop/a", "shop/b")]
+    found = cohorts([(call(1, 0, 10), paths[0]), (call(2, 5, 15), paths[1])])
+    assert {ends: cohort.calls for ends, cohort in found[1].items()} == {
+        ("shop/client", "shop/gate"): 2,
+        ("shop/gate", "shop/a"): 1,
+    }
 
 
 @pytest.mark.parametrize("outcome", [Outcome.RESET, Outcome.TIMEOUT], ids=str)
@@ -52,10 +67,10 @@ def test_a_call_that_was_not_answered_has_sent_nothing_for_sure_but_its_question
 def test_a_cohort_that_sent_more_than_its_tunnel_carried_went_another_way() -> None:
     window, wiring = scenes.window_of(scenes.as_pcapng("clean")), scenes.wiring()
     small = Cohort(CALL.started_ns, CALL.ended_ns, 2, 100, 100)
-    assert verdicts.encrypted(window, wiring, CALL, scenes.to_server(CALL), small).result is Result.HELD
+    assert verdicts.encrypted(window, wiring, CALL, scenes.to_server(CALL), {TO_SERVER: small}).result is Result.HELD
     for large in (replace(small, there_bytes=10**6), replace(small, back_bytes=10**6)):
         for prove in (verdicts.encrypted, verdicts.path):
-            proof = prove(window, wiring, CALL, scenes.to_server(CALL), large)
+            proof = prove(window, wiring, CALL, scenes.to_server(CALL), {TO_SERVER: large})
             assert (proof.result, "2 calls of that time sent" in proof.reason) == (Result.FAILED, True)
             assert "on node-1:shop/client: one of them went another way" in proof.reason
 

@@ -27,7 +27,7 @@ from meshlab.model import Call, Expected, Family, Mesh, Path, SpiffeId, Verdict
 from meshlab.model.report import Grade, Proof, Result
 from meshlab.proofs import verdicts
 from meshlab.proofs.arrivals import Arrivals, Kernel
-from meshlab.proofs.cohorts import Cohort, cohorts
+from meshlab.proofs.cohorts import Together, cohorts
 from meshlab.proofs.denial import Twin, denied
 from meshlab.proofs.identities import BEST_FIRST, ENDS, End, identity
 from meshlab.proofs.links import Wiring
@@ -47,7 +47,7 @@ class Capture:
         """What the kernel had counted then at programs of pods' own."""
         self._calls: dict[int, Call] = {}
         """Those that were made within the window, by number."""
-        self._cohorts: Mapping[int, Cohort] | None = None
+        self._cohorts: Mapping[int, Together] | None = None
         self._arrivals: Arrivals | None = None
         self.proofs: list[Proof] = []
         """Every proof that was asked for, in order."""
@@ -147,7 +147,8 @@ class Capture:
         asked = _some(calls, "encrypted")
         window = self.window
         return [
-            verdicts.encrypted(window, self._wiring(call), call, self.paths(call), self._cohort(call)) for call in asked
+            verdicts.encrypted(window, self._wiring(call), call, self.paths(call), self._together(call))
+            for call in asked
         ]
 
     def denied(self, call: Call, twin: Call | None = None, instead: str = "") -> Proof:
@@ -173,7 +174,7 @@ class Capture:
 
     def path(self, call: Call) -> Proof:
         """As ``prove_path``, as a value."""
-        return verdicts.path(self.window, self._wiring(call), call, self.paths(call), self._cohort(call))
+        return verdicts.path(self.window, self._wiring(call), call, self.paths(call), self._together(call))
 
     def identity(self, call: Call, who: SpiffeId, at_least: Grade = Grade.PEER, of: End | None = None) -> Proof:
         """As ``prove_identity``, as a value.
@@ -280,18 +281,18 @@ class Capture:
             self._arrivals = self._lab.arrivals([*self._calls.values(), *others], self._opened_ns, self._before)
         return self._arrivals
 
-    def _cohort(self, call: Call) -> Cohort | None:
+    def _together(self, call: Call) -> Together | None:
         if self._cohorts is None:
-            reached = ((one, self._reached(one)) for one in self._calls.values())
-            self._cohorts = cohorts((one, pod) for one, pod in reached if pod)
+            taken = ((one, self._taken(one)) for one in self._calls.values())
+            self._cohorts = cohorts((one, path) for one, path in taken if path is not None)
         return self._cohorts.get(call.number)
 
-    def _reached(self, call: Call) -> str:
-        """The pod that a call reached or tried; empty where it may be one of several."""
-        if call.peer is not None:
-            return call.peer.pod
+    def _taken(self, call: Call) -> Path | None:
+        """The path that a call took or tried; ``None`` where it may be one of several."""
         paths = self.paths(call)
-        return paths[0].server.pod if len(paths) == 1 else ""
+        if call.peer is not None:
+            paths = tuple(path for path in paths if path.server.pod == call.peer.pod)
+        return paths[0] if len(paths) == 1 else None
 
     def _hold(self, proofs: list[Proof]) -> list[Proof]:
         __tracebackhide__ = True  # pytest points at the line of the test

@@ -14,9 +14,9 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
-from meshlab.implementations import Reference
+from meshlab.implementations import PRISTINE
 from meshlab.lab.view import ViewForProofs
-from meshlab.model import Call, InstanceId, Mesh, Path, SpiffeId
+from meshlab.model import Call, InstanceId, Mesh, Path, Pod, SpiffeId
 from meshlab.model.report import Grade
 from meshlab.proofs.access_log import Opened, read_opened
 from meshlab.proofs.identities import End, Sighting
@@ -55,10 +55,13 @@ class AccessLogs:
     def sightings(self, call: Call, paths: Sequence[Path]) -> list[Sighting]:
         """What the proxies at both ends say of the identities of ``call``; waits for lines that may still come."""
         deadline_ns = call.ended_ns + int(_PATIENCE_S * 1e9)
+        ends = {end for end, who in self.expected(call, paths).items() if who} if self._all_log() else set[End]()
         after = -1
         while True:
             found = list(self._look(call, paths))
-            if found or time.clock_gettime_ns(time.CLOCK_REALTIME) > deadline_ns:
+            if (found and ends <= {one.end for one in found}) or time.clock_gettime_ns(
+                time.CLOCK_REALTIME
+            ) > deadline_ns:
                 return found
             answer, _ = self.lab.captures.recorder.ask("position", after=after, timeout_s=0.02)
             after = answer["position"]
@@ -72,17 +75,23 @@ class AccessLogs:
             )
         if not any(self._records.values()):
             return "no node proxy has logged a connection: it has to log 'connection opened' (scope access) as JSON"
-        if all(choice.proxy == Reference() for choice in self.lab.site.launched.values()):
-            return "both ends are reference ztunnels, and neither logged this call"
+        if self._all_log():
+            return "every proxy of its path is a reference, and none logged this call"
         return "put a reference ztunnel at one end: nodes: [node-1, {name: node-2, ztunnel: reference}]"
 
+    def _all_log(self) -> bool:
+        """Whether every proxy of the lab is one of ours, which logs both ends of what it carries."""
+        return all(choice.proxy in PRISTINE for choice in self.lab.site.launched.values())
+
     def expected(self, call: Call, paths: Sequence[Path]) -> dict[End, frozenset[SpiffeId]]:
-        """The identities that each end of ``call`` should have."""
+        """The identities that each end of ``call``'s legs should have."""
         mesh = self._mesh(call)
-        servers = [path.server.pod for path in paths if call.peer is None or path.server.pod == call.peer.pod]
+        taken = _taken(call, paths)
+        between = {leg.destination for path in taken for leg in path.legs[:-1]}
         return {
             "client": frozenset({mesh.pod(call.source).identity(mesh.trust_domain)}),
-            "server": frozenset(mesh.pod(key).identity(mesh.trust_domain) for key in servers),
+            "waypoint": frozenset(mesh.pod(key).identity(mesh.trust_domain) for key in between),
+            "server": frozenset(mesh.pod(path.server.pod).identity(mesh.trust_domain) for path in taken),
         }
 
     def _mesh(self, call: Call) -> Mesh:
@@ -92,26 +101,25 @@ class AccessLogs:
 
     def _look(self, call: Call, paths: Sequence[Path]) -> Iterator[Sighting]:
         mesh = self._mesh(call)
-        source = mesh.pod(call.source)
-        caller = str(source.address(call.family))
-        for target in (path.server for path in paths):
-            if call.peer is not None and target.pod != call.peer.pod:
-                continue
-            destination = mesh.pod(target.pod)
-            address = destination.address(call.family)
-            hbone = f"{address}:{target.port}" if call.family == 4 else f"[{address}]:{target.port}"
-            for instance, record in self._of(destination.node, "inbound", hbone):
-                if _matches(record, call, caller) and record.source_identity:
-                    yield Sighting("client", record.source_identity, *self._grade(instance))
-            for instance, record in self._of(source.node, "outbound", hbone):
-                own = _matches(record, call, caller) and record.source_port == call.source_port
-                if own and record.destination_identity:
-                    yield Sighting("server", record.destination_identity, *self._grade(instance))
+        for path in _taken(call, paths):
+            ends: list[End] = ["client", *["waypoint" for _ in path.legs[1:]], "server"]  # type: ignore[list-item]
+            for place, leg in enumerate(path.legs):
+                source, destination = mesh.pod(leg.source), mesh.pod(leg.destination)
+                caller = str(source.address(call.family))
+                asked = call.destination_ip if destination.gateway else destination.address(call.family)
+                hbone = f"{asked}:{leg.port}" if call.family == 4 else f"[{asked}]:{leg.port}"
+                for instance, record in self._of(_proxy_of(destination), "inbound", hbone):
+                    if _matches(record, call, caller) and record.source_identity:
+                        yield Sighting(ends[place], record.source_identity, *self._grade(instance))
+                for instance, record in self._of(_proxy_of(source), "outbound", hbone):
+                    own = bool(place) or record.source_port == call.source_port
+                    if own and _matches(record, call, caller) and record.destination_identity:
+                        yield Sighting(ends[place + 1], record.destination_identity, *self._grade(instance))
 
     def _grade(self, instance: InstanceId) -> tuple[Grade, str]:
         choice = self.lab.site.launched[instance]
         who = f"{instance} ({choice.name})"
-        if choice.proxy == Reference():
+        if choice.proxy in PRISTINE:
             return Grade.PEER, _PEER_CONTROL.format(who=who)
         return Grade.CLAIM, _CLAIM_CONTROL.format(who=who)
 
@@ -135,6 +143,16 @@ class AccessLogs:
             self._places[instance] = log["next"]
             self._unread.setdefault(instance, []).append(log["text"])
             self.lost_bytes += log["lost"]
+
+
+def _taken(call: Call, paths: Sequence[Path]) -> list[Path]:
+    """To the pod that answered; where none did, all that the call may have taken."""
+    return [path for path in paths if call.peer is None or path.server.pod == call.peer.pod]
+
+
+def _proxy_of(pod: Pod) -> str:
+    """Where the proxy runs that speaks for a pod: a waypoint's pod speaks for itself."""
+    return pod.key if pod.gateway else pod.node
 
 
 _END = 1 << 62
