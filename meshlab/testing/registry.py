@@ -13,7 +13,7 @@ from typing import Literal
 
 from meshlab.errors import UsageError
 
-Part = Literal["ztunnel", "agent", "recorder", "analyzer"]
+Part = Literal["ztunnel", "waypoint", "agent", "recorder", "analyzer"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +60,10 @@ _unseen_five = _ztunnels("mutants.unseen_five")
 
 def _agent(name: str, does: str) -> Mutant:
     return Mutant(name, does, "agent", f"meshlab.testing.mutants.agent:{name.replace('-', '_')}")
+
+
+def _waypoint(name: str, does: str) -> Mutant:
+    return Mutant(name, does, "waypoint", f"meshlab.testing.mutants.waypoints:{name.replace('-', '_')}")
 
 
 MUTANTS = _named(
@@ -305,6 +309,14 @@ MUTANTS = _named(
         "ztunnel",
         "meshlab.testing.mutants.unseen_six:pads_with_what_the_buffer_held",
     ),
+    Mutant(
+        "goes-round-the-waypoint",
+        "takes calls to their servers itself, as if nothing had a waypoint",
+        "ztunnel",
+        "meshlab.testing.mutants.waypoints:goes_round_the_waypoint",
+    ),
+    _waypoint("waypoint-forwards-in-plaintext", "goes on to the server without a tunnel"),
+    _waypoint("waypoint-keeps-to-one-endpoint", "takes every call of a Service to the same endpoint"),
 )
 
 VARIANTS = _named(
@@ -324,6 +336,7 @@ VARIANTS = _named(
         "exports-logs",
         "sends log lines without a canary off the mesh: in datagrams, IP fragments, chunks and HTTP/2 headers",
     ),
+    _waypoint("waypoint-without-a-pool", "goes on in a tunnel of its own for each call"),
 )
 
 

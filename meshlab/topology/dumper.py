@@ -79,6 +79,7 @@ def _lab(topology: Topology) -> dict[str, Any]:
         "dataplane": {"ztunnel": topology.ztunnel},
         **_given(
             pods=_pods(topology),
+            waypoints=_waypoints(topology),
             images={pattern: _program(program) for pattern, program in topology.images.items()},
             expect=[_row(row) for row in topology.expect],
             steps=[_step(step) for step in topology.steps],
@@ -101,17 +102,33 @@ def _port(port: ContainerPort) -> int | dict[str, Any]:
 
 def _pods(topology: Topology) -> dict[str, dict[str, Any]]:
     nodes = {node.name: index for index, node in enumerate(topology.nodes)}
-    placed = enumerate(topology.mesh.pods)
-    return {pod.key: _pod(pod, place, nodes[pod.node]) for place, pod in placed if not pod.gateway}
+    placed = enumerate(pod for pod in topology.mesh.pods if not pod.gateway)
+    return {pod.key: _pod(pod, place, nodes[pod.node]) for place, pod in placed}
+
+
+def _waypoints(topology: Topology) -> dict[str, dict[str, Any]]:
+    """The pods of waypoints, which are drawn up behind all others."""
+    nodes = {node.name: index for index, node in enumerate(topology.nodes)}
+    gates = [pod for pod in topology.mesh.pods if pod.gateway]
+    first = len(topology.mesh.pods) - len(gates)
+    return {
+        pod.key: {"node": pod.node, **_given(ips=_unusual(pod, place, nodes[pod.node]))}
+        for place, pod in enumerate(gates, first)
+    }
+
+
+def _unusual(pod: Pod, place: int, node: int) -> list[str]:
+    """The addresses of a pod that are not those of its place."""
+    usual = {addresses.pod4(node, place), addresses.pod6(node, place)}
+    return [str(address) for address in (pod.ipv4, pod.ipv6) if address not in usual]
 
 
 def _pod(pod: Pod, place: int, node: int) -> dict[str, Any]:
     ports = [_port(port) for port in pod.ports]
-    usual = {addresses.pod4(node, place), addresses.pod6(node, place)}
     return {
         "node": pod.node,
         **_given(
-            ips=[str(address) for address in (pod.ipv4, pod.ipv6) if address not in usual],
+            ips=_unusual(pod, place, node),
             serviceAccount=pod.service_account if pod.service_account != "default" else "",
             ports=ports,
             labels=dict(pod.labels),

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from meshlab.errors import Issue
-from meshlab.model import Mesh, Node, Program, Topology
+from meshlab.model import WAYPOINT_CLASS, Mesh, Node, Program, Topology
 from meshlab.topology import placement, workloads
 from meshlab.topology.assembly import assembled
 from meshlab.topology.check import check, check_kind
@@ -20,7 +20,7 @@ from meshlab.topology.expect import Ends, expectations
 from meshlab.topology.gathered import Gathered, expanded
 from meshlab.topology.nodes import Map, Scalar, Sequence, read_documents
 from meshlab.topology.nodes import Node as YamlNode
-from meshlab.topology.notes import START, Notes
+from meshlab.topology.notes import START, Notes, did_you_mean, listed
 from meshlab.topology.steps import steps
 
 DEFAULT_NAME = "lab"
@@ -89,6 +89,7 @@ class _File:
         spec = lab.map("spec")
         nodes = self._nodes(spec)
         self._images = {pattern: workloads.program(entry) for pattern, entry in _maps(spec.map("images"))}
+        self._place_waypoints(spec.map("waypoints"))
         mesh = assembled(Mesh(), self._given, placement.Ground(nodes, self._images), self._notes)
         topology = Topology(
             name=lab.map("metadata").text("name", DEFAULT_NAME),
@@ -112,6 +113,17 @@ class _File:
         self._given.add_pods(
             [workloads.short_form(key, spec, pods.key_places[key], self._notes) for key, spec in _maps(pods)]
         )
+
+    def _place_waypoints(self, given: Map) -> None:
+        """Each waypoint's pod is where ``spec.waypoints`` says."""
+        drafts = {draft.key: place for place, draft in enumerate(self._given.drafts) if draft.gateway}
+        for key, spec in _maps(given):
+            if key in drafts:
+                draft = self._given.drafts[drafts[key]]
+                self._given.drafts[drafts[key]] = workloads.placed(draft, spec, self._notes)
+            else:
+                hint = f"({listed(drafts)}).{did_you_mean(key, drafts)}" if drafts else "(there is none)"
+                self._notes.refuse(given.key_places[key], f"no Gateway '{key}' of the class {WAYPOINT_CLASS} {hint}")
 
     def _nodes(self, spec: Map) -> tuple[Node, ...]:
         nodes = [_node(item) for item in spec.items("nodes")]

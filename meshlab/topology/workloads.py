@@ -97,6 +97,13 @@ def short_form(key: str, spec: Map, place: Place, notes: Notes) -> Draft:
     )
 
 
+def placed(draft: Draft, spec: Map, notes: Notes) -> Draft:
+    """``draft`` where an entry of the Lab's ``spec.waypoints`` has it."""
+    ipv4, ipv6 = _addresses([item for item in spec.items("ips") if isinstance(item, Scalar)], notes)
+    where = {"node": spec.text("node"), "node_place": spec.at("node")} if spec.text("node") else {}
+    return replace(draft, ipv4=ipv4, ipv6=ipv6, ips_place=spec.at("ips"), **where)  # type: ignore[arg-type]
+
+
 def _short_container(spec: Map) -> Container:
     return Container(
         place=spec.place,

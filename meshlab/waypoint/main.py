@@ -55,12 +55,12 @@ class Waypoint:
         self.known = Known(f"{config.pod_namespace}/{config.pod_name}")
         self._identity = identity
         self._config = config
-        self._rng = random.Random()  # noqa: S311  # endpoints, no secrets
+        self.rng = random.Random()  # noqa: S311  # endpoints, no secrets
         self._ca = CaClient(config)
-        self._certificates = Certificates(self._ca.issue, time.time, asyncio.sleep, self._rng, self.tasks)
+        self._certificates = Certificates(self._ca.issue, time.time, asyncio.sleep, self.rng, self.tasks)
         self._xds = _Stream(config, self._apply)
         self._texts: dict[str, str] = {}
-        self._pool = Pool(self._connect_peer)
+        self._pool = Pool(self.connect_peer)
         self._tunnels: set[ServerTunnel] = set()
 
     async def run(self) -> None:
@@ -103,7 +103,7 @@ class Waypoint:
         found = self.known.endpoints(authority)
         if isinstance(found, Refusal):
             return found
-        endpoint = self._rng.choice(found)
+        endpoint = self.rng.choice(found)
         pod = self.known.mesh.pod(endpoint.pod)
         return Target(pod.ipv4 if source.address.version == 4 else pod.ipv6, endpoint.port), endpoint
 
@@ -115,13 +115,13 @@ class Waypoint:
         pod, own = mesh.pod(endpoint.pod), self.known.own
         assert own is not None, "an endpoint was chosen from what was sent"
         if not mesh.is_enrolled(pod):
-            return await _connect_plain(target)
+            return await connect_plain(target)
         peers = frozenset({str(pod.identity(mesh.trust_domain))})
         source = own.ipv4 if target.address.version == 4 else own.ipv6
         key = Key(self._identity, source, peers, Target(target.address, HBONE_PORT))
         for tries_left in reversed(range(TRIES)):
             half = Half()
-            tunnel = await self._pool.get(key)
+            tunnel = await self.tunnel(key)
             try:
                 await tunnel.open(_text(target), {}, half)
                 break
@@ -131,7 +131,11 @@ class Waypoint:
         self._log("outbound", Target(source, 0), str(self._identity), _text(target), str(tunnel.tls.peer or ""))
         return half
 
-    async def _connect_peer(self, key: Key) -> ClientTunnel:
+    async def tunnel(self, key: Key) -> ClientTunnel:
+        """One with room for a stream."""
+        return await self._pool.get(key)
+
+    async def connect_peer(self, key: Key) -> ClientTunnel:
         credentials = await self._certificates.get(key.identity)
         tls = Tls(credentials.client_context, server_side=False, check_peer=one_of(key.peers))
         return await connect_client(await _dial(key.destination), tls, sockets.CONNECT_TIMEOUT_S)
@@ -181,7 +185,7 @@ async def _dial(target: Target) -> socket.socket:
     return sock
 
 
-async def _connect_plain(target: Target) -> Half:
+async def connect_plain(target: Target) -> Half:
     _, half = await asyncio.get_running_loop().create_connection(Half, sock=await _dial(target))
     return half
 
@@ -190,11 +194,16 @@ def _text(target: Target) -> str:
     return f"[{target.address}]:{target.port}" if target.address.version == 6 else f"{target.address}:{target.port}"
 
 
-def main(config: Mapping[str, Any], fds: Mapping[str, int]) -> None:
-    """The reference waypoint."""
+def run(config: Mapping[str, Any], fds: Mapping[str, int], program: type[Waypoint] = Waypoint) -> None:
+    """A waypoint, from its environment to SIGTERM."""
     env = config["env"]
 
     async def serve() -> None:
-        await Waypoint(Config.from_env(env), SpiffeId.parse(env["WORKLOAD_IDENTITY"])).run()
+        await program(Config.from_env(env), SpiffeId.parse(env["WORKLOAD_IDENTITY"])).run()
 
     asyncio.run(serve())
+
+
+def main(config: Mapping[str, Any], fds: Mapping[str, int]) -> None:
+    """The reference waypoint."""
+    run(config, fds)

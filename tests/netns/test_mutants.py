@@ -51,6 +51,9 @@ KILLED_BY = {
     "pads-with-what-the-buffer-held": {"cells"},
     "admits-at-ephemeral-ports": {"cells", "denied"},
     "keeps-one-port-of-a-service": {"cells"},
+    "goes-round-the-waypoint": {"cells"},
+    "waypoint-forwards-in-plaintext": {"cells", "encrypted"},
+    "waypoint-keeps-to-one-endpoint": {"cells"},
 }
 """Mutant -> checks that must each notice it; others may as well."""
 ON_POLICIES = {
@@ -66,7 +69,8 @@ ON_POLICIES = {
 
 
 def run(*, mutant: str | None = None, variant: str | None = None) -> CheckReport:
-    source = read("policies" if {mutant, variant} & ON_POLICIES else "quickstart")
+    name = f"{mutant or variant}"
+    source = read("waypoint" if "waypoint" in name else "policies" if name in ON_POLICIES else "quickstart")
     return check.run(source.topology, source_path=source.path, mutant=mutant, variant=variant)
 
 
