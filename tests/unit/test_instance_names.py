@@ -28,7 +28,7 @@ def test_a_program_can_be_spelt_out() -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "ztunnel", "ztunnel@", "control-plane@node-1", "waypoint@x", "node-1", "agent@a#x"]
+    "text", ["", "ztunnel", "ztunnel@", "control-plane@node-1", "gateway@x", "node-1", "agent@a#x"]
 )
 def test_what_is_none_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match=r"#|is no instance"):

@@ -26,7 +26,7 @@ def test_a_namespace_takes_its_pods_with_it() -> None:
     assert not any(out.is_enrolled(pod) for pod in out.pods if pod.namespace == "shop")
 
 
-@pytest.mark.parametrize("labels", [{"": "x"}, {"a": "b c"}, {"istio.io/use-waypoint": "gate"}])
+@pytest.mark.parametrize("labels", [{"": "x"}, {"a": "b c"}, {"istio.io/use-waypoint": "Gate!"}])
 def test_a_label_that_no_manifest_could_have_is_refused(labels: dict[str, str | None]) -> None:
     with pytest.raises(TopologyError):
         label_pod(FILE, "shop/client", labels)

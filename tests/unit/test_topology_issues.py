@@ -73,7 +73,8 @@ metadata: {name: X}
         pytest.param(
             "nodez: [node-1]",
             "t.yaml:5:3: no key 'nodez' in spec of a Lab "
-            "(dataplane, expect, images, mounts, nodes, pods, readyTimeoutSeconds, steps). Did you mean 'nodes'?",
+            "(dataplane, expect, images, mounts, nodes, pods, readyTimeoutSeconds, steps, waypoints). "
+            "Did you mean 'nodes'?",
             id="unknown key",
         ),
         pytest.param(
@@ -231,7 +232,7 @@ def test_both_families_may_have_their_own_row() -> None:
         (
             "apiVersion: v1\nkind: Servise\n",
             "2:7: kind 'Servise' is not supported. The supported kinds are Lab, Namespace, ServiceAccount, Pod, "
-            "Deployment, Service, Endpoints, EndpointSlice, AuthorizationPolicy, PeerAuthentication. "
+            "Deployment, Service, Endpoints, EndpointSlice, Gateway, AuthorizationPolicy, PeerAuthentication. "
             "Did you mean 'Service'?",
         ),
         ("apiVersion: apps/v2\nkind: Deployment\n", "1:13: apiVersion 'apps/v2' for kind Deployment, which is apps/v1"),

@@ -184,6 +184,12 @@ BASES = {
         endpoints: [{addresses: [10.1.2.3], conditions: {ready: true}}]
         ports: [{port: 80, name: http}]
         """,
+    "Gateway": """
+        apiVersion: gateway.networking.k8s.io/v1
+        kind: Gateway
+        metadata: {name: gate, namespace: shop, labels: {istio.io/waypoint-for: workload}}
+        spec: {gatewayClassName: istio-waypoint, listeners: [{allowedRoutes: {namespaces: {from: Same}}}]}
+        """,
     "AuthorizationPolicy": """
         apiVersion: security.istio.io/v1
         kind: AuthorizationPolicy
@@ -260,6 +266,7 @@ BASES = {
 }
 
 _NAMED = {"metadata name": "other", "metadata namespace": "other"}
+_WAYPOINT = {"labels istio.io/use-waypoint": "gate", "labels istio.io/use-waypoint-namespace": "edge"}
 _CONTAINER = {
     "command 0": "other",
     "args 0": "--later",
@@ -311,6 +318,7 @@ CHANGES: dict[str, dict[str, Any]] = {
         "spec pods shop/full ports 0 mode": "server-first",
         "spec pods shop/full serviceAccount": "other",
         "spec pods shop/full labels app": "other",
+        **{f"spec pods shop/full {path}": value for path, value in _WAYPOINT.items()},
         "spec pods shop/full annotations note": "two",
         "spec pods shop/full annotations ambient.istio.io/bypass-inbound-capture": "true",
         "spec pods shop/full run 0": "other",
@@ -371,11 +379,16 @@ CHANGES: dict[str, dict[str, Any]] = {
         "spec steps 14 expect broken_open": 1,
         "spec steps 14 expect in_plaintext": 1,
     },
-    "Namespace": {"metadata name": "other", "metadata labels istio.io/dataplane-mode": "none"},
+    "Namespace": {
+        "metadata name": "other",
+        "metadata labels istio.io/dataplane-mode": "none",
+        **{f"metadata {path}": value for path, value in _WAYPOINT.items()},
+    },
     "ServiceAccount": {"metadata namespace": "other"},
     "Pod": {
         **_NAMED,
         "metadata labels app": "other",
+        **{f"metadata {path}": value for path, value in _WAYPOINT.items()},
         "metadata annotations note": "two",
         "metadata annotations ambient.istio.io/bypass-inbound-capture": "true",
         **{f"spec {path}": value for path, value in _POD.items()},
@@ -386,6 +399,7 @@ CHANGES: dict[str, dict[str, Any]] = {
         **_NAMED,
         "spec replicas": 3,
         "spec template metadata labels app": "other",
+        **{f"spec template metadata {path}": value for path, value in _WAYPOINT.items()},
         "spec template metadata annotations note": "two",
         "spec template metadata annotations ambient.istio.io/bypass-inbound-capture": "true",
         **{f"spec template spec {path}": value for path, value in _POD.items()},
@@ -393,6 +407,7 @@ CHANGES: dict[str, dict[str, Any]] = {
     "Service": {
         **_NAMED,
         "metadata labels tier": "back",
+        **{f"metadata {path}": value for path, value in _WAYPOINT.items()},
         "spec selector app": "other",
         "spec ports 0 port": 81,
         "spec ports 0 targetPort": 8080,
@@ -414,6 +429,12 @@ CHANGES: dict[str, dict[str, Any]] = {
         "endpoints 0 conditions ready": False,
         "ports 0 port": 81,
         "ports 0 name": "other",
+    },
+    "Gateway": {
+        **_NAMED,
+        "metadata labels istio.io/waypoint-for": "all",
+        "spec gatewayClassName": "istio",
+        "spec listeners 0 allowedRoutes namespaces from": "All",
     },
     "AuthorizationPolicy": {
         **_NAMED,
@@ -458,6 +479,9 @@ ELSEWHERE = {
     "kind": "test_topology_load: each kind is read as what it is",
     "spec.steps[].call.kind": "test_bugfile_steps: with the modes and the methods that go with it",
     "spec.steps[].call.method": "test_bugfile_steps: with the kind that it goes with",
+    "spec.waypoints.*": "test_waypoint_paths: they go with a Gateway",
+    "spec.waypoints.*.node": "test_waypoint_paths: they go with a Gateway",
+    "spec.waypoints.*.ips[]": "test_waypoint_paths: they go with a Gateway",
     "addressType": "test_topology_endpoints: every address is of it",
     "status.podIP": "test_topology_changes: it goes with status.podIPs",
     "spec.initContainers[].image": "test_topology_load: with and without an entry of spec.images",

@@ -95,9 +95,61 @@ def test_what_cannot_be_reached_as_the_mesh_says_is_refused_not_passed(addresses
         _route(state_of(CLIENT, *addresses), VIP4, 80)
 
 
-def test_a_pod_with_a_waypoint_is_refused_not_bypassed() -> None:
+def test_a_pod_whose_waypoint_is_not_there_is_refused_not_bypassed() -> None:
     with pytest.raises(NoRouteError, match="waypoint"):
         _route(state_of(CLIENT, workload("server", "10.2.0.2", waypoint={"hbone_mtls_port": 15008})), "10.2.0.2", 80)
+
+
+# --- waypoints -------------------------------------------------------------------------------------------------------
+
+GATE_HOST = "gate.shop.svc.cluster.local"
+GATE = workload("gate", "10.3.0.3", "fd00:3::3", hbone=False, services=behind(GATE_HOST, {15008: 15008}))
+GATE_SERVICE = service(GATE_HOST, "172.16.0.11", "fd00:a6b8::11", ports={15008: 15008})
+BY_NAME = {"hostname": {"namespace": "shop", "hostname": GATE_HOST}, "hbone_mtls_port": 15008}
+BY_ADDRESS = {"address": {"address": ip_address("10.3.0.3").packed}, "hbone_mtls_port": 15008}
+BY_VIP = {"address": {"address": ip_address("172.16.0.11").packed}, "hbone_mtls_port": 15008}
+
+
+@pytest.mark.parametrize("waypoint", [BY_NAME, BY_ADDRESS, BY_VIP], ids=["name", "address", "vip"])
+def test_a_service_with_a_waypoint_is_asked_for_there_as_it_was_dialled(waypoint: Any) -> None:
+    state = state_of(CLIENT, SERVER, GATE, GATE_SERVICE, service(HOST, VIP4, VIP6, ports={80: 8080}, waypoint=waypoint))
+    way = _route(state, VIP4, 80)
+    assert (way.target, way.tunnel) == (_at(VIP4, 80), _at("10.3.0.3", 15008))
+    assert way.identities == {"spiffe://cluster.local/ns/shop/sa/gate"}
+    assert way.service is not None
+    assert way.service.hostname == HOST
+
+
+@pytest.mark.parametrize(
+    ("waypoint", "address"), [(BY_NAME, "fd00:3::3"), (BY_ADDRESS, "10.3.0.3")], ids=["name", "address"]
+)
+def test_only_a_waypoint_that_is_known_by_name_keeps_the_family_of_the_call(waypoint: Any, address: str) -> None:
+    state = state_of(CLIENT, SERVER, GATE, GATE_SERVICE, service(HOST, VIP4, VIP6, ports={80: 8080}, waypoint=waypoint))
+    assert _route(state, VIP6, 80).tunnel == _at(address, 15008)
+
+
+def test_calls_to_a_pods_address_pass_its_own_waypoint_and_never_its_services() -> None:
+    behind_gate = workload("server", "10.2.0.2", services=behind(HOST, {80: 8080}), waypoint=BY_NAME)
+    state = state_of(CLIENT, behind_gate, GATE, GATE_SERVICE, SERVICE)
+    assert _route(state, "10.2.0.2", 8080).tunnel == _at("10.3.0.3", 15008)
+    assert _route(state, VIP4, 80).tunnel == _at("10.2.0.2", 15008)
+
+
+@pytest.mark.parametrize(
+    "known",
+    [[], [GATE_SERVICE], [GATE], [GATE_SERVICE, workload("gate", "10.3.0.3", status="UNHEALTHY", hbone=False)]],
+    ids=["nothing", "no endpoint", "no service", "unhealthy"],
+)
+def test_a_waypoint_that_is_not_there_or_not_ready_is_never_gone_round(known: list[Any]) -> None:
+    state = state_of(CLIENT, SERVER, *known, service(HOST, VIP4, ports={80: 8080}, waypoint=BY_NAME))
+    with pytest.raises(NoRouteError, match="unknown waypoint"):
+        _route(state, VIP4, 80)
+
+
+def test_weighted_waypoints_are_refused_by_name() -> None:
+    weighted = service(HOST, VIP4, ports={80: 8080}, weighted_waypoints=[{"destination": BY_NAME, "weight": 1}])
+    refused = State().apply(update(ADDRESS_TYPE, weighted))
+    assert list(refused.values()) == ["weighted waypoints are not supported"]
 
 
 def test_an_unhealthy_endpoint_is_used_where_the_service_says_so() -> None:
