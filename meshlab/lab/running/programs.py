@@ -14,8 +14,9 @@ from typing import Any, TypeVar
 
 from meshlab.errors import LabError, LabLostError
 from meshlab.kernel.channel import Channel, ChannelClosedError, close_all, pair
-from meshlab.kernel.conversation import Conversation
+from meshlab.kernel.conversation import Answer, Conversation, Number
 from meshlab.kernel.forkserver import ForkServer, Start
+from meshlab.kernel.messages import Op
 from meshlab.kernel.sandbox import Mntns, Netns, Sandbox
 from meshlab.model import InstanceId, Role
 
@@ -34,6 +35,17 @@ WARM = (
 """What the fork server imports once."""
 
 
+class _Untyped:
+    """A request of a channel whose requests are no classes yet."""
+
+    def __init__(self, operation: str, fields: Mapping[str, Any]) -> None:
+        self.op: Op[Any] = Op(operation)
+        self._fields = fields
+
+    def _asdict(self) -> dict[str, Any]:
+        return {"op": self.op, **self._fields}
+
+
 class Peer:
     """The other end of a program's control channel: numbered requests, answers in any order, events kept.
 
@@ -49,7 +61,7 @@ class Peer:
     def post(self, operation: str, fds: Sequence[int] = (), **fields: Any) -> int:
         """Send a request without waiting; its number is for ``answer``."""
         with self._saying_why_gone():
-            return self._conversation.post(operation, fds, **fields)
+            return self._conversation.post(_Untyped(operation, fields), fds)
 
     def answer(
         self, number: int, timeout_s: float, meanwhile: Callable[[], None] = lambda: None
@@ -64,7 +76,7 @@ class Peer:
             LabError: it answered with an error, or not within ``timeout_s``.
         """
         with self._saying_why_gone():
-            answer = self._conversation.answer(number, timeout_s, meanwhile, _LOOK_S)
+            answer: Answer[Any] = self._conversation.answer(Number(number), timeout_s, meanwhile, _LOOK_S)
         if "error" in answer.body:
             raise LabError(f"{self.name}: {answer.body['error']}")
         return answer.body, answer.claim()
