@@ -21,6 +21,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from benchmarks.measure import Report, cpu_s, median, processes, spread
+from meshlab.agent.requests import Enrol, PodAsked
 from meshlab.kernel.forkserver import ForkServer
 from meshlab.kernel.netlink import NETLINK_ROUTE, RouteSocket
 from meshlab.kernel.sandbox import Netns, Sandbox
@@ -189,7 +190,7 @@ class _Node:
     def _write_rules(self, pods: Sequence[Pod], agent: Peer) -> None:
         fds = [self.netns[pod_netns(pod.key)].fd for pod in pods]
         asked = [_as_agents_know(pod) for pod in pods]
-        answer, _ = agent.ask("enrol", fds, within_s=_TIMEOUT_S, pods=asked, no_proxy=True, timeout_s=_TIMEOUT_S)
+        answer, _ = agent.ask(Enrol(asked, _TIMEOUT_S, no_proxy=True), fds, within_s=_TIMEOUT_S)
         refused = [why for why in answer["pending"].values() if why.startswith("rules:")]
         if refused or len(answer["pending"]) != len(pods):
             raise RuntimeError(f"the agent did not write the rules: {refused or answer}")
@@ -204,8 +205,8 @@ class _Node:
         self._routes[batch.netns].apply(batch.changes, {key: self.netns[key].fd for key in batch.peers()})
 
 
-def _as_agents_know(pod: Pod) -> dict[str, str]:
-    return {"uid": pod.uid, "name": pod.name, "namespace": pod.namespace, "service_account": pod.service_account}
+def _as_agents_know(pod: Pod) -> PodAsked:
+    return PodAsked(uid=pod.uid, name=pod.name, namespace=pod.namespace, service_account=pod.service_account)
 
 
 def _link_into(witness: Sandbox, node: _Node) -> socket.socket:

@@ -9,7 +9,7 @@ TypedDict. So mypy sees on both ends which fields there are. Each channel has it
 What comes is not trusted to be one of them: ``read`` says what is wrong with it. The values in it have types as far as
 our own programs send it; nothing here checks them.
 
-Standard library only, and no dataclasses, whose import takes longer than that of netd itself: netd uses it.
+Standard library only, and no dataclasses, whose import takes some milliseconds of every lab: netd uses it.
 """
 
 from __future__ import annotations

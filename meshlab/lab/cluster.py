@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 
+from meshlab.agent.requests import PodAsked
 from meshlab.implementations import Choice, NodeSlot
 from meshlab.kernel.forkserver import ForkServer
 from meshlab.kernel.sandbox import NO_DESCRIPTORS, Sandbox, too_few_descriptors
@@ -140,15 +141,15 @@ def start_agent(site: Site, node: str, pods: Sequence[Pod] = ()) -> Peer:
     return program.peer
 
 
-def as_asked(pod: Pod) -> dict[str, str | bool]:
+def as_asked(pod: Pod) -> PodAsked:
     """A pod as agents know it."""
-    return {
-        "uid": pod.uid,
-        "name": pod.name,
-        "namespace": pod.namespace,
-        "service_account": pod.service_account,
-        "bypass_inbound": pod.bypasses_inbound,
-    }
+    return PodAsked(
+        uid=pod.uid,
+        name=pod.name,
+        namespace=pod.namespace,
+        service_account=pod.service_account,
+        bypass_inbound=pod.bypasses_inbound,
+    )
 
 
 def start_echo(site: Site, node: str) -> Peer:

@@ -9,19 +9,21 @@ go_back  have what was acknowledged last served again, without waiting
 from __future__ import annotations
 
 import base64
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
+from meshlab.controlplane.requests import Push, Pushed, Refused, Resources, SetClients
 from meshlab.errors import LabError, LabLostError, NotAcknowledgedError, RejectedError, UsageError
+from meshlab.kernel.conversation import Number
 from meshlab.lab.running.programs import Peer
 from meshlab.lab.site import Site
 from meshlab.plan.transition import Served
 from meshlab.translate import resources
 
-Wire = Mapping[str, Mapping[str, str]]
-"""Everything that is served, as the control plane takes it: type URL -> name -> base64 of the message."""
+Wire = Resources
+"""Everything that is served, as the control plane takes it."""
 
 _TYPE_URLS = "type.googleapis.com/"
 _GOES_BACK = "what was in effect before is on its way to every proxy again, and was not waited for"
@@ -37,28 +39,32 @@ class Configuration:
     site: Site
     served: Wire = field(default_factory=dict)
     """What was served last when everybody had acknowledged it."""
-    _posted: tuple[Peer, int, Wire] | None = None
+    _posted: tuple[Peer, Number[Pushed], Wire] | None = None
     """The last push: to whom, its number, and what it was."""
 
-    def post(self, wire: Wire, certificates: Collection[str], timeout_s: float, **more: Any) -> None:
+    def post(
+        self, wire: Wire, certificates: Collection[str], timeout_s: float, *, fallback: Wire | None = None
+    ) -> None:
         """Have ``wire`` served from now on, unless it is already, without waiting.
+
+        Args:
+            fallback: what a control plane that has just started goes back to where ``wire`` is refused.
 
         Raises:
             LabLostError: the control plane is gone.
         """
-        control_plane = self._control_plane()
-        if self._posted is not None and self._posted[0] is control_plane and self._posted[2] == wire and not more:
+        control_plane, posted = self._control_plane(), self._posted
+        if posted is not None and posted[0] is control_plane and posted[2] == wire and fallback is None:
             return
-        number = control_plane.post(
-            "set",
+        push = Push(
             resources=wire,
             barrier=self._barrier(),
             certificates=sorted(set(certificates) - self._issued_before()),
             timeout_s=timeout_s,
             after_nack=self.site.settings.after_nack,
-            **more,
+            fallback=fallback,
         )
-        self._posted = control_plane, number, wire
+        self._posted = control_plane, control_plane.post(push), wire
 
     def settle(self, timeout_s: float, given_s: float | None = None) -> None:
         """Wait until what was posted last is in effect.
@@ -118,7 +124,7 @@ class Configuration:
 
     def admit(self) -> None:
         """Tell the control plane which node proxies there are; the streams of others end."""
-        self._control_plane().ask("clients", clients=self.site.clients())
+        self._control_plane().ask(SetClients(self.site.clients()))
 
     def _control_plane(self) -> Peer:
         peer = self.site.peer("control-plane")
@@ -140,7 +146,7 @@ class Configuration:
                 raise NotAcknowledgedError(f"not in effect: {self.site.programs.why_gone(name)}")
 
 
-def _refusal(answer: Mapping[str, Any]) -> str:
+def _refusal(answer: Refused) -> str:
     nack = answer["nack"]
     refused = f"{nack['client']} refused {nack['type_url']}: {nack['detail']}"
     if not answer["went_back"]:

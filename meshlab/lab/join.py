@@ -13,8 +13,10 @@ import socket
 import time
 from collections.abc import Mapping, Sequence
 
+from meshlab.apps.echo_requests import Leave, Listen, Listening, PortAsked
 from meshlab.errors import KernelRefusedError, LabError, StillRunsError
 from meshlab.kernel.channel import MAX_FDS
+from meshlab.kernel.conversation import Number
 from meshlab.lab.pod import capabilities_of
 from meshlab.lab.proving import arrivals
 from meshlab.lab.running.programs import Peer, Program, describe_exit
@@ -81,20 +83,20 @@ def _by_node(
     return by_node
 
 
-def _post_listeners(site: Site, node: str, listening: Sequence[_Listening]) -> tuple[Peer, int]:
+def _post_listeners(site: Site, node: str, listening: Sequence[_Listening]) -> tuple[Peer, Number[Listening]]:
     """Hand these to the echo of ``node``; it is asked at once, and answers with the number that is returned."""
     echo = site.peer("echo", node)
     assert echo is not None, "each node has an echo from its start"
     places = [
-        {
-            "pod": pod.key,
-            "port": port.number,
-            "mode": "server-first" if port.server_first else "echo",
-            "listener": place,
-        }
+        PortAsked(
+            pod=pod.key,
+            port=port.number,
+            mode="server-first" if port.server_first else "echo",
+            listener=place,
+        )
         for place, (pod, port, _) in enumerate(listening)
     ]
-    return echo, echo.post("listen", [listener.fileno() for _, _, listener in listening], pods=places)
+    return echo, echo.post(Listen(places), [listener.fileno() for _, _, listener in listening])
 
 
 def _listeners(site: Site, served: Sequence[tuple[Pod, ContainerPort]]) -> list[socket.socket]:
@@ -185,7 +187,7 @@ def end_programs(site: Site, pods: Sequence[Pod], grace_s: float = _GRACE_S) -> 
             site.sandbox.wait_ended_in(mntns, _KILLED_S)
     for node, some in nodes_of(pod for pod in pods if pod.program is None and pod.ports).items():
         if (echo := site.peer("echo", node)) is not None:
-            echo.ask("leave", pods=[pod.key for pod in some])
+            echo.ask(Leave([pod.key for pod in some]))
 
 
 def leave(site: Site, pods: Sequence[Pod], *, whole: bool = True) -> None:

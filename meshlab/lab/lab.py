@@ -15,6 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar, Unpack
 
+from meshlab.agent.requests import ReadRules
 from meshlab.errors import AuditError, LabError, RejectedError, TopologyError, UsageError
 from meshlab.kernel.sandbox import NO_DESCRIPTORS, Netns, Sandbox, too_few_descriptors
 from meshlab.lab import cluster, edits, renewal
@@ -447,8 +448,8 @@ class Lab:
         agent = self.site.peer("agent", model.node)
         if agent is None or not self.mesh.is_enrolled(model):
             return ""
-        answer, _ = agent.ask("rules", uid=model.uid)
-        return str(answer["text"])
+        answer, _ = agent.ask(ReadRules(model.uid))
+        return answer["text"]
 
     def audit(self) -> None:
         """Check that every part of the lab still is as it should be.

@@ -25,6 +25,7 @@ from ipaddress import ip_address
 from itertools import zip_longest
 from typing import TYPE_CHECKING, Any
 
+from meshlab.agent.requests import ReadStatus
 from meshlab.kernel import nft_wire
 from meshlab.kernel.netlink import NETLINK_ROUTE, NetlinkSocket, attributes
 from meshlab.kernel.nft_decode import decode, text_of
@@ -221,7 +222,7 @@ def _agent(lab: Lab, node: str) -> Any:
     agent = lab.site.peer("agent", node)
     if agent is None:
         return None
-    status, _ = agent.ask("status")
+    status, _ = agent.ask(ReadStatus())
     return {
         "pods": _without_incarnations(status["uids"]),
         "proxies": [_without_incarnations(one["uids"]) for one in status["connections"]],

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Literal
 
 import pytest
 
+from meshlab.apps.echo_requests import ReadReceived
 from meshlab.errors import ConnectionEndedError, DeadlineError, UsageError
 
 if TYPE_CHECKING:
@@ -122,7 +123,7 @@ def test_its_opening_carries_a_canary_to_the_server(lab: Lab) -> None:
         assert line.number != other.number
         echo = lab.site.peer("echo", "node-2")
         assert echo is not None
-        answer, _ = echo.ask("received", canaries=[line.canary.decode(), "mlc-99999-never"], since_ns=0)
+        answer, _ = echo.ask(ReadReceived([line.canary.decode(), "mlc-99999-never"], 0))
     assert answer["received"] == [line.canary.decode()]
 
 

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from ipaddress import ip_address
 from typing import TYPE_CHECKING
 
+from meshlab.apps.echo_requests import ReadReceived
 from meshlab.kernel.arrivals import ArrivalsSocket
 from meshlab.kernel.nft_wire import NETLINK_NETFILTER
 from meshlab.lab.calls.names import behind, ports_of
@@ -70,7 +71,7 @@ def count(
     """
     canaries = {call.canary.decode(): call.number for call in calls}
     echoes = list(site.peers("echo").values())
-    asked = [echo.post("received", canaries=list(canaries), since_ns=since_ns) for echo in echoes]
+    asked = [echo.post(ReadReceived(list(canaries), since_ns)) for echo in echoes]
     answers = [echo.answer(number, _PATIENCE_S)[0] for echo, number in zip(echoes, asked, strict=True)]
     now = by_kernel(site, meshes[-1])
     pods = [(mesh, pod) for mesh in meshes for pod in mesh.pods]

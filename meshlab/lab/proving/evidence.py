@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from meshlab.controlplane.requests import ReadStatus
 from meshlab.errors import EvidenceError, LabError, UsageError
 from meshlab.topology import dump
 
@@ -156,4 +157,4 @@ def _save_status(lab: Lab, evidence: Evidence) -> None:
     peer = lab.site.peer("control-plane")
     if peer is None:
         raise LabError("no control plane runs")
-    evidence.write("control-plane.json", json.dumps(peer.ask("status")[0], indent=2))
+    evidence.write("control-plane.json", json.dumps(peer.ask(ReadStatus())[0], indent=2))

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from meshlab.implementations import Reference
+from meshlab.kernel.recorder_requests import Position, ReadLogsSince
 from meshlab.model import Call, InstanceId, Mesh, SpiffeId
 from meshlab.model.report import Grade
 from meshlab.proofs.access_log import Opened, read_opened
@@ -64,7 +65,7 @@ class AccessLogs:
             found = list(self._look(call, targets))
             if found or time.clock_gettime_ns(time.CLOCK_REALTIME) > deadline_ns:
                 return found
-            answer, _ = self.lab.captures.recorder.ask("position", after=after, timeout_s=0.02)
+            answer, _ = self.lab.captures.recorder.ask(Position(after, 0.02))
             after = answer["position"]
             self._fetch()
 
@@ -133,7 +134,7 @@ class AccessLogs:
         if not places:
             return
         asked = {str(instance): place for instance, place in places.items()}
-        answer, _ = self.lab.captures.recorder.ask("log_since", places=asked)
+        answer, _ = self.lab.captures.recorder.ask(ReadLogsSince(asked))
         for instance in places:
             log = answer["logs"][str(instance)]
             self._places[instance] = log["next"]
