@@ -29,7 +29,8 @@ from meshlab.lab.running.mounts import Mounts, binds
 from meshlab.lab.running.programs import WARM, Peer, Programs
 from meshlab.model import InstanceId, Pod, Topology
 from meshlab.plan.changes import Batch, End, LinkUp, Veth
-from meshlab.plan.network import NetworkPlan, node_netns, plan, pod_netns
+from meshlab.plan.netns import NetnsKey, node_netns, pod_netns
+from meshlab.plan.network import NetworkPlan, plan
 from meshlab.plan.pods import PodNetwork, linking, opening, pod_network, settling
 from meshlab.topology import load
 
@@ -121,11 +122,11 @@ class _Node:
     """As much of a lab as its pods need; ``build`` adds what a topology has more than the one before."""
 
     sandbox: Sandbox
-    netns: dict[str, Netns] = field(default_factory=dict)
+    netns: dict[NetnsKey, Netns] = field(default_factory=dict)
     pids: Sequence[int] = ()
     """Whose CPU time counts."""
     _took: dict[str, Took] = field(default_factory=dict)
-    _routes: dict[str, RouteSocket] = field(default_factory=dict)
+    _routes: dict[NetnsKey, RouteSocket] = field(default_factory=dict)
     _pods: dict[str, PodNetwork] = field(default_factory=dict)
     """Those that were built."""
     _agent: Peer | None = None
@@ -159,9 +160,9 @@ class _Node:
         yield
         self._took[phase] = Took(time.perf_counter() - started, sum(map(cpu_s, self.pids)) - ran_s)
 
-    def _make_netns(self, keys: Sequence[str]) -> None:
+    def _make_netns(self, keys: Sequence[NetnsKey]) -> None:
         made = self.sandbox.netns(keys)
-        self.netns |= {netns.name: netns for netns in made}
+        self.netns.update(zip(keys, made, strict=True))
         sockets = self.sandbox.sockets([(netns, socket.AF_NETLINK, socket.SOCK_RAW, NETLINK_ROUTE) for netns in made])
         self._routes |= {key: RouteSocket(sock, key) for key, sock in zip(keys, sockets, strict=True)}
 

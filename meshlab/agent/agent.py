@@ -50,7 +50,7 @@ from meshlab.errors import KernelRefusedError, ProtocolError
 from meshlab.kernel.channel import Channel, ChannelClosedError, wait_s
 from meshlab.kernel.messages import Done, read
 from meshlab.plan import nft
-from meshlab.plan.network import pod_netns
+from meshlab.plan.netns import pod_netns
 from meshlab.plan.redirect import inpod_rules
 from meshlab.protocols import zds
 from meshlab.protocols.zds import Acknowledged, AgentEffect, Refused, SendPacket, Synced, ZdsPod

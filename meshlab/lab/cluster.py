@@ -22,7 +22,8 @@ from meshlab.lab.site import NodeProxy, Site
 from meshlab.lab.steps import no_step
 from meshlab.model import Mesh, Pod, Topology
 from meshlab.pki import MeshCA
-from meshlab.plan.network import CONTROL_PLANE, CONTROL_PLANE4, node_netns, pod_netns, second_proxy
+from meshlab.plan.netns import CONTROL_PLANE, node_netns, pod_netns
+from meshlab.plan.network import CONTROL_PLANE4, second_proxy
 from meshlab.plan.network import plan as plan_network
 
 XDS_PORT = 15012

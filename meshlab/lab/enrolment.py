@@ -15,7 +15,7 @@ from meshlab.lab.cluster import as_asked
 from meshlab.lab.running.programs import Peer
 from meshlab.lab.site import NodeProxy, Site, nodes_of
 from meshlab.model import Pod
-from meshlab.plan.network import pod_netns
+from meshlab.plan.netns import pod_netns
 
 _A = TypeVar("_A")
 ByNode = Mapping[str, list[Pod]]

@@ -23,7 +23,7 @@ from meshlab.lab.running.programs import Peer, Program, describe_exit
 from meshlab.lab.site import Site, nodes_of
 from meshlab.model import ContainerPort, InstanceId, Pod
 from meshlab.model import Program as Runs
-from meshlab.plan.network import pod_netns
+from meshlab.plan.netns import pod_netns
 from meshlab.plan.pods import leaving, linking, opening, pod_network, settling
 
 _BACKLOG = 512

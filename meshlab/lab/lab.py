@@ -41,11 +41,13 @@ from meshlab.lab.sources import Source, read
 from meshlab.lab.transition import Transitions
 from meshlab.model import Address, Call, Family, Mesh, Step, Topology, TrafficStep, VerbStep
 from meshlab.pki import MeshCA
+from meshlab.plan.netns import netns_key
 from meshlab.proofs.arrivals import Arrivals, Kernel
 from meshlab.proofs.canary import canary
 from meshlab.topology import load_manifests, replaced, without
 from meshlab.topology.notes import did_you_mean, listed
 
+_K = TypeVar("_K", bound=str)
 _T = TypeVar("_T")
 _LOOP = TrafficLoop()
 _SOCKETS_AT_ONCE = 253
@@ -143,7 +145,7 @@ class Lab:
         Raises:
             UsageError: there is none.
         """
-        return _chosen("netns", key, self.site.netns)
+        return _chosen("netns", netns_key(key), self.site.netns)
 
     def pod(self, key: str) -> PodHandle:
         """The pod ``namespace/name``.
@@ -536,7 +538,7 @@ def open_lab(source: Source | Topology | Path | str, **settings: Unpack[LabSetti
     lab.close()
 
 
-def _chosen(what: str, key: str, among: Mapping[str, _T]) -> _T:
+def _chosen(what: str, key: _K, among: Mapping[_K, _T]) -> _T:
     """The one that is called ``key``."""
     if key not in among:
         raise UsageError(f"no {what} '{key}' in this lab ({listed(among)}).{did_you_mean(key, among)}")

@@ -19,7 +19,7 @@ from meshlab.lab.calls.urls import parse_address
 from meshlab.lab.rollout import Rollout
 from meshlab.lab.running.programs import CLEAN_ENV
 from meshlab.model import DATAPLANE_MODE, Call, Family, Pod, SpiffeId
-from meshlab.plan.network import pod_netns
+from meshlab.plan.netns import pod_netns
 
 if TYPE_CHECKING:
     from meshlab.lab.lab import Lab

@@ -12,6 +12,7 @@ import pytest
 
 from meshlab.apps.echo_requests import ReadReceived
 from meshlab.errors import ConnectionEndedError, DeadlineError, UsageError
+from meshlab.plan.netns import pod_netns
 
 if TYPE_CHECKING:
     from meshlab.lab import Lab
@@ -83,7 +84,7 @@ def lab(lab_factory: LabFactory) -> Iterator[Lab]:
 @contextmanager
 def listening(lab: Lab) -> Iterator[tuple[socket.socket, str]]:
     """A listener of the test's own on the loopback of shop/server, and its address."""
-    with lab.site.open_socket("pod:shop/server", socket.AF_INET, socket.SOCK_STREAM) as listener:
+    with lab.site.open_socket(pod_netns("shop/server"), socket.AF_INET, socket.SOCK_STREAM) as listener:
         listener.bind(("127.0.0.1", 0))
         listener.listen()
         listener.settimeout(5)

@@ -26,6 +26,7 @@ from meshlab.kernel.namespaces import CAPABILITIES
 from meshlab.kernel.netlink import RouteSocket
 from meshlab.kernel.sandbox import Furniture, Mntns, Netns, Sandbox
 from meshlab.plan.changes import End, LinkUp, Veth
+from meshlab.plan.netns import netns_key
 
 ENV = {"PATH": "/usr/local/bin:/usr/bin:/bin"}
 ROOTLESS = [False, True] if os.geteuid() == 0 else [True]
@@ -254,7 +255,7 @@ def test_a_netns_that_is_forgotten_ends_with_the_links_in_it(room: Room, how: st
             )
         ]
         here, there = End("here", 11), End("there", 12)
-        link = Veth(end=here, peer=there, peer_netns="gone", mac="02:6d:00:00:00:01")
+        link = Veth(end=here, peer=there, peer_netns=netns_key("gone"), mac="02:6d:00:00:00:01")
         RouteSocket(routes[1], "room").apply([link], {"gone": gone.fd})
         routes[0].close()
         if how == "forgotten":

@@ -14,7 +14,7 @@ from meshlab.kernel.nft_wire import NETLINK_NETFILTER
 from meshlab.lab.calls.names import behind, ports_of
 from meshlab.lab.site import Site
 from meshlab.model import Address, Call, Mesh, Pod
-from meshlab.plan.network import pod_netns
+from meshlab.plan.netns import pod_netns
 from meshlab.proofs.arrivals import Arrival, Arrivals, Kernel, surplus, unexplained
 from meshlab.proofs.links import Wiring
 from meshlab.proofs.route import Target

@@ -25,8 +25,8 @@ from meshlab.kernel.recorder_requests import OpenCapture, OpenRing, Position, Re
 from meshlab.lab.running.programs import Peer
 from meshlab.lab.site import Site, enrolled_keys, named
 from meshlab.model import Pod
-from meshlab.plan.network import CONTROL_PLANE, node_netns, pod_netns
-from meshlab.plan.network import FABRIC as FABRIC_NETNS
+from meshlab.plan.netns import CONTROL_PLANE, NetnsKey, node_netns, pod_netns
+from meshlab.plan.netns import FABRIC as FABRIC_NETNS
 from meshlab.proofs.beacon import Beacons, closing, frames, opening
 from meshlab.proofs.canary import RANDOM_BYTES, secret_of
 from meshlab.proofs.follower import Follower
@@ -46,7 +46,7 @@ _STRETCH_BYTES = 8 << 20
 _NEVER_NS = 1 << 63
 _BROKEN = "the recording of this lab is broken: another than its recorder has written there"
 
-End = tuple[str, str]
+End = tuple[NetnsKey, str]
 """A netns by its key, and an interface in it."""
 
 
@@ -92,7 +92,7 @@ class Captures:
     """Since when, and what: of the open window each, else the latest."""
     _wired_for: object = None
     """What the latest was made from."""
-    _senders: dict[str, socket.socket] = field(default_factory=dict)
+    _senders: dict[NetnsKey, socket.socket] = field(default_factory=dict)
     _lock: threading.RLock = field(default_factory=threading.RLock)
     _closing: threading.Event = field(default_factory=threading.Event)
     _thread: threading.Thread | None = None
@@ -354,7 +354,7 @@ class Captures:
             )
         return ends
 
-    def _open_senders(self, netns: Sequence[str]) -> None:
+    def _open_senders(self, netns: Sequence[NetnsKey]) -> None:
         missing = [key for key in netns if key not in self._senders]
         sockets = self.site.open_sockets([(key, socket.AF_PACKET, socket.SOCK_RAW, 0) for key in missing])
         self._senders.update(zip(missing, sockets, strict=True))
