@@ -30,7 +30,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import grpc
 
@@ -63,6 +63,9 @@ from meshlab.pki import Issuer
 from meshlab.protocols.messages import message
 from meshlab.protocols.xds import DELTA_ADS_METHOD, DELTA_ADS_SERVICE, ZTUNNEL_TYPES, Request, Response
 from meshlab.protocols.xds_server import DeltaServer, Lag, Nack, Snapshot, Stream
+
+if TYPE_CHECKING:
+    from meshlab.protocols.stubs.citadel_pb2 import IstioCertificateRequest, IstioCertificateResponse
 
 # Looked up at import, which a fork server has done before a lab asks for a control plane.
 _DELTA_REQUEST = message("envoy.service.discovery.v3.DeltaDiscoveryRequest")
@@ -251,7 +254,7 @@ class ControlPlane:
             self.journal.response(number, response)
             await context.write(response)
 
-    async def create_certificate(self, request: Any, context: Any) -> Any:
+    async def create_certificate(self, request: IstioCertificateRequest, context: Any) -> IstioCertificateResponse:
         """``IstioCertificateService.CreateCertificate``."""
         caller = await self._authenticate(context)
         self.journal.certificate_request(caller.client, context.peer(), caller.metadata, request)

@@ -12,7 +12,7 @@ import base64
 from collections.abc import Collection
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING
 
 from meshlab.controlplane.requests import Push, Pushed, Refused, Resources, SetClients
 from meshlab.errors import LabError, LabLostError, NotAcknowledgedError, RejectedError, UsageError
@@ -21,6 +21,9 @@ from meshlab.lab.running.programs import Peer
 from meshlab.lab.site import Site
 from meshlab.plan.transition import Served
 from meshlab.translate import resources
+
+if TYPE_CHECKING:
+    from google.protobuf.message import Message
 
 Wire = Resources
 """Everything that is served, as the control plane takes it."""
@@ -156,6 +159,6 @@ def _refusal(answer: Refused) -> str:
     return f"{refused}. All have gone back to the version before"
 
 
-def _encoded(message: Any) -> str:
+def _encoded(message: Message) -> str:
     """Deterministic, since a resource's version is the hash of its bytes."""
     return base64.b64encode(message.SerializeToString(deterministic=True)).decode()
