@@ -31,7 +31,7 @@ class Released(TypedDict):
     released: list[str]
     failed: dict[str, str]
     unacknowledged: list[str]
-    """Uids of which some proxy had not said by the deadline that it has let go."""
+    """Uids of which some proxy had not acknowledged by the deadline that it has let go."""
 
 
 class Removed(TypedDict):

@@ -123,9 +123,9 @@ class SetClients(NamedTuple):
 
 class SetCa(NamedTuple):
     mode: str | None = None
-    """``ok`` or ``refuse``; it stays as it is where it is not said."""
+    """``ok`` or ``refuse``; None leaves it as it is."""
     ca: Mapping[str, str] | None = None
-    """Another issuer."""
+    """Another issuer; None leaves it as it is."""
     op: Op[CaMode] = Op("ca")
 
 

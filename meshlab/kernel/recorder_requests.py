@@ -89,7 +89,7 @@ class KeepLog(NamedTuple):
 
 class ReadLogs(NamedTuple):
     names: list[str] | None = None
-    """All of them where it is not said, or empty."""
+    """None or empty: all of them."""
     op: Op[Logs] = Op("logs")
 
 
