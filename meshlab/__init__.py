@@ -6,6 +6,8 @@ Importing this package loads nothing heavy: the names below are looked up where 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from meshlab.version import __version__
+
 if TYPE_CHECKING:
     from meshlab.errors import (
         AuditError,
@@ -34,7 +36,6 @@ if TYPE_CHECKING:
     from meshlab.model import Call, Outcome, SpiffeId
     from meshlab.model.report import Grade, Proof, Result
 
-__version__ = "0.1.0"
 __all__ = [
     "AuditError",
     "Call",

@@ -20,7 +20,7 @@ from meshlab.proofs.beacon import Beacons
 from meshlab.proofs.canary import RANDOM_BYTES, canary, secret_of
 from meshlab.proofs.follower import Follower
 from meshlab.proofs.links import Link, Site, Wiring
-from meshlab.proofs.route import Route
+from meshlab.proofs.route import Hop
 from meshlab.proofs.search import Search
 from meshlab.proofs.tls import CLIENT_HELLO, TlsRecords
 from meshlab.report.bundle.annotate import Told
@@ -82,7 +82,7 @@ def _told() -> Told:
         rule="no policy",
         result=Result.FAILED,
     )
-    return Told(call, cell, (Route(source, destination, 8080, (link,)),))
+    return Told(call, cell, (Hop(source, destination, 8080, True, (link,)),))
 
 
 def _find_lines(data: bytes) -> None:

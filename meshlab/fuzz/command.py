@@ -14,7 +14,7 @@ from meshlab.play.command import refuse_unknown
 from meshlab.play.files import opened
 
 if TYPE_CHECKING:
-    from meshlab.fuzz.run import Plan
+    from meshlab.fuzz.plan import Plan
 
 CORPUS = Path(".meshlab") / "corpus"
 _TIME = re.compile(r"(\d+(?:\.\d+)?)(s|m|h)?")
@@ -56,7 +56,7 @@ def plan_of(
     os.environ.setdefault("HYPOTHESIS_STORAGE_DIRECTORY", str(CORPUS.parent / "hypothesis"))  # also for workers
     try:
         from meshlab.fuzz.campaign import Limits
-        from meshlab.fuzz.run import Plan
+        from meshlab.fuzz.plan import Plan
     except ModuleNotFoundError as error:
         raise UsageError(f"{error.name} is not installed: pip install 'meshlab[fuzz]'") from None
     source = opened(topology)

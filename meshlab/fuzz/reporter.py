@@ -8,19 +8,16 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from meshlab import __version__
 from meshlab.errors import LabError, MeshlabError
 from meshlab.fuzz.campaign import Drawn
+from meshlab.fuzz.plan import Plan
 from meshlab.fuzz.shrink import Shrunk, shrunk
 from meshlab.fuzz.tally import Failure
 from meshlab.play.bench import Bench
 from meshlab.play.bugfile import name_of, written
 from meshlab.play.faults import Wrong
-
-if TYPE_CHECKING:
-    from meshlab.fuzz.run import Plan
+from meshlab.version import __version__
 
 _SHRINKING_S = 25.0
 _LEAST_SHRINKING_S = 8.0

@@ -9,19 +9,18 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
-from pathlib import Path
 from types import FrameType
 from typing import Any
 
 from meshlab.errors import HostNotReadyError, KernelRefusedError, LabError, MeshlabError
-from meshlab.fuzz.campaign import Campaign, Limits
+from meshlab.fuzz.campaign import Campaign
+from meshlab.fuzz.plan import Plan
 from meshlab.fuzz.reporter import Reporter
 from meshlab.fuzz.tally import Tally
 from meshlab.kernel.forkserver import ForkServer
-from meshlab.lab.sources import Source
 from meshlab.play.bench import Bench, with_outsider
 from meshlab.strategies.histories import with_echo_image
 
@@ -36,23 +35,6 @@ _ENDED = "ended"
 _STOP = "stop"
 _ENOUGH = "enough"
 """Stop; and what is being made small is not wanted any more."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Plan:
-    """All that a campaign is told."""
-
-    source: Source
-    settings: dict[str, Any] = field(default_factory=dict)
-    """Of the labs: ``ztunnel``, ``mutant`` ..."""
-    seed: int
-    corpus: Path | None
-    artifacts: Path
-    """Where files of failures go."""
-    limits: Limits
-    workers: int = 1
-    histories: bool = False
-    """Whether an example is what happens to a living mesh."""
 
 
 Progress = Callable[[Tally], None]

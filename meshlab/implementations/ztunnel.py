@@ -8,8 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from meshlab import __version__
 from meshlab.implementations.protocol import API_VERSION, Implementation, Launch, NodeSlot
+from meshlab.version import __version__
 
 FEATURES = frozenset({"hbone", "ipv6", "l4-policy", "peer-authentication", "plaintext-passthrough", "services"})
 

@@ -126,6 +126,8 @@ class Sandbox:
         self.rootless = rootless
         self.exits: dict[int, int] = {}
         """Exit status by pid (negative: the signal) of every process of the lab that has ended."""
+        self.on_exits: Callable[[Iterable[int]], None] = lambda _: None
+        """Called in the reader's thread with the pids of processes that have ended: it must not wait for anything."""
         self.lost = ""
         """Why nothing works any more, once that is so."""
 
@@ -341,6 +343,7 @@ class Sandbox:
         match event["event"]:
             case "exits":
                 self.exits.update(event["exits"])
+                self.on_exits([pid for pid, _ in event["exits"]])
             case "started":
                 self.exits.pop(event["pid"], None)  # of an earlier process with this pid: they come round again
             case "failed":

@@ -15,20 +15,17 @@ import errno
 import signal
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
-from meshlab.errors import KernelRefusedError, LabError, LabLostError, StillRunsError, UsageError
+from meshlab.errors import DeadlineError, KernelRefusedError, LabError, LabLostError, StillRunsError, UsageError
 from meshlab.implementations import Choice, resolve
 from meshlab.lab import cluster, enrolment, join
 from meshlab.lab.arguments import checks_arguments
 from meshlab.lab.running.programs import Program
 from meshlab.lab.running.readiness import wait_for_programs
 from meshlab.lab.site import NodeProxy, Site, enrolled_keys
+from meshlab.lab.transition import Transitions
 from meshlab.model import InstanceId, Pod
 from meshlab.topology.notes import did_you_mean, listed
-
-if TYPE_CHECKING:
-    from meshlab.lab.transition import Transitions
 
 _TIMEOUT_S = 20.0
 _DRAIN_S = 40.0
@@ -44,7 +41,7 @@ def instance(transitions: Transitions, name: str) -> Instance:
     Raises:
         UsageError: there is none.
     """
-    known = [str(known.first) for known in transitions.site.programs.every]
+    known = [str(known.first) for known in tuple(transitions.site.programs.every)]
     try:
         asked = InstanceId.parse(name)
     except ValueError:
@@ -86,6 +83,23 @@ class Instance:
         """Of its newest generation, in the lab's pid namespace."""
         return self._newest.pid
 
+    def wait_generation(self, generation: int, timeout_s: float = _TIMEOUT_S) -> None:
+        """Wait until it was started again so often; a pod's program also until it listens where its pod declares.
+
+        Raises:
+            DeadlineError: it was not within ``timeout_s``.
+            LabError: it ended, or the time was over, before it listened.
+        """
+        deadline = time.monotonic() + timeout_s
+        seen = self._site.changes
+        while self.generation < generation:
+            if not self._site.wait_for_change(seen, deadline - time.monotonic()):
+                started = f"{self.generation} generations after its first"
+                raise DeadlineError(f"{self.name} was started {started} within {timeout_s:g} s, not {generation}")
+            seen = self._site.changes
+        pods = [pod for pod in self._site.mesh.pods if pod.key == self.id.place and pod.program is not None]
+        wait_for_programs(self._site, pods, self._site.mesh, deadline)
+
     def logs(self, generation: int | None = None) -> str:
         """What it has printed; of its newest generation, if no other is asked for.
 
@@ -100,7 +114,7 @@ class Instance:
     # --- ending ------------------------------------------------------------------------------------------------------
 
     def kill(self) -> None:
-        """End it at once (SIGKILL); nobody starts it again but ``restart``."""
+        """End it at once (SIGKILL); only a verb or ``reset`` starts it again, whatever its ``restartPolicy`` says."""
         self._end(signal.SIGKILL, _KILLED_S)
 
     def stop(self, number: int = signal.SIGTERM, timeout_s: float = _DRAIN_S) -> None:
@@ -172,6 +186,7 @@ class Instance:
 
     def _end(self, number: int, timeout_s: float) -> None:
         self._allow()
+        self._transitions.restarts.keep_down(self.id)
         _end(self._site, self._site.programs.running(self.id), number, timeout_s)
 
     def _started(self, timeout_s: float) -> None:
@@ -303,7 +318,7 @@ def whole_again(transitions: Transitions, timeout_s: float) -> None:
         first += [InstanceId("program", pod.key) for pod in site.mesh.pods if pod.program is not None]
         for one in first:
             newest = site.programs.newest(one)
-            if newest is not None and newest.ended_by_us and not site.programs.running(one):
+            if newest is not None and (newest.ended_by_us or newest.kept_down) and not site.programs.running(one):
                 _start(transitions, one, timeout_s)
         for node, choice in site.first_choices.items():
             if site.choices[node] != choice:
@@ -378,6 +393,7 @@ def _start_program(transitions: Transitions, key: str, timeout_s: float) -> None
     if pod is None or pod.program is None:
         raise LabLostError(f"{key} has gone, so that nothing can be started there")
     join.start(site, pod, pod.program)
+    site.note_change()
     wait_for_programs(site, [pod], site.mesh, time.monotonic() + timeout_s)
 
 

@@ -17,6 +17,7 @@ from meshlab.apps.echo_requests import Leave, Listen, Listening, PortAsked
 from meshlab.errors import KernelRefusedError, LabError, StillRunsError
 from meshlab.kernel.channel import MAX_FDS
 from meshlab.kernel.conversation import Number
+from meshlab.kernel.sandbox import Mntns
 from meshlab.lab.pod import capabilities_of
 from meshlab.lab.proving import arrivals
 from meshlab.lab.running.programs import Peer, Program, describe_exit
@@ -25,6 +26,7 @@ from meshlab.model import ContainerPort, InstanceId, Pod
 from meshlab.model import Program as Runs
 from meshlab.plan.netns import pod_netns
 from meshlab.plan.pods import leaving, linking, opening, pod_network, settling
+from meshlab.plan.restarts import restart_after_s
 
 _BACKLOG = 512
 _ECHO_S = 10.0
@@ -32,8 +34,6 @@ _ECHO_S = 10.0
 _GRACE_S = 2.0
 """How long what a pod runs may take to end after SIGTERM."""
 _KILLED_S = 5.0
-_FIRST_PAUSE_S = 0.1
-"""Between the end of an init container that failed and its next start; twice as long each time."""
 
 
 def make(site: Site, pods: Sequence[Pod]) -> None:
@@ -134,6 +134,18 @@ def start(site: Site, pod: Pod, runs: Runs, first: InstanceId | None = None) -> 
     )
 
 
+def start_again(site: Site, pod: Pod) -> Program:
+    """Start the pod's program, which has ended, again; what it has left running ends first.
+
+    Raises:
+        KernelRefusedError, LabError: it could not be started.
+    """
+    assert pod.program is not None, "it has ended"
+    if (mntns := site.mounts.known(pod.key)) is not None:
+        _end_in(site, [mntns], grace_s=0)
+    return start(site, pod, pod.program)
+
+
 def run_init(site: Site, pod: Pod, deadline: float) -> None:
     """Run what the pod's init containers run, one after the other: each has to end with status 0.
 
@@ -146,7 +158,7 @@ def run_init(site: Site, pod: Pod, deadline: float) -> None:
     Source: https://kubernetes.io/docs/concepts/workloads/pods/init-containers/
     """
     for place, runs in enumerate(pod.init):
-        pause = _FIRST_PAUSE_S
+        pause: float | None = None
         while True:
             program = start(site, pod, runs, InstanceId.init(pod.key, place))
             program.ended_by_us = True
@@ -158,12 +170,11 @@ def run_init(site: Site, pod: Pod, deadline: float) -> None:
                 ) from None
             if status == 0:
                 break
-            late = time.monotonic() + pause > deadline
-            if pod.restart_policy == "Never" or late:
+            pause = restart_after_s(pod.restart_policy, status, time.monotonic() - program.started_s, pause)
+            if pause is None or time.monotonic() + pause > deadline:
                 how = f"ended: {describe_exit(status)}"
                 raise LabError(f"init container {place} of {pod.key} {how}{_last_lines(site, program)}")
             site.wait_for_change(site.changes, pause)
-            pause *= 2
 
 
 def _last_lines(site: Site, program: Program) -> str:
@@ -176,7 +187,14 @@ def end_programs(site: Site, pods: Sequence[Pod], grace_s: float = _GRACE_S) -> 
     for pod in pods:
         for program in site.programs.running(InstanceId("program", pod.key)):
             program.ended_by_us = True
-    within = [mntns for pod in pods if (mntns := site.mounts.known(pod.key)) is not None]
+    _end_in(site, [mntns for pod in pods if (mntns := site.mounts.known(pod.key)) is not None], grace_s)
+    for node, some in nodes_of(pod for pod in pods if pod.program is None and pod.ports).items():
+        if (echo := site.peer("echo", node)) is not None:
+            echo.ask(Leave([pod.key for pod in some]))
+
+
+def _end_in(site: Site, within: Sequence[Mntns], grace_s: float) -> None:
+    """End every process that has one of these mount namespaces."""
     for mntns in within:
         site.sandbox.end_in(mntns, signal.SIGTERM if grace_s else signal.SIGKILL)
     for mntns in within:
@@ -185,9 +203,6 @@ def end_programs(site: Site, pods: Sequence[Pod], grace_s: float = _GRACE_S) -> 
         except StillRunsError:
             site.sandbox.end_in(mntns, signal.SIGKILL)
             site.sandbox.wait_ended_in(mntns, _KILLED_S)
-    for node, some in nodes_of(pod for pod in pods if pod.program is None and pod.ports).items():
-        if (echo := site.peer("echo", node)) is not None:
-            echo.ask(Leave([pod.key for pod in some]))
 
 
 def leave(site: Site, pods: Sequence[Pod], *, whole: bool = True) -> None:

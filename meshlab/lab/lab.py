@@ -1,4 +1,4 @@
-"""A running lab: its pods, its calls, its configuration. ``open_lab`` builds one and closes it again.
+"""A running lab: its pods, its calls, its configuration. ``lifetime.open_lab`` builds one and closes it again.
 
 Thread-safe and synchronous outside; inside, calls are made on one asyncio loop that all labs of a process share.
 """
@@ -13,13 +13,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import TypeVar, Unpack
+from typing import TypeVar
 
 from meshlab.agent.requests import ReadRules
-from meshlab.errors import AuditError, LabError, RejectedError, TopologyError, UsageError
+from meshlab.errors import AuditError, LabError, RejectedError, UsageError
 from meshlab.kernel.sandbox import NO_DESCRIPTORS, Netns, Sandbox, too_few_descriptors
 from meshlab.lab import cluster, edits, renewal
-from meshlab.lab.arguments import check_value, checks_arguments
+from meshlab.lab.arguments import checks_arguments
 from meshlab.lab.calls import background, requests
 from meshlab.lab.calls.attempt import Request
 from meshlab.lab.calls.background import Traffic
@@ -33,13 +33,13 @@ from meshlab.lab.pod import PodHandle
 from meshlab.lab.proving import arrivals, recent
 from meshlab.lab.proving.capture import Capture
 from meshlab.lab.proving.captures import Captures, open_rings
-from meshlab.lab.rollout import Rollout
+from meshlab.lab.proving.evidence import save_all
+from meshlab.lab.rollout import Rollout, timings_ms
 from meshlab.lab.running.audit import findings
 from meshlab.lab.running.mounts import Mounts
-from meshlab.lab.settings import LabSettings, Settings, settings_of
-from meshlab.lab.sources import Source, read
+from meshlab.lab.settings import Settings
 from meshlab.lab.transition import Transitions
-from meshlab.model import Address, Call, Family, Mesh, Step, Topology, TrafficStep, VerbStep
+from meshlab.model import Address, Call, Family, Mesh, Topology
 from meshlab.pki import MeshCA
 from meshlab.plan.netns import netns_key
 from meshlab.proofs.arrivals import Arrivals, Kernel
@@ -81,7 +81,7 @@ class Lab:
             if isinstance(error, OSError) and error.errno in NO_DESCRIPTORS:
                 raise too_few_descriptors() from error
             raise
-        self.timings_ms = _timings(self._rollout, (time.monotonic() - started) * 1000)
+        self.timings_ms = timings_ms(self._rollout, (time.monotonic() - started) * 1000)
         """``build`` and ``ready``, from nothing."""
         self._secret = self.captures.canary_secret
         self._next_call = 1
@@ -368,7 +368,9 @@ class Lab:
         Raises:
             UsageError: there is none.
         """
-        return NamespaceHandle(self, _chosen("namespace", name, {one.name: one for one in self.mesh.namespaces}).name)
+        return NamespaceHandle(
+            self.transitions, _chosen("namespace", name, {one.name: one for one in self.mesh.namespaces}).name
+        )
 
     def push_raw(self, type_url: str, name: str, body: bytes, timeout_s: float = 10.0) -> str:
         """Push one more resource, as bytes that need not be valid; the proxy's words where it refuses them, else empty.
@@ -469,8 +471,6 @@ class Lab:
         Raises:
             EvidenceError: not all could be saved; what could be is there.
         """
-        from meshlab.lab.proving.evidence import save_all
-
         return save_all(self, Path(folder))
 
     def _abandon(self) -> None:
@@ -503,73 +503,8 @@ class Lab:
             raise AuditError("\n".join(found))
 
 
-@contextmanager
-def open_lab(source: Source | Topology | Path | str, **settings: Unpack[LabSettings]) -> Iterator[Lab]:
-    """Build a lab, and close it in the end; the audit raises where something was not as it should be.
-
-    Args:
-        source: a shipped name, a path, YAML text, or what ``sources.read`` or ``topology.load`` gave.
-        settings: the fields of ``Settings``.
-
-    Raises:
-        UsageError: an argument names nothing, or is of another type.
-        TopologyError: the file cannot be used.
-        HostNotReadyError: this machine cannot hold a lab.
-        NotEnrolledError: a pod was not in the mesh in time.
-        AuditError: when the lab closed, something was not as it should be.
-    """
-    chosen = settings_of(settings)
-    check_value("source", source, Source | Topology | Path | str)
-    if isinstance(source, Path | str):
-        source = read(str(source))
-    if isinstance(source, Source) and source.unrunnable:
-        raise TopologyError(source.unrunnable)
-    topology, path = (source.topology, source.path) if isinstance(source, Source) else (source, None)
-    visible = (*topology.mounts, *([str(path.resolve().parent)] if path else ()), *_folders_of_programs(topology))
-    lab = Lab(topology, chosen, (*visible, *chosen.binds, *_folders_of_proxies(chosen, topology)))
-    try:
-        yield lab
-    except BaseException as failure:
-        try:
-            lab.close()
-        except AuditError as error:
-            failure.add_note(f"and when the lab closed: {error}")
-        raise
-    lab.close()
-
-
 def _chosen(what: str, key: _K, among: Mapping[_K, _T]) -> _T:
     """The one that is called ``key``."""
     if key not in among:
         raise UsageError(f"no {what} '{key}' in this lab ({listed(among)}).{did_you_mean(key, among)}")
     return among[key]
-
-
-def _timings(rollout: Rollout, took_ms: float) -> dict[str, float]:
-    """``build``: until every program runs; ``ready``: until everything is in effect."""
-    began_ns = rollout.in_effect_ns - took_ms * 1e6
-    built = [step.ended_ns for step in rollout.steps if step.name in ("open", "start")] or [rollout.began_ns]
-    return {"build": round((built[-1] - began_ns) / 1e6, 1), "ready": round(took_ms, 1)}
-
-
-def _folders_of_programs(topology: Topology) -> list[str]:
-    """Of each program and of arguments that name an existing path."""
-    programs = [program for pod in topology.mesh.pods for program in (*pod.init, pod.program) if program]
-    programs += [program for program in topology.images.values() if program]
-    words = [word for program in programs for word in program.argv]
-    return [os.path.dirname(os.path.abspath(word)) for word in words if "/" in word and os.path.exists(word)]
-
-
-def _verbs(steps: Sequence[Step]) -> Iterator[VerbStep]:
-    for step in steps:
-        if isinstance(step, VerbStep):
-            yield step
-        elif isinstance(step, TrafficStep):
-            yield from _verbs(step.during)
-
-
-def _folders_of_proxies(settings: Settings, topology: Topology) -> list[str]:
-    texts = [settings.ztunnel, topology.ztunnel, *(node.ztunnel for node in topology.nodes)]
-    texts += [*settings.ztunnel_at.values(), *(step.to for step in _verbs(topology.steps))]
-    paths = [text.partition("=")[2] or text for text in texts if text and "/" in text]
-    return [os.path.dirname(os.path.realpath(os.path.expanduser(path))) for path in paths]

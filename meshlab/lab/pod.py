@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from ipaddress import IPv4Address, IPv6Address
-from typing import TYPE_CHECKING
 
 from meshlab.errors import DeadlineError, UsageError
 from meshlab.kernel.execute import Completed, run
@@ -18,11 +17,9 @@ from meshlab.lab.calls.names import read_url, resolve
 from meshlab.lab.calls.urls import parse_address
 from meshlab.lab.rollout import Rollout
 from meshlab.lab.running.programs import CLEAN_ENV
+from meshlab.lab.view import ViewForPods
 from meshlab.model import DATAPLANE_MODE, Call, Family, Pod, SpiffeId
 from meshlab.plan.netns import pod_netns
-
-if TYPE_CHECKING:
-    from meshlab.lab.lab import Lab
 
 _TOKEN = re.compile(r"[-!#$%&'*+.^_`|~0-9A-Za-z]+")
 """A method, or the name of a header (RFC 9110 5.6.2)."""
@@ -36,7 +33,7 @@ POD_CAPABILITIES = ("NET_BIND_SERVICE", "NET_RAW")
 class PodHandle:
     """One pod. ``handle.http("http://server:8080/hello")`` calls as a program in the pod would."""
 
-    def __init__(self, lab: Lab, pod: Pod) -> None:
+    def __init__(self, lab: ViewForPods, pod: Pod) -> None:
         self._lab = lab
         self.name = pod.key
         """``namespace/name``."""
@@ -217,10 +214,10 @@ class PodHandle:
         program, netns = self.pod.program, self._lab.netns(pod_netns(self.name))
         try:
             return run(
-                self._lab.sandbox,
+                self._lab.site.sandbox,
                 argv,
                 netns=netns,
-                mntns=self._lab.mounts.of_pod(self.pod, netns),
+                mntns=self._lab.site.mounts.of_pod(self.pod, netns),
                 capabilities=capabilities_of(self.pod),
                 env={**CLEAN_ENV, **(program.env if program else {}), **(env or {})},
                 cwd=(program.working_dir if program else "") or "/",

@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from meshlab.errors import LabError, MeshlabError
-from meshlab.lab.lab import Lab, open_lab
+from meshlab.lab.lab import Lab
+from meshlab.lab.lifetime import open_lab
 from meshlab.lab.sources import Source
 
 _KEEPS_MORE = ("mutant", "record", "keylog", "step")

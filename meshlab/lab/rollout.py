@@ -67,3 +67,15 @@ class Rollout:
         """It is over: in effect, or ended by ``failure`` and undone."""
         self._failure = failure
         self._over.set()
+
+
+def timings_ms(rollout: Rollout, took_ms: float) -> dict[str, float]:
+    """Return how long a lab took from nothing: ``build``, until every program ran; ``ready``, until all was in effect.
+
+    Args:
+        rollout: the one that made the lab's pods.
+        took_ms: from the beginning of the lab until ``rollout`` was in effect.
+    """
+    began_ns = rollout.in_effect_ns - took_ms * 1e6
+    built = [step.ended_ns for step in rollout.steps if step.name in ("open", "start")] or [rollout.began_ns]
+    return {"build": round((built[-1] - began_ns) / 1e6, 1), "ready": round(took_ms, 1)}

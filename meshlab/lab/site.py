@@ -79,8 +79,10 @@ class Site:
     """Pods that belong in the mesh and are not -> why."""
     not_listening: set[tuple[str, int, Family]] = field(default_factory=set)
     """(pod, port, family) where nobody listened when the pod was ready, although the pod or a Service names it."""
+    not_restarted: list[str] = field(default_factory=list)
+    """Programs that ``restartPolicy`` has start again and that could not be, as sentences."""
     changes: int = 0
-    """How often a verb has started or ended a program."""
+    """How often a verb has started or ended a program, or ``restartPolicy`` has started one again."""
     _changed: threading.Condition = field(default_factory=threading.Condition)
     keylog: int = -1
     """A memfd to which node proxies add the secrets of their TLS sessions; -1: none was asked for."""
@@ -112,7 +114,7 @@ class Site:
         return {proxy.token: str(proxy.instance) for some in self.proxies.values() for proxy in some}
 
     def note_change(self) -> None:
-        """A verb has started or ended a program: those who wait for that look again."""
+        """A program was started or ended on purpose: those who wait for that look again."""
         with self._changed:
             self.changes += 1
             self._changed.notify_all()
@@ -173,7 +175,7 @@ class Site:
     def _close(self) -> None:
         for route in self.routes.values():
             route.close()
-        for program in self.programs.every.values():
+        for program in tuple(self.programs.every.values()):
             if program.peer is not None:
                 program.peer.close()
         self.programs.close()

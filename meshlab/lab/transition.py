@@ -23,6 +23,7 @@ from meshlab.lab.calls.opening import OpenConnections
 from meshlab.lab.configuration import Configuration, Wire
 from meshlab.lab.history import History
 from meshlab.lab.proving.captures import Captures
+from meshlab.lab.restarts import Restarts
 from meshlab.lab.rollout import Rollout, Step
 from meshlab.lab.running.readiness import note_who_listens, wait_for_programs
 from meshlab.lab.site import Site, enrolled_keys
@@ -44,6 +45,7 @@ class Transitions:
         self.history.begin(site.mesh)
         self.alone = threading.RLock()
         """Held by whoever changes the lab."""
+        self.restarts = Restarts(site, self.alone)
         self._start_captures = start_captures
         self._captures: Captures | None = None
         self._undo = ExitStack()
@@ -170,7 +172,8 @@ class Transitions:
             self.publish_again(self._left_s)
 
     def close(self) -> None:
-        """Stop recording."""
+        """Start no program again, and stop recording."""
+        self.restarts.close()
         if self._captures is not None:
             self._captures.close()
 
@@ -299,6 +302,7 @@ class Transitions:
         for pod in pods:
             join.run_init(self.site, pod, self._deadline)
             if pod.program is not None:
+                self.restarts.watch()
                 join.start(self.site, pod, pod.program)
         wait_for_programs(self.site, [pod for pod in pods if pod.program is not None], mesh, self._deadline)
 

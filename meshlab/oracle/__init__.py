@@ -4,7 +4,7 @@ Pure and written apart: this room never sees the wire form that ``translate`` ma
 so that an agreement between the two says something.
 """
 
-from meshlab.oracle.connections import ServiceDecision, connection, decide_service
 from meshlab.oracle.decide import decide
+from meshlab.oracle.expected import connection, expected
 
-__all__ = ["ServiceDecision", "connection", "decide", "decide_service"]
+__all__ = ["connection", "decide", "expected"]

@@ -5,11 +5,15 @@
 
 trustme makes the root and the certificates of servers. It cannot make SVIDs (``spiffe://`` is no identity to it) and
 its validity is fixed, so the rest is made with ``cryptography``, from keys that trustme gives away publicly.
+
+Another root can take the place of the first, step by step: ``Rotation``.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import functools
+from dataclasses import dataclass
 from datetime import datetime
 
 import trustme
@@ -21,7 +25,6 @@ from cryptography.x509.oid import NameOID
 
 from meshlab.model.identity import SpiffeId
 from meshlab.pki.issuer import Issuer, key_pem
-from meshlab.pki.rotation import Rotation
 
 
 class MeshCA(trustme.CA):
@@ -73,6 +76,45 @@ class MeshCA(trustme.CA):
             "server_key": server.private_key_pem.bytes().decode(),
             "server_chain": chain,
         }
+
+
+@dataclass(frozen=True, slots=True)
+class Rotation:
+    """A root that takes the place of another, without a handshake that fails on the way.
+
+        step       who signs SVIDs      roots that are handed out    the next step may come when
+        trusting   the old root's CA    the old one, the new one     every proxy has renewed each of its certificates
+        signing    the new root's CA    the old one, the new one     every proxy has renewed each of its certificates
+        finished   the new root's CA    the new one                  (the old root is forgotten)
+
+    A mesh that skips ``trusting`` breaks for a while: proxies that have renewed show certificates of a root that those
+    which have not do not know. Certificates of servers, such as the control plane's own, stay the old root's, since
+    what verifies them was given that root when it started.
+
+    Source: https://istio.io/latest/docs/tasks/security/cert-management/plugin-ca-cert/
+    """
+
+    old: MeshCA
+    new: MeshCA
+
+    @property
+    def trusting(self) -> Issuer:
+        """Signs as before the rotation, and has both roots trusted."""
+        return dataclasses.replace(self.old.issuer, roots=self._both)
+
+    @property
+    def signing(self) -> Issuer:
+        """Signs under the new root, and has both roots trusted."""
+        return dataclasses.replace(self.new.issuer, roots=self._both)
+
+    @property
+    def finished(self) -> Issuer:
+        """Signs under the new root, and has it alone trusted."""
+        return self.new.issuer
+
+    @property
+    def _both(self) -> str:
+        return "\n".join(issuer.roots.strip() for issuer in (self.old.issuer, self.new.issuer)) + "\n"
 
 
 def create_root(not_before: datetime, not_after: datetime) -> MeshCA:

@@ -7,13 +7,12 @@ from dataclasses import dataclass, replace
 
 from meshlab.errors import TopologyError
 from meshlab.lab.calls.fates import fates
-from meshlab.lab.calls.names import behind
+from meshlab.lab.calls.names import due
 from meshlab.model import (
     FAMILIES,
     AskStep,
     CallStep,
     ChangeStep,
-    Connection,
     Mesh,
     PolicyStep,
     Step,
@@ -21,7 +20,6 @@ from meshlab.model import (
     TrafficStep,
     Verdict,
 )
-from meshlab.oracle import connection, decide
 from meshlab.topology import after
 
 
@@ -67,16 +65,8 @@ def states_before(topology: Topology, place: int) -> Iterator[Mesh]:
 
 def verdicts(mesh: Mesh, step: CallStep) -> frozenset[Verdict]:
     """What the policies of ``mesh`` say of the call, over each family and at each pod that it may reach."""
-    return frozenset(decide(mesh, asked).verdict for asked in _connections(mesh, step))
-
-
-def _connections(mesh: Mesh, step: CallStep) -> Iterator[Connection]:
-    source = next((pod for pod in mesh.pods if pod.key == step.source), None)
-    if source is None:
-        return  # it comes by a later step, or is gone
-    for family in (step.family,) if step.family else FAMILIES:
-        for pod, number in behind(mesh, step.to):
-            yield connection(mesh, source, pod, number, family)
+    families = (step.family,) if step.family else FAMILIES
+    return frozenset(way.verdict for family in families for way in due(mesh, step.source, step.to, family).ways)
 
 
 def expecting(topology: Topology) -> Topology | None:

@@ -20,7 +20,7 @@ from meshlab.lab import Lab
 from meshlab.lab.calls.attempt import Request
 from meshlab.lab.calls.background import Traffic
 from meshlab.lab.calls.connections import OpenConnection
-from meshlab.lab.calls.names import behind, resolve
+from meshlab.lab.calls.names import behind, due, resolve
 from meshlab.lab.calls.requests import ask
 from meshlab.lab.proving.arrivals import arrived
 from meshlab.lab.proving.capture import Capture
@@ -40,7 +40,6 @@ from meshlab.model import (
     Verdict,
 )
 from meshlab.model.report import Grade, Result
-from meshlab.oracle import connection, decide, decide_service
 from meshlab.play.faults import Wrong, fault, in_clear, is_tunnelled, named, shaped
 from meshlab.topology import after
 
@@ -272,12 +271,7 @@ def _wrong(lab: Lab, step: CallStep, calls: Sequence[Call]) -> list[Wrong]:
 
 def said(mesh: Mesh, call: Call) -> str:
     """What the policies now in effect say of a call, as half a sentence."""
-    source, (name, _, port) = mesh.pod(call.source), call.to.rpartition(":")
-    if "/" in name:
-        decision = decide(mesh, connection(mesh, source, mesh.pod(name), int(port), call.family))
-        return f"the policies {decision.verdict} it ({decision.rule})"
-    service = next(service for service in mesh.services if service.key == name)
-    of_service = decide_service(mesh, source, service, int(port), call.family)
-    if of_service.expected == "mixed":
-        return f"the policies allow it at some pods only ({of_service.rule})"
-    return f"the policies {of_service.expected} it ({of_service.rule})"
+    told = due(mesh, call.source, call.to, call.family)
+    if told.passage == "mixed":
+        return f"the policies allow it at some pods only ({told.rule})"
+    return f"the policies {told.passage} it ({told.rule})"

@@ -12,11 +12,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
-from meshlab.model import Address, Call
+from meshlab.model import Address, Call, Path, PodPort
 from meshlab.proofs.links import Wiring
-from meshlab.proofs.route import Target
 
-Kernel = Mapping[tuple[Target, Address], int]
+Kernel = Mapping[tuple[PodPort, Address], int]
 """(pod and port, client's address) -> connections."""
 _LATE_NS = 10**9
 """A connection from an address that is no pod's is held against the calls of the second before it."""
@@ -48,44 +47,46 @@ class Arrivals:
     """Numbers of the calls whose whole canary some echo received."""
     forgotten_until_ns: int = 0
     """The echoes' record is bounded: of what came until this moment, some is forgotten."""
-    echoes: frozenset[Target] = frozenset()
+    echoes: frozenset[PodPort] = frozenset()
     """Where a built-in echo listens, and counts."""
     programs: frozenset[str] = frozenset()
     """Pods that run programs of their own, where the kernel counts connections."""
     kernel: Kernel = field(default_factory=dict)
     """What it counted there."""
 
-    def uncounted(self, targets: Iterable[Target]) -> list[Target]:
+    def uncounted(self, targets: Iterable[PodPort]) -> list[PodPort]:
         """The targets at which nobody counts."""
         return [target for target in targets if target not in self.echoes and target.pod not in self.programs]
 
-    def of(self, target: Target) -> Sequence[Arrival]:
+    def of(self, target: PodPort) -> Sequence[Arrival]:
         """What reached ``target``."""
         return self._by_target.get(target, ())
 
     @cached_property
-    def _by_target(self) -> dict[Target, list[Arrival]]:
-        found: dict[Target, list[Arrival]] = defaultdict(list)
+    def _by_target(self) -> dict[PodPort, list[Arrival]]:
+        found: dict[PodPort, list[Arrival]] = defaultdict(list)
         for arrival in self.connections:
-            found[Target(arrival.pod, arrival.port)].append(arrival)
+            found[PodPort(arrival.pod, arrival.port)].append(arrival)
         return found
 
 
 def unexplained(
-    arrivals: Arrivals, wiring: Wiring, call: Call, targets: Iterable[Target], calls: Sequence[Call]
+    arrivals: Arrivals, wiring: Wiring, call: Call, paths: Iterable[Path], calls: Sequence[Call]
 ) -> list[Arrival]:
-    """Return what reached ``targets`` from the client of ``call`` since it began, or from an address that is no pod's.
+    """Return what reached the servers of ``paths`` as ``call`` would since it began, or from an address of no pod.
+
+    A server sees the pod at which the last leg starts: the client itself, or the waypoint.
 
     Args:
-        calls: the other calls of the window. Each that was answered explains one connection of its client in its time.
+        calls: the other calls of the window. Each that was answered explains one connection in its time.
     """
-    own = wiring.sites[call.source].addresses
     pods = frozenset(address for site in wiring.sites.values() for address in site.addresses)
     found = []
-    for target in targets:
-        seen = [one for one in arrivals.of(target) if one.last_ns >= call.started_ns]
+    for path in paths:
+        own = wiring.sites[path.legs[-1].source].addresses
+        seen = [one for one in arrivals.of(path.server) if one.last_ns >= call.started_ns]
         mine = [one for one in seen if one.client.packed in own and one.client.version == call.family]
-        found += _without(mine, _answered(calls, call, target)) if mine else []
+        found += _without(mine, _answered(calls, call, path.server, own)) if mine else []
         found += [one for one in seen if _is_a_stranger(one, pods) and one.opened_ns <= call.ended_ns + _LATE_NS]
     return found
 
@@ -100,10 +101,10 @@ def surplus(arrivals: Arrivals, wiring: Wiring, calls: Sequence[Call], clients: 
         clients: the pods whose connections are all made by calls: those that run no program of their own.
     """
     owners = {address: pod for pod in clients for address in wiring.sites[pod].addresses}
-    seen: dict[tuple[str, Target], list[Arrival]] = defaultdict(list)
+    seen: dict[tuple[str, PodPort], list[Arrival]] = defaultdict(list)
     for one in arrivals.connections:
         if one.opened_ns >= arrivals.since_ns and (pod := owners.get(one.client.packed)) is not None:
-            seen[pod, Target(one.pod, one.port)].append(one)
+            seen[pod, PodPort(one.pod, one.port)].append(one)
     by_source: dict[str, list[Call]] = defaultdict(list)
     for call in calls:
         by_source[call.source].append(call)
@@ -116,45 +117,46 @@ def surplus(arrivals: Arrivals, wiring: Wiring, calls: Sequence[Call], clients: 
     return found
 
 
-def _may_explain(call: Call, target: Target) -> bool:
+def _may_explain(call: Call, target: PodPort) -> bool:
     """Whether a connection at ``target`` may be the call's: it was answered there, or nobody knows how far it came."""
     if call.peer is None:
         return not call.refused
     return (call.peer.pod, call.peer.server_port) == (target.pod, target.port)
 
 
-def reached(arrivals: Arrivals, wiring: Wiring, call: Call, targets: Iterable[Target]) -> bool:
-    """Whether bytes of ``call`` were counted at one of ``targets``."""
-    own = wiring.sites[call.source].addresses
+def reached(arrivals: Arrivals, wiring: Wiring, call: Call, paths: Sequence[Path]) -> bool:
+    """Whether bytes of ``call`` were counted at a server of one of ``paths``."""
     within = (
-        one.client.packed in own and one.bytes and call.started_ns <= one.opened_ns <= call.ended_ns
-        for target in targets
-        for one in arrivals.of(target)
+        one.client.packed in wiring.sites[path.legs[-1].source].addresses
+        and one.bytes
+        and call.started_ns <= one.opened_ns <= call.ended_ns
+        for path in paths
+        for one in arrivals.of(path.server)
     )
-    return any(within) or bool(kernel_connections(arrivals, wiring, call, targets))
+    return any(within) or bool(kernel_connections(arrivals, wiring, call, paths))
 
 
-def kernel_connections(arrivals: Arrivals, wiring: Wiring, call: Call, targets: Iterable[Target]) -> int:
-    """Connections from the client of ``call`` to programs of pods' own, in the whole window."""
-    own = wiring.sites[call.source].addresses
-    wanted = set(targets)
+def kernel_connections(arrivals: Arrivals, wiring: Wiring, call: Call, paths: Iterable[Path]) -> int:
+    """Connections to programs of pods' own, as those of ``call`` would be, in the whole window."""
+    seen_as = {path.server: wiring.sites[path.legs[-1].source].addresses for path in paths}
     return sum(
         count
         for (target, client), count in arrivals.kernel.items()
-        if target in wanted and client.packed in own and client.version == call.family
+        if client.packed in seen_as.get(target, ()) and client.version == call.family
     )
 
 
-def _answered(calls: Sequence[Call], call: Call, target: Target) -> list[Call]:
-    """The other calls of the same client that ``target`` answered."""
+def _answered(calls: Sequence[Call], call: Call, target: PodPort, own: frozenset[bytes]) -> list[Call]:
+    """The other calls that ``target`` answered, and saw come from one of ``own``, in the family of ``call``."""
     return [
         other
         for other in calls
-        if (other.source, other.family) == (call.source, call.family)
-        and other.number != call.number
+        if other.number != call.number
         and other.answered
         and other.peer is not None
         and (other.peer.pod, other.peer.server_port) == (target.pod, target.port)
+        and other.peer.address.packed in own
+        and other.family == call.family
     ]
 
 

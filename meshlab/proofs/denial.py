@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from meshlab.model import Call, Outcome
+from meshlab.model import Call, Outcome, Path
 from meshlab.model.report import Grade, Proof
 from meshlab.proofs.arrivals import Arrivals, kernel_connections, reached, unexplained
 from meshlab.proofs.draft import Draft
 from meshlab.proofs.links import Wiring
-from meshlab.proofs.route import Target, passed, routes
+from meshlab.proofs.route import hops, passed, routes
 from meshlab.proofs.window import Window
 
 
@@ -19,15 +19,15 @@ class Twin:
     """A call that was allowed where another was denied."""
 
     call: Call
-    targets: Sequence[Target]
-    """Where it may have arrived."""
+    paths: Sequence[Path]
+    """Those that it may have taken."""
 
 
 def denied(
     window: Window,
     wiring: Wiring,
     call: Call,
-    targets: Sequence[Target],
+    paths: Sequence[Path],
     arrivals: Arrivals,
     *,
     twin: Twin | None = None,
@@ -40,7 +40,7 @@ def denied(
     been connected.
 
     Args:
-        targets: where the call may have arrived; of a Service whose endpoints disagree, those that deny it.
+        paths: those that the call may have taken; of a Service whose endpoints disagree, those that end in a denial.
         arrivals: what the servers counted since before the call.
         twin: a call of another pod to the same place, which was allowed.
         instead: where everybody is denied, the control that stands for the twin, as a phrase.
@@ -51,40 +51,40 @@ def denied(
     draft = Draft.of("denied", call, Grade.WIRE, control, 1)
     if call.answered:
         return draft.failed("it was answered")
-    if opposite := _arrived(wiring, call, targets, arrivals, calls):
+    if opposite := _arrived(wiring, call, paths, arrivals, calls):
         return draft.failed(f"{opposite} (the caller saw: {call.outcome})")
-    if doubt := _uncounted(call, targets, arrivals):
+    if doubt := _uncounted(call, paths, arrivals):
         return draft.cannot_tell(doubt)
     if call.outcome not in Outcome.REFUSED:
         return draft.cannot_tell(f"it ended in {call.outcome}, which is no refusal")
-    if twin and (problem := _twin_problem(call, targets, twin, arrivals, wiring)):
+    if twin and (problem := _twin_problem(call, paths, twin, arrivals, wiring)):
         return draft.cannot_tell(problem)
     if window.blind:
         return draft.cannot_tell(window.blind)
-    packets = sum(passed(window, way, call) for way in routes(wiring, call, targets))
+    packets = sum(passed(window, hop, call) for hop in hops(routes(wiring, call, paths)))
     if not packets:
         return draft.cannot_tell("no packet of it was seen: nothing says that it was refused where it was sent to")
     return draft.held(packets, f"{call.outcome}, no connection and 0 bytes at the server")
 
 
-def _arrived(wiring: Wiring, call: Call, targets: Sequence[Target], arrivals: Arrivals, calls: Sequence[Call]) -> str:
+def _arrived(wiring: Wiring, call: Call, paths: Sequence[Path], arrivals: Arrivals, calls: Sequence[Call]) -> str:
     """What of the call reached a server, or seems to have; empty where nothing did."""
-    found = unexplained(arrivals, wiring, call, targets, calls)
+    found = unexplained(arrivals, wiring, call, paths, calls)
     if found:
         return f"{found[0]}" + (f", and {len(found) - 1} more" if len(found) > 1 else "")
     if call.number in arrivals.canaries:
         return "its canary reached a server"
-    connections = kernel_connections(arrivals, wiring, call, targets)
+    connections = kernel_connections(arrivals, wiring, call, paths)
     if connections and not any(_same_way(call, other) and other.answered for other in calls):
         return f"{connections} connections from its client reached the program there, by the kernel's count"
     return ""
 
 
-def _uncounted(call: Call, targets: Sequence[Target], arrivals: Arrivals) -> str:
+def _uncounted(call: Call, paths: Sequence[Path], arrivals: Arrivals) -> str:
     """Why nobody can say what the servers received of the call; empty where they can."""
-    if not targets:
+    if not paths:
         return f"no pod stands behind {call.to}, so nothing could have arrived"
-    if silent := arrivals.uncounted(targets):
+    if silent := arrivals.uncounted(path.server for path in paths):
         return f"nothing counts what {silent[0].pod}:{silent[0].port} receives"
     if call.started_ns < arrivals.since_ns:
         return "it was made before the window, since which is counted"
@@ -97,13 +97,14 @@ def _same_way(call: Call, other: Call) -> bool:
     return (call.source, call.to, call.family) == (other.source, other.to, other.family) and call != other
 
 
-def _twin_problem(call: Call, targets: Sequence[Target], twin: Twin, arrivals: Arrivals, wiring: Wiring) -> str:
+def _twin_problem(call: Call, paths: Sequence[Path], twin: Twin, arrivals: Arrivals, wiring: Wiring) -> str:
     other = twin.call
     name = f"call {other.number} of {other.source}"
-    if not set(targets) & set(twin.targets) or other.family != call.family or other.source == call.source:
+    same = {path.server for path in paths} & {path.server for path in twin.paths}
+    if not same or other.family != call.family or other.source == call.source:
         return f"call {other.number} ({other.source} -> {other.to} ipv{other.family}) is no twin of it"
     if not other.answered:
         return f"its twin, {name}, ended in {other.outcome}: then no refusal says anything"
-    if not reached(arrivals, wiring, other, twin.targets):
+    if not reached(arrivals, wiring, other, twin.paths):
         return f"the bytes of its twin, {name}, were not seen at the server either"
     return ""

@@ -11,11 +11,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from meshlab.model import Call, SpiffeId
+from meshlab.model import Call, Path, SpiffeId
 from meshlab.model.report import Grade, Proof
 from meshlab.proofs.draft import Draft
 from meshlab.proofs.links import Wiring
-from meshlab.proofs.route import Target, no_certificate, not_tls, passed, routes, unfollowed
+from meshlab.proofs.route import hops, no_certificate, not_tls, passed, routes, unfollowed
 from meshlab.proofs.window import Window
 
 End = Literal["client", "server"]
@@ -41,7 +41,7 @@ def identity(
     window: Window,
     wiring: Wiring,
     call: Call,
-    targets: Sequence[Target],
+    paths: Sequence[Path],
     who: SpiffeId,
     sightings: Sequence[Sighting],
     expected: Mapping[End, frozenset[SpiffeId]],
@@ -63,18 +63,18 @@ def identity(
     wrong = [one for one in judged if one.identity != str(who)]
     best = min(wrong or judged, key=lambda one: BEST_FIRST.index(one.grade), default=None)
     draft = Draft.of("identity", call, best.grade if best else Grade.CLAIM, best.control if best else "", 0)
-    if plain := _in_plaintext(window, wiring, call, targets):
+    if plain := _in_plaintext(window, wiring, call, paths):
         return draft.failed(plain)
     if wrong:
         return draft.failed(f"{_seen(wrong)}, not {who} (grade {draft.grade})")
-    if doubt := _doubt(window, wiring, call, targets):
+    if doubt := _doubt(window, wiring, call, paths):
         return draft.cannot_tell(doubt)
     hint = f"; {how}" if how else ""
     if best is None:
         return draft.cannot_tell(f"nobody saw the certificate of the {' or the '.join(meant)}{hint}")
     if BEST_FIRST.index(best.grade) > BEST_FIRST.index(at_least):
         return draft.cannot_tell(f"known at grade {best.grade}, asked for at least {at_least}{hint}")
-    packets = sum(passed(window, way, call) for way in routes(wiring, call, targets))
+    packets = sum(passed(window, hop, call) for hop in hops(routes(wiring, call, paths)))
     if not packets:
         return draft.cannot_tell("no packet of the call was seen")
     return draft.held(packets, f"{who}, grade {best.grade}")
@@ -90,21 +90,21 @@ def _seen(sightings: Iterable[Sighting]) -> str:
     return " and ".join(dict.fromkeys(f"the {one.end} showed {one.identity}" for one in sightings))
 
 
-def _in_plaintext(window: Window, wiring: Wiring, call: Call, targets: Sequence[Target]) -> str:
+def _in_plaintext(window: Window, wiring: Wiring, call: Call, paths: Sequence[Path]) -> str:
     """What shows that no certificate was shown; empty where nothing does."""
-    for way in routes(wiring, call, targets):
-        if flow := not_tls(window, way):
+    for hop in hops(routes(wiring, call, paths)):
+        if flow := not_tls(window, hop):
             return f"{flow}: {flow.not_tls}: in plaintext nobody has shown a certificate"
-        if flow := no_certificate(window, way):
+        if flow := no_certificate(window, hop):
             return f"{flow}: {flow.no_certificate}"
     return ""
 
 
-def _doubt(window: Window, wiring: Wiring, call: Call, targets: Sequence[Target]) -> str:
-    for way in routes(wiring, call, targets):
-        outside = [site.pod for site in (way.source, way.destination) if not site.enrolled]
+def _doubt(window: Window, wiring: Wiring, call: Call, paths: Sequence[Path]) -> str:
+    for hop in hops(routes(wiring, call, paths)):
+        outside = [site.pod for site in (hop.source, hop.destination) if not site.enrolled]
         if outside:
             return f"{outside[0]} is not in the mesh: on its leg nobody shows a certificate"
-        if flow := unfollowed(window, way):
+        if flow := unfollowed(window, hop):
             return f"bytes of {flow} were not seen, so its TLS records cannot be followed"
     return ""

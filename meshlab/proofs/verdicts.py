@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from meshlab.model import Call, Family
+from meshlab.model import Call, Family, Path
 from meshlab.model.report import Grade, Proof
 from meshlab.proofs.cohorts import Cohort, alone
 from meshlab.proofs.draft import Draft
@@ -17,9 +17,9 @@ from meshlab.proofs.links import Link, Wiring
 from meshlab.proofs.packets import ICMP, ICMPV6
 from meshlab.proofs.route import (
     Route,
-    Target,
     carried,
     exposed_session,
+    hops,
     not_tls,
     on_application_port,
     routes,
@@ -33,9 +33,7 @@ from meshlab.proofs.window import Window
 _NEVER_NS = 1 << 63
 
 
-def encrypted(
-    window: Window, wiring: Wiring, call: Call, targets: Sequence[Target], cohort: Cohort | None = None
-) -> Proof:
+def encrypted(window: Window, wiring: Wiring, call: Call, paths: Sequence[Path], cohort: Cohort | None = None) -> Proof:
     """No byte of the call in plaintext on any link, and its packets, all TLS records, on the way between the two pods.
 
     For calls between enrolled pods; a refused call holds too, where its tunnel was seen.
@@ -45,8 +43,8 @@ def encrypted(
             tunnel must have carried the bytes of all of them.
     """
     draft = Draft.of("encrypted", call, Grade.WIRE, window.control, 1)
-    ways = routes(wiring, call, targets)
-    plain = [site.pod for way in ways for site in (way.source, way.destination) if not site.enrolled]
+    ways = routes(wiring, call, paths)
+    plain = [site.pod for hop in hops(ways) for site in (hop.source, hop.destination) if not site.enrolled]
     if plain:
         return draft.cannot_tell(f"{plain[0]} is not in the mesh: its traffic is rightly in plaintext")
     if opposite := _in_clear(window, call, ways):
@@ -56,7 +54,7 @@ def encrypted(
     return _on_the_way(draft, window, call, ways, cohort)
 
 
-def path(window: Window, wiring: Wiring, call: Call, targets: Sequence[Target], cohort: Cohort | None = None) -> Proof:
+def path(window: Window, wiring: Wiring, call: Call, paths: Sequence[Path], cohort: Cohort | None = None) -> Proof:
     """The call's packets on each link between the two pods, there and back, on the port that they should use there.
 
     That is 15008 where both pods are enrolled, and else the application's own.
@@ -67,9 +65,9 @@ def path(window: Window, wiring: Wiring, call: Call, targets: Sequence[Target], 
     draft = Draft.of("path", call, Grade.WIRE, window.control, 0)
     if window.blind:
         return draft.cannot_tell(window.blind)
-    ways = routes(wiring, call, targets)
-    for way in ways:
-        if way.tunnelled and (link := on_application_port(window, way, call)):
+    ways = routes(wiring, call, paths)
+    for hop in hops(ways):
+        if hop.tunnelled and (link := on_application_port(window, hop, call)):
             return draft.failed(f"packets of its time on the application's own port were seen on {link}")
     return _on_the_way(draft, window, call, ways, cohort)
 
@@ -125,41 +123,41 @@ def links_to_prove(
     window: Window,
     wiring: Wiring,
     family: Family,
-    calls: Iterable[tuple[Call, Sequence[Target]]],
+    calls: Iterable[tuple[Call, Sequence[Path]]],
     until_ns: int = _NEVER_NS,
 ) -> list[Link]:
     """The links of which ``nothing_in_clear`` has something to say for this family, sorted.
 
-    These are the links that the calls, each with its targets, should have crossed; those on which enrolled pods were
+    These are the links that the calls, each with its paths, should have crossed; those on which enrolled pods were
     seen to talk; and those with a canary of which nobody knows the call, or with what gives a session's secrets away.
     """
-    crossed = {link for call, targets in calls for way in routes(wiring, call, targets) for link in way.links}
+    crossed = {link for call, paths in calls for hop in hops(routes(wiring, call, paths)) for link in hop.links}
     talked = {link for link in window.by_link if _between_enrolled(window, wiring, link, family, until_ns)}
     exposing = {one.flow.link for one in window.exposed}
     return sorted(crossed | talked | exposing | {finding.link for finding in window.by_call.get(None, ())})
 
 
-def _in_clear(window: Window, call: Call, ways: Iterable[Route]) -> str:
+def _in_clear(window: Window, call: Call, ways: Sequence[Route]) -> str:
     """What shows that the call, or the tunnel it went through, was readable; empty where nothing does."""
     leaks = window.by_call.get(call.number, ())
     if leaks:
         return f"{leaks[0]}" + (f", and in {len(leaks) - 1} more places" if len(leaks) > 1 else "")
-    for way in ways:
-        if leaked := exposed_session(window, way):
+    for hop in hops(ways):
+        if leaked := exposed_session(window, hop):
             return str(leaked)
-        if flow := not_tls(window, way):
+        if flow := not_tls(window, hop):
             return f"{flow}: {flow.not_tls}"
-        if link := on_application_port(window, way, call):
+        if link := on_application_port(window, hop, call):
             return f"packets of its time on the application's own port were seen on {link}"
     return ""
 
 
-def _doubt(window: Window, ways: Iterable[Route]) -> str:
+def _doubt(window: Window, ways: Sequence[Route]) -> str:
     unread = window.by_call.get(None, ())
     if unread:
         return f"{unread[0]}: its number cannot be read, so it may be this call's"
-    for way in ways:
-        if flow := unfollowed(window, way):
+    for hop in hops(ways):
+        if flow := unfollowed(window, hop):
             return _not_followed(window, flow)
     return ""
 
@@ -175,33 +173,44 @@ def _not_followed(window: Window, flow: Flow) -> str:
 
 
 def _on_the_way(draft: Draft, window: Window, call: Call, ways: Sequence[Route], cohort: Cohort | None) -> Proof:
-    """Held where one route shows packets with payload on all its links: there and, if it was answered, back.
+    """Held where one route shows packets with payload on all links of its hops: there and, if it was answered, back.
 
     Of several ways that a call may have gone, what one has carried may be another call's: the others are looked at too.
     """
     missing = "nobody said which pod it may have reached"
     another_way, answered = "", call.answered
     for way in ways:
-        seen = carried(window, way, call)
-        silent = [link for link, (there, back) in seen.items() if not there or (answered and not back)]
+        seen = [(hop, carried(window, hop, call)) for hop in way]
+        silent = [
+            (hop, link)
+            for hop, on in seen
+            for link, (there, back) in on.items()
+            if not there or (answered and not back)
+        ]
         if silent:
-            missing = f"no packet of it on port {way.wire_port} was seen on {silent[0]}"
+            missing = f"no packet of it on port {silent[0][0].wire_port} was seen on {silent[0][1]}"
             continue
         too_few = _too_few_bytes(window, way, cohort or alone(call)) if answered else ""
         if not too_few:
-            packets = sum(there + back for there, back in seen.values())
-            return draft.held(packets, f"{packets} packets on port {way.wire_port}: {', '.join(map(str, way.links))}")
+            packets = sum(there + back for _, on in seen for there, back in on.values())
+            return draft.held(packets, f"{packets} packets {_places(way)}")
         another_way = another_way or too_few
     return draft.failed(another_way) if another_way else draft.cannot_tell(missing)
 
 
 def _too_few_bytes(window: Window, way: Route, cohort: Cohort) -> str:
     """Why one call of the cohort at least took another way; empty where the tunnel carried enough for all."""
-    for link in way.links if way.tunnelled else ():
-        there, back = tunnelled_bytes(window, way, link, cohort)
-        if there < cohort.there_bytes or back < cohort.back_bytes:
-            return (
-                f"{cohort.calls} calls of that time sent {cohort.there_bytes} bytes and got {cohort.back_bytes},"
-                f" and port {way.wire_port} carried {there} and {back} on {link}: one of them went another way"
-            )
+    for hop in way:
+        for link in hop.links if hop.tunnelled else ():
+            there, back = tunnelled_bytes(window, hop, link, cohort)
+            if there < cohort.there_bytes or back < cohort.back_bytes:
+                return (
+                    f"{cohort.calls} calls of that time sent {cohort.there_bytes} bytes and got {cohort.back_bytes},"
+                    f" and port {hop.wire_port} carried {there} and {back} on {link}: one of them went another way"
+                )
     return ""
+
+
+def _places(way: Route) -> str:
+    """Where packets of a route were seen: ``on port 15008: node-1:shop/client, node-2:shop/server``."""
+    return "; then ".join(f"on port {hop.wire_port}: {', '.join(map(str, hop.links))}" for hop in way)

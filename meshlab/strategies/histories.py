@@ -21,9 +21,10 @@ from hypothesis import strategies as st
 
 from meshlab.errors import TopologyError
 from meshlab.lab.calls.fates import Fates
-from meshlab.lab.calls.names import behind
+from meshlab.lab.calls.names import behind, due
 from meshlab.model import (
     DATAPLANE_MODE,
+    FAMILIES,
     Action,
     AskStep,
     AuthorizationPolicy,
@@ -43,7 +44,6 @@ from meshlab.model import (
     VerbStep,
     Verdict,
 )
-from meshlab.oracle import connection, decide
 from meshlab.strategies.choices import Choices, drawn
 from meshlab.strategies.policies import Drawing, draw_policies
 from meshlab.topology import after
@@ -322,11 +322,7 @@ class HistoryDrawing:
         reached = [(pod, number) for pod, number in behind(mesh, to) if pod.program is None]
         if not reached or any(pod.key == source.key for pod, _ in reached):
             return
-        said = {
-            decide(mesh, connection(mesh, source, pod, number, family)).verdict
-            for pod, number in reached
-            for family in (4, 6)
-        }
+        said = {way.verdict for family in FAMILIES for way in due(mesh, source.key, to, family).ways}
         if len(said) == 1:
             yield CallStep(source=source.key, to=to, expect=said.pop())
 

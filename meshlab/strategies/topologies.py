@@ -30,7 +30,7 @@ from meshlab.model import (
     Topology,
 )
 from meshlab.model import addresses as places
-from meshlab.oracle import connection, decide
+from meshlab.oracle import expected
 from meshlab.strategies.choices import Choices, drawn
 from meshlab.strategies.near import near_identities
 from meshlab.strategies.policies import Drawing, draw_policies
@@ -129,13 +129,13 @@ def calls(mesh: Mesh) -> st.SearchStrategy[CallStep]:
         destination = choices.one_of(called)
         source = choices.one_of([pod for pod in mesh.pods if pod.key != destination.key])
         port, family = choices.one_of(destination.ports).number, choices.one_of(FAMILIES)
-        decision = decide(mesh, connection(mesh, source, destination, port, family))
+        due = expected(mesh, source, destination, port, family)
         return CallStep(
             source=source.key,
             to=f"{destination.key}:{port}",
             family=family,
             shape=draw_shape(choices),
-            expect=decision.verdict,
+            expect=due.ways[0].verdict,
         )
 
     return drawn(make, 12)

@@ -16,7 +16,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from meshlab import __version__
 from meshlab.protocols.messages import ADDRESS_TYPE
 from meshlab.protocols.xds import Update
 from meshlab.protocols.zds import ZdsPod
@@ -27,6 +26,7 @@ from meshlab.proxykit.config import Config
 from meshlab.proxykit.pool import Key, Limits
 from meshlab.proxykit.tasks import Tasks
 from meshlab.proxykit.xds_client import XdsClient
+from meshlab.version import __version__
 from meshlab.ztunnel import admin
 from meshlab.ztunnel.inbound import Inbound
 from meshlab.ztunnel.metrics import PATHS, MeteredLog, Metrics, metrics_page

@@ -24,6 +24,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_sta
 from meshlab.cli import main
 from meshlab.errors import CannotTellError, ProofFailedError
 from meshlab.fuzz.campaign import Campaign, Limits
+from meshlab.fuzz.plan import Plan
 from meshlab.fuzz.properties import (
     identity_is_owned,
     never_the_old_policy,
@@ -31,7 +32,6 @@ from meshlab.fuzz.properties import (
     verdict_equals_oracle,
 )
 from meshlab.fuzz.reporter import Reporter
-from meshlab.fuzz.run import Plan
 from meshlab.fuzz.tally import Tally
 from meshlab.lab import Lab
 from meshlab.lab.sources import read

@@ -7,7 +7,7 @@ from typing import Any
 import capture_scenes as scenes
 
 from meshlab.model.report import Cell, Result
-from meshlab.proofs.route import routes
+from meshlab.proofs.route import hops, routes
 from meshlab.report.bundle.annotate import Frame, Told
 
 RULE = "AuthorizationPolicy shop/callers denies: rule 1 (principals <any>)"
@@ -38,9 +38,9 @@ def told_of(script: scenes.Script) -> list[Told]:
         2: cell(source="shop/intruder", seen="deny", outcome="reset", rule=RULE, result=Result.FAILED, family=family),
         3: cell(to="shop/plain", port=9090, rule="not in the mesh", family=family),
     }
-    targets = {1: scenes.SERVER_8080, 2: scenes.SERVER_8080, 3: scenes.PLAIN_9090}
+    paths = {1: scenes.to_server, 2: scenes.to_server, 3: scenes.to_plain}
     calls = {number: scenes.call(script, number) for number in cells}
-    return [Told(calls[n], cells[n], tuple(routes(wiring, calls[n], targets[n]))) for n in cells]
+    return [Told(calls[n], cells[n], tuple(hops(routes(wiring, calls[n], paths[n](calls[n]))))) for n in cells]
 
 
 def frames_of(script: scenes.Script) -> list[Frame]:

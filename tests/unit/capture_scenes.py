@@ -29,14 +29,14 @@ from typing import Any
 
 import trustme
 
-from meshlab.model import Call, Outcome, Peer
+from meshlab.model import Call, Outcome, Peer, PodPort, direct
+from meshlab.model import Path as CallPath
 from meshlab.proofs import beacon, pcapng
 from meshlab.proofs.arrivals import Arrival, Arrivals
 from meshlab.proofs.canary import canary, secret_of
 from meshlab.proofs.follower import Follower
 from meshlab.proofs.links import Link, Site, Wiring
 from meshlab.proofs.packets import FIN, RST, SYN
-from meshlab.proofs.route import Target
 from meshlab.proofs.window import Window
 
 FOLDER = Path(__file__).parents[2] / "fixtures" / "captures"
@@ -61,8 +61,18 @@ ADDRESSES = {
     "shop/plain": ("10.64.0.4", "fd5a::2:4"),
     "elsewhere": ("198.51.100.7", "2001:db8::7"),
 }
-SERVER_8080 = [Target("shop/server", 8080)]
-PLAIN_9090 = [Target("shop/plain", 9090)]
+SERVER_8080 = PodPort("shop/server", 8080)
+PLAIN_9090 = PodPort("shop/plain", 9090)
+
+
+def to_server(call: Call) -> list[CallPath]:
+    """The one path that a call to the server may take."""
+    return [direct(call.source, SERVER_8080.pod, SERVER_8080.port)]
+
+
+def to_plain(call: Call) -> list[CallPath]:
+    """The one path that a call to the pod outside the mesh may take."""
+    return [direct(call.source, PLAIN_9090.pod, PLAIN_9090.port, "plain")]
 
 
 def wiring() -> Wiring:
@@ -405,7 +415,7 @@ def arrivals(script: Script, sizes: Mapping[int, int], **changes: Any) -> Arriva
             )
             for number, one in calls.items()
         ),
-        echoes=frozenset({*SERVER_8080, *PLAIN_9090}),
+        echoes=frozenset({SERVER_8080, PLAIN_9090}),
     )
     return replace(counted, **changes)
 

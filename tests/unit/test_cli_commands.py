@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -103,6 +104,14 @@ def test_the_help_of_each_command_has_an_example(command: str) -> None:
     result = _run(command, "--help")
     assert result.exit_code == 0
     assert f"Example: meshlab {command}" in result.output
+
+
+def test_help_loads_nothing_heavy() -> None:
+    script = "import sys; from meshlab.cli import main; main(['--help'], standalone_mode=False); print(*sys.modules)"
+    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    loaded = {name.split(".")[0] for name in run.stdout.split()}
+    heavy = {"asyncio", "cryptography", "google", "grpc", "hypothesis", "rich", "ruamel", "scapy", "trustme"}
+    assert ("click" in loaded, loaded & heavy) == (True, set())
 
 
 def test_an_unknown_command_ends_2_with_the_choices() -> None:

@@ -201,18 +201,23 @@ def _serving(channel: Channel, fd: int) -> SimpleQueue[Any]:
 def _interrupted(work: Callable[[], Any], after_s: float) -> bool:
     """Whether Ctrl-C, at that moment, came while ``work`` was under way."""
 
+    over = threading.Event()
+
     def interrupt(*_: object) -> None:
-        raise KeyboardInterrupt
+        if not over.is_set():  # a signal that another thread takes is handled here some time after that
+            raise KeyboardInterrupt
 
     before = signal.signal(signal.SIGALRM, interrupt)
     try:
-        signal.setitimer(signal.ITIMER_REAL, max(after_s, 1e-6))
-        work()
-        signal.setitimer(signal.ITIMER_REAL, 0)
+        try:
+            signal.setitimer(signal.ITIMER_REAL, max(after_s, 1e-6))
+            work()
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            over.set()
     except KeyboardInterrupt:
         return True
     finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
     return False
 

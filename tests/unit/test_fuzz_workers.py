@@ -14,7 +14,8 @@ import pytest
 from meshlab.errors import LabError
 from meshlab.fuzz import run
 from meshlab.fuzz.campaign import Limits
-from meshlab.fuzz.run import Plan, fuzz
+from meshlab.fuzz.plan import Plan
+from meshlab.fuzz.run import fuzz
 from meshlab.fuzz.tally import Failure, Tally
 from meshlab.lab.sources import read
 

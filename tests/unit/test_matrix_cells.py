@@ -138,7 +138,10 @@ def test_a_service_whose_endpoints_disagree_is_mixed_and_called_often() -> None:
         "shop/client->server.shop:80/4",
     )
     assert (cell.expected, cell.oracle, cell.calls) == ("mixed", "mixed", 20)
-    assert cell.endpoints == {"shop/server": Verdict.ALLOW, "shop/other": Verdict.DENY}
+    assert {way.path.server.pod: way.verdict for way in cell.due.ways} == {
+        "shop/server": Verdict.ALLOW,
+        "shop/other": Verdict.DENY,
+    }
 
 
 def test_a_cell_is_called_once_where_only_one_answer_is_right() -> None:
@@ -149,7 +152,7 @@ def test_an_endpoint_without_the_named_port_is_none() -> None:
     named = replace(SERVICE, ports=(ServicePort(port=80, target_port="http"),))
     other = replace(_pod(4, "other", app="server"), ports=(ContainerPort(number=7070, name="http"),))
     cell = _cell(cells(_topology(CLIENT, SERVER, other, services=(named,))), "shop/client->server.shop:80/4")
-    assert cell.endpoints == {"shop/other": Verdict.ALLOW}
+    assert {way.path.server.pod: way.verdict for way in cell.due.ways} == {"shop/other": Verdict.ALLOW}
 
 
 def test_a_row_beats_the_oracle_as_what_is_expected() -> None:
@@ -228,7 +231,7 @@ def test_a_twin_can_only_arrive_where_the_denied_call_could_have() -> None:
     denied = _cell(planned, "shop/intruder->server.shop:80/4")
     twin = control_for(denied, planned).twin
     assert twin is _cell(planned, "shop/client->server.shop:80/4")
-    assert twin.targets == denied.denying == denied.targets
+    assert twin.servers == denied.denying == denied.servers
 
 
 def test_a_port_denied_to_everyone_is_controlled_by_another_port_of_the_pod() -> None:

@@ -15,12 +15,25 @@ from meshlab.lab.proving.matrix import (
     calls_to_reach_all,
     missed_by_chance,
 )
-from meshlab.model import Call, Outcome, Peer, Pod, Verdict
+from meshlab.model import Call, Expected, Outcome, Peer, Pod, Reaches, Refused, Way, direct
 from meshlab.model.addresses import pod4, pod6
 from meshlab.model.report import Result
 
 CLIENT = Pod(name="client", namespace="shop", node="node-1", ipv4=pod4(0, 0), ipv6=pod6(0, 0))
 SERVER = Pod(name="server", namespace="shop", node="node-1", ipv4=pod4(0, 1), ipv6=pod6(0, 1))
+
+
+def _due(**pods: bool) -> Expected:
+    """What is due of a call to one of these pods, each of which allows it or not."""
+    return Expected(
+        tuple(
+            Way(direct("shop/client", f"shop/{pod}", 8080), Reaches(f"shop/{pod}") if allowed else Refused(), "")
+            for pod, allowed in pods.items()
+        ),
+        "no policy applies",
+    )
+
+
 ALLOWED = PlannedCell(
     source=CLIENT,
     destination=SERVER,
@@ -28,27 +41,11 @@ ALLOWED = PlannedCell(
     port=8080,
     family=4,
     expected="allow",
-    oracle="allow",
-    rule="no policy applies",
-    endpoints={"shop/server": Verdict.ALLOW},
-    ports={"shop/server": 8080},
-    hbone=True,
+    due=_due(server=True),
 )
-DENIED = replace(ALLOWED, expected="deny", oracle="deny", endpoints={"shop/server": Verdict.DENY})
-MIXED = replace(
-    ALLOWED,
-    expected="mixed",
-    oracle="mixed",
-    endpoints={"shop/a": Verdict.ALLOW, "shop/b": Verdict.DENY},
-    ports={"shop/a": 8080, "shop/b": 8080},
-)
-BALANCED = replace(
-    MIXED,
-    expected="allow",
-    oracle="allow",
-    balanced=True,
-    endpoints=dict.fromkeys(MIXED.endpoints, Verdict.ALLOW),
-)
+DENIED = replace(ALLOWED, expected="deny", due=_due(server=False))
+MIXED = replace(ALLOWED, expected="mixed", due=_due(a=True, b=False))
+BALANCED = replace(ALLOWED, due=_due(a=True, b=True), balanced=True)
 
 
 def _call(outcome: Outcome, by: str | None = None, error: str = "") -> Call:
@@ -180,7 +177,7 @@ def test_an_answer_is_not_enough_where_the_server_saw_another_client_or_port(cha
 
 
 def test_a_balanced_cell_holds_only_where_each_endpoint_has_answered() -> None:
-    one, other = (_call(Outcome.OK, by=pod) for pod in BALANCED.endpoints)
+    one, other = (_call(Outcome.OK, by=pod) for pod in BALANCED.paths)
     assert judge(BALANCED, [one] * 39 + [other]).result is Result.HELD
     cell = judge(BALANCED, [one] * 40)
     assert (cell.result, cell.reason) == (
@@ -214,7 +211,7 @@ def test_a_program_of_a_pods_own_that_gave_no_byte_has_not_answered() -> None:
     assert judge(DENIED, [_own(Outcome.CLOSED, received=0)]).result is Result.HELD
 
 
-NOBODY = replace(ALLOWED, listening=False)
+NOBODY = replace(ALLOWED, silent=("shop/server",))
 
 
 def test_where_nobody_listens_a_refusal_is_not_held_against_the_mesh() -> None:
@@ -225,7 +222,7 @@ def test_where_nobody_listens_a_refusal_is_not_held_against_the_mesh() -> None:
 
 
 def test_where_nobody_listens_a_denied_call_still_gets_no_answer() -> None:
-    denied = replace(DENIED, listening=False)
+    denied = replace(DENIED, silent=("shop/server",))
     assert judge(denied, [_call(Outcome.RESET)]).result is Result.HELD
     assert judge(denied, [OK]).result is Result.FAILED
 

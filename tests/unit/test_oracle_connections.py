@@ -19,7 +19,7 @@ from meshlab.model import (
     Source,
     SpiffeId,
 )
-from meshlab.oracle import connection, decide_service
+from meshlab.oracle import connection, expected
 
 
 def pod(place: int, key: str, **labels: str) -> Pod:
@@ -81,13 +81,13 @@ def test_with_one_end_out_of_the_mesh_there_is_no_identity() -> None:
 
 
 def test_endpoints_that_agree_give_the_services_verdict_and_its_rule_once() -> None:
-    decision = decide_service(mesh(), CLIENT, SERVICE, 80, 4)
-    assert (decision.expected, decision.rule) == ("allow", "no policy applies (at shop/server-0, shop/server-1)")
+    decision = expected(mesh(), CLIENT, SERVICE, 80, 4)
+    assert (decision.passage, decision.rule) == ("allow", "no policy applies (at shop/server-0, shop/server-1)")
 
 
 def test_endpoints_that_disagree_are_mixed_and_both_rules_are_said() -> None:
-    decision = decide_service(mesh(DENY_ONE), CLIENT, SERVICE, 80, 4)
-    assert decision.expected == "mixed"
+    decision = expected(mesh(DENY_ONE), CLIENT, SERVICE, 80, 4)
+    assert decision.passage == "mixed"
     assert decision.rule == (
         "endpoints disagree: AuthorizationPolicy shop/deny-one denies: rule 1 (serviceAccounts client) "
         "(at shop/server-0); no policy applies (at shop/server-1)"
@@ -95,15 +95,15 @@ def test_endpoints_that_disagree_are_mixed_and_both_rules_are_said() -> None:
 
 
 def test_a_service_whose_every_endpoint_denies_is_denied() -> None:
-    decision = decide_service(mesh(replace(DENY_ONE, selector={"app": "server"})), CLIENT, SERVICE, 80, 4)
-    assert decision.expected == "deny"
+    decision = expected(mesh(replace(DENY_ONE, selector={"app": "server"})), CLIENT, SERVICE, 80, 4)
+    assert decision.passage == "deny"
 
 
 def test_policy_judges_the_port_that_each_endpoint_resolves_for_itself() -> None:
-    assert decide_service(mesh(DENY_8083), CLIENT, SERVICE, 80, 4).expected == "mixed"
+    assert expected(mesh(DENY_8083), CLIENT, SERVICE, 80, 4).passage == "mixed"
 
 
 def test_a_port_that_the_service_or_its_endpoints_lack_is_denied() -> None:
-    assert decide_service(mesh(), CLIENT, SERVICE, 9, 4).rule == "server.shop has no port 9"
-    nameless = decide_service(mesh(), CLIENT, SERVICE, 81, 4)
-    assert (nameless.expected, nameless.rule) == ("deny", "server.shop has no endpoint for port 81")
+    assert expected(mesh(), CLIENT, SERVICE, 9, 4).rule == "server.shop has no port 9"
+    nameless = expected(mesh(), CLIENT, SERVICE, 81, 4)
+    assert (nameless.passage, nameless.rule) == ("deny", "server.shop has no endpoint for port 81")

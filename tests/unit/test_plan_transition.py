@@ -10,6 +10,7 @@ from meshlab.model import DATAPLANE_MODE, Mesh, Namespace, Pod, Program, Service
 from meshlab.model.addresses import pod4, pod6
 from meshlab.model.workload import BYPASS_INBOUND
 from meshlab.plan.transition import Stage, in_effect, transition, without_pods
+from meshlab.topology import load
 
 AMBIENT = {DATAPLANE_MODE: "ambient"}
 SERVER = Service(
@@ -121,3 +122,44 @@ def test_without_pods_knows_them_by_their_uid() -> None:
     again = replace(SERVING, incarnation=1)
     assert without_pods(mesh(CLIENT, again), [SERVING]).pods == (CLIENT, again)
     assert in_effect(mesh(CLIENT, SERVING)).hbone == {"shop/client", "shop/server"}
+
+
+# --- in which order the pods of a new mesh start, and who is published as healthy meanwhile ---------------------------
+
+WAITING = """
+apiVersion: meshlab.dev/v1alpha1
+kind: Lab
+metadata: {name: stages}
+spec:
+  pods:
+    shop/waits: {init: [{run: ["true"]}]}
+    shop/echo: {ports: [8080]}
+    shop/runs: {run: [sleep, infinity]}
+    shop/both: {run: [sleep, infinity], init: [{run: ["true"]}]}
+"""
+
+
+def built(text: str) -> tuple[Stage, ...]:
+    """The stages that build the lab of a file."""
+    return transition(Mesh(), load(text, "stages.yaml").mesh)
+
+
+def test_pods_with_init_containers_start_behind_those_that_they_may_wait_for() -> None:
+    """And with those published as healthy, since a Service leads to nobody else."""
+    started = [
+        (stage.name, [pod.name for pod in stage.pods], stage.served and sorted(stage.served.unhealthy))
+        for stage in built(WAITING)
+        if stage.name in {"announce", "start", "ready", "publish"}
+    ]
+    assert started == [
+        ("announce", ["waits", "echo", "runs", "both"], ["shop/both", "shop/runs", "shop/waits"]),
+        ("start", ["runs"], None),
+        ("ready", ["runs"], ["shop/both", "shop/waits"]),
+        ("start", ["waits", "both"], None),
+        ("publish", [], []),
+    ]
+
+
+def test_nothing_is_published_in_between_where_nobody_waits() -> None:
+    without = "\n".join(line for line in WAITING.splitlines() if "init:" not in line)
+    assert names(built(without)) == ["make", "announce", "open", "start", "publish", "name"]

@@ -7,11 +7,10 @@ from dataclasses import replace
 import capture_scenes as scenes
 import pytest
 
-from meshlab.model import Call, Outcome
+from meshlab.model import Call, Outcome, direct
 from meshlab.model.report import Result
 from meshlab.proofs import verdicts
 from meshlab.proofs.cohorts import Cohort, alone, cohorts
-from meshlab.proofs.route import Target
 
 SCRIPT = scenes.play(scenes.SCENES["clean"])
 CALL = scenes.call(SCRIPT, 1)
@@ -53,10 +52,10 @@ def test_a_call_that_was_not_answered_has_sent_nothing_for_sure_but_its_question
 def test_a_cohort_that_sent_more_than_its_tunnel_carried_went_another_way() -> None:
     window, wiring = scenes.window_of(scenes.as_pcapng("clean")), scenes.wiring()
     small = Cohort(CALL.started_ns, CALL.ended_ns, 2, 100, 100)
-    assert verdicts.encrypted(window, wiring, CALL, scenes.SERVER_8080, small).result is Result.HELD
+    assert verdicts.encrypted(window, wiring, CALL, scenes.to_server(CALL), small).result is Result.HELD
     for large in (replace(small, there_bytes=10**6), replace(small, back_bytes=10**6)):
         for prove in (verdicts.encrypted, verdicts.path):
-            proof = prove(window, wiring, CALL, scenes.SERVER_8080, large)
+            proof = prove(window, wiring, CALL, scenes.to_server(CALL), large)
             assert (proof.result, "2 calls of that time sent" in proof.reason) == (Result.FAILED, True)
             assert "on node-1:shop/client: one of them went another way" in proof.reason
 
@@ -76,9 +75,9 @@ def test_a_call_that_may_have_reached_one_of_two_pods_is_looked_for_at_both(firs
         tunnel.say(tls.server, back=True)
         tunnel.say(tls.finished + (tls.bulk if pod == "shop/server" else b""))
     window = scenes.window_of(scenes.as_file(script))
-    targets = sorted((Target(pod, 8080) for pod in ways), key=lambda target: target.pod != first)
+    paths = sorted((direct("shop/client", pod, 8080) for pod in ways), key=lambda path: path.server.pod != first)
     one = call(1, scenes.T0, script.now_ns(), sent=len(tls.bulk) // 2)
     for prove in (verdicts.encrypted, verdicts.path):
-        assert prove(window, scenes.wiring(), one, targets).result is Result.HELD
-        lost = prove(window, scenes.wiring(), replace(one, sent_bytes=10**7), targets)
+        assert prove(window, scenes.wiring(), one, paths).result is Result.HELD
+        lost = prove(window, scenes.wiring(), replace(one, sent_bytes=10**7), paths)
         assert (lost.result, "went another way" in lost.reason) == (Result.FAILED, True)

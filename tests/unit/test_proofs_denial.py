@@ -9,23 +9,22 @@ from typing import Any
 import capture_scenes as scenes
 import pytest
 
-from meshlab.model import Call, Outcome
+from meshlab.model import Call, Outcome, PodPort
 from meshlab.model.report import Proof, Result
 from meshlab.proofs.arrivals import Arrival, Arrivals, surplus
 from meshlab.proofs.denial import Twin, denied
-from meshlab.proofs.route import Target
 
 HELD, FAILED, CANNOT_TELL = Result.HELD, Result.FAILED, Result.CANNOT_TELL
 SCRIPT = scenes.play(scenes.SCENES["clean"])
 WINDOW = scenes.window_of(scenes.as_pcapng("clean"))
 ALLOWED, DENIED = scenes.call(SCRIPT, 1), scenes.call(SCRIPT, 2)
-TWIN = Twin(ALLOWED, scenes.SERVER_8080)
+TWIN = Twin(ALLOWED, scenes.to_server(ALLOWED))
 QUIET = scenes.arrivals(SCRIPT, {1: 100})
 
 
 def prove(arrivals: Arrivals = QUIET, call: Call = DENIED, **options: Any) -> Proof:
     asked: dict[str, Any] = {"twin": TWIN, "calls": [ALLOWED, DENIED], **options}
-    return denied(WINDOW, scenes.wiring(), call, scenes.SERVER_8080, arrivals, **asked)
+    return denied(WINDOW, scenes.wiring(), call, scenes.to_server(call), arrivals, **asked)
 
 
 def from_(address: str, size: int, *, after_ns: int = 1) -> Arrival:
@@ -112,11 +111,11 @@ def test_without_a_twin_or_what_stands_for_it_nothing_holds() -> None:
 
 
 def test_a_refused_twin_shows_nothing() -> None:
-    proof = prove(twin=Twin(replace(ALLOWED, outcome=Outcome.RESET), scenes.SERVER_8080))
+    proof = prove(twin=Twin(replace(ALLOWED, outcome=Outcome.RESET), scenes.to_server(ALLOWED)))
     assert (proof.result, "then no refusal says anything" in proof.reason) == (CANNOT_TELL, True)
 
 
-PROGRAM = Target("shop/server", 8080)
+PROGRAM = PodPort("shop/server", 8080)
 
 
 @pytest.mark.parametrize(

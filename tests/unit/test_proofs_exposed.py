@@ -69,7 +69,7 @@ def test_a_line_of_a_key_log_exposes_its_session(how: str, cut: int | None) -> N
 def test_the_calls_of_that_session_were_readable() -> None:
     window = _window(LINE % RANDOM.hex().encode())
     call = scenes.call(scenes.play(scenes.SCENES["clean"]), 1)
-    proof = verdicts.encrypted(window, wiring(), call, scenes.SERVER_8080)
+    proof = verdicts.encrypted(window, wiring(), call, scenes.to_server(call))
     assert (proof.result, "key log" in proof.reason) == (Result.FAILED, True)
 
 

@@ -28,7 +28,7 @@ BOTH = [saw("client", CLIENT), saw("server", SERVER, Grade.CLAIM)]
 
 def prove(who: SpiffeId, sightings: list[Sighting], window: Window = WINDOW, **options: Any) -> Proof:
     options = {"how": "do so", **options}
-    return identity(window, scenes.wiring(), CALL, scenes.SERVER_8080, who, sightings, EXPECTED, **options)
+    return identity(window, scenes.wiring(), CALL, scenes.to_server(CALL), who, sightings, EXPECTED, **options)
 
 
 def test_each_end_is_known_at_the_grade_of_who_saw_it() -> None:
@@ -90,11 +90,11 @@ def test_a_client_whose_handshake_cannot_hold_a_certificate_has_shown_none() -> 
 
 def test_a_call_to_a_pod_out_of_the_mesh_shows_no_identity() -> None:
     call = scenes.call(scenes.play(scenes.SCENES["clean"]), 3)
-    proof = identity(WINDOW, scenes.wiring(), call, scenes.PLAIN_9090, CLIENT, BOTH, EXPECTED)
+    proof = identity(WINDOW, scenes.wiring(), call, scenes.to_plain(call), CLIENT, BOTH, EXPECTED)
     assert (proof.result, "shop/plain is not in the mesh" in proof.reason) == (Result.CANNOT_TELL, True)
 
 
 def test_a_call_without_packets_has_shown_nothing() -> None:
     call = replace(CALL, started_ns=1, ended_ns=2)
-    proof = identity(WINDOW, scenes.wiring(), call, scenes.SERVER_8080, CLIENT, BOTH, EXPECTED)
+    proof = identity(WINDOW, scenes.wiring(), call, scenes.to_server(call), CLIENT, BOTH, EXPECTED)
     assert (proof.result, proof.reason) == (Result.CANNOT_TELL, "no packet of the call was seen")

@@ -67,14 +67,14 @@ def prove(name: str) -> Row:
     script = scenes.play(scenes.SCENES[name])
     window, wiring = scenes.window_of(buffer), scenes.wiring()
     one, two, three = (scenes.call(script, number) for number in (1, 2, 3))
-    encrypted = verdicts.encrypted(window, wiring, one, scenes.SERVER_8080)
-    counted, twin = scenes.arrivals(script, {1: 100}), Twin(one, scenes.SERVER_8080)
-    refused = denied(window, wiring, two, scenes.SERVER_8080, counted, twin=twin)
+    encrypted = verdicts.encrypted(window, wiring, one, scenes.to_server(one))
+    counted, twin = scenes.arrivals(script, {1: 100}), Twin(one, scenes.to_server(one))
+    refused = denied(window, wiring, two, scenes.to_server(two), counted, twin=twin)
     return Row(
         encrypted.result,
         refused.result,
-        verdicts.path(window, wiring, one, scenes.SERVER_8080).result,
-        verdicts.path(window, wiring, three, scenes.PLAIN_9090).result,
+        verdicts.path(window, wiring, one, scenes.to_server(one)).result,
+        verdicts.path(window, wiring, three, scenes.to_plain(three)).result,
         verdicts.nothing_in_clear(window, wiring, scenes.FABRIC_1, one.family, [one, two]).result,
         encrypted.reason,
     )
@@ -104,7 +104,7 @@ def test_clear_text_after_a_true_handshake_is_seen_by_its_records_too() -> None:
 def test_an_analyser_that_does_not_reassemble_cannot_tell(name: str) -> None:
     window = scenes.window_of((scenes.FOLDER / f"{name}.pcapng").read_bytes(), CaptureWithoutReassembly)
     one = scenes.call(scenes.play(scenes.SCENES[name]), 1)
-    proof = verdicts.encrypted(window, scenes.wiring(), one, scenes.SERVER_8080)
+    proof = verdicts.encrypted(window, scenes.wiring(), one, scenes.to_server(one))
     assert proof.result is CANNOT_TELL
     assert "24 of 48 beacons were not seen" in proof.reason
 
@@ -114,15 +114,15 @@ def test_a_proof_that_holds_names_its_control_and_its_packets() -> None:
     script = scenes.play(scenes.SCENES["clean"])
     one, two = scenes.call(script, 1), scenes.call(script, 2)
     proofs = [
-        verdicts.encrypted(window, wiring, one, scenes.SERVER_8080),
-        verdicts.encrypted(window, wiring, two, scenes.SERVER_8080),
+        verdicts.encrypted(window, wiring, one, scenes.to_server(one)),
+        verdicts.encrypted(window, wiring, two, scenes.to_server(two)),
         denied(
             window,
             wiring,
             two,
-            scenes.SERVER_8080,
+            scenes.to_server(two),
             scenes.arrivals(script, {1: 100}),
-            twin=Twin(one, scenes.SERVER_8080),
+            twin=Twin(one, scenes.to_server(one)),
         ),
     ]
     assert [proof.result for proof in proofs] == [HELD] * 3
@@ -134,13 +134,13 @@ def test_a_proof_that_holds_names_its_control_and_its_packets() -> None:
 def test_a_call_that_left_no_packet_is_not_proven_encrypted() -> None:
     window, script = scenes.window_of(scenes.as_pcapng("clean")), scenes.play(scenes.SCENES["clean"])
     silent = replace(scenes.call(script, 1), number=9, started_ns=1, ended_ns=2)
-    proof = verdicts.encrypted(window, scenes.wiring(), silent, scenes.SERVER_8080)
+    proof = verdicts.encrypted(window, scenes.wiring(), silent, scenes.to_server(silent))
     assert (proof.result, proof.reason) == (CANNOT_TELL, "no packet of it on port 15008 was seen on node-1:shop/client")
 
 
 def test_traffic_of_a_pod_out_of_the_mesh_is_never_called_encrypted() -> None:
     window, script = scenes.window_of(scenes.as_pcapng("clean")), scenes.play(scenes.SCENES["clean"])
-    proof = verdicts.encrypted(window, scenes.wiring(), scenes.call(script, 3), scenes.PLAIN_9090)
+    proof = verdicts.encrypted(window, scenes.wiring(), scenes.call(script, 3), scenes.to_plain(scenes.call(script, 3)))
     assert (proof.result, proof.reason) == (
         CANNOT_TELL,
         "shop/plain is not in the mesh: its traffic is rightly in plaintext",

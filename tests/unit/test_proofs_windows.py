@@ -19,7 +19,7 @@ from hpack import Encoder
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from meshlab.model import Call
+from meshlab.model import Call, direct
 from meshlab.model.report import Proof, Result
 from meshlab.proofs import beacon, pcapng, verdicts
 from meshlab.proofs import follower as follower_module
@@ -28,7 +28,6 @@ from meshlab.proofs.canary import canary
 from meshlab.proofs.follower import Follower
 from meshlab.proofs.links import Link, Site, Wiring
 from meshlab.proofs.packets import FIN, RST, UDP, Packet
-from meshlab.proofs.route import Target
 from meshlab.proofs.unread import Unread
 from meshlab.proofs.window import Window
 
@@ -100,7 +99,7 @@ def test_a_connection_whose_birth_was_not_seen_is_not_judged() -> None:
     (window,) = windows([(True, script.frames)])
     assert {(flow.not_tls, flow.from_birth) for flow in window.flows} == {("", False)}
     call = replace(scenes.call(scenes.play(scenes.SCENES["clean"]), 1), started_ns=0)
-    proof = verdicts.encrypted(window, wiring(), call, scenes.SERVER_8080)
+    proof = verdicts.encrypted(window, wiring(), call, scenes.to_server(call))
     assert proof.result is Result.CANNOT_TELL
     assert "so its TLS records cannot be followed" in proof.reason
 
@@ -368,7 +367,7 @@ def test_a_canary_of_unknown_number_fails_its_link_and_makes_every_calls_proof_u
     odd = scenes.window_of(scenes.as_pcapng("leak-raw")).findings[0]
     proxy = ip_address("10.200.0.1").packed
     found = replace(window, findings=(odd._replace(number=None, source=proxy, destination=proxy),))
-    proof = verdicts.encrypted(found, scenes.wiring(), one, scenes.SERVER_8080)
+    proof = verdicts.encrypted(found, scenes.wiring(), one, scenes.to_server(one))
     assert (proof.result, "its number cannot be read" in proof.reason) == (Result.CANNOT_TELL, True)
     assert odd.link in verdicts.links_to_prove(found, scenes.wiring(), 4, [])
     assert verdicts.nothing_in_clear(found, scenes.wiring(), odd.link, 4, [one]).result is Result.FAILED
@@ -412,7 +411,7 @@ def test_a_packet_to_the_applications_port_in_the_calls_time_is_a_failure_even_w
 
     window, call = _first_call(beside)
     for prove in (verdicts.encrypted, verdicts.path):
-        proof = prove(window, scenes.wiring(), call, scenes.SERVER_8080)
+        proof = prove(window, scenes.wiring(), call, scenes.to_server(call))
         assert (proof.result, proof.reason) == (
             Result.FAILED,
             "packets of its time on the application's own port were seen on node-1:shop/client",
@@ -421,16 +420,16 @@ def test_a_packet_to_the_applications_port_in_the_calls_time_is_a_failure_even_w
 
 def test_a_tunnel_from_a_port_of_the_applications_number_is_still_a_tunnel() -> None:
     window, call = _first_call(lambda script: _tunnel(script, source_port=8080))
-    assert verdicts.encrypted(window, scenes.wiring(), call, scenes.SERVER_8080).result is Result.HELD
+    assert verdicts.encrypted(window, scenes.wiring(), call, scenes.to_server(call)).result is Result.HELD
     back = replace(call, source="shop/server", to="shop/client:8080", peer=None)
-    proof = verdicts.encrypted(window, scenes.wiring(), back, [Target("shop/client", 8080)])
+    proof = verdicts.encrypted(window, scenes.wiring(), back, [direct("shop/server", "shop/client", 8080)])
     assert proof.reason == "no packet of it on port 15008 was seen on node-2:shop/server"
 
 
 @pytest.mark.parametrize("link", WAY, ids=str)
 def test_the_way_holds_only_where_every_link_of_it_was_seen(link: Link) -> None:
     window, call = _first_call(_tunnel, skip=link)
-    proof = verdicts.path(window, scenes.wiring(), call, scenes.SERVER_8080)
+    proof = verdicts.path(window, scenes.wiring(), call, scenes.to_server(call))
     assert (proof.result, proof.reason) == (
         Result.CANNOT_TELL,
         f"no packet of it on port 15008 was seen on {link}",

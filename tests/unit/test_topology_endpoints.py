@@ -10,7 +10,7 @@ import pytest
 from meshlab.errors import TopologyError
 from meshlab.lab.calls.names import behind
 from meshlab.model import Mesh
-from meshlab.oracle import decide_service
+from meshlab.oracle import expected
 from meshlab.protocols.messages import ADDRESS_TYPE
 from meshlab.topology import load, read
 from meshlab.translate import resources
@@ -146,8 +146,8 @@ def test_endpoints_that_say_two_things_are_refused(document: Any, issue: str) ->
 def test_the_oracle_judges_at_the_pods_that_are_written_there() -> None:
     deny = _object("AuthorizationPolicy", "deny", "security.istio.io/v1", spec={"action": "DENY", "rules": [{}]})
     mesh = _mesh(_service(), _endpoints("10.1.2.3"), deny)
-    decision = decide_service(mesh, mesh.pod("apps/client"), mesh.services[0], 5432, 4)
-    assert (decision.expected, "data/one" in decision.rule) == ("deny", True)
+    decision = expected(mesh, mesh.pod("apps/client"), mesh.services[0], 5432, 4)
+    assert (decision.passage, "data/one" in decision.rule) == ("deny", True)
 
 
 def test_a_node_proxy_is_sent_the_services_of_a_pod_with_the_port_of_its_endpoints() -> None:

@@ -9,7 +9,6 @@ import math
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from typing import TYPE_CHECKING
 
 from meshlab.errors import DeadlineError, KernelRefusedError, LabError, UsageError
 from meshlab.lab.arguments import checks_arguments
@@ -18,13 +17,10 @@ from meshlab.lab.calls.opening import OpenConnections
 from meshlab.lab.calls.pairs import read_pairs
 from meshlab.lab.calls.tally import Broken, Failure, in_one_line
 from meshlab.lab.calls.traffic import TrafficLoop
+from meshlab.lab.view import CaptureView, ViewForTraffic
 from meshlab.model.report import Proof
 from meshlab.proofs import plaintext
 from meshlab.proofs.plaintext import Plaintext
-
-if TYPE_CHECKING:
-    from meshlab.lab.lab import Lab
-    from meshlab.lab.proving.capture import Capture
 
 HIGHEST_RATE = 2000.0
 """Calls a second: a loop in Python makes some thousands."""
@@ -36,7 +32,7 @@ class Traffic:
 
     def __init__(
         self,
-        lab: Lab,
+        lab: ViewForTraffic,
         loop: TrafficLoop,
         connections: OpenConnections,
         pairs: Sequence[tuple[str, str]],
@@ -53,7 +49,7 @@ class Traffic:
         self._plaintext: Plaintext | None = None
         self._stopping = threading.Lock()
         self._window = ExitStack()
-        self._capture: Capture | None = None
+        self._capture: CaptureView | None = None
         self.proofs: list[Proof] = []
         """``failed-new``, ``broken-open`` and ``in-plaintext``, when traffic has stopped: that each number is 0."""
 

@@ -20,7 +20,6 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, wait
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from meshlab.errors import ConnectionEndedError, KernelRefusedError, LabError, LabLostError, ProtocolError
 from meshlab.lab.calls import requests
@@ -32,10 +31,8 @@ from meshlab.lab.calls.pairs import Pair, Planned, plan
 from meshlab.lab.calls.stream import US, now_ns
 from meshlab.lab.calls.tally import Broken, Tally
 from meshlab.lab.calls.traffic import TrafficLoop, perform
+from meshlab.lab.view import ViewForTraffic
 from meshlab.model import Mesh
-
-if TYPE_CHECKING:
-    from meshlab.lab.lab import Lab
 
 _TICK_S = 0.05
 _AT_ONCE = 253
@@ -72,7 +69,7 @@ class Driver:
 
     def __init__(
         self,
-        lab: Lab,
+        lab: ViewForTraffic,
         loop: TrafficLoop,
         connections: OpenConnections,
         pairs: Sequence[Pair],

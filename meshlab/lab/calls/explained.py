@@ -12,9 +12,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from meshlab.lab.calls.names import behind
-from meshlab.model import Call, Family, Mesh, Outcome, Pod, Service, Verdict
-from meshlab.oracle import connection, decide, decide_service
+from meshlab.lab.calls.names import behind, owner
+from meshlab.model import Call, Family, Mesh, Outcome, Pod, Service
+from meshlab.oracle import expected
 
 _NO_ANSWER = Outcome.TIMEOUT | Outcome.UNREACHABLE | Outcome.CLOSED_LATE
 NotListening = frozenset[tuple[str, int, Family]]
@@ -82,15 +82,12 @@ def _say(mesh: Mesh, call: Call) -> _Said:
     target = owner(mesh, call.to)
     if target is None or target.address(call.family) != call.destination_ip:
         return _elsewhere(mesh, source, call)
-    if isinstance(target, Service):
-        if not mesh.is_enrolled(source):
-            return _Said("absent", f"nobody carries a Service's address for {source.key}, which is not in the mesh")
-        of_service = decide_service(mesh, source, target, call.port, call.family)
-        return _Said(of_service.expected, of_service.rule, _answering(mesh, source, call))
+    if isinstance(target, Service) and not mesh.is_enrolled(source):
+        return _Said("absent", f"nobody carries a Service's address for {source.key}, which is not in the mesh")
     if target == source:
         return _Said("allow", "a pod may call itself", frozenset({source.key}))
-    decision = decide(mesh, connection(mesh, source, target, call.port, call.family))
-    return _Said("allow" if decision.verdict is Verdict.ALLOW else "deny", decision.rule, frozenset({target.key}))
+    due = expected(mesh, source, target, call.port, call.family)
+    return _Said(due.passage, due.rule, due.answering)
 
 
 def _elsewhere(mesh: Mesh, source: Pod, call: Call) -> _Said:
@@ -102,16 +99,8 @@ def _elsewhere(mesh: Mesh, source: Pod, call: Call) -> _Said:
     now = next((pod for pod in mesh.pods if pod.address(call.family) == call.destination_ip), None)
     if now is None:
         return _Said("absent", rule)
-    decision = decide(mesh, connection(mesh, source, now, call.port, call.family))
-    answering = frozenset({now.key}) if decision.verdict is Verdict.ALLOW else frozenset[str]()
-    return _Said("absent", f"{rule}, {now.key} is: {decision.rule}", answering)
-
-
-def owner(mesh: Mesh, to: str) -> Pod | Service | None:
-    """The pod or the Service that ``to`` names, with its port; ``None`` where it is not there."""
-    name = to.rpartition(":")[0]
-    owners: list[Pod | Service] = [*mesh.pods, *mesh.services]
-    return next((one for one in owners if one.key == name), None)
+    due = expected(mesh, source, now, call.port, call.family)
+    return _Said("absent", f"{rule}, {now.key} is: {due.rule}", due.answering)
 
 
 def _was_replaced(call: Call, meshes: Sequence[Mesh]) -> bool:
@@ -119,15 +108,6 @@ def _was_replaced(call: Call, meshes: Sequence[Mesh]) -> bool:
     ends = {call.source, call.to.rpartition(":")[0]}
     pods = {(pod.key, pod.incarnation) for mesh in meshes for pod in mesh.pods if pod.key in ends}
     return len(pods) > len({key for key, _ in pods})
-
-
-def _answering(mesh: Mesh, source: Pod, call: Call) -> frozenset[str]:
-    """The endpoints that allow the caller."""
-    return frozenset(
-        pod.key
-        for pod, port in behind(mesh, call.to)
-        if decide(mesh, connection(mesh, source, pod, port, call.family)).verdict is Verdict.ALLOW
-    )
 
 
 def _nobody_listens(call: Call, meshes: Sequence[Mesh], not_listening: NotListening) -> bool:

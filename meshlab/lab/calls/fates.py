@@ -23,9 +23,8 @@ from meshlab.model import (
     Topology,
     TrafficStep,
     VerbStep,
-    Verdict,
 )
-from meshlab.oracle import connection, decide
+from meshlab.oracle import expected
 from meshlab.topology import after
 
 
@@ -90,7 +89,7 @@ def fates(topology: Topology) -> Iterator[tuple[int, bool | None]]:
 
 def _allowed(mesh: Mesh, line: _Line) -> bool:
     ends = mesh.pod(line.source.key), mesh.pod(line.destination.key)
-    return decide(mesh, connection(mesh, *ends, line.port, line.step.family or 4)).verdict is Verdict.ALLOW
+    return expected(mesh, *ends, line.port, line.step.family or 4).passage == "allow"
 
 
 def _lived_through(line: _Line, before: Mesh, now: Mesh, step: Step) -> bool | None:

@@ -17,7 +17,8 @@ from ipaddress import IPv6Address, ip_address
 from meshlab.errors import UsageError
 from meshlab.lab.calls import urls
 from meshlab.lab.calls.urls import Url
-from meshlab.model import Address, Family, Mesh, Pod, Service
+from meshlab.model import Address, Expected, Family, Mesh, Pod, Service
+from meshlab.oracle import expected
 from meshlab.topology.notes import did_you_mean, listed
 
 
@@ -91,6 +92,22 @@ def behind(mesh: Mesh, to: str) -> list[tuple[Pod, int]]:
         for pod in mesh.endpoints(service)
         if (port := mesh.target(service, entry, pod)) is not None
     ]
+
+
+def owner(mesh: Mesh, to: str) -> Pod | Service | None:
+    """The pod or the Service that ``to`` names, with its port; ``None`` where it is not there."""
+    name = to.rpartition(":")[0]
+    owners: list[Pod | Service] = [*mesh.pods, *mesh.services]
+    return next((one for one in owners if one.key == name), None)
+
+
+def due(mesh: Mesh, source: str, to: str, family: Family) -> Expected:
+    """What should come of a call of the pod ``source`` to what ``to`` names; of one end that is not there, nothing."""
+    caller = next((pod for pod in mesh.pods if pod.key == source), None)
+    target = owner(mesh, to)
+    if caller is None or target is None:
+        return Expected((), f"{to if caller else source} is not there")
+    return expected(mesh, caller, target, int(to.rpartition(":")[2]), family)
 
 
 def ports_of(mesh: Mesh, pod: Pod) -> list[int]:

@@ -12,8 +12,7 @@ from dataclasses import dataclass
 from meshlab.errors import UsageError
 from meshlab.lab.calls import requests, urls
 from meshlab.lab.calls.attempt import Request
-from meshlab.lab.calls.explained import owner
-from meshlab.lab.calls.names import read_url, resolve
+from meshlab.lab.calls.names import owner, read_url, resolve
 from meshlab.model import Mesh, Pod, Service
 
 _TCP = "tcp://"

@@ -6,26 +6,22 @@ import socket
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from ipaddress import ip_address
-from typing import TYPE_CHECKING
 
 from meshlab.apps.echo_requests import ReadReceived
 from meshlab.kernel.arrivals import ArrivalsSocket
 from meshlab.kernel.nft_wire import NETLINK_NETFILTER
-from meshlab.lab.calls.names import behind, ports_of
+from meshlab.lab.calls.names import due, ports_of
 from meshlab.lab.site import Site
-from meshlab.model import Address, Call, Mesh, Pod
+from meshlab.lab.view import ViewForProofs
+from meshlab.model import Address, Call, Mesh, Pod, PodPort
 from meshlab.plan.netns import pod_netns
 from meshlab.proofs.arrivals import Arrival, Arrivals, Kernel, surplus, unexplained
 from meshlab.proofs.links import Wiring
-from meshlab.proofs.route import Target
-
-if TYPE_CHECKING:
-    from meshlab.lab.lab import Lab
 
 _PATIENCE_S = 10.0
 
 
-def arrived(lab: Lab, denied: Sequence[Call], made: Sequence[Call]) -> dict[int, str]:
+def arrived(lab: ViewForProofs, denied: Sequence[Call], made: Sequence[Call]) -> dict[int, str]:
     """Number of each call of which more reached a server than should have -> what, as half a sentence.
 
     Args:
@@ -38,8 +34,8 @@ def arrived(lab: Lab, denied: Sequence[Call], made: Sequence[Call]) -> dict[int,
     wiring = lab.captures.wiring()
     found = beyond(lab.mesh, wiring, counted, made)
     for call in denied:
-        targets = [Target(pod.key, port) for pod, port in behind(lab.mesh, call.to)]
-        if some := unexplained(counted, wiring, call, targets, made):
+        paths = due(lab.mesh, call.source, call.to, call.family).paths
+        if some := unexplained(counted, wiring, call, paths, made):
             found[call.number] = str(some[0])
         elif call.number in counted.canaries:
             found[call.number] = "its canary reached a server"
@@ -60,7 +56,7 @@ def count(
     meshes: Sequence[Mesh],
     calls: Sequence[Call],
     since_ns: int,
-    before: Mapping[tuple[Target, Address], int],
+    before: Mapping[tuple[PodPort, Address], int],
 ) -> Arrivals:
     """What was counted from ``since_ns`` on.
 
@@ -81,7 +77,7 @@ def count(
         canaries=frozenset(canaries[text] for answer in answers for text in answer["received"]),
         forgotten_until_ns=max((answer["forgotten_until_ns"] for answer in answers), default=0),
         echoes=frozenset(
-            Target(pod.key, port) for mesh, pod in pods if pod.program is None for port in ports_of(mesh, pod)
+            PodPort(pod.key, port) for mesh, pod in pods if pod.program is None for port in ports_of(mesh, pod)
         ),
         programs=frozenset(pod.key for _, pod in pods if pod.program is not None),
         kernel={key: number - before.get(key, 0) for key, number in now.items()},
@@ -106,7 +102,7 @@ def watch(site: Site, pods: Sequence[Pod]) -> None:
 def by_kernel(site: Site, mesh: Mesh) -> Kernel:
     """(pod and port, client's address) -> connections to programs of pods' own since the lab was built."""
     return {
-        (Target(pod.key, port), client): number
+        (PodPort(pod.key, port), client): number
         for pod in mesh.pods
         if pod.program is not None
         for (client, port), number in connections_to(site, pod).items()

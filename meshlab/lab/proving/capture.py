@@ -12,37 +12,33 @@ then, and capturing goes on. The conclusions are drawn by ``proofs``; here is ga
 
 from __future__ import annotations
 
+import pathlib
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from meshlab.errors import CannotTellError, ProofFailedError, UsageError
 from meshlab.lab.arguments import checks_arguments
-from meshlab.lab.calls.names import behind
+from meshlab.lab.calls.names import due
 from meshlab.lab.proving.arrivals import beyond, by_kernel
 from meshlab.lab.proving.identities import AccessLogs
-from meshlab.model import Call, Family, Mesh, SpiffeId, Verdict
+from meshlab.lab.view import ViewForProofs
+from meshlab.model import Call, Expected, Family, Mesh, Path, SpiffeId, Verdict
 from meshlab.model.report import Grade, Proof, Result
-from meshlab.oracle import connection, decide
 from meshlab.proofs import verdicts
 from meshlab.proofs.arrivals import Arrivals, Kernel
 from meshlab.proofs.cohorts import Cohort, cohorts
 from meshlab.proofs.denial import Twin, denied
 from meshlab.proofs.identities import BEST_FIRST, ENDS, End, identity
 from meshlab.proofs.links import Wiring
-from meshlab.proofs.route import Target
 from meshlab.proofs.window import Window
-
-if TYPE_CHECKING:
-    from meshlab.lab.lab import Lab
 
 
 @checks_arguments
 class Capture:
     """See the module."""
 
-    def __init__(self, lab: Lab) -> None:
+    def __init__(self, lab: ViewForProofs) -> None:
         self._lab = lab
         self._window: Window | None = None
         self._logs = AccessLogs(lab)
@@ -151,8 +147,7 @@ class Capture:
         asked = _some(calls, "encrypted")
         window = self.window
         return [
-            verdicts.encrypted(window, self._wiring(call), call, self.targets(call), self._cohort(call))
-            for call in asked
+            verdicts.encrypted(window, self._wiring(call), call, self.paths(call), self._cohort(call)) for call in asked
         ]
 
     def denied(self, call: Call, twin: Call | None = None, instead: str = "") -> Proof:
@@ -167,7 +162,7 @@ class Capture:
             call,
             self._denying(call),
             self._counted(call),
-            twin=Twin(twin, self.targets(twin)) if twin else None,
+            twin=Twin(twin, self.paths(twin)) if twin else None,
             instead=instead,
             calls=list(self._calls.values()),
         )
@@ -178,7 +173,7 @@ class Capture:
 
     def path(self, call: Call) -> Proof:
         """As ``prove_path``, as a value."""
-        return verdicts.path(self.window, self._wiring(call), call, self.targets(call), self._cohort(call))
+        return verdicts.path(self.window, self._wiring(call), call, self.paths(call), self._cohort(call))
 
     def identity(self, call: Call, who: SpiffeId, at_least: Grade = Grade.PEER, of: End | None = None) -> Proof:
         """As ``prove_identity``, as a value.
@@ -188,15 +183,15 @@ class Capture:
         """
         if of is not None and of not in ENDS:
             raise UsageError(f"of={of!r} is no end of a call ({', '.join(ENDS)})")
-        window, targets = self.window, self.targets(call)
+        window, paths = self.window, self.paths(call)
         return identity(
             window,
             self._wiring(call),
             call,
-            targets,
+            paths,
             who,
-            self._logs.sightings(call, targets),
-            self._logs.expected(call, targets),
+            self._logs.sightings(call, paths),
+            self._logs.expected(call, paths),
             of=of,
             at_least=at_least,
             how=self._logs.how(),
@@ -204,10 +199,10 @@ class Capture:
 
     def best_identity(self, call: Call) -> Proof:
         """The identity of the call's end that was seen at the best grade; of the caller's, where both are alike."""
-        targets = self.targets(call)
-        seen = sorted(self._logs.sightings(call, targets), key=lambda one: (BEST_FIRST.index(one.grade), one.end))
+        paths = self.paths(call)
+        seen = sorted(self._logs.sightings(call, paths), key=lambda one: (BEST_FIRST.index(one.grade), one.end))
         end = seen[0].end if seen else "client"
-        who = sorted(self._logs.expected(call, targets)[end], key=str)
+        who = sorted(self._logs.expected(call, paths)[end], key=str)
         return self.identity(call, who[0], at_least=Grade.CLAIM, of=end)
 
     def nothing_in_clear(self, calls: Sequence[Call]) -> list[Proof]:
@@ -229,7 +224,7 @@ class Capture:
                 if since_ns <= max(call.started_ns, first_ns) < until_ns:
                     by_family.setdefault(call.family, []).append(call)
             for family, some in sorted(by_family.items()):
-                reached = [(call, self.targets(call)) for call in some]
+                reached = [(call, self.paths(call)) for call in some]
                 proofs += [
                     verdicts.nothing_in_clear(window, wiring, link, family, some, until_ns)
                     for link in verdicts.links_to_prove(window, wiring, family, reached, until_ns)
@@ -256,7 +251,7 @@ class Capture:
             packet.sniffed_on = str(wiring.link(ring, ifindex))
             yield packet
 
-    def save(self, path: Path) -> Path:
+    def save(self, path: pathlib.Path) -> pathlib.Path:
         """Write the window as pcapng, with the pods' names as interface names."""
         from meshlab.proofs.pcapng import write
 
@@ -265,21 +260,18 @@ class Capture:
         path.write_bytes(b"".join(write(sorted(wiring.links.values()), frames)))
         return path
 
-    def targets(self, call: Call) -> list[Target]:
-        """The pods that a call may have reached."""
-        return [Target(pod.key, port) for pod, port in behind(self.mesh_at(call), call.to)]
+    def due(self, call: Call) -> Expected:
+        """What the policies of its time say of a call, with the paths that it may have taken."""
+        return due(self.mesh_at(call), call.source, call.to, call.family)
 
-    def _denying(self, call: Call) -> list[Target]:
-        """Of the targets of ``call``, those that the policies in effect deny to its caller; all, where none does."""
-        mesh, targets = self.mesh_at(call), self.targets(call)
-        source = mesh.pod(call.source)
-        denying = [
-            target
-            for target in targets
-            if decide(mesh, connection(mesh, source, mesh.pod(target.pod), target.port, call.family)).verdict
-            is Verdict.DENY
-        ]
-        return denying or targets
+    def paths(self, call: Call) -> tuple[Path, ...]:
+        """The paths that a call may have taken."""
+        return self.due(call).paths
+
+    def _denying(self, call: Call) -> tuple[Path, ...]:
+        """Of the paths of ``call``, those on which the policies in effect deny it; all, where none does."""
+        told = self.due(call)
+        return tuple(way.path for way in told.ways if way.verdict is Verdict.DENY) or told.paths
 
     def _counted(self, call: Call | None) -> Arrivals:
         """What the servers have counted since the window opened; while it is open, they are asked each time."""
@@ -298,8 +290,8 @@ class Capture:
         """The pod that a call reached or tried; empty where it may be one of several."""
         if call.peer is not None:
             return call.peer.pod
-        targets = self.targets(call)
-        return targets[0].pod if len(targets) == 1 else ""
+        paths = self.paths(call)
+        return paths[0].server.pod if len(paths) == 1 else ""
 
     def _hold(self, proofs: list[Proof]) -> list[Proof]:
         __tracebackhide__ = True  # pytest points at the line of the test

@@ -16,7 +16,8 @@ from meshlab.errors import AuditError, LabError, LabLostError
 from meshlab.lab.calls.attempt import Request
 from meshlab.lab.calls.names import Target, behind
 from meshlab.lab.calls.requests import ask
-from meshlab.lab.lab import Lab, open_lab
+from meshlab.lab.lab import Lab
+from meshlab.lab.lifetime import open_lab
 from meshlab.lab.proving.capture import Capture
 from meshlab.lab.proving.evidence import save_somewhere, write_conversation
 from meshlab.lab.proving.judging import Arrived, judge
@@ -171,7 +172,7 @@ def _notes(planned: Sequence[PlannedCell]) -> Iterator[str]:
     """What a reader should know of a check that held."""
     if not any(cell.denying for cell in planned):
         yield "no cell is denied: nothing here shows that this mesh can refuse a call"
-    for endpoints in sorted({len(cell.endpoints) for cell in planned if cell.balanced}):
+    for endpoints in sorted({len(cell.due.ways) for cell in planned if cell.balanced}):
         yield (
             f"each of {endpoints} endpoints of a Service has to answer one of {calls_to_reach_all(endpoints)} fresh"
             f" connections; a random choice leaves one out with a probability of {missed_by_chance(endpoints):.1e}"

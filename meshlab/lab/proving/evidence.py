@@ -9,14 +9,11 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from meshlab.controlplane.requests import ReadStatus
 from meshlab.errors import EvidenceError, LabError, UsageError
+from meshlab.lab.view import ViewForEvidence
 from meshlab.topology import dump
-
-if TYPE_CHECKING:
-    from meshlab.lab.lab import Lab
 
 _ARTIFACTS = Path("meshlab-artifacts")
 
@@ -50,7 +47,7 @@ class Evidence:
         self.file(name, lambda path: path.write_text(text, encoding="utf-8"))
 
 
-def save(lab: Lab, folder: Path) -> Evidence:
+def save(lab: ViewForEvidence, folder: Path) -> Evidence:
     """Save everything into ``folder``, which is made; the topology with the policies now in effect.
 
     A part of the lab that is gone is left out, and what cannot be written is named.
@@ -66,14 +63,14 @@ def save(lab: Lab, folder: Path) -> Evidence:
     return evidence
 
 
-def save_parts(lab: Lab, evidence: Evidence) -> None:
+def save_parts(lab: ViewForEvidence, evidence: Evidence) -> None:
     """Save what the parts of the lab say of themselves: logs, rules, and the control plane's status."""
     for part in (_save_logs, _save_rules, _save_status):
         with suppress(LabError):
             part(lab, evidence)
 
 
-def save_all(lab: Lab, folder: Path) -> Path:
+def save_all(lab: ViewForEvidence, folder: Path) -> Path:
     """Save everything, as ``save`` does.
 
     Raises:
@@ -104,7 +101,7 @@ def writable(folder: Path) -> None:
                 place.rmdir()
 
 
-def save_somewhere(lab: Lab, wanted: Path | None, name: str) -> Evidence:
+def save_somewhere(lab: ViewForEvidence, wanted: Path | None, name: str) -> Evidence:
     """Save into ``wanted``, else into a folder of the working folder's, else among the machine's temporary files."""
     stamp = time.strftime("%Y%m%d-%H%M%S")
     evidence = save(lab, wanted or _ARTIFACTS / f"{name}-{stamp}-{time.monotonic_ns() % 10**6:06}")
@@ -119,7 +116,7 @@ def save_somewhere(lab: Lab, wanted: Path | None, name: str) -> Evidence:
     return save(lab, elsewhere)
 
 
-def write_conversation(lab: Lab, folder: Path) -> Evidence:
+def write_conversation(lab: ViewForEvidence, folder: Path) -> Evidence:
     """Save what node proxies, control plane and agents said to each other, and the proxies' logs: ``--record``."""
     evidence = Evidence(folder)
     evidence.write("conversation.jsonl", "\n".join(_conversation(lab)) + "\n")
@@ -128,7 +125,7 @@ def write_conversation(lab: Lab, folder: Path) -> Evidence:
     return evidence
 
 
-def _conversation(lab: Lab) -> Iterator[str]:
+def _conversation(lab: ViewForEvidence) -> Iterator[str]:
     events, tokens = list(lab.site.heard), lab.site.tokens
     for program in lab.site.programs.by_name.values():
         if program.peer is not None:
@@ -141,19 +138,19 @@ def _conversation(lab: Lab) -> Iterator[str]:
             yield line
 
 
-def _save_logs(lab: Lab, evidence: Evidence) -> None:
+def _save_logs(lab: ViewForEvidence, evidence: Evidence) -> None:
     for name in lab.site.programs.by_name:
         if name != "recorder":
             evidence.write(f"logs/{name.replace('/', '_')}.log", lab.logs(name))
 
 
-def _save_rules(lab: Lab, evidence: Evidence) -> None:
+def _save_rules(lab: ViewForEvidence, evidence: Evidence) -> None:
     for pod in sorted(lab.mesh.pods, key=lambda pod: pod.key in lab.pending):  # an agent may not know a pending one
         if text := lab.rules(pod.key):
             evidence.write(f"rules/{pod.namespace}_{pod.name}.nft", text)
 
 
-def _save_status(lab: Lab, evidence: Evidence) -> None:
+def _save_status(lab: ViewForEvidence, evidence: Evidence) -> None:
     peer = lab.site.peer("control-plane")
     if peer is None:
         raise LabError("no control plane runs")

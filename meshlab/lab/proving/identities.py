@@ -13,18 +13,14 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 from meshlab.implementations import Reference
 from meshlab.kernel.recorder_requests import Position, ReadLogsSince
-from meshlab.model import Call, InstanceId, Mesh, SpiffeId
+from meshlab.lab.view import ViewForProofs
+from meshlab.model import Call, InstanceId, Mesh, Path, SpiffeId
 from meshlab.model.report import Grade
 from meshlab.proofs.access_log import Opened, read_opened
 from meshlab.proofs.identities import End, Sighting
-from meshlab.proofs.route import Target
-
-if TYPE_CHECKING:
-    from meshlab.lab.lab import Lab
 
 _PATIENCE_S = 2.0
 """A log is written beside the traffic: its line may come this much after the end of the call."""
@@ -36,7 +32,7 @@ _CLAIM_CONTROL = "{who} logs the identity of each connection"
 class AccessLogs:
     """The access logs of a lab's node proxies from ``begin`` on."""
 
-    lab: Lab
+    lab: ViewForProofs
     lost_bytes: int = 0
     """How much was printed and gone before it could be fetched."""
     _places: dict[InstanceId, int] = field(default_factory=dict)
@@ -57,12 +53,12 @@ class AccessLogs:
         """Fetch what was printed since the last time."""
         self._fetch()
 
-    def sightings(self, call: Call, targets: Sequence[Target]) -> list[Sighting]:
+    def sightings(self, call: Call, paths: Sequence[Path]) -> list[Sighting]:
         """What the proxies at both ends say of the identities of ``call``; waits for lines that may still come."""
         deadline_ns = call.ended_ns + int(_PATIENCE_S * 1e9)
         after = -1
         while True:
-            found = list(self._look(call, targets))
+            found = list(self._look(call, paths))
             if found or time.clock_gettime_ns(time.CLOCK_REALTIME) > deadline_ns:
                 return found
             answer, _ = self.lab.captures.recorder.ask(Position(after, 0.02))
@@ -81,10 +77,10 @@ class AccessLogs:
             return "both ends are reference ztunnels, and neither logged this call"
         return "put a reference ztunnel at one end: nodes: [node-1, {name: node-2, ztunnel: reference}]"
 
-    def expected(self, call: Call, targets: Sequence[Target]) -> dict[End, frozenset[SpiffeId]]:
+    def expected(self, call: Call, paths: Sequence[Path]) -> dict[End, frozenset[SpiffeId]]:
         """The identities that each end of ``call`` should have."""
         mesh = self._mesh(call)
-        servers = [target.pod for target in targets if call.peer is None or target.pod == call.peer.pod]
+        servers = [path.server.pod for path in paths if call.peer is None or path.server.pod == call.peer.pod]
         return {
             "client": frozenset({mesh.pod(call.source).identity(mesh.trust_domain)}),
             "server": frozenset(mesh.pod(key).identity(mesh.trust_domain) for key in servers),
@@ -95,11 +91,11 @@ class AccessLogs:
         meshes = self.lab.history.between(call.started_ns, call.started_ns)
         return meshes[0] if meshes else self.lab.mesh
 
-    def _look(self, call: Call, targets: Sequence[Target]) -> Iterator[Sighting]:
+    def _look(self, call: Call, paths: Sequence[Path]) -> Iterator[Sighting]:
         mesh = self._mesh(call)
         source = mesh.pod(call.source)
         caller = str(source.address(call.family))
-        for target in targets:
+        for target in (path.server for path in paths):
             if call.peer is not None and target.pod != call.peer.pod:
                 continue
             destination = mesh.pod(target.pod)

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from meshlab.lab.proving.matrix import PlannedCell, missed_by_chance
-from meshlab.model import Call, Outcome, Verdict
+from meshlab.model import Call, Outcome
 from meshlab.model.report import Cell, Passage, Result
 
 _BYTES_CAME_BACK = Outcome.CLOSED_LATE | Outcome.HTTP_STATUS | Outcome.WRONG_BACKEND | Outcome.CORRUPTED
@@ -109,14 +109,13 @@ def _wrong_answer(planned: PlannedCell, call: Call) -> str:
     """An answer from where none may come, whatever the other calls show."""
     if call.outcome is not Outcome.OK or call.peer is None:
         return ""
-    verdict = planned.endpoints.get(call.peer.pod)
-    if verdict is None:
+    path = planned.paths.get(call.peer.pod)
+    if path is None:
         return f"a call was answered by {call.peer.pod}, which is not behind {planned.to}:{planned.port}"
-    if verdict is Verdict.DENY:
+    if call.peer.pod not in planned.due.answering:
         return f"a call that is denied was answered by {call.peer.pod}"
-    port = planned.ports[call.peer.pod]
-    if call.peer.server_port != port:
-        return f"a call arrived at port {call.peer.server_port} of {call.peer.pod}, not at {port}"
+    if call.peer.server_port != path.server.port:
+        return f"a call arrived at port {call.peer.server_port} of {call.peer.pod}, not at {path.server.port}"
     address = planned.source.address(planned.family)
     if call.peer.address != address:
         return f"the server saw the client at {call.peer.address}, not at {address}"
@@ -126,10 +125,10 @@ def _wrong_answer(planned: PlannedCell, call: Call) -> str:
 def _left_out(planned: PlannedCell, calls: Sequence[Call]) -> str:
     """The endpoint that none of many calls reached, as a sentence; empty where each answered."""
     answered = {call.peer.pod for call in calls if call.peer is not None}
-    missing = sorted(planned.endpoints.keys() - answered)
+    missing = sorted(planned.paths.keys() - answered)
     if not answered or not missing:
         return ""
-    chance = missed_by_chance(len(planned.endpoints))
+    chance = missed_by_chance(len(planned.due.ways))
     return (
         f"none of {len(calls)} fresh connections reached {missing[0]}, and nothing prefers another endpoint"
         f" (a random choice leaves one out with a probability of {chance:.1e})"

@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 from meshlab.errors import UsageError
 from meshlab.lab.calls.names import behind
@@ -18,17 +19,18 @@ from meshlab.model import (
     FAMILIES,
     Address,
     Expectation,
+    Expected,
     Family,
     Mesh,
+    Path,
     Pod,
+    PodPort,
     Service,
-    ServicePort,
     Topology,
     Verdict,
 )
 from meshlab.model.report import Passage
-from meshlab.oracle import connection, decide, decide_service
-from meshlab.proofs.route import Target
+from meshlab.oracle import expected
 
 CALLS_IF_MIXED = 20
 LEAST_CALLS_IF_BALANCED = 40
@@ -40,7 +42,7 @@ Places = Set[tuple[str, int, Family]]
 """(pod, port, family)"""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class PlannedCell:
     """A cell before its calls are made."""
 
@@ -51,16 +53,11 @@ class PlannedCell:
     port: int
     family: Family
     expected: Passage
-    oracle: Passage
-    rule: str
-    endpoints: Mapping[str, Verdict]
-    """Pods that may answer -> what the oracle says of the connection to each; one for a pod's own address."""
-    ports: Mapping[str, int]
-    """Pods that may answer -> the port of theirs."""
-    hbone: bool
-    """Whether every path of the cell has a node proxy at both ends."""
-    listening: bool = True
-    """Whether somebody listens there, in every pod that may answer. If not, any mesh may refuse the call."""
+    """The row of ``spec.expect`` that names the cell, else what the oracle says."""
+    due: Expected
+    """What the oracle says, path by path."""
+    silent: tuple[str, ...] = ()
+    """Pods of these in which nobody listens there. If there are some, any mesh may refuse the call."""
     bulk: bool = False
     """Whether the cell also carries ``BULK_BYTES`` each way."""
     balanced: bool = False
@@ -71,6 +68,31 @@ class PlannedCell:
         return self.destination.key
 
     @property
+    def oracle(self) -> Passage:
+        return self.due.passage
+
+    @property
+    def rule(self) -> str:
+        if not self.silent:
+            return self.due.rule
+        where = f"nobody listens there over IPv{self.family} (in {', '.join(self.silent)})"
+        return f"{self.due.rule}; but {where}, so that a refusal says nothing of the mesh"
+
+    @property
+    def listening(self) -> bool:
+        return not self.silent
+
+    @property
+    def hbone(self) -> bool:
+        """Whether every path of the cell is carried by HBONE from end to end."""
+        return bool(self.due.ways) and all(path.is_hbone for path in self.due.paths)
+
+    @cached_property
+    def paths(self) -> Mapping[str, Path]:
+        """By the pod that may answer."""
+        return {path.server.pod: path for path in self.due.paths}
+
+    @property
     def name(self) -> str:
         return f"{self.source.key}->{self.to}:{self.port}/{self.family}"
 
@@ -78,22 +100,22 @@ class PlannedCell:
     def calls(self) -> int:
         """How often it is called: more than once where the answer depends on which endpoint is picked."""
         if self.balanced:
-            return calls_to_reach_all(len(self.endpoints))
+            return calls_to_reach_all(len(self.due.ways))
         return CALLS_IF_MIXED if self.oracle == "mixed" else 1
 
     @property
     def hairpin(self) -> bool:
-        return self.source.key in self.endpoints
+        return self.source.key in self.paths
 
     @property
-    def targets(self) -> frozenset[Target]:
+    def servers(self) -> frozenset[PodPort]:
         """Where the cell's calls may arrive."""
-        return frozenset(Target(pod, port) for pod, port in self.ports.items())
+        return frozenset(path.server for path in self.due.paths)
 
     @property
-    def denying(self) -> frozenset[Target]:
+    def denying(self) -> frozenset[PodPort]:
         """Those of them that deny the caller."""
-        return frozenset(target for target in self.targets if self.endpoints[target.pod] is Verdict.DENY)
+        return frozenset(way.path.server for way in self.due.ways if way.verdict is Verdict.DENY)
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,7 +185,7 @@ def control_for(denied: PlannedCell, planned: Sequence[PlannedCell]) -> Control:
         if cell.oracle == "allow" and cell.family == denied.family and cell.source != denied.source
         if cell.listening and not cell.hairpin
     ]
-    twins = [cell for cell in allowed if cell.targets and cell.targets <= denied.denying]
+    twins = [cell for cell in allowed if cell.servers and cell.servers <= denied.denying]
     if twins:
         return Control(min(twins, key=lambda twin: _unlike(twin, denied)))
     elsewhere = [cell for cell in allowed if cell.to == denied.to]
@@ -173,13 +195,8 @@ def control_for(denied: PlannedCell, planned: Sequence[PlannedCell]) -> Control:
 def _all_cells(mesh: Mesh, not_listening: Places) -> Iterator[PlannedCell]:
     for cell in (*_pod_cells(mesh), *_service_cells(mesh)):
         reached = behind(mesh, f"{cell.to}:{cell.port}")
-        silent = [pod.key for pod, port in reached if (pod.key, port, cell.family) in not_listening]
-        yield _told_of(cell, silent) if silent else cell
-
-
-def _told_of(cell: PlannedCell, silent: Sequence[str]) -> PlannedCell:
-    where = f"nobody listens there over IPv{cell.family} (in {', '.join(silent)})"
-    return replace(cell, listening=False, rule=f"{cell.rule}; but {where}, so that a refusal says nothing of the mesh")
+        silent = tuple(pod.key for pod, port in reached if (pod.key, port, cell.family) in not_listening)
+        yield replace(cell, silent=silent) if silent else cell
 
 
 def _pod_cells(mesh: Mesh) -> Iterator[PlannedCell]:
@@ -189,24 +206,7 @@ def _pod_cells(mesh: Mesh) -> Iterator[PlannedCell]:
                 continue
             for port in sorted({port.number for port in destination.ports}):
                 for family in FAMILIES:
-                    yield _pod_cell(mesh, source, destination, port, family)
-
-
-def _pod_cell(mesh: Mesh, source: Pod, destination: Pod, port: int, family: Family) -> PlannedCell:
-    decision = decide(mesh, connection(mesh, source, destination, port, family))
-    return PlannedCell(
-        source=source,
-        destination=destination,
-        address=destination.address(family),
-        port=port,
-        family=family,
-        expected=decision.verdict.value,
-        oracle=decision.verdict.value,
-        rule=decision.rule,
-        endpoints={destination.key: decision.verdict},
-        ports={destination.key: port},
-        hbone=mesh.is_enrolled(source) and mesh.is_enrolled(destination),
-    )
+                    yield _cell(mesh, source, destination, port, family, destination.address(family))
 
 
 def _service_cells(mesh: Mesh) -> Iterator[PlannedCell]:
@@ -216,34 +216,21 @@ def _service_cells(mesh: Mesh) -> Iterator[PlannedCell]:
                 for family in FAMILIES:
                     address = service.address(family)
                     if address is not None:
-                        yield _service_cell(mesh, source, service, port, family, address)
+                        yield _cell(mesh, source, service, port.port, family, address)
 
 
-def _service_cell(
-    mesh: Mesh, source: Pod, service: Service, port: ServicePort, family: Family, address: Address
+def _cell(
+    mesh: Mesh, source: Pod, destination: Pod | Service, port: int, family: Family, address: Address
 ) -> PlannedCell:
-    decision = decide_service(mesh, source, service, port.port, family)
-    behind = {
-        pod.key: (pod, number)
-        for pod in mesh.endpoints(service)
-        if (number := mesh.target(service, port, pod)) is not None
-    }
-    endpoints = {
-        key: decide(mesh, connection(mesh, source, pod, number, family)).verdict
-        for key, (pod, number) in behind.items()
-    }
+    due = expected(mesh, source, destination, port, family)
     return PlannedCell(
         source=source,
-        destination=service,
+        destination=destination,
         address=address,
-        port=port.port,
+        port=port,
         family=family,
-        expected=decision.expected,
-        oracle=decision.expected,
-        rule=decision.rule,
-        endpoints=endpoints,
-        ports={key: number for key, (_, number) in behind.items()},
-        hbone=bool(endpoints) and all(mesh.is_enrolled(mesh.pod(key)) for key in endpoints),
+        expected=due.passage,
+        due=due,
     )
 
 
@@ -286,8 +273,8 @@ def _balanced(mesh: Mesh, planned: Sequence[PlannedCell]) -> set[int]:
     """Of each Service port and family, the first allowed cell from each node, where several echoes may answer."""
     first: dict[tuple[str, int, int, str], PlannedCell] = {}
     for cell in planned:
-        echoes = all(mesh.pod(key).program is None for key in cell.endpoints)
-        if cell.oracle == "allow" and len(cell.endpoints) > 1 and echoes and cell.listening:
+        echoes = all(mesh.pod(key).program is None for key in cell.paths)
+        if cell.oracle == "allow" and len(cell.due.ways) > 1 and echoes and cell.listening:
             first.setdefault((cell.to, cell.port, cell.family, cell.source.node), cell)
     return {id(cell) for cell in first.values()}
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from meshlab.model import Call, Mesh, Pod, Service
-from meshlab.oracle import connection, decide, decide_service
+from meshlab.lab.calls.names import due, owner
+from meshlab.model import Call, Mesh
 
 
 def sentence(mesh: Mesh, call: Call) -> str:
@@ -16,17 +16,8 @@ def sentence(mesh: Mesh, call: Call) -> str:
 
 def _decision(mesh: Mesh, call: Call) -> tuple[str, str]:
     """``allow``, ``deny`` or, of a Service whose endpoints disagree, ``mixed``; empty for an outside address."""
-    source, target = mesh.pod(call.source), _target(mesh, call.to)
-    if isinstance(target, Service):
-        of_service = decide_service(mesh, source, target, call.port, call.family)
-        return of_service.expected, of_service.rule
-    if target is None or target == source:
+    target = owner(mesh, call.to)
+    if target is None or target.key == call.source:
         return "", ""
-    decision = decide(mesh, connection(mesh, source, target, call.port, call.family))
-    return decision.verdict.value, decision.rule
-
-
-def _target(mesh: Mesh, to: str) -> Pod | Service | None:
-    name = to.rpartition(":")[0]
-    owners: list[Pod | Service] = [*mesh.pods, *mesh.services]
-    return next((owner for owner in owners if owner.key == name), None)
+    told = due(mesh, call.source, call.to, call.family)
+    return told.passage, told.rule

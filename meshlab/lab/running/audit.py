@@ -34,6 +34,7 @@ def findings(site: Site) -> list[str]:
     logs, unread = _logs(site)
     return [
         *_bounded(_exits(site, logs), "programs ended"),
+        *_bounded(list(site.not_restarted), "programs could not be started again"),
         *unread,
         *_bounded(panics(logs), "programs printed panics"),
         *_bounded(_of_the_control_plane(site), "pushes were refused, or keys shared"),
@@ -52,17 +53,31 @@ def _logs(site: Site) -> tuple[Logs, list[str]]:
         logs: Logs = recorder.ask(ReadLogs(), within_s=_ASK_S)[0]["logs"]
     except LabError as error:
         return {}, [f"nobody knows whether a program printed a panic: {error}"]
-    inits = {program.name for program in site.programs.every.values() if program.id.is_init}
+    inits = {program.name for program in site.programs.of_role("program") if program.id.is_init}
     return {name: log for name, log in logs.items() if name not in inits}, []
 
 
 def _exits(site: Site, logs: Logs) -> list[str]:
-    found = []
-    for program in site.programs.every.values():
+    """Exits that nobody asked for. Of a program that fails again and again, the first ones and the last.
+
+    A pod's program may end with status 0: its ``restartPolicy`` says what comes of that. One that fails is a finding,
+    also where it was started again.
+    """
+    failed: dict[InstanceId, list[str]] = {}
+    for program in tuple(site.programs.every.values()):
         status = site.sandbox.exits.get(program.pid)
-        if status is not None and not program.ended_by_us:
-            found.append(f"{program.name} ended: {describe_exit(status)}{_tail(logs, program.name)}")
-    return found
+        may_end = program.id.role == "program" and status == 0
+        if status is not None and not may_end and not program.ended_by_us:
+            ended = f"{program.name} ended: {describe_exit(status)}{_tail(logs, program.name)}"
+            failed.setdefault(program.id.first, []).append(ended)
+    return [ended for lives in failed.values() for ended in _first_and_last(lives)]
+
+
+def _first_and_last(lives: list[str]) -> list[str]:
+    between = len(lives) - _OF_A_PROGRAM
+    if between <= 0:
+        return lives
+    return [*lives[: _OF_A_PROGRAM - 1], f"{lives[-1]}\n    between these, it failed {between} more times"]
 
 
 def panics(logs: Logs) -> list[str]:

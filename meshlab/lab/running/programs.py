@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -129,7 +130,12 @@ class Program:
     peer: Peer | None = None
     ended_by_us: bool = False
     """A test stopped it on purpose, so its exit is none of the audit's business."""
+    kept_down: bool = False
+    """A verb came to end it, or came after it had ended by itself: nothing but a verb starts it again."""
     paused: bool = False
+    started_s: float = field(default_factory=time.monotonic)
+    backoff_s: float | None = None
+    """How long ``restartPolicy`` had it wait before this start; ``None`` where that was no restart by the policy."""
 
     @property
     def name(self) -> str:
@@ -159,11 +165,12 @@ class Programs:
     def next_of(self, role: Role, place: str = "") -> InstanceId:
         """The instance's next generation."""
         first = InstanceId(role, place)
-        return replace(first, generation=sum(known.first == first for known in self.every))
+        return replace(first, generation=sum(known.first == first for known in tuple(self.every)))
 
     def newest(self, first: InstanceId) -> Program | None:
         """The latest generation, running or not; ``None`` where there was none."""
-        return next((program for known, program in reversed(self.every.items()) if known.first == first.first), None)
+        every = reversed(tuple(self.every.items()))
+        return next((program for known, program in every if known.first == first.first), None)
 
     def running(self, first: InstanceId) -> list[Program]:
         """The generations that run, oldest first: mostly one."""

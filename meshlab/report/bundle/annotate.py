@@ -13,7 +13,7 @@ from meshlab.model import Call
 from meshlab.model.report import Cell
 from meshlab.proofs.links import Link
 from meshlab.proofs.packets import TCP, parse
-from meshlab.proofs.route import Route
+from meshlab.proofs.route import Hop
 from meshlab.proofs.streams import HBONE_PORT
 
 Frame = tuple[Link, bool, int, bytes]
@@ -24,11 +24,11 @@ _End = tuple[bytes, int]
 
 @dataclass(frozen=True, slots=True)
 class Told:
-    """A call, what was expected of it, and the ways that it may have gone."""
+    """A call, what was expected of it, and the legs that it may have gone, as packets pass them."""
 
     call: Call
     cell: Cell
-    routes: tuple[Route, ...]
+    hops: tuple[Hop, ...]
 
     @property
     def sentence(self) -> str:
@@ -53,7 +53,7 @@ class FlowOfFrames:
 
 def flows(frames: Sequence[Frame], told: Sequence[Told]) -> list[FlowOfFrames]:
     """The TCP connections that may have carried one of these calls, in the order of their first packets."""
-    ways = {(*ends, port) for one in told for route in one.routes for ends in _ends(route) for port in _ports(route)}
+    ways = {(*ends, port) for one in told for hop in one.hops for ends in _ends(hop) for port in _ports(hop)}
     found: dict[tuple[Link, _End, _End], FlowOfFrames] = {}
     for place, (link, _, time_ns, frame) in enumerate(frames):
         head = parse(frame, 0, len(frame))
@@ -74,7 +74,7 @@ def flows(frames: Sequence[Frame], told: Sequence[Told]) -> list[FlowOfFrames]:
 
 def carried(flow: FlowOfFrames, told: Sequence[Told]) -> list[Told]:
     """The calls that this connection carried, as far as it can be told."""
-    possible = [one for one in told if _in_time(flow, one.call) and any(_is_on(flow, route) for route in one.routes)]
+    possible = [one for one in told if _in_time(flow, one.call) and any(_is_on(flow, hop) for hop in one.hops)]
     own = [one for one in possible if one.call.source_port == flow.client[1]]
     return own if own and flow.server[1] != HBONE_PORT else possible
 
@@ -85,34 +85,34 @@ def comments(frames: Sequence[Frame], told: Sequence[Told]) -> dict[int, str]:
 
 
 def _comment(flow: FlowOfFrames, told: Sequence[Told]) -> str:
-    route = next(route for one in told for route in one.routes if _is_on(flow, route))
+    hop = next(hop for one in told for hop in one.hops if _is_on(flow, hop))
     how = "HBONE" if flow.server[1] == HBONE_PORT else "in clear"
-    lines = [f"{route.source.pod} -> {route.destination.pod}, {how}, seen on {flow.link}"]
+    lines = [f"{hop.source.pod} -> {hop.destination.pod}, {how}, seen on {flow.link}"]
     lines += [one.sentence for one in told[:_MOST_CALLS]]
     if len(told) > _MOST_CALLS:
         lines.append(f"and {len(told) - _MOST_CALLS} more calls")
     return "\n".join(lines)
 
 
-def _ends(route: Route) -> list[tuple[bytes, bytes]]:
+def _ends(hop: Hop) -> list[tuple[bytes, bytes]]:
     return [
         (source, destination)
-        for source in route.source.addresses
-        for destination in route.destination.addresses
+        for source in hop.source.addresses
+        for destination in hop.destination.addresses
         if len(source) == len(destination)
     ]
 
 
-def _ports(route: Route) -> set[int]:
+def _ports(hop: Hop) -> set[int]:
     """Where it should be, and where it is when it leaks."""
-    return {route.wire_port, route.port}
+    return {hop.wire_port, hop.port}
 
 
-def _is_on(flow: FlowOfFrames, route: Route) -> bool:
+def _is_on(flow: FlowOfFrames, hop: Hop) -> bool:
     return (
-        flow.server[1] in _ports(route)
-        and flow.client[0] in route.source.addresses
-        and flow.server[0] in route.destination.addresses
+        flow.server[1] in _ports(hop)
+        and flow.client[0] in hop.source.addresses
+        and flow.server[0] in hop.destination.addresses
     )
 
 

@@ -110,9 +110,9 @@ def _speaks_of(told_at: tuple[float, Mapping[str, Any]], told: Told) -> bool:
     ends = {str(record.get(key, "")) for key in ("dst.hbone_addr", "dst.addr")}
     clients = {str(record.get("src.addr", "")).rpartition(":")[0].strip("[]")}
     return any(
-        ends & {_end(address, route.port) for address in route.destination.addresses if _is_of(call, address)}
-        and clients & {str(ip_address(address)) for address in route.source.addresses if _is_of(call, address)}
-        for route in told.routes
+        ends & {_end(address, hop.port) for address in hop.destination.addresses if _is_of(call, address)}
+        and clients & {str(ip_address(address)) for address in hop.source.addresses if _is_of(call, address)}
+        for hop in told.hops
     )
 
 

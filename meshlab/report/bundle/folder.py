@@ -11,7 +11,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from meshlab import __version__
 from meshlab.errors import UsageError
 from meshlab.lab.proving import check
 from meshlab.lab.proving.check import Checked
@@ -19,12 +18,13 @@ from meshlab.lab.proving.evidence import Evidence, save_parts, writable
 from meshlab.lab.sources import Source
 from meshlab.model.report import CheckReport, Result
 from meshlab.proofs import pcapng
-from meshlab.proofs.route import routes
+from meshlab.proofs.route import hops, routes
 from meshlab.report.bundle.annotate import Frame, Told, comments
 from meshlab.report.bundle.dumps import resources_as_json
 from meshlab.report.bundle.evidence import log_lines, trouble
 from meshlab.report.bundle.page import Page, Trouble
 from meshlab.topology import dump
+from meshlab.version import __version__
 
 _WHAT = {
     "at-the-end.yaml": "the same, with the policies that were in effect at the end",
@@ -115,7 +115,7 @@ def _write(checked: Checked, folder: Path, name: str, text: str) -> list[str]:
 def _told(checked: Checked) -> list[Told]:
     capture = checked.capture
     return [
-        Told(call, cell, tuple(routes(capture.wiring, call, capture.targets(call))))
+        Told(call, cell, tuple(hops(routes(capture.wiring, call, capture.paths(call)))))
         for cell, calls in zip(checked.report.cells, checked.calls, strict=True)
         for call in calls
     ]

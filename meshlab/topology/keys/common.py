@@ -18,7 +18,9 @@ BOOKKEPT = under(
     ),
 )
 RESTARTS = (
-    "Always where it is not given; it decides whether an init container is tried again, and starts no program again"
+    "Always where it is not given; it decides whether the pod's program is started again when it has ended, and an "
+    "init container when it has failed; a program that fails is a finding of the audit even so, and one that ends with "
+    "status 0 is none"
 )
 WAYPOINT = {"labels.istio.io/use-waypoint": refused("the lab has no waypoints", unless=("none",))}
 

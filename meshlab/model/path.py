@@ -1,0 +1,134 @@
+"""The path of a call, leg by leg, and what should come of the call.
+
+Direct ambient is one leg. Through a waypoint a path has two: from the client to the waypoint, from there to the server.
+
+    shop/client --hbone--> shop/server
+    shop/client --hbone--> shop/gate --hbone--> shop/server
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from meshlab.model.topology import Verdict
+
+Carried = Literal["hbone", "plain"]
+"""How the bytes of a leg travel: in mutual TLS within HBONE, or as the application sent them."""
+
+
+@dataclass(frozen=True, slots=True)
+class PodPort:
+    """A port of a pod."""
+
+    pod: str
+    """``namespace/name``"""
+    port: int
+
+
+@dataclass(frozen=True, slots=True)
+class Leg:
+    """From one end to the next."""
+
+    source: str
+    """The pod that it starts at, ``namespace/name``."""
+    destination: str
+    """The pod that it ends at."""
+    port: int
+    """What is asked for there: the application's port. Over HBONE the packets themselves go to 15008."""
+    carried: Carried
+
+
+@dataclass(frozen=True, slots=True)
+class Path:
+    """The legs of a call, in the order in which its bytes pass them."""
+
+    legs: tuple[Leg, ...]
+    """One at least; each starts where the one before ends."""
+
+    @property
+    def server(self) -> PodPort:
+        """Where the path ends."""
+        last = self.legs[-1]
+        return PodPort(last.destination, last.port)
+
+    @property
+    def is_hbone(self) -> bool:
+        """Whether every leg is carried by HBONE."""
+        return all(leg.carried == "hbone" for leg in self.legs)
+
+    @property
+    def leaves_its_pod(self) -> bool:
+        """Whether the client's pod is not the server's: a path that stays within a pod crosses no link."""
+        return self.legs[0].source != self.legs[-1].destination
+
+    def __str__(self) -> str:
+        return " -> ".join((self.legs[0].source, *(leg.destination for leg in self.legs)))
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """The connection is refused, or ends without a byte of an answer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """A proxy answers by itself, with this HTTP status."""
+
+    code: int
+
+
+@dataclass(frozen=True, slots=True)
+class Reaches:
+    """The call arrives at a pod, which answers."""
+
+    pod: str
+
+
+Response = Refused | Status | Reaches
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """One path that a call may take, and what should come of it there."""
+
+    path: Path
+    response: Response
+    rule: str
+    """The rule that decides, as a sentence."""
+
+    @property
+    def verdict(self) -> Verdict:
+        return Verdict.ALLOW if isinstance(self.response, Reaches) else Verdict.DENY
+
+
+@dataclass(frozen=True, slots=True)
+class Expected:
+    """What should come of a call."""
+
+    ways: tuple[Way, ...]
+    """One for each pod that the proxy may pick; none where nobody can answer."""
+    rule: str
+    """The rules that decide, as a sentence."""
+
+    @property
+    def passage(self) -> Literal["allow", "deny", "mixed"]:
+        """What the call comes to. ``mixed``: the pods that it may reach disagree, and the proxy picks one at random."""
+        verdicts = {way.verdict for way in self.ways}
+        if len(verdicts) > 1:
+            return "mixed"
+        return "allow" if Verdict.ALLOW in verdicts else "deny"
+
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        return tuple(way.path for way in self.ways)
+
+    @property
+    def answering(self) -> frozenset[str]:
+        """The pods that may answer."""
+        return frozenset(way.response.pod for way in self.ways if isinstance(way.response, Reaches))
+
+
+def direct(source: str, pod: str, port: int, carried: Carried = "hbone") -> Path:
+    """The path of one leg from ``source`` to ``port`` of ``pod``."""
+    return Path((Leg(source, pod, port, carried),))
