@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 
 from benchmarks.measure import Report, processes, pss_mib
 from meshlab.kernel.recorder import DEFAULT_LIMIT_BYTES
+from meshlab.kernel.recorder_requests import Position
 from meshlab.lab import Lab, open_lab
 from meshlab.model import Outcome
 from meshlab.model.report import Result
@@ -85,7 +86,7 @@ def _live(lab: Lab, rounds: int, body_mib: int, round_s: float) -> _Life:
         life.owner.append(pss_mib(os.getpid()))
         life.recorder.append(pss_mib(recorder["recorder"]) + os.fstat(lab.captures.memfd).st_blocks / 2048)
     life.seconds = time.perf_counter() - started
-    life.recorded = lab.captures.recorder.ask("position")[0]["position"] / 2**20
+    life.recorded = lab.captures.recorder.ask(Position())[0]["position"] / 2**20
     with lab.capture() as capture:
         call = client.http(_URL)
     life.proves = all(proof.result is Result.HELD for proof in [*capture.encrypted([call]), capture.path(call)])

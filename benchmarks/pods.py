@@ -21,6 +21,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from benchmarks.measure import Report, cpu_s, median, processes, spread
+from meshlab.agent.requests import Enrol, PodAsked
 from meshlab.kernel.forkserver import ForkServer
 from meshlab.kernel.netlink import NETLINK_ROUTE, RouteSocket
 from meshlab.kernel.sandbox import Netns, Sandbox
@@ -28,7 +29,8 @@ from meshlab.lab.running.mounts import Mounts, binds
 from meshlab.lab.running.programs import WARM, Peer, Programs
 from meshlab.model import InstanceId, Pod, Topology
 from meshlab.plan.changes import Batch, End, LinkUp, Veth
-from meshlab.plan.network import NetworkPlan, node_netns, plan, pod_netns
+from meshlab.plan.netns import NetnsKey, node_netns, pod_netns
+from meshlab.plan.network import NetworkPlan, plan
 from meshlab.plan.pods import PodNetwork, linking, opening, pod_network, settling
 from meshlab.topology import load
 
@@ -120,11 +122,11 @@ class _Node:
     """As much of a lab as its pods need; ``build`` adds what a topology has more than the one before."""
 
     sandbox: Sandbox
-    netns: dict[str, Netns] = field(default_factory=dict)
+    netns: dict[NetnsKey, Netns] = field(default_factory=dict)
     pids: Sequence[int] = ()
     """Whose CPU time counts."""
     _took: dict[str, Took] = field(default_factory=dict)
-    _routes: dict[str, RouteSocket] = field(default_factory=dict)
+    _routes: dict[NetnsKey, RouteSocket] = field(default_factory=dict)
     _pods: dict[str, PodNetwork] = field(default_factory=dict)
     """Those that were built."""
     _agent: Peer | None = None
@@ -158,9 +160,9 @@ class _Node:
         yield
         self._took[phase] = Took(time.perf_counter() - started, sum(map(cpu_s, self.pids)) - ran_s)
 
-    def _make_netns(self, keys: Sequence[str]) -> None:
+    def _make_netns(self, keys: Sequence[NetnsKey]) -> None:
         made = self.sandbox.netns(keys)
-        self.netns |= {netns.name: netns for netns in made}
+        self.netns.update(zip(keys, made, strict=True))
         sockets = self.sandbox.sockets([(netns, socket.AF_NETLINK, socket.SOCK_RAW, NETLINK_ROUTE) for netns in made])
         self._routes |= {key: RouteSocket(sock, key) for key, sock in zip(keys, sockets, strict=True)}
 
@@ -189,7 +191,7 @@ class _Node:
     def _write_rules(self, pods: Sequence[Pod], agent: Peer) -> None:
         fds = [self.netns[pod_netns(pod.key)].fd for pod in pods]
         asked = [_as_agents_know(pod) for pod in pods]
-        answer, _ = agent.ask("enrol", fds, within_s=_TIMEOUT_S, pods=asked, no_proxy=True, timeout_s=_TIMEOUT_S)
+        answer, _ = agent.ask(Enrol(asked, _TIMEOUT_S, no_proxy=True), fds, within_s=_TIMEOUT_S)
         refused = [why for why in answer["pending"].values() if why.startswith("rules:")]
         if refused or len(answer["pending"]) != len(pods):
             raise RuntimeError(f"the agent did not write the rules: {refused or answer}")
@@ -204,8 +206,8 @@ class _Node:
         self._routes[batch.netns].apply(batch.changes, {key: self.netns[key].fd for key in batch.peers()})
 
 
-def _as_agents_know(pod: Pod) -> dict[str, str]:
-    return {"uid": pod.uid, "name": pod.name, "namespace": pod.namespace, "service_account": pod.service_account}
+def _as_agents_know(pod: Pod) -> PodAsked:
+    return PodAsked(uid=pod.uid, name=pod.name, namespace=pod.namespace, service_account=pod.service_account)
 
 
 def _link_into(witness: Sandbox, node: _Node) -> socket.socket:

@@ -24,6 +24,7 @@ from typing import Any
 from benchmarks.parsers.parser import Parser, numbered, pieces, repeated
 from meshlab.agent.agent import Agent, EnrolledPod
 from meshlab.apps.echo import Echo
+from meshlab.apps.echo_requests import ReadReceived
 from meshlab.controlplane.plane import Config, ControlPlane
 from meshlab.errors import LabError
 from meshlab.kernel.channel import Channel, ChannelClosedError, pair
@@ -97,7 +98,7 @@ def _hear(data: bytes) -> None:
     ours, theirs = pair()
     peer = Peer("echo@node-1", ours, lambda: "it is gone")
     try:
-        number = peer.post("received", canaries=[], since_ns=0)
+        number = peer.post(ReadReceived([], 0))
         _say(theirs, data)
         with contextlib.suppress(ChannelClosedError):  # it may be lost by now
             theirs.send({"event": "listening"})

@@ -29,12 +29,31 @@ from typing import Any
 
 from meshlab.agent import rules
 from meshlab.agent.connection import Connection
+from meshlab.agent.requests import (
+    REQUESTS,
+    AgentRequest,
+    ConnectionStatus,
+    Enrol,
+    Enrolled,
+    GiveUp,
+    PodAsked,
+    ReadRules,
+    ReadStatus,
+    Release,
+    Released,
+    Remove,
+    Removed,
+    RulesText,
+    Status,
+)
 from meshlab.errors import KernelRefusedError, ProtocolError
 from meshlab.kernel.channel import Channel, ChannelClosedError, wait_s
+from meshlab.kernel.messages import Done, read
 from meshlab.plan import nft
-from meshlab.plan.network import pod_netns
+from meshlab.plan.netns import pod_netns
 from meshlab.plan.redirect import inpod_rules
-from meshlab.protocols.zds import Acknowledged, AgentEffect, Refused, Removed, SendPacket, Synced, ZdsPod
+from meshlab.protocols import zds
+from meshlab.protocols.zds import Acknowledged, AgentEffect, Refused, SendPacket, Synced, ZdsPod
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +88,8 @@ class _Removal:
 
     request: int
     deadline: float
-    answer: dict[str, Any]
+    answer: Released | Removed
+    """Without what is not acknowledged."""
     waiting: set[tuple[Connection, str]]
     """What each proxy has not acknowledged: (connection, uid)."""
 
@@ -165,42 +185,46 @@ class Agent:
         self._channel.flush()
         if (message := self._channel.take()) is None:
             return
-        request, fds = message
+        asked, fds = message
         try:
-            match request["op"]:
-                case "enrol":
-                    self._enrol(request, fds)
-                case "give_up":
-                    for enrolment in list(self._enrolments):
-                        self._give_up(enrolment, request["why"])
-                    self._channel.send({"id": request["id"]})
-                case "release":
-                    self._release(request)
-                case "remove":
-                    self._take_away(request, request["uids"], {"removed": list(request["uids"])})
-                case "rules":
-                    self._channel.send({"id": request["id"], "text": self.read_rules(self._pods[request["uid"]])})
-                case "status":
-                    self._channel.send({"id": request["id"], **self._status()})
-                case other:
-                    choices = "enrol, give_up, release, remove, rules, status"
-                    raise ValueError(f"no operation {other!r}; there are {choices}")
+            self._do(asked["id"], read(REQUESTS, asked), fds)
         except ChannelClosedError:
             raise
         except Exception as error:  # as netd: a request that makes no sense is answered as one that fails
-            self._channel.send({"id": request.get("id"), "error": f"{type(error).__name__}: {error}"})
+            self._channel.send({"id": asked.get("id"), "error": f"{type(error).__name__}: {error}"})
 
-    def _enrol(self, request: dict[str, Any], fds: list[int]) -> None:
-        deadline = time.monotonic() + wait_s(request, 10.0)
-        enrolment = _Enrolment(request["id"], deadline, set())
-        for asked, netns in zip(request["pods"], fds, strict=True):
+    def _do(self, number: int, request: AgentRequest, fds: list[int]) -> None:
+        match request:
+            case Enrol():
+                self._enrol(number, request, fds)
+            case GiveUp(why):
+                for enrolment in list(self._enrolments):
+                    self._give_up(enrolment, why)
+                self._reply(number, Done())
+            case Release():
+                self._release(number, request)
+            case Remove(uids):
+                answer = Removed(removed=list(uids), unacknowledged=[])
+                self._take_away(number, uids, request.timeout_s, answer)
+            case ReadRules(uid):
+                self._reply(number, RulesText(text=self.read_rules(self._pods[uid])))
+            case ReadStatus():
+                self._reply(number, self._status())
+
+    def _reply(self, number: int, answer: Mapping[str, object]) -> None:
+        self._channel.send({"id": number, **answer})
+
+    def _enrol(self, number: int, request: Enrol, fds: list[int]) -> None:
+        deadline = time.monotonic() + wait_s(request.timeout_s)
+        enrolment = _Enrolment(number, deadline, set())
+        for asked, netns in zip(request.pods, fds, strict=True):
             pod = _enrolled_pod(asked, netns)
             if self._try_to_know(pod, known=pod.zds.uid in self._pods):
                 enrolment.waiting.add(pod.zds.uid)
             else:
                 enrolment.pending[pod.zds.uid] = self._without_rules[pod.zds.uid]
         self._enrolments.append(enrolment)
-        if request.get("no_proxy"):
+        if request.no_proxy:
             self._give_up(enrolment, "no node proxy was asked for")
         elif not enrolment.waiting:
             self._settle(enrolment)
@@ -223,26 +247,27 @@ class Agent:
         self._pods[uid] = pod
         return True
 
-    def _release(self, request: dict[str, Any]) -> None:
+    def _release(self, number: int, request: Release) -> None:
         """Take pods out of the mesh that go on running: rules first, as Istio does, so that nothing new is captured."""
         failed: dict[str, str] = {}
         with contextlib.ExitStack() as closing:
-            for uid in request["uids"]:
+            for uid in request.uids:
                 try:
                     self.remove_rules(self._pods[uid], closing)
                 except KeyError:
                     failed[uid] = f"the agent of {self.node} does not know it"
                 except (KernelRefusedError, OSError) as error:
                     failed[uid] = f"rules: {error}"
-            released = [uid for uid in request["uids"] if uid not in failed]
-            self._take_away(request, released, {"released": released, "failed": failed})
+            released = [uid for uid in request.uids if uid not in failed]
+            answer = Released(released=released, failed=failed, unacknowledged=[])
+            self._take_away(number, released, request.timeout_s, answer)
 
-    def _take_away(self, request: dict[str, Any], uids: Sequence[str], answer: dict[str, Any]) -> None:
+    def _take_away(self, number: int, uids: Sequence[str], timeout_s: float, answer: Released | Removed) -> None:
         """Forget pods, and tell every proxy. Rules are not touched: those of a pod that ends go with its netns."""
         known = [uid for uid in dict.fromkeys(uids) if uid in self._pods]
-        deadline = time.monotonic() + wait_s(request, 10.0)
+        deadline = time.monotonic() + wait_s(timeout_s)
         waiting = {(connection, uid) for connection in self._connections for uid in known}
-        removal = _Removal(request["id"], deadline, answer, waiting)
+        removal = _Removal(number, deadline, answer, waiting)
         self._removals.append(removal)
         for uid in known:
             pod = self._pods.pop(uid)
@@ -253,18 +278,17 @@ class Agent:
             os.close(pod.netns)
         self._settle_removals()
 
-    def _status(self) -> dict[str, Any]:
-        """The proxies in the order in which they came, and the pods."""
+    def _status(self) -> Status:
         connections = [
-            {
-                "number": connection.number,
-                "pid": connection.pid,
-                "synced": connection.session.synced,
-                "uids": sorted(connection.uids),
-            }
+            ConnectionStatus(
+                number=connection.number,
+                pid=connection.pid,
+                synced=connection.session.synced,
+                uids=sorted(connection.uids),
+            )
             for connection in self._connections
         ]
-        return {"connections": connections, "uids": sorted(self._pods), "without_rules": self._without_rules}
+        return Status(connections=connections, uids=sorted(self._pods), without_rules=self._without_rules)
 
     # --- proxies ---
 
@@ -318,7 +342,7 @@ class Agent:
                     self._decided(uid, None)
                 case Refused(uid, text):
                     self._decided(uid, f"the node proxy refused it: {text}")
-                case Removed(uid):
+                case zds.Removed(uid):
                     for removal in self._removals:
                         removal.waiting.discard((connection, uid))
                     self._settle_removals()
@@ -346,7 +370,7 @@ class Agent:
         if enrolment.waiting:
             return
         self._enrolments.remove(enrolment)
-        self._channel.send({"id": enrolment.request, "enrolled": enrolment.enrolled, "pending": enrolment.pending})
+        self._reply(enrolment.request, Enrolled(enrolled=enrolment.enrolled, pending=enrolment.pending))
 
     def _settle_removals(self, now: float = 0.0) -> None:
         """Answer those that every proxy has acknowledged, or that are due ``now``."""
@@ -354,8 +378,8 @@ class Agent:
             if removal.waiting and removal.deadline > now:
                 continue
             self._removals.remove(removal)
-            unacknowledged = sorted({uid for _, uid in removal.waiting})
-            self._channel.send({"id": removal.request, **removal.answer, "unacknowledged": unacknowledged})
+            removal.answer["unacknowledged"] = sorted({uid for _, uid in removal.waiting})
+            self._reply(removal.request, removal.answer)
 
     def _give_up(self, enrolment: _Enrolment, why: str) -> None:
         enrolment.pending.update(dict.fromkeys(sorted(enrolment.waiting), why))
@@ -391,7 +415,7 @@ class Agent:
             self._channel.send({"event": "conversation", "t": seconds, "agent": self.node, **entry})
 
 
-def _enrolled_pod(asked: Mapping[str, Any], netns: int) -> EnrolledPod:
+def _enrolled_pod(asked: PodAsked, netns: int) -> EnrolledPod:
     zds = ZdsPod(
         uid=asked["uid"],
         name=asked["name"],

@@ -5,16 +5,7 @@ It answers HTTP/1.1 (``http_echo.py``) and raw TCP on the same port (``language.
 bounded, each and in sum. It binds nothing itself: its sockets come listening, by descriptor, already inside their pods.
 
     fds      control; it starts with no pod
-    asked    {"id", "op": "listen", "pods": [{"pod": "shop/a", "port": 80, "listener": 0, "mode": "server-first"}]} with
-             the listening sockets as descriptors -> {"id", "listening": 1}
-             ``listener`` says which of the descriptors; ``mode`` is ``echo`` where it is not said.
-             {"id", "op": "leave", "pods": ["shop/a"], "reset": false} -> {"id", "closed": 3}
-             The listeners of these pods are closed, and so are their connections, ``closed`` of them: as the kernel
-             does for a program that is killed, or each with a reset. What they had received is still remembered.
-             {"id", "op": "received", "canaries": [...], "since_ns"} ->
-                 {"id", "received": [...], "connections": [[...], ...], "forgotten_until_ns"}
-             ``received`` are those of the canaries that any listener received, and ``connections`` the rows
-             (``received.Connection``) of those that were open, or got a byte, at ``since_ns`` or later.
+    asked    the requests of ``echo_requests``
 """
 
 from __future__ import annotations
@@ -33,9 +24,21 @@ from ipaddress import IPv6Address, ip_address
 from typing import Any
 
 from meshlab.apps import language
+from meshlab.apps.echo_requests import (
+    REQUESTS,
+    EchoRequest,
+    Leave,
+    Left,
+    Listen,
+    Listening,
+    PortAsked,
+    ReadReceived,
+    ReceivedRows,
+)
 from meshlab.apps.http_echo import KEPT_BYTES, HttpEcho, Memory
 from meshlab.apps.received import CanaryScanner, Received
 from meshlab.kernel.channel import Channel, ChannelClosedError, close_all
+from meshlab.kernel.messages import read
 from meshlab.model import Address, Peer
 
 _BACKLOG = 512
@@ -210,33 +213,32 @@ class Echo:
     def stop(self) -> None:
         self._done.set()
 
-    async def _answer(self, request: dict[str, Any], fds: list[int]) -> None:
+    async def _answer(self, message: Mapping[str, Any], fds: list[int]) -> None:
+        answer: Mapping[str, object]
         try:
-            answer = await self._reply(request, fds)
+            answer = await self._reply(read(REQUESTS, message), fds)
         except Exception as error:  # nobody would be told of it otherwise
             answer = {"error": f"{type(error).__name__}: {error}"}
         finally:
             close_all(fds)
         with contextlib.suppress(ChannelClosedError):  # the end of the channel ends the program by itself
-            self._channel.send({"id": request.get("id"), **answer})
+            self._channel.send({"id": message.get("id"), **answer})
 
-    async def _reply(self, request: Mapping[str, Any], fds: list[int]) -> dict[str, Any]:
-        match request.get("op"):
-            case "listen":
-                return await self._listen(request["pods"], fds)
-            case "leave":
-                return await self._leave(frozenset(request["pods"]), reset=request.get("reset", False))
-            case "received":
+    async def _reply(self, request: EchoRequest, fds: list[int]) -> Listening | Left | ReceivedRows:
+        match request:
+            case Listen(pods):
+                return await self._listen(pods, fds)
+            case Leave(pods):
+                return await self._leave(frozenset(pods), reset=request.reset)
+            case ReadReceived(canaries, since_ns):
                 await _rounds()
-                return {
-                    "received": self.record.among(request["canaries"]),
-                    "connections": [connection.row() for connection in self.record.since(request["since_ns"])],
-                    "forgotten_until_ns": self.record.forgotten_until_ns,
-                }
-            case unknown:
-                return {"error": f"the echo has no operation {unknown!r}: leave, listen, received"}
+                return ReceivedRows(
+                    received=self.record.among(canaries),
+                    connections=[connection.row() for connection in self.record.since(since_ns)],
+                    forgotten_until_ns=self.record.forgotten_until_ns,
+                )
 
-    async def _listen(self, pods: Sequence[Mapping[str, Any]], fds: list[int]) -> dict[str, Any]:
+    async def _listen(self, pods: Sequence[PortAsked], fds: list[int]) -> Listening:
         """Serve on all of these sockets, or on none of them."""
         listeners = [(_listener(entry), fds[entry["listener"]]) for entry in pods]
         places = Counter([*self._servers, *((listener.pod, listener.port) for listener, _ in listeners)])
@@ -251,7 +253,7 @@ class Echo:
                 server.close()
             raise
         self._servers.update(made)
-        return {"listening": len(made)}
+        return Listening(listening=len(made))
 
     async def _serve(self, listener: Listener, sock: socket.socket) -> asyncio.Server:
         try:
@@ -263,7 +265,7 @@ class Echo:
             sock.close()
             raise
 
-    async def _leave(self, pods: frozenset[str], *, reset: bool) -> dict[str, Any]:
+    async def _leave(self, pods: frozenset[str], *, reset: bool) -> Left:
         if unknown := pods - {pod for pod, _ in self._servers}:
             raise ValueError(f"the echo does not listen in {', '.join(sorted(unknown))}")
         for place in [place for place in self._servers if place[0] in pods]:
@@ -273,7 +275,7 @@ class Echo:
         for connection in leaving:
             connection.abort(reset=reset)
         await _rounds()
-        return {"closed": len(leaving)}
+        return Left(closed=len(leaving))
 
 
 async def _rounds() -> None:
@@ -282,7 +284,7 @@ async def _rounds() -> None:
         await asyncio.sleep(0)
 
 
-def _listener(entry: Mapping[str, Any]) -> Listener:
+def _listener(entry: PortAsked) -> Listener:
     return Listener(entry["pod"], entry["port"], entry.get("mode", "echo") == "server-first")
 
 

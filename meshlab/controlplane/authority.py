@@ -6,13 +6,16 @@ Source: https://istio.io/latest/docs/concepts/security/#pki
 from __future__ import annotations
 
 from datetime import datetime, timedelta
-from typing import Any
+from typing import TYPE_CHECKING
 
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from meshlab.errors import ProtocolError
 from meshlab.model.identity import SpiffeId
 from meshlab.pki import MAX_TTL, Issuer, SigningRequest, read_csr
+
+if TYPE_CHECKING:
+    from meshlab.protocols.stubs.citadel_pb2 import IstioCertificateRequest
 
 CA_SERVICE = "istio.v1.auth.IstioCertificateService"
 CA_METHOD = "CreateCertificate"
@@ -48,7 +51,7 @@ class Authority:
         """
         return tuple(holder for holder, issuer in self._newest.items() if issuer is not self.issuer)
 
-    def create(self, request: Any, now: datetime, client: str) -> tuple[SpiffeId, list[str]]:
+    def create(self, request: IstioCertificateRequest, now: datetime, client: str) -> tuple[SpiffeId, list[str]]:
         """Answer an ``IstioCertificateRequest``: the identity, and its chain.
 
         Args:
@@ -77,7 +80,7 @@ class Authority:
             shared = f"one private key is that of {both}: whoever has it can pose as either"
             self.shared_keys += [shared] if shared not in self.shared_keys else []
 
-    def identity(self, request: Any, csr: SigningRequest) -> SpiffeId:
+    def identity(self, request: IstioCertificateRequest, csr: SigningRequest) -> SpiffeId:
         """For whom: whom a shared ztunnel impersonates, else the CSR's own name (a dedicated one)."""
         asked = impersonated(request)
         uris = (asked,) if asked else csr.uris
@@ -97,7 +100,7 @@ def _ttl(seconds: int) -> timedelta:
     return timedelta(seconds=max(0, min(seconds, MAX_TTL.total_seconds())))
 
 
-def impersonated(request: Any) -> str:
+def impersonated(request: IstioCertificateRequest) -> str:
     """``ImpersonatedIdentity`` of a request, or nothing."""
     fields = request.metadata.fields
     return str(fields["ImpersonatedIdentity"].string_value) if "ImpersonatedIdentity" in fields else ""

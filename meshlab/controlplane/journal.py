@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from google.protobuf.json_format import MessageToDict
 
 from meshlab.protocols.messages import pool
+from meshlab.protocols.xds import Request, Response
+
+if TYPE_CHECKING:
+    from google.protobuf.message import Message
+
+    from meshlab.protocols.stubs.citadel_pb2 import IstioCertificateRequest
 
 Entry = dict[str, Any]
 
@@ -36,10 +42,10 @@ class Journal:
     def stream_closed(self, stream: int, node: str) -> None:
         self._note("xds-stream-closed", stream=stream, node=node)
 
-    def request(self, stream: int, request: Any) -> None:
+    def request(self, stream: int, request: Request) -> None:
         self._note("xds-request", stream=stream, msg=as_dict(request))
 
-    def response(self, stream: int, response: Any) -> None:
+    def response(self, stream: int, response: Response) -> None:
         self._note(
             "xds-response",
             stream=stream,
@@ -49,10 +55,12 @@ class Journal:
             removed=list(response.removed_resources),
         )
 
-    def certificate_request(self, client: str, peer: str, metadata: dict[str, str], request: Any) -> None:
+    def certificate_request(
+        self, client: str, peer: str, metadata: dict[str, str], request: IstioCertificateRequest
+    ) -> None:
         self._note("ca-request", client=client, peer=peer, metadata=metadata, msg=as_dict(request))
 
-    def certificate_issued(self, identity: str, chain: list[str]) -> None:
+    def certificate_issued(self, identity: str, chain: Sequence[str]) -> None:
         self._note("ca-issued", identity=identity, chain=chain)
 
     def refused(self, what: str, reason: str) -> None:
@@ -62,6 +70,6 @@ class Journal:
         self._write({"t": round(self._clock() - self._start, 5), "k": kind, **fields})
 
 
-def as_dict(message: Any) -> dict[str, Any]:
+def as_dict(message: Message) -> dict[str, Any]:
     """A message of ours as JSON, with the names that its ``.proto`` has."""
     return MessageToDict(message, preserving_proto_field_name=True, descriptor_pool=pool())

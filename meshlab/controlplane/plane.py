@@ -2,17 +2,17 @@
 
     node proxy --delta ADS, CreateCertificate (TLS, bearer token)--> ControlPlane <--control channel-- lab
 
-A client is an instance (``ztunnel@node-1``), and is known by its token: the lab says with ``clients`` whose each is, so
-that two proxies of one node, or the same proxy before and after a restart, are two clients. Where a token is taken away
-its streams end, and from that moment on they count no longer.
+A client is an instance (``ztunnel@node-1``), and is known by its token: the lab says with ``SetClients`` whose each is,
+so that two proxies of one node, or the same proxy before and after a restart, are two clients. Where a token is taken
+away its streams end, and from that moment on they count no longer.
 
-A push (``set``) replaces all that is served, and is answered once its barrier is reached: every named client has a live
+A ``Push`` replaces all that is served, and is answered once its barrier is reached: every named client has a live
 stream that accepted both types at this version, and every named identity has a certificate. Its answer is one of
 
-    {"acknowledged": {client: {type: version}}}                   in effect
-    {"timeout": [who lacks which type], "certificates": [...]}    not within ``timeout_s``; it is served all the same
-    {"superseded": true}                                          another push replaced it before it was in effect
-    {"nack": ..., "went_back": bool, "behind": [...]}             refused by a client
+    Acknowledged    in effect
+    Late            not within ``timeout_s``; it is served all the same
+    Superseded      another push replaced it before it was in effect
+    Refused         by a client
 
 A refused push is taken back at once: the last good one is served again, and the answer waits until every client has
 acknowledged that. ``behind`` says who had not done so at the deadline: such a client may still serve what was refused.
@@ -27,22 +27,46 @@ import asyncio
 import base64
 import itertools
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import grpc
 
 from meshlab.controlplane.authority import CA_METHOD, CA_SERVICE, Authority
 from meshlab.controlplane.journal import Entry, Journal
+from meshlab.controlplane.requests import (
+    REQUESTS,
+    Acknowledged,
+    CaMode,
+    LagSpoken,
+    Late,
+    NackSpoken,
+    PlaneRequest,
+    Push,
+    Pushed,
+    ReadStatus,
+    Refused,
+    Resources,
+    SetCa,
+    SetClients,
+    Status,
+    StreamsEnded,
+    StreamStatus,
+    Superseded,
+)
 from meshlab.errors import ProtocolError
 from meshlab.kernel.channel import Channel, ChannelClosedError, close_all
+from meshlab.kernel.messages import read
 from meshlab.model import InstanceId
 from meshlab.pki import Issuer
 from meshlab.protocols.messages import MANIFESTS_TYPE, message
 from meshlab.protocols.xds import DELTA_ADS_METHOD, DELTA_ADS_SERVICE, ZTUNNEL_TYPES, Request, Response
 from meshlab.protocols.xds_server import DeltaServer, Lag, Nack, Snapshot, Stream
+
+if TYPE_CHECKING:
+    from meshlab.protocols.stubs.citadel_pb2 import IstioCertificateRequest, IstioCertificateResponse
 
 # Looked up at import, which a fork server has done before a lab asks for a control plane.
 _DELTA_REQUEST = message("envoy.service.discovery.v3.DeltaDiscoveryRequest")
@@ -81,8 +105,8 @@ class _Push:
     """The one ``set`` that is under way."""
 
     snapshot: Snapshot
-    clients: list[str]
-    identities: list[str]
+    clients: Sequence[str]
+    identities: Sequence[str]
     goes_back: bool
     """What a NACK does to it."""
     nack: Nack | None = None
@@ -231,7 +255,7 @@ class ControlPlane:
             self.journal.response(number, response)
             await context.write(response)
 
-    async def create_certificate(self, request: Any, context: Any) -> Any:
+    async def create_certificate(self, request: IstioCertificateRequest, context: Any) -> IstioCertificateResponse:
         """``IstioCertificateService.CreateCertificate``."""
         caller = await self._authenticate(context)
         self.journal.certificate_request(caller.client, context.peer(), caller.metadata, request)
@@ -274,7 +298,7 @@ class ControlPlane:
                 self._go_back(push)
         elif refused not in self._refused_before:
             self.unexpected.append(nack)
-            self._tell({"event": "nack", **_spoken(nack)})
+            self._tell({"event": "nack", **_spoken_nack(nack)})
 
     def _go_back(self, push: _Push) -> None:
         if push.goes_back:
@@ -283,28 +307,30 @@ class ControlPlane:
 
     # --- towards the lab ---
 
-    async def _operate(self, request: Mapping[str, Any]) -> None:
+    async def _operate(self, message: Mapping[str, Any]) -> None:
+        answer: Mapping[str, object]
         try:
-            match request["op"]:
-                case "set":
-                    answer = await self.set(request)
-                case "status":
-                    answer = self.status()
-                case "clients":
-                    answer = self.set_clients(request["clients"])
-                case "ca":
-                    answer = self.set_ca(request.get("mode"), request.get("ca"))
-                case other:
-                    raise ValueError(f"no operation {other!r}; there are set, status, clients, ca")
+            answer = await self._do(read(REQUESTS, message))
         except Exception as error:  # as netd: a request that makes no sense is answered as one that fails
             answer = {"error": f"{type(error).__name__}: {error}"}
-        self._tell({"id": request.get("id"), **answer})
+        self._tell({"id": message.get("id"), **answer})
 
-    async def set(self, request: Mapping[str, Any]) -> dict[str, Any]:
+    async def _do(self, request: PlaneRequest) -> Pushed | Status | StreamsEnded | CaMode:
+        match request:
+            case Push():
+                return await self.set(request)
+            case ReadStatus():
+                return self.status()
+            case SetClients():
+                return self.set_clients(request.clients)
+            case SetCa():
+                return self.set_ca(request.mode, request.ca)
+
+    async def set(self, request: Push) -> Pushed:
         """Replace what is served; wait for the barrier. A push that is still waiting has its answer now."""
         push = self._begin(request)
         try:
-            async with asyncio.timeout(request.get("timeout_s", 5)):
+            async with asyncio.timeout(request.timeout_s):
                 await self._until(lambda: push.superseded or self._is_over(push))
         except TimeoutError:
             pass
@@ -313,19 +339,19 @@ class ControlPlane:
                 self._push = None
         return self._answer(push)
 
-    def _begin(self, request: Mapping[str, Any]) -> _Push:
-        snapshot = _snapshot(request["resources"])
-        if "fallback" in request:
-            self.ads.accepted = _snapshot(request["fallback"])
+    def _begin(self, request: Push) -> _Push:
+        snapshot = _snapshot(request.resources)
+        if request.fallback is not None:
+            self.ads.accepted = _snapshot(request.fallback)
         if self._push:
             self._push.superseded = True
         self._push = push = _Push(
             snapshot,
-            clients=list(request.get("barrier", ())),
-            identities=list(request.get("certificates", ())),
-            goes_back=request.get("after_nack", "resend") == "resend",
+            clients=list(request.barrier),
+            identities=list(request.certificates),
+            goes_back=request.after_nack == "resend",
         )
-        self.journal.pushed(request["resources"])
+        self.journal.pushed(request.resources)
         self._send_all(self.ads.publish(snapshot))
         self._configured.set()
         self._wake()
@@ -336,42 +362,42 @@ class ControlPlane:
             return not (push.goes_back and self._lagging(push.clients))
         return not (self._lagging(push.clients) or self._uncertified(push.identities))
 
-    def _answer(self, push: _Push) -> dict[str, Any]:
+    def _answer(self, push: _Push) -> Pushed:
+        lags = [_spoken_lag(lag) for lag in self._lagging(push.clients)]
         if push.nack:
-            behind = self._lagging(push.clients) if push.goes_back else []
-            return {"nack": _spoken(push.nack), "went_back": push.goes_back, "behind": [_spoken(lag) for lag in behind]}
+            behind = lags if push.goes_back else []
+            return Refused(nack=_spoken_nack(push.nack), went_back=push.goes_back, behind=behind)
         if push.superseded:
-            return {"superseded": True}
+            return Superseded(superseded=True)
         if not self._is_over(push):
-            lags = [_spoken(lag) for lag in self._lagging(push.clients)]
-            return {"timeout": lags, "certificates": self._uncertified(push.identities)}
+            return Late(timeout=lags, certificates=self._uncertified(push.identities))
         self.ads.accept()
         self.journal.accepted()
-        return {
-            "acknowledged": {
+        return Acknowledged(
+            acknowledged={
                 client: {type_url: push.snapshot.version(type_url) for type_url in _types_of(client)}
                 for client in push.clients
             }
-        }
+        )
 
-    def _lagging(self, clients: list[str]) -> list[Lag]:
+    def _lagging(self, clients: Sequence[str]) -> list[Lag]:
         return self.ads.lagging(clients, _types_of)
 
-    def status(self) -> dict[str, Any]:
+    def status(self) -> Status:
         """What there is to see: streams, versions, identities, NACKs."""
-        return {
-            "clients": sorted(self._clients.values()),
-            "streams": [
-                {"client": stream.client, "node": stream.node, "acknowledged": stream.acknowledged}
+        return Status(
+            clients=sorted(self._clients.values()),
+            streams=[
+                StreamStatus(client=stream.client, node=stream.node, acknowledged=stream.acknowledged)
                 for stream in self.ads.streams
             ],
-            "versions": dict(self.ads.snapshot.versions),
-            "issued": dict(self.authority.issued),
-            "unexpected": [_spoken(nack) for nack in self.unexpected],
-            "shared_keys": self.authority.shared_keys,
-        }
+            versions=dict(self.ads.snapshot.versions),
+            issued=dict(self.authority.issued),
+            unexpected=[_spoken_nack(nack) for nack in self.unexpected],
+            shared_keys=self.authority.shared_keys,
+        )
 
-    def set_clients(self, clients: Mapping[str, str]) -> dict[str, Any]:
+    def set_clients(self, clients: Mapping[str, str]) -> StreamsEnded:
         """Know these tokens and no others; the streams of a token that is not whose it was end."""
         if not all(token and isinstance(client, str) and client for token, client in clients.items()):
             raise ValueError("clients are a mapping of bearer token to instance, and neither may be empty")
@@ -381,9 +407,9 @@ class ControlPlane:
             self._served.pop(stream).reader.cancel()
             self.ads.close(stream)
         self._wake()
-        return {"ended": sorted(stream.client for stream in gone)}
+        return StreamsEnded(ended=sorted(stream.client for stream in gone))
 
-    def set_ca(self, mode: str | None, ca: Mapping[str, str] | None) -> dict[str, Any]:
+    def set_ca(self, mode: str | None, ca: Mapping[str, str] | None) -> CaMode:
         """Let the CA sign (``ok``) or refuse everyone (``refuse``), from now on with the issuer of ``ca`` where given.
 
         What the control plane itself shows to its clients stays as it is.
@@ -394,9 +420,9 @@ class ControlPlane:
             self.authority.issuer = Issuer.from_pem(ca)
         if mode is not None:
             self.authority.refuses = mode == "refuse"
-        return {"mode": "refuse" if self.authority.refuses else "ok"}
+        return CaMode(mode="refuse" if self.authority.refuses else "ok")
 
-    def _uncertified(self, identities: list[str]) -> list[str]:
+    def _uncertified(self, identities: Sequence[str]) -> list[str]:
         return [identity for identity in identities if identity not in self.authority.issued]
 
     async def _until(self, reached: Callable[[], bool]) -> None:
@@ -425,7 +451,7 @@ def _types_of(client: str) -> tuple[str, ...]:
     return (MANIFESTS_TYPE,) if InstanceId.parse(client).role == "waypoint" else ZTUNNEL_TYPES
 
 
-def _snapshot(encoded: Mapping[str, Mapping[str, str]]) -> Snapshot:
+def _snapshot(encoded: Resources) -> Snapshot:
     return Snapshot.of(
         {
             type_url: {name: base64.b64decode(body) for name, body in named.items()}
@@ -434,5 +460,11 @@ def _snapshot(encoded: Mapping[str, Mapping[str, str]]) -> Snapshot:
     )
 
 
-def _spoken(what: Nack | Lag) -> dict[str, str]:
-    return {field: getattr(what, field) for field in what.__slots__}
+def _spoken_nack(nack: Nack) -> NackSpoken:
+    return NackSpoken(
+        client=nack.client, node=nack.node, type_url=nack.type_url, version=nack.version, detail=nack.detail
+    )
+
+
+def _spoken_lag(lag: Lag) -> LagSpoken:
+    return LagSpoken(client=lag.client, node=lag.node, type_url=lag.type_url, version=lag.version)

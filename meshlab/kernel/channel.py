@@ -49,9 +49,9 @@ _LONGEST_WAIT_S = 86_400.0
 """A selector cannot wait for ever: a request that asks for longer waits for a day."""
 
 
-def wait_s(request: Mapping[str, Any], default: float) -> float:
-    """Return how many seconds a request wants to wait at most: its ``timeout_s``."""
-    return min(_LONGEST_WAIT_S, float(request.get("timeout_s", default)))
+def wait_s(timeout_s: float) -> float:
+    """Return how many seconds to wait at most for a request that wants to wait so long."""
+    return min(_LONGEST_WAIT_S, float(timeout_s))
 
 
 class ChannelClosedError(ConnectionError):

@@ -20,24 +20,37 @@ import sys
 import threading
 import time
 import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from queue import Empty, SimpleQueue
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar, cast
 
 from meshlab.errors import LabError
 from meshlab.kernel.channel import Channel, ChannelClosedError, close_all
+from meshlab.kernel.messages import Request, written
 
+_A = TypeVar("_A")
 _T = TypeVar("_T")
 _CLOSE_S = 5.0
 """How long the reader may take for a task."""
 
 
-class Answer:
+class Number(int, Generic[_A]):
+    """The number of a request, which is answered with an ``_A``."""
+
+
+class Answer(Generic[_A]):
     """What came back: ``body``, and descriptors, which are closed with it unless somebody claims them."""
 
     def __init__(self, body: dict[str, Any], fds: list[int]) -> None:
         self.body = body
         self.fds = fds
+        self.kept: list[int] = []
+        """Descriptors that ``keep`` has claimed."""
+
+    @property
+    def given(self) -> _A:
+        """``body`` with its type, for who has seen that it is no error."""
+        return cast("_A", self.body)
 
     def claim(self) -> list[int]:
         """The descriptors, which are the caller's from now on."""
@@ -56,7 +69,7 @@ class Conversation:
         name: str,
         channel: Channel,
         on_event: Callable[[dict[str, Any]], None],
-        keep: Callable[[Answer], None] = lambda _: None,
+        keep: Callable[[Answer[Any]], None] = lambda _: None,
     ) -> None:
         self.name = name
         self.ended = ""
@@ -67,7 +80,7 @@ class Conversation:
         self._on_event = on_event
         self._keep = keep
         self._numbers = itertools.count(1)
-        self._boxes: dict[int, SimpleQueue[Answer | None]] = {}
+        self._boxes: dict[int, SimpleQueue[Answer[Any] | None]] = {}
         self._bells: list[SimpleQueue[None]] = []
         self._reader = _Reader.shared()
         _conversations.add(self)
@@ -81,7 +94,7 @@ class Conversation:
 
     # --- asking ---
 
-    def post(self, operation: str, fds: Sequence[int] = (), **fields: Any) -> int:
+    def post(self, request: Request[_A], fds: Sequence[int] = ()) -> Number[_A]:
         """Send a request without waiting; its number is for ``answer``.
 
         Raises:
@@ -89,21 +102,21 @@ class Conversation:
         """
         number = next(self._numbers)
         try:
-            self._send(number, operation, fds, fields)
+            self._send(number, request, fds)
         except BaseException:
             self._boxes.pop(number, None)
             raise
-        return number
+        return Number(number)
 
-    def _send(self, number: int, operation: str, fds: Sequence[int], fields: Mapping[str, Any]) -> None:
+    def _send(self, number: int, request: Request[Any], fds: Sequence[int]) -> None:
         self._boxes[number] = SimpleQueue()
-        self._channel.send({"id": number, "op": operation, **fields}, fds)
+        self._channel.send({"id": number, **written(request)}, fds)
         if self.ended:
             raise ChannelClosedError(self.ended)
 
     def answer(
-        self, number: int, timeout_s: float, meanwhile: Callable[[], None] = lambda: None, look_s: float = 3600.0
-    ) -> Answer:
+        self, number: Number[_A], timeout_s: float, meanwhile: Callable[[], None] = lambda: None, look_s: float = 3600.0
+    ) -> Answer[_A]:
         """The answer to request ``number``.
 
         Args:
@@ -131,16 +144,16 @@ class Conversation:
             raise ChannelClosedError(self.ended)
         return answer
 
-    def ask(self, operation: str, fds: Sequence[int], timeout_s: float, **fields: Any) -> Answer:
+    def ask(self, request: Request[_A], fds: Sequence[int], timeout_s: float) -> Answer[_A]:
         """Send a request and wait for its answer, as ``post`` and ``answer`` do. Interrupted, it leaves nothing behind.
 
         Raises:
             ChannelClosedError: the program is gone.
             LabError: it did not answer within ``timeout_s``.
         """
-        number = next(self._numbers)
+        number: Number[_A] = Number(next(self._numbers))
         try:
-            self._send(number, operation, fds, fields)
+            self._send(number, request, fds)
             return self.answer(number, timeout_s)
         finally:
             self._boxes.pop(number, None)
@@ -209,7 +222,7 @@ class Conversation:
             self._reader.watch(self._channel)
 
     def _take(self, body: dict[str, Any], fds: list[int]) -> None:
-        answer = Answer(body, fds)
+        answer: Answer[Any] = Answer(body, fds)
         if "event" in body:
             self._on_event(body)
             self._ring()

@@ -25,12 +25,13 @@ import threading
 import traceback
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn, TypedDict
 
 from meshlab.errors import KernelRefusedError, LabLostError
 from meshlab.kernel import namespaces as ns
 from meshlab.kernel.channel import Channel, ChannelClosedError, close_all, pair
 from meshlab.kernel.conversation import Conversation
+from meshlab.kernel.messages import Op, read
 from meshlab.kernel.sandbox import Mntns, Netns, Sandbox
 from meshlab.kernel.uninterrupted import uninterrupted
 
@@ -54,6 +55,31 @@ class Start:
     @property
     def carried(self) -> list[int]:
         return [self.netns.fd, self.mntns.fd, self.mntns.uts_fd, self.stdout, self.stderr, *self.fds.values()]
+
+
+class _Described(TypedDict):
+    """A ``Start``, without what goes as descriptors."""
+
+    entry: str
+    config: Mapping[str, Any]
+    names: list[str]
+    """Of ``fds``."""
+    capabilities: list[str]
+
+
+class _Pids(TypedDict):
+    pids: list[int]
+
+
+class _StartAll(NamedTuple):
+    """All that the server can be asked."""
+
+    rootless: bool
+    programs: list[_Described]
+    op: Op[_Pids] = Op("start")
+
+
+_REQUESTS = {"start": _StartAll}
 
 
 class ForkServer:
@@ -109,8 +135,8 @@ class ForkServer:
         carried = [*shared, *(fd for start in starts for fd in start.carried)]
         programs = [_described(start) for start in starts]
         try:
-            number = self._server.post("start", carried, rootless=sandbox.rootless, programs=programs)
-            answer = self._server.answer(number, _ANSWER_S).body
+            number = self._server.post(_StartAll(rootless=sandbox.rootless, programs=programs), carried)
+            answer = self._server.answer(number, _ANSWER_S)
         except BaseException as error:
             self._drop()  # whatever it is doing now: the next lab gets a server that does nothing else
             if isinstance(error, ChannelClosedError):
@@ -119,11 +145,11 @@ class ForkServer:
         finally:
             if self._dropped and not self._server.asked:
                 self.close()
-        if "error" in answer:
+        if "error" in answer.body:
             sandbox.poll()  # says so where the lab has ended meanwhile
             where = ", ".join(start.netns.name for start in starts)
-            raise KernelRefusedError(answer["what"], where, answer["errno"], answer["error"])
-        return list(answer["pids"])
+            raise KernelRefusedError(answer.body["what"], where, answer.body["errno"], answer.body["error"])
+        return answer.given["pids"]
 
     def close(self) -> None:
         """End the server; labs that run are not touched."""
@@ -179,7 +205,7 @@ def _forget_shared() -> None:
 os.register_at_fork(after_in_child=_forget_shared)
 
 
-def _described(start: Start) -> dict[str, Any]:
+def _described(start: Start) -> _Described:
     return {
         "entry": start.entry,
         "config": dict(start.config),
@@ -214,17 +240,17 @@ def serve(channel: Channel, owner: int, modules: list[str]) -> None:
                     _answer(channel, *message)
 
 
-def _answer(channel: Channel, request: dict[str, Any], fds: list[int]) -> None:
+def _answer(channel: Channel, message: dict[str, Any], fds: list[int]) -> None:
     try:
-        answer = _fork_into_lab(request, fds)
+        answer = _fork_into_lab(read(_REQUESTS, message), fds)
     except OSError as error:
         answer = {"what": "fork", "errno": error.errno or 0, "error": str(error)}
     finally:
         close_all(fds)
-    channel.send({"id": request["id"], **answer})
+    channel.send({"id": message["id"], **answer})
 
 
-def _fork_into_lab(request: dict[str, Any], fds: list[int]) -> dict[str, Any]:
+def _fork_into_lab(request: _StartAll, fds: list[int]) -> dict[str, Any]:
     """Fork the first child, and read what became of each program."""
     report_read, report_write = os.pipe2(os.O_CLOEXEC)
     first = os.fork()
@@ -240,24 +266,23 @@ def _fork_into_lab(request: dict[str, Any], fds: list[int]) -> dict[str, Any]:
         reports = [json.loads(line) for line in pipe]
     os.waitpid(first, 0)
     pids = {report["place"]: report["pid"] for report in reports if "pid" in report}
-    programs = request["programs"]
-    if len(pids) == len(programs):
-        return {"pids": [pids[place] for place in range(len(programs))]}
+    if len(pids) == len(request.programs):
+        return {"pids": [pids[place] for place in range(len(request.programs))]}
     early = {"what": "start programs", "errno": errno.ESRCH, "error": "one ended before it had begun"}
     return next((report for report in reports if "error" in report), early)
 
 
-def _enter_and_fork(request: dict[str, Any], fds: list[int], report: int) -> None:
+def _enter_and_fork(request: _StartAll, fds: list[int], report: int) -> None:
     """Be the first child, and then the second."""
     ipc, pid, *others = fds
-    if request["rootless"]:
+    if request.rootless:
         ns.setns(others.pop(0), ns.CLONE_NEWUSER)
     ns.setns(pid, ns.CLONE_NEWPID)
     second = os.fork()
     if second:
         os.waitpid(second, 0)
         return
-    for place, program in enumerate(request["programs"]):
+    for place, program in enumerate(request.programs):
         count = 5 + len(program["names"])
         own, others = others[:count], others[count:]
         if os.fork() == 0:
@@ -265,7 +290,7 @@ def _enter_and_fork(request: dict[str, Any], fds: list[int], report: int) -> Non
     os._exit(0)
 
 
-def _become(place: int, program: dict[str, Any], ipc: int, fds: list[int], report: int) -> NoReturn:
+def _become(place: int, program: _Described, ipc: int, fds: list[int], report: int) -> NoReturn:
     net, mnt, uts, *others = fds
     try:
         for fd, kind in ((ipc, ns.CLONE_NEWIPC), (uts, ns.CLONE_NEWUTS), (net, ns.CLONE_NEWNET), (mnt, ns.CLONE_NEWNS)):

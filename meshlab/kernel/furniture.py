@@ -9,9 +9,9 @@ import contextlib
 import errno
 import os
 import stat
-from typing import Any
 
 from meshlab.kernel import namespaces as ns
+from meshlab.kernel.netd_requests import MakeMntns
 
 _TMPFS_FLAGS = ns.MS_NOSUID | ns.MS_NODEV
 _GLOBAL = ("/proc/sys", "/proc/sysrq-trigger", "/proc/irq", "/proc/bus", "/proc/fs")
@@ -66,20 +66,20 @@ def _bind(fd: int, path: str) -> None:
     ns.mount(f"/proc/self/fd/{fd}", path, "", ns.MS_BIND | ns.MS_REC)
 
 
-def furnish(request: dict[str, Any]) -> None:
+def furnish(request: MakeMntns) -> None:
     """The mount namespace of one pod or node: scratch folders of its own and its /etc files."""
-    kept = [(path, os.open(path, os.O_PATH | os.O_CLOEXEC)) for path in request["binds"] if os.path.exists(path)]
-    if request["hostname"]:
-        ns.sethostname(request["hostname"])
+    kept = [(path, os.open(path, os.O_PATH | os.O_CLOEXEC)) for path in request.binds if os.path.exists(path)]
+    if request.hostname:
+        ns.sethostname(request.hostname)
     _mount_scratch()
     for path, fd in kept:
         _bind(fd, path)
         os.close(fd)
-    for path, text in request["files"].items():
+    for path, text in request.files.items():
         _place_file(path, text)
-    for folder in request["folders"]:
+    for folder in request.folders:
         os.makedirs(folder, exist_ok=True)
-    for folder in request["empty_dirs"]:
+    for folder in request.empty_dirs:
         _make_mount_point(folder)
         ns.mount("tmpfs", folder, "tmpfs", _TMPFS_FLAGS, f"mode=1777,{_BOUND}")
 

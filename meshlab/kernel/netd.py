@@ -1,14 +1,10 @@
 """netd: PID 1 of a lab. It makes namespaces, opens sockets and starts programs in them, and hands descriptors back.
 
-    owner ==(SEQPACKET: JSON + descriptors)== netd
-      netns N          -> N descriptors                    sockets [[netns, family, type, proto] ...] -> descriptors
-      mntns {...}      -> descriptors of mnt and uts       spawn {argv, env, netns, mntns, capabilities} -> pid, pidfd
-      sysctl [...]                                         kill {pid, signal};  reap
-      write_files {mntns, files}                           end_in {mntns, signal} -> pids
-      forget {netns, mntns}                                running_in {mntns} -> pids and pidfds, as many as fit
-                                                           event started {pid}, before the answer to spawn
-                                                           event exits [[pid, status] ...], of every process of the lab
-                                                           event failed {why}: its last words
+    owner --a request of netd_requests, JSON + descriptors--> netd
+          <--its answer-------------------------------------- or an error: ``errno``, and the text of it
+          <--event started {pid}----------------------------- before the answer to ``Spawn``
+          <--event exits [[pid, status] ...]----------------- of every process of the lab
+          <--event failed {why}------------------------------ its last words
 
 Single-threaded, standard library only (it is started ``python -I -S``), and it obeys: nothing is decided here. It never
 waits but for everything at once: it reaps, whether the owner reads or not, and it polls the pidfd of its owner, since
@@ -27,15 +23,32 @@ import selectors
 import signal
 import socket
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 from meshlab.kernel import namespaces as ns
 from meshlab.kernel.channel import MAX_FDS, Channel, ChannelClosedError, close_all
 from meshlab.kernel.furniture import build_base, furnish, mount_sysfs, rewrite
+from meshlab.kernel.messages import Done, read
+from meshlab.kernel.netd_requests import (
+    REQUESTS,
+    EndIn,
+    Forget,
+    Hello,
+    Kill,
+    MakeMntns,
+    MakeNetns,
+    NetdRequest,
+    Number,
+    Numbers,
+    OpenSockets,
+    Reap,
+    RunningIn,
+    Spawn,
+    WriteFiles,
+    WriteSysctls,
+)
 
-_KEPT = ("netns", "mntns")
-"""Operations whose descriptors the owner keeps until the lab ends."""
 _ROUNDS = 64
 """How often processes that were born meanwhile are looked for: some answer a signal with another child."""
 
@@ -96,46 +109,61 @@ class Netd:
             self._channel.send({"event": "exits", "exits": list(self._ended.items())})
             self._ended.clear()
 
-    def _answer(self, request: Any, fds: list[int]) -> None:
+    def _answer(self, message: dict[str, Any], fds: list[int]) -> None:
         """What has ended before is told first. A request that makes no sense gets an error, as one that fails."""
         given: list[int] = []
+        started = 0
         try:
-            result, given = self._operations()[request["op"]](request, fds)
-            answer = {"result": result, "keep": request["op"] in _KEPT}
+            request = read(REQUESTS, message)
+            result, given = self._do(request, fds)
+            kept = isinstance(request, MakeNetns | MakeMntns)  # the owner keeps its descriptors until the lab ends
+            answer: dict[str, Any] = {**result, "keep": kept}
+            started = answer["result"] if isinstance(request, Spawn) else 0
         except OSError as error:
             answer = {"errno": error.errno or 0, "error": error.strerror or str(error)}
         except Exception as error:
             answer = {"errno": errno.EINVAL, "error": f"netd does not understand it: {type(error).__name__}: {error}"}
-        number = request.get("id") if isinstance(request, dict) else None
         try:
             self._tell_exits()
-            if "result" in answer and request["op"] == "spawn":
-                self._channel.send({"event": "started", "pid": answer["result"]})
-            self._channel.send({"id": number, **answer}, given)
+            if started:
+                self._channel.send({"event": "started", "pid": started})
+            self._channel.send({"id": message.get("id"), **answer}, given)
         finally:
             close_all((*fds, *given))  # a socket that stays open here would never be closed for its peer
 
-    def _operations(self) -> dict[str, Callable[[dict[str, Any], list[int]], tuple[Any, list[int]]]]:
-        return {
-            "netns": self._make_netns,
-            "mntns": self._make_mntns,
-            "sockets": self._open_sockets,
-            "sysctl": self._write_sysctls,
-            "spawn": self._spawn,
-            "kill": self._kill,
-            "write_files": self._write_files,
-            "end_in": self._end_in,
-            "running_in": self._running_in,
-            "forget": self._forget,
-            "reap": self._reap_all,
-        }
+    def _do(self, request: NetdRequest, fds: list[int]) -> tuple[Number | Numbers | Done, list[int]]:
+        """The answer, and its descriptors."""
+        match request:
+            case MakeNetns():
+                return self._make_netns(request)
+            case MakeMntns():
+                return self._make_mntns(request)
+            case OpenSockets():
+                return self._open_sockets(request)
+            case WriteSysctls():
+                self._write_sysctls(request)
+            case Spawn():
+                return self._spawn(request, fds)
+            case Kill():
+                os.kill(request.pid, request.signal)
+            case WriteFiles():
+                self._write_files(request)
+            case EndIn():
+                return self._end_in(request), []
+            case RunningIn():
+                return self._running_in(request)
+            case Forget():
+                self._forget(request)
+            case Reap():
+                self._reap()
+        return Done(), []
 
-    def _make_netns(self, request: dict[str, Any], _fds: list[int]) -> tuple[Any, list[int]]:
+    def _make_netns(self, request: MakeNetns) -> tuple[Numbers, list[int]]:
         """Each once for the owner, and once for us."""
         made: list[int] = []
         ours: list[int] = []
         try:
-            for _ in range(min(request["count"], MAX_FDS)):
+            for _ in range(min(request.wanted, MAX_FDS)):
                 ns.unshare(ns.CLONE_NEWNET)
                 made.append(_open_ns("net"))
                 ours.append(os.dup(made[-1]))
@@ -146,14 +174,14 @@ class Netd:
             ns.setns(self._home_net, ns.CLONE_NEWNET)
         numbers = [next(self._numbers) for _ in ours]
         self._netns.update(zip(numbers, ours, strict=True))
-        return numbers, made
+        return {"result": numbers}, made
 
-    def _make_mntns(self, request: dict[str, Any], _: list[int]) -> tuple[Any, list[int]]:
+    def _make_mntns(self, request: MakeMntns) -> tuple[Number, list[int]]:
         ns.unshare(ns.CLONE_NEWNS | ns.CLONE_NEWUTS)
         made: list[int] = []
         try:
-            if request["netns"] is not None:
-                self._mount_sysfs_of(request["netns"])
+            if request.netns is not None:
+                self._mount_sysfs_of(request.netns)
             furnish(request)
             made += [_open_ns("mnt"), _open_ns("uts")]
             made += [os.dup(fd) for fd in made]
@@ -165,11 +193,11 @@ class Netd:
             ns.setns(self._home_uts, ns.CLONE_NEWUTS)
         number = next(self._numbers)
         self._mntns[number] = (made[2], made[3])
-        return number, made[:2]
+        return {"result": number}, made[:2]
 
-    def _forget(self, request: dict[str, Any], _: list[int]) -> tuple[Any, list[int]]:
+    def _forget(self, request: Forget) -> None:
         """Close our descriptors of namespaces: those that nobody else holds end. All of them, or none and an error."""
-        netns, mntns = set(request["netns"]), set(request["mntns"])
+        netns, mntns = set(request.netns), set(request.mntns)
         fds = [self._netns[number] for number in netns]
         fds += [fd for number in mntns for fd in self._mntns[number]]
         for number in netns:
@@ -177,7 +205,6 @@ class Netd:
         for number in mntns:
             del self._mntns[number]
         close_all(fds)
-        return None, []
 
     def _mount_sysfs_of(self, netns: int) -> None:
         """A sysfs shows the links of the netns that it was mounted in."""
@@ -187,16 +214,16 @@ class Netd:
         finally:
             ns.setns(self._home_net, ns.CLONE_NEWNET)
 
-    def _open_sockets(self, request: dict[str, Any], _: list[int]) -> tuple[Any, list[int]]:
+    def _open_sockets(self, request: OpenSockets) -> tuple[Done, list[int]]:
         opened: list[socket.socket] = []
         current = None
         try:
-            for netns, family, kind, protocol in request["sockets"]:
+            for netns, family, kind, protocol in request.sockets:
                 if netns != current:
                     ns.setns(self._netns[netns], ns.CLONE_NEWNET)
                     current = netns
                 opened.append(socket.socket(family, kind, protocol))
-            return None, [sock.detach() for sock in opened]
+            return {}, [sock.detach() for sock in opened]
         except BaseException:
             for sock in opened:
                 sock.close()
@@ -204,10 +231,10 @@ class Netd:
         finally:
             ns.setns(self._home_net, ns.CLONE_NEWNET)
 
-    def _write_sysctls(self, request: dict[str, Any], _: list[int]) -> tuple[Any, list[int]]:
+    def _write_sysctls(self, request: WriteSysctls) -> None:
         current = None
         try:
-            for netns, name, value in request["values"]:
+            for netns, name, value in request.values:
                 if netns != current:
                     ns.setns(self._netns[netns], ns.CLONE_NEWNET)
                     current = netns
@@ -215,11 +242,10 @@ class Netd:
                     file.write(value)
         finally:
             ns.setns(self._home_net, ns.CLONE_NEWNET)
-        return None, []
 
-    def _spawn(self, request: dict[str, Any], fds: list[int]) -> tuple[Any, list[int]]:
+    def _spawn(self, request: Spawn, fds: list[int]) -> tuple[Number, list[int]]:
         """``fds`` become 0, 1 and 2 of the program; a failure up to ``execve`` comes back as the error."""
-        netns, mntns = self._netns[request["netns"]], self._mntns[request["mntns"]]
+        netns, mntns = self._netns[request.netns], self._mntns[request.mntns]
         error_read, error_write = os.pipe2(os.O_CLOEXEC)
         pid = os.fork()
         if pid == 0:
@@ -234,47 +260,42 @@ class Netd:
         if failure:
             errno, _, text = failure.partition(" ")
             raise OSError(int(errno), text)
-        return pid, [os.pidfd_open(pid)]
+        return {"result": pid}, [os.pidfd_open(pid)]
 
-    def _kill(self, request: dict[str, Any], _: list[int]) -> tuple[Any, list[int]]:
-        os.kill(request["pid"], request["signal"])
-        return None, []
-
-    def _write_files(self, request: dict[str, Any], _: list[int]) -> tuple[Any, list[int]]:
+    def _write_files(self, request: WriteFiles) -> None:
         """Write files that are there already in place, so that a bind mount goes on showing them.
 
         None is ever empty meanwhile: first comes the text, then the end is cut off.
         """
-        ns.setns(self._mntns[request["mntns"]][0], ns.CLONE_NEWNS)
+        ns.setns(self._mntns[request.mntns][0], ns.CLONE_NEWNS)
         try:
-            for path, text in request["files"].items():
+            for path, text in request.files.items():
                 rewrite(path, text.encode())
         finally:
             ns.setns(self._home_mnt, ns.CLONE_NEWNS)
-        return None, []
 
-    def _end_in(self, request: dict[str, Any], _fds: list[int]) -> tuple[Any, list[int]]:
+    def _end_in(self, request: EndIn) -> Numbers:
         """Signal every process of a mount namespace, also those that are born meanwhile."""
         signalled: set[int] = set()
-        number = signal.Signals(request["signal"])
+        number = signal.Signals(request.signal)
         for _round in range(_ROUNDS):
-            found = set(self._inhabitants(request["mntns"])) - signalled
+            found = set(self._inhabitants(request.mntns)) - signalled
             for pid in found:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, number)
             signalled |= found
             if not found:
                 break
-        return sorted(signalled), []
+        return {"result": sorted(signalled)}
 
-    def _running_in(self, request: dict[str, Any], _: list[int]) -> tuple[Any, list[int]]:
+    def _running_in(self, request: RunningIn) -> tuple[Numbers, list[int]]:
         pids: list[int] = []
         pidfds: list[int] = []
-        for pid in itertools.islice(self._inhabitants(request["mntns"]), MAX_FDS):
+        for pid in itertools.islice(self._inhabitants(request.mntns), MAX_FDS):
             with contextlib.suppress(ProcessLookupError):
                 pidfds.append(os.pidfd_open(pid))
                 pids.append(pid)
-        return pids, pidfds
+        return {"result": pids}, pidfds
 
     def _inhabitants(self, mntns: int) -> Iterator[int]:
         """Pids of the processes that have this mount namespace, or its uts namespace: a program may leave one of them.
@@ -286,24 +307,19 @@ class Netd:
             if entry.isdecimal() and int(entry) != os.getpid() and not wanted.isdisjoint(_namespaces_of(entry)):
                 yield int(entry)
 
-    def _reap_all(self, _request: dict[str, Any], _: list[int]) -> tuple[Any, list[int]]:
-        """What has ended before this request is told before its answer."""
-        self._reap()
-        return None, []
 
-
-def _become(request: dict[str, Any], fds: list[int], netns: int, mntns: tuple[int, int]) -> None:
+def _become(request: Spawn, fds: list[int], netns: int, mntns: tuple[int, int]) -> None:
     signal.set_wakeup_fd(-1)
     os.setsid()
     for fd, kind in ((netns, ns.CLONE_NEWNET), (mntns[0], ns.CLONE_NEWNS), (mntns[1], ns.CLONE_NEWUTS)):
         ns.setns(fd, kind)
     for target, fd in enumerate(fds):
         os.dup2(fd, target)
-    os.chdir(request["cwd"])
-    ns.restrict_capabilities(request["capabilities"])
+    os.chdir(request.cwd)
+    ns.restrict_capabilities(request.capabilities)
     for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
         signal.signal(number, signal.SIG_DFL)  # Python, a shell's background and nohup all ignore some
-    os.execvpe(request["argv"][0], request["argv"], request["env"])  # noqa: S606 - no shell is the point
+    os.execvpe(request.argv[0], request.argv, request.env)  # noqa: S606 - no shell is the point
 
 
 def _namespaces_of(pid: str) -> Iterator[tuple[int, int]]:
@@ -345,7 +361,7 @@ def start(channel: Channel, owner: int, hello: str) -> None:
     for fd in (channel.fileno(), owner):
         os.set_inheritable(fd, False)  # no program of the lab may have them
     with contextlib.suppress(ChannelClosedError):
-        if netd := _become_netd(channel, owner, json.loads(hello)):
+        if netd := _become_netd(channel, owner, Hello(**json.loads(hello))):
             try:
                 netd.serve()
             except ChannelClosedError:
@@ -355,18 +371,18 @@ def start(channel: Channel, owner: int, hello: str) -> None:
     os._exit(0)
 
 
-def _become_netd(channel: Channel, owner: int, hello: dict[str, Any]) -> Netd | None:
+def _become_netd(channel: Channel, owner: int, hello: Hello) -> Netd | None:
     """In the new lab's PID 1: netd, which has said that it is ready. Everywhere else None, after the lab's end."""
 
     def pause(name: str) -> None:
         """A named step: where a test hands in a hook, it may end somebody just here."""
-        if hello["steps"]:
+        if hello.steps:
             channel.send({"step": name})
             channel.receive()
 
     step = "user namespace"
     try:
-        if hello["rootless"]:
+        if hello.rootless:
             _enter_user_namespace()
         step = "namespaces"
         ns.unshare(ns.CLONE_NEWNS | ns.CLONE_NEWPID | ns.CLONE_NEWNET | ns.CLONE_NEWIPC | ns.CLONE_NEWUTS)
@@ -376,7 +392,7 @@ def _become_netd(channel: Channel, owner: int, hello: dict[str, Any]) -> Netd | 
             _wait_for(child, channel, owner)
             return None
         step = "mounts"
-        netd = Netd(channel, owner, build_base(hello["binds"]))
+        netd = Netd(channel, owner, build_base(hello.binds))
         opened = [*(_open_ns(kind) for kind in ("user", "pid", "ipc")), os.pidfd_open(os.getpid())]
     except ChannelClosedError:
         raise

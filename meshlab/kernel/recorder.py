@@ -1,16 +1,11 @@
 """The recorder of a lab: one process that empties the rings of all its nodes and the output of all its programs.
 
 It never looks into a packet: a block goes as it is from the ring to a memfd, which the lab reads by a descriptor of its
-own. One thread; whatever it waits for is an event.
+own. One thread; whatever it waits for is an event. Its requests are those of ``recorder_requests``.
 
-    lab --{"op": "ring", "node"} + packet socket--> {"index"}            blocks of this node carry the index
-        --{"op": "capture"}-----------------------> {} + the memfd
-        --{"op": "position", "after", "timeout_s"}-> {"position", "drops", "packets"} (by node)
-        --{"op": "release", "before"}-------------> {}
-        --{"op": "log", "name"} + a pipe's read end> {}
-        --{"op": "logs", "names"?}----------------> {"logs": {name: {"text", "bytes", "lost", "alarms", "more_alarms"}}}
-        --{"op": "log_since", "places": {name: n}}> {"logs": {name: {"text", "lost", "next"}}}
-        <-{"event": "backlog", "position"}--------- half of the bound is in use: follow, then release
+    lab --OpenRing + packet socket------------> RingIndex      also OpenCapture, Position, ReleaseBlocks: the packets
+        --KeepLog + a pipe's read end---------> Done           also ReadLogs, ReadLogsSince: the output of programs
+        <-event backlog {position}-------------                half of the bound is in use: follow, then release
 """
 
 from __future__ import annotations
@@ -19,11 +14,27 @@ import os
 import selectors
 import signal
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from meshlab.kernel.channel import Channel, ChannelClosedError, wait_s
+from meshlab.kernel.messages import Done, read
+from meshlab.kernel.recorder_requests import (
+    REQUESTS,
+    KeepLog,
+    Logs,
+    LogsSince,
+    OpenCapture,
+    OpenRing,
+    Position,
+    ReadLogs,
+    ReadLogsSince,
+    Recorded,
+    RecorderRequest,
+    ReleaseBlocks,
+    RingIndex,
+)
 from meshlab.kernel.recording import Log, Recording
 from meshlab.kernel.ring import Ring
 
@@ -50,15 +61,6 @@ class Recorder:
         self._waiting: list[_Waiting] = []
         self._told_backlog = False
         self._selector = selectors.DefaultSelector()
-        self._ops: Mapping[str, Callable[[dict[str, Any], list[int]], None]] = {
-            "ring": self._op_ring,
-            "capture": self._op_capture,
-            "position": self._op_position,
-            "release": self._op_release,
-            "log": self._op_log,
-            "logs": self._op_logs,
-            "log_since": self._op_log_since,
-        }
 
     def run(self) -> None:
         """Record until the lab's end of the channel is closed."""
@@ -87,52 +89,58 @@ class Recorder:
         self.channel.flush()
         if (message := self.channel.take()) is None:
             return
-        request, fds = message
+        asked, fds = message
         try:
-            op = self._ops.get(request["op"])
-            if op is None:
-                raise ValueError(f"no such op: {request['op']!r} (there are {', '.join(self._ops)})")
-            op(request, fds)
+            self._do(asked["id"], read(REQUESTS, asked), fds)
         except ChannelClosedError:
             raise
         except Exception as error:  # as netd: a request that makes no sense is answered as one that fails
-            self.channel.send({"id": request.get("id"), "error": f"{type(error).__name__}: {error}"})
+            self.channel.send({"id": asked.get("id"), "error": f"{type(error).__name__}: {error}"})
 
-    def _op_ring(self, request: dict[str, Any], fds: list[int]) -> None:
-        index, ring = len(self.rings), Ring(fds[0])
-        self.rings[request["node"]] = ring
+    def _do(self, number: int, request: RecorderRequest, fds: list[int]) -> None:
+        match request:
+            case OpenRing(node):
+                self._reply(number, self._open_ring(node, fds[0]))
+            case OpenCapture():
+                self.channel.send({"id": number}, [self.recording.fd])
+            case Position(after, timeout_s):
+                self._waiting.append(_Waiting(number, int(after), time.monotonic() + wait_s(timeout_s)))
+            case ReleaseBlocks(before):
+                self.recording.release(before)
+                self._told_backlog = False
+                self._reply(number, Done())
+            case KeepLog(name):
+                self._keep_log(name, fds[0])
+                self._reply(number, Done())
+            case ReadLogs(names):
+                self._reply(number, self._read_logs(names or list(self.logs)))
+            case ReadLogsSince(places):
+                self._reply(number, self._read_logs_since(places))
+
+    def _reply(self, number: int, answer: Mapping[str, object]) -> None:
+        self.channel.send({"id": number, **answer})
+
+    def _open_ring(self, node: str, fd: int) -> RingIndex:
+        index, ring = len(self.rings), Ring(fd)
+        self.rings[node] = ring
         self._selector.register(ring, selectors.EVENT_READ, lambda: self._empty(index, ring))
-        self.channel.send({"id": request["id"], "index": index})
+        return RingIndex(index=index)
 
-    def _op_capture(self, request: dict[str, Any], _: list[int]) -> None:
-        self.channel.send({"id": request["id"]}, [self.recording.fd])
-
-    def _op_position(self, request: dict[str, Any], _: list[int]) -> None:
-        deadline = time.monotonic() + wait_s(request, 0)
-        self._waiting.append(_Waiting(request["id"], int(request.get("after", -1)), deadline))
-
-    def _op_release(self, request: dict[str, Any], _: list[int]) -> None:
-        self.recording.release(request["before"])
-        self._told_backlog = False
-        self.channel.send({"id": request["id"]})
-
-    def _op_log(self, request: dict[str, Any], fds: list[int]) -> None:
-        log = self.logs[request["name"]] = Log(fds[0])
+    def _keep_log(self, name: str, fd: int) -> None:
+        log = self.logs[name] = Log(fd)
         self._selector.register(log.fd, selectors.EVENT_READ, lambda: self._listen(log))
-        self.channel.send({"id": request["id"]})
 
-    def _op_logs(self, request: dict[str, Any], _: list[int]) -> None:
-        names = request.get("names") or list(self.logs)
+    def _read_logs(self, names: Sequence[str]) -> Logs:
         for name in names:
             self.logs[name].drain()
-        self.channel.send({"id": request["id"], "logs": {name: self.logs[name].report() for name in names}})
+        return Logs(logs={name: self.logs[name].report() for name in names})
 
-    def _op_log_since(self, request: dict[str, Any], _: list[int]) -> None:
-        read = {}
-        for name, place in request["places"].items():
+    def _read_logs_since(self, places: Mapping[str, int]) -> LogsSince:
+        found = {}
+        for name, place in places.items():
             self.logs[name].drain()
-            read[name] = self.logs[name].since(place)
-        self.channel.send({"id": request["id"], "logs": read})
+            found[name] = self.logs[name].since(place)
+        return LogsSince(logs=found)
 
     def _listen(self, log: Log) -> None:
         if not log.read():
@@ -153,14 +161,12 @@ class Recorder:
         for ring in self.rings.values():
             ring.statistics()
         for one in due:
-            self.channel.send(
-                {
-                    "id": one.id,
-                    "position": self.recording.position,
-                    "drops": {node: ring.drops for node, ring in self.rings.items()},
-                    "packets": {node: ring.packets for node, ring in self.rings.items()},
-                }
+            answer = Recorded(
+                position=self.recording.position,
+                drops={node: ring.drops for node, ring in self.rings.items()},
+                packets={node: ring.packets for node, ring in self.rings.items()},
             )
+            self._reply(one.id, answer)
 
 
 def stop_at_sigterm() -> None:

@@ -9,6 +9,7 @@ import ctypes
 import os
 from collections.abc import Sequence
 
+from meshlab.kernel.recorder_requests import LogReport, LogSince
 from meshlab.proofs.packets import BLOCK, GAP, LOST, RECORD
 
 _PUNCH_HOLE = 0x02 | 0x01  # FALLOC_FL_PUNCH_HOLE, and FALLOC_FL_KEEP_SIZE, which it asks for
@@ -96,7 +97,7 @@ class Log:
             before = self.total_bytes
             self.read()
 
-    def report(self) -> dict[str, object]:
+    def report(self) -> LogReport:
         """Text, how many bytes came in all, how many of them are left out, and the alarms.
 
         A last line that has no end yet counts: a program that panics may never write another byte.
@@ -105,24 +106,24 @@ class Log:
         lost = self.total_bytes - len(self._head) - len(tail)
         between = f"\n... {lost} bytes left out ...\n".encode() if lost else b""
         text = bytes(self._head) + between + tail
-        return {
-            "text": text.decode(errors="replace"),
-            "bytes": self.total_bytes,
-            "lost": lost,
-            "alarms": [*self.alarms, *_alarms_in([self._line])][:_MOST_ALARMS],
-            "more_alarms": self.more_alarms,
-        }
+        return LogReport(
+            text=text.decode(errors="replace"),
+            bytes=self.total_bytes,
+            lost=lost,
+            alarms=[*self.alarms, *_alarms_in([self._line])][:_MOST_ALARMS],
+            more_alarms=self.more_alarms,
+        )
 
-    def since(self, place: int) -> dict[str, object]:
+    def since(self, place: int) -> LogSince:
         """The whole lines from byte ``place`` on, how much of them is not kept any more, and where to go on."""
         wanted = max(0, self.total_bytes - place)
         data = self._last(wanted)
         whole = data.rfind(b"\n") + 1
-        return {
-            "text": data[:whole].decode(errors="replace"),
-            "lost": wanted - len(data),
-            "next": self.total_bytes - (len(data) - whole),
-        }
+        return LogSince(
+            text=data[:whole].decode(errors="replace"),
+            lost=wanted - len(data),
+            next=self.total_bytes - (len(data) - whole),
+        )
 
     def _last(self, size: int) -> bytes:
         """The last ``size`` bytes, or as many as are kept."""

@@ -26,9 +26,25 @@ from typing import Any, TypeVar
 from meshlab.errors import HostNotReadyError, KernelRefusedError, LabError, LabLostError, StillRunsError
 from meshlab.kernel.channel import MAX_FDS, Channel, ChannelClosedError, close_all, pair
 from meshlab.kernel.conversation import Answer, Conversation
+from meshlab.kernel.messages import Request
 from meshlab.kernel.namespaces import effective_capabilities
+from meshlab.kernel.netd_requests import (
+    EndIn,
+    Forget,
+    Hello,
+    Kill,
+    MakeMntns,
+    MakeNetns,
+    OpenSockets,
+    Reap,
+    RunningIn,
+    Spawn,
+    WriteFiles,
+    WriteSysctls,
+)
 from meshlab.kernel.uninterrupted import uninterrupted
 
+_A = TypeVar("_A")
 _T = TypeVar("_T")
 _ROOT = str(Path(__file__).resolve().parents[2])
 _BOOT = (
@@ -134,7 +150,7 @@ class Sandbox:
         """
         rootless = not _is_able_root() if rootless is None else rootless
         _raise_descriptor_limit()
-        hello = {"rootless": rootless, "binds": sorted(set(binds)), "steps": step is not None}
+        hello = Hello(rootless=rootless, binds=sorted(set(binds)), steps=step is not None)
         ours, theirs = pair()
         process: subprocess.Popen[bytes] | None = None
         try:
@@ -152,15 +168,14 @@ class Sandbox:
         """New network namespaces, in the order of their names."""
         made: list[Netns] = []
         while len(made) < len(names):
-            answer = self._ask("netns", count=len(names) - len(made))
-            numbered = zip(answer.body["result"], answer.body["kept"], names[len(made) :], strict=False)
+            answer = self._ask(MakeNetns(wanted=len(names) - len(made)))
+            numbered = zip(answer.given["result"], answer.kept, names[len(made) :], strict=False)
             made += [Netns(number, fd, name) for number, fd, name in numbered]
         return made
 
     def mntns(self, furniture: Furniture, netns: Netns | None = None) -> Mntns:
         """A mount namespace and a host name of its own, furnished; its /sys shows the links of ``netns``."""
-        answer = self._ask(
-            "mntns",
+        request = MakeMntns(
             netns=None if netns is None else netns.number,
             hostname=furniture.hostname,
             files=dict(furniture.files),
@@ -168,12 +183,13 @@ class Sandbox:
             empty_dirs=list(furniture.empty_dirs),
             binds=list(furniture.binds),
         )
-        return Mntns(answer.body["result"], *answer.body["kept"])
+        answer = self._ask(request)
+        return Mntns(answer.given["result"], *answer.kept)
 
     def forget(self, netns: Iterable[Netns] = (), mntns: Iterable[Mntns] = ()) -> None:
         """Let go of namespaces, which end as soon as no process, socket or other descriptor holds them."""
         nets, mounts = tuple(netns), tuple(mntns)
-        self._ask("forget", netns=[one.number for one in nets], mntns=[one.number for one in mounts])
+        self._ask(Forget(netns=[one.number for one in nets], mntns=[one.number for one in mounts]))
         for fd in (*(one.fd for one in nets), *(fd for one in mounts for fd in (one.fd, one.uts_fd))):
             with contextlib.suppress(ValueError):  # another thread has closed the lab, and this with it
                 self._owned.remove(fd)
@@ -181,7 +197,7 @@ class Sandbox:
 
     def write_files(self, mntns: Mntns, files: Mapping[str, str]) -> None:
         """Replace what files that are there (``Furniture.files``) say; a reader never finds one empty."""
-        self._ask("write_files", mntns=mntns.number, files=dict(files), what=f"write {', '.join(files)}")
+        self._ask(WriteFiles(mntns=mntns.number, files=dict(files)), what=f"write {', '.join(files)}")
 
     def sockets(self, wanted: Sequence[tuple[Netns, int, int, int]]) -> list[socket.socket]:
         """Sockets ``(netns, family, type, protocol)``, in order; any number. The caller closes them."""
@@ -189,7 +205,8 @@ class Sandbox:
         try:
             for start in range(0, len(wanted), MAX_FDS):
                 part = wanted[start : start + MAX_FDS]
-                answer = self._ask("sockets", sockets=[[netns.number, *rest] for netns, *rest in part])
+                numbered = [(netns.number, family, kind, protocol) for netns, family, kind, protocol in part]
+                answer = self._ask(OpenSockets(numbered))
                 opened += [socket.socket(fileno=fd) for fd in answer.claim()]
         except BaseException:
             for sock in opened:
@@ -199,7 +216,7 @@ class Sandbox:
 
     def sysctl(self, values: Sequence[tuple[Netns, str, str]]) -> None:
         """Write ``/proc/sys/NAME`` as each netns has it."""
-        self._ask("sysctl", values=[[netns.number, name, value] for netns, name, value in values])
+        self._ask(WriteSysctls([(netns.number, name, value) for netns, name, value in values]))
 
     def spawn(
         self,
@@ -213,27 +230,24 @@ class Sandbox:
         cwd: str = "/",
     ) -> tuple[int, int]:
         """Start a program; its pid, as the lab's pid namespace has it, and a pidfd, which the caller closes."""
-        answer = self._ask(
-            "spawn",
-            fds=stdio,
+        request = Spawn(
             argv=list(argv),
             env=dict(env),
             cwd=cwd,
             netns=netns.number,
             mntns=mntns.number,
             capabilities=sorted(capabilities),
-            what=f"start {argv[0]}",
-            where=netns.name,
         )
-        return int(answer.body["result"]), answer.claim()[0]
+        answer = self._ask(request, stdio, what=f"start {argv[0]}", where=netns.name)
+        return answer.given["result"], answer.claim()[0]
 
     def kill(self, pid: int, number: int = signal.SIGKILL) -> None:
-        self._ask("kill", pid=pid, signal=int(number))
+        self._ask(Kill(pid=pid, signal=int(number)))
 
     def end_in(self, mntns: Mntns, number: int = signal.SIGKILL) -> list[int]:
         """Signal every process of a mount namespace, also those that are born meanwhile; their pids."""
-        answer = self._ask("end_in", mntns=mntns.number, signal=int(number), what="signal the processes of a pod")
-        return list(answer.body["result"])
+        answer = self._ask(EndIn(mntns=mntns.number, signal=int(number)), what="signal the processes of a pod")
+        return answer.given["result"]
 
     def wait_ended_in(self, mntns: Mntns, timeout_s: float) -> None:
         """Return when no process has this mount namespace any more.
@@ -249,7 +263,7 @@ class Sandbox:
 
     def _wait_for_those_in(self, mntns: Mntns, deadline: float) -> list[int]:
         """Wait for the end of those that run now, at most until ``deadline``; their pids."""
-        answer = self._ask("running_in", mntns=mntns.number)
+        answer = self._ask(RunningIn(mntns=mntns.number))
         poll = select.poll()
         for pidfd in answer.fds:
             poll.register(pidfd, select.POLLIN)
@@ -258,7 +272,7 @@ class Sandbox:
             for pidfd, _ in ended:
                 poll.unregister(pidfd)
             left -= len(ended)
-        return list(answer.body["result"])
+        return answer.given["result"]
 
     def poll(self) -> None:
         """Take in every exit until now.
@@ -266,7 +280,7 @@ class Sandbox:
         Raises:
             LabLostError: netd is gone.
         """
-        self._ask("reap")
+        self._ask(Reap())
 
     def wait_exit(self, pid: int, timeout_s: float) -> int:
         """The exit status of ``pid``.
@@ -302,18 +316,19 @@ class Sandbox:
         close_all(self._owned)
         self._owned.clear()
 
-    def _ask(self, operation: str, fds: Sequence[int] = (), **fields: Any) -> Answer:
-        what, where = fields.pop("what", operation), fields.pop("where", "the lab's own")
+    def _ask(
+        self, request: Request[_A], fds: Sequence[int] = (), *, what: str = "", where: str = "the lab's own"
+    ) -> Answer[_A]:
         if self.lost:
             raise LabLostError(self.lost)
         try:
-            answer = self._netd.ask(operation, fds, _ANSWER_S, **fields)
+            answer = self._netd.ask(request, fds, _ANSWER_S)
         except ChannelClosedError as error:
             raise self._gone() from error
         if "error" in answer.body:
             if answer.body["errno"] in NO_DESCRIPTORS:
                 raise too_few_descriptors()
-            raise KernelRefusedError(what, where, answer.body["errno"], answer.body["error"])
+            raise KernelRefusedError(what or request.op, where, answer.body["errno"], answer.body["error"])
         return answer
 
     def _gone(self) -> LabLostError:
@@ -336,11 +351,11 @@ class Sandbox:
             case _:
                 pass
 
-    def _keep(self, answer: Answer) -> None:
+    def _keep(self, answer: Answer[Any]) -> None:
         """Namespaces are ours from the moment they arrive, so that ``close`` lets go of each."""
         if answer.body.get("keep"):
-            answer.body["kept"] = answer.claim()
-            self._owned += answer.body["kept"]
+            answer.kept = answer.claim()
+            self._owned += answer.kept
 
 
 def _weakly(method: Callable[[_T], None]) -> Callable[[_T], None]:
@@ -360,11 +375,11 @@ def too_few_descriptors() -> HostNotReadyError:
     return HostNotReadyError(f"a lab needs more than the {hard} open files that are allowed here: {MORE_DESCRIPTORS}")
 
 
-def _launch(theirs: Channel, hello: dict[str, Any]) -> subprocess.Popen[bytes]:
+def _launch(theirs: Channel, hello: Hello) -> subprocess.Popen[bytes]:
     owner = os.pidfd_open(os.getpid())
     try:
         return subprocess.Popen(  # noqa: S603 - our own file
-            [sys.executable, "-I", "-S", "-c", _BOOT, str(theirs.fileno()), str(owner), json.dumps(hello)],
+            [sys.executable, "-I", "-S", "-c", _BOOT, str(theirs.fileno()), str(owner), json.dumps(hello._asdict())],
             pass_fds=(theirs.fileno(), owner),
             stdin=subprocess.DEVNULL,
             env={"PATH": os.environ.get("PATH", "")},

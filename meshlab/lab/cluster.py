@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 
+from meshlab.agent.requests import PodAsked
 from meshlab.implementations import WAYPOINT_ENTRY, Choice, NodeSlot, Reference
 from meshlab.kernel.forkserver import ForkServer
 from meshlab.kernel.sandbox import NO_DESCRIPTORS, Sandbox, too_few_descriptors
@@ -21,7 +22,8 @@ from meshlab.lab.site import NodeProxy, Site, Started
 from meshlab.lab.steps import no_step
 from meshlab.model import Mesh, Pod, Topology
 from meshlab.pki import MeshCA
-from meshlab.plan.network import CONTROL_PLANE, CONTROL_PLANE4, node_netns, pod_netns, second_proxy
+from meshlab.plan.netns import CONTROL_PLANE, node_netns, pod_netns
+from meshlab.plan.network import CONTROL_PLANE4, second_proxy
 from meshlab.plan.network import plan as plan_network
 
 XDS_PORT = 15012
@@ -140,15 +142,15 @@ def start_agent(site: Site, node: str, pods: Sequence[Pod] = ()) -> Peer:
     return program.peer
 
 
-def as_asked(pod: Pod) -> dict[str, str | bool]:
+def as_asked(pod: Pod) -> PodAsked:
     """A pod as agents know it."""
-    return {
-        "uid": pod.uid,
-        "name": pod.name,
-        "namespace": pod.namespace,
-        "service_account": pod.service_account,
-        "bypass_inbound": pod.bypasses_inbound,
-    }
+    return PodAsked(
+        uid=pod.uid,
+        name=pod.name,
+        namespace=pod.namespace,
+        service_account=pod.service_account,
+        bypass_inbound=pod.bypasses_inbound,
+    )
 
 
 def start_echo(site: Site, node: str) -> Peer:

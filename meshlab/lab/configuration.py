@@ -9,12 +9,14 @@ go_back  have what was acknowledged last served again, without waiting
 from __future__ import annotations
 
 import base64
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING
 
+from meshlab.controlplane.requests import Push, Pushed, Refused, Resources, SetClients
 from meshlab.errors import LabError, LabLostError, NotAcknowledgedError, RejectedError, UsageError
+from meshlab.kernel.conversation import Number
 from meshlab.lab.running.programs import Peer
 from meshlab.lab.site import Site
 from meshlab.plan.transition import Served
@@ -22,8 +24,11 @@ from meshlab.protocols.messages import MANIFESTS_TYPE, message
 from meshlab.topology import dump
 from meshlab.translate import resources
 
-Wire = Mapping[str, Mapping[str, str]]
-"""Everything that is served, as the control plane takes it: type URL -> name -> base64 of the message."""
+if TYPE_CHECKING:
+    from google.protobuf.message import Message
+
+Wire = Resources
+"""Everything that is served, as the control plane takes it."""
 
 _TYPE_URLS = "type.googleapis.com/"
 _GOES_BACK = "what was in effect before is on its way to every proxy again, and was not waited for"
@@ -40,30 +45,32 @@ class Configuration:
     site: Site
     served: Wire = field(default_factory=dict)
     """What was served last when everybody had acknowledged it."""
-    _posted: tuple[Peer, int, Wire, list[str]] | None = None
+    _posted: tuple[Peer, Number[Pushed], Wire, list[str]] | None = None
     """The last push: to whom, its number, what it was, and who has to acknowledge it."""
 
-    def post(self, wire: Wire, certificates: Collection[str], timeout_s: float, **more: Any) -> None:
+    def post(
+        self, wire: Wire, certificates: Collection[str], timeout_s: float, *, fallback: Wire | None = None
+    ) -> None:
         """Have ``wire`` served from now on, unless it is already, without waiting.
+
+        Args:
+            fallback: what a control plane that has just started goes back to where ``wire`` is refused.
 
         Raises:
             LabLostError: the control plane is gone.
         """
-        control_plane = self._control_plane()
-        barrier = self._barrier()
-        last = self._posted
-        if last is not None and not more and (last[0], *last[2:]) == (control_plane, wire, barrier):
+        control_plane, posted, barrier = self._control_plane(), self._posted, self._barrier()
+        if posted is not None and fallback is None and (posted[0], *posted[2:]) == (control_plane, wire, barrier):
             return
-        number = control_plane.post(
-            "set",
+        push = Push(
             resources=wire,
             barrier=barrier,
             certificates=sorted(set(certificates) - self._issued_before()),
             timeout_s=timeout_s,
             after_nack=self.site.settings.after_nack,
-            **more,
+            fallback=fallback,
         )
-        self._posted = control_plane, number, wire, barrier
+        self._posted = control_plane, control_plane.post(push), wire, barrier
 
     def settle(self, timeout_s: float, given_s: float | None = None) -> None:
         """Wait until what was posted last is in effect.
@@ -126,7 +133,7 @@ class Configuration:
 
     def admit(self) -> None:
         """Tell the control plane which node proxies there are; the streams of others end."""
-        self._control_plane().ask("clients", clients=self.site.clients())
+        self._control_plane().ask(SetClients(self.site.clients()))
 
     def _control_plane(self) -> Peer:
         peer = self.site.peer("control-plane")
@@ -149,7 +156,7 @@ class Configuration:
                 raise NotAcknowledgedError(f"not in effect: {self.site.programs.why_gone(name)}")
 
 
-def _refusal(answer: Mapping[str, Any]) -> str:
+def _refusal(answer: Refused) -> str:
     nack = answer["nack"]
     refused = f"{nack['client']} refused {nack['type_url']}: {nack['detail']}"
     if not answer["went_back"]:
@@ -159,6 +166,6 @@ def _refusal(answer: Mapping[str, Any]) -> str:
     return f"{refused}. All have gone back to the version before"
 
 
-def _encoded(message: Any) -> str:
+def _encoded(message: Message) -> str:
     """Deterministic, since a resource's version is the hash of its bytes."""
     return base64.b64encode(message.SerializeToString(deterministic=True)).decode()

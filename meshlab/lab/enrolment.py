@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TypeVar
 
+from meshlab.agent.requests import Enrol, Enrolled, GiveUp, Release, Remove
 from meshlab.errors import LabError, LabLostError, NotEnrolledError
+from meshlab.kernel.conversation import Number
+from meshlab.kernel.messages import Request
 from meshlab.lab.cluster import as_asked
 from meshlab.lab.running.programs import Peer
 from meshlab.lab.site import NodeProxy, Site, nodes_of
 from meshlab.model import Pod
-from meshlab.plan.network import pod_netns
+from meshlab.plan.netns import pod_netns
 
+_A = TypeVar("_A")
 ByNode = Mapping[str, list[Pod]]
 _SLACK_S = 5.0
 """How much later than the deadline an agent's answer may come."""
@@ -47,7 +51,7 @@ def enrol(site: Site, pods: Sequence[Pod], timeout_s: float) -> None:
 
 def _ask(site: Site, by_node: ByNode, timeout_s: float) -> tuple[dict[str, str], ByNode]:
     """What became of the pods: those that are pending, with the reason, and by node those that nobody was asked of."""
-    posted: dict[str, tuple[Peer, int]] = {}
+    posted: dict[str, tuple[Peer, Number[Enrolled]]] = {}
     pending: dict[str, str] = {}
     unasked: dict[str, list[Pod]] = {}
     for node, some in by_node.items():
@@ -56,9 +60,8 @@ def _ask(site: Site, by_node: ByNode, timeout_s: float) -> tuple[dict[str, str],
             unasked[node] = some
             continue
         fds = [site.netns[pod_netns(pod.key)].fd for pod in some]
-        no_proxy = not site.proxies[node]
         asked = [as_asked(pod) for pod in some]
-        posted[node] = agent, agent.post("enrol", fds, pods=asked, timeout_s=timeout_s, no_proxy=no_proxy)
+        posted[node] = agent, agent.post(Enrol(asked, timeout_s, no_proxy=not site.proxies[node]), fds)
     for node, (agent, number) in posted.items():
         uids = {pod.uid: pod.key for pod in by_node[node]}
         try:
@@ -80,22 +83,23 @@ def release(site: Site, pods: Sequence[Pod], timeout_s: float) -> None:
     """
     known = {pod.uid: pod.key for pod in pods if pod.key not in site.pending}
     members = [pod for pod in pods if pod.uid in known]
-    kept = {uid: why for answer in _tell(site, "release", members, timeout_s) for uid, why in answer["failed"].items()}
+    answers = _tell(site, lambda uids: Release(uids, timeout_s), members, timeout_s)
+    kept = {uid: why for answer in answers for uid, why in answer["failed"].items()}
     if kept:
         raise LabError("not released: " + "; ".join(f"{known[uid]}: {why}" for uid, why in kept.items()))
 
 
 def let_go(site: Site, pods: Sequence[Pod], timeout_s: float) -> None:
     """Have the node proxies let go of pods that end. A node without an agent is told nothing: its proxy keeps them."""
-    _tell(site, "remove", pods, timeout_s)
+    _tell(site, lambda uids: Remove(uids, timeout_s), pods, timeout_s)
 
 
-def _tell(site: Site, operation: str, pods: Sequence[Pod], timeout_s: float) -> list[dict[str, Any]]:
-    posted: list[tuple[Peer, int]] = []
+def _tell(site: Site, request: Callable[[list[str]], Request[_A]], pods: Sequence[Pod], timeout_s: float) -> list[_A]:
+    """Send every agent the request for the uids of its pods; their answers."""
+    posted: list[tuple[Peer, Number[_A]]] = []
     for node, some in nodes_of(pods).items():
         if (agent := site.peer("agent", node)) is not None:
-            uids = [pod.uid for pod in some]
-            posted.append((agent, agent.post(operation, uids=uids, timeout_s=timeout_s)))
+            posted.append((agent, agent.post(request([pod.uid for pod in some]))))
     return [agent.answer(number, timeout_s + _SLACK_S)[0] for agent, number in posted]
 
 
@@ -115,7 +119,7 @@ class _GiveUp:
         if gone and len(gone) == len(self.site.proxies[self.node]):
             self.told = True
             how = self.site.programs.how_ended(str(gone[-1].instance))
-            self.agent.post("give_up", why=f"the node proxy is gone: {how}")
+            self.agent.post(GiveUp(f"the node proxy is gone: {how}"))
 
 
 def _has_ended(site: Site, proxy: NodeProxy) -> bool:

@@ -13,8 +13,10 @@ import socket
 import time
 from collections.abc import Mapping, Sequence
 
+from meshlab.apps.echo_requests import Leave, Listen, Listening, PortAsked
 from meshlab.errors import KernelRefusedError, LabError, StillRunsError
 from meshlab.kernel.channel import MAX_FDS
+from meshlab.kernel.conversation import Number
 from meshlab.kernel.sandbox import Mntns
 from meshlab.lab.pod import capabilities_of
 from meshlab.lab.proving import arrivals
@@ -22,7 +24,7 @@ from meshlab.lab.running.programs import Peer, Program, describe_exit
 from meshlab.lab.site import Site, nodes_of
 from meshlab.model import ContainerPort, InstanceId, Pod
 from meshlab.model import Program as Runs
-from meshlab.plan.network import pod_netns
+from meshlab.plan.netns import pod_netns
 from meshlab.plan.pods import leaving, linking, opening, pod_network, settling
 from meshlab.plan.restarts import restart_after_s
 
@@ -81,20 +83,20 @@ def _by_node(
     return by_node
 
 
-def _post_listeners(site: Site, node: str, listening: Sequence[_Listening]) -> tuple[Peer, int]:
+def _post_listeners(site: Site, node: str, listening: Sequence[_Listening]) -> tuple[Peer, Number[Listening]]:
     """Hand these to the echo of ``node``; it is asked at once, and answers with the number that is returned."""
     echo = site.peer("echo", node)
     assert echo is not None, "each node has an echo from its start"
     places = [
-        {
-            "pod": pod.key,
-            "port": port.number,
-            "mode": "server-first" if port.server_first else "echo",
-            "listener": place,
-        }
+        PortAsked(
+            pod=pod.key,
+            port=port.number,
+            mode="server-first" if port.server_first else "echo",
+            listener=place,
+        )
         for place, (pod, port, _) in enumerate(listening)
     ]
-    return echo, echo.post("listen", [listener.fileno() for _, _, listener in listening], pods=places)
+    return echo, echo.post(Listen(places), [listener.fileno() for _, _, listener in listening])
 
 
 def _listeners(site: Site, served: Sequence[tuple[Pod, ContainerPort]]) -> list[socket.socket]:
@@ -189,7 +191,7 @@ def end_programs(site: Site, pods: Sequence[Pod], grace_s: float = _GRACE_S) -> 
     _end_in(site, [mntns for pod in pods if (mntns := site.mounts.known(pod.key)) is not None], grace_s)
     for node, some in nodes_of(pod for pod in pods if pod.program is None and pod.ports).items():
         if (echo := site.peer("echo", node)) is not None:
-            echo.ask("leave", pods=[pod.key for pod in some])
+            echo.ask(Leave([pod.key for pod in some]))
 
 
 def _end_in(site: Site, within: Sequence[Mntns], grace_s: float) -> None:

@@ -15,6 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
+from meshlab.agent.requests import ReadRules
 from meshlab.errors import AuditError, LabError, RejectedError, UsageError
 from meshlab.kernel.sandbox import NO_DESCRIPTORS, Netns, Sandbox, too_few_descriptors
 from meshlab.lab import cluster, edits, renewal
@@ -40,11 +41,13 @@ from meshlab.lab.settings import Settings
 from meshlab.lab.transition import Transitions
 from meshlab.model import Address, Call, Family, Mesh, Topology
 from meshlab.pki import MeshCA
+from meshlab.plan.netns import netns_key
 from meshlab.proofs.arrivals import Arrivals, Kernel
 from meshlab.proofs.canary import canary
 from meshlab.topology import load_manifests, replaced, without
 from meshlab.topology.notes import did_you_mean, listed
 
+_K = TypeVar("_K", bound=str)
 _T = TypeVar("_T")
 _LOOP = TrafficLoop()
 _SOCKETS_AT_ONCE = 253
@@ -142,7 +145,7 @@ class Lab:
         Raises:
             UsageError: there is none.
         """
-        return _chosen("netns", key, self.site.netns)
+        return _chosen("netns", netns_key(key), self.site.netns)
 
     def pod(self, key: str) -> PodHandle:
         """The pod ``namespace/name``.
@@ -449,8 +452,8 @@ class Lab:
         agent = self.site.peer("agent", model.node)
         if agent is None or not self.mesh.is_enrolled(model):
             return ""
-        answer, _ = agent.ask("rules", uid=model.uid)
-        return str(answer["text"])
+        answer, _ = agent.ask(ReadRules(model.uid))
+        return answer["text"]
 
     def audit(self) -> None:
         """Check that every part of the lab still is as it should be.
@@ -500,7 +503,7 @@ class Lab:
             raise AuditError("\n".join(found))
 
 
-def _chosen(what: str, key: str, among: Mapping[str, _T]) -> _T:
+def _chosen(what: str, key: _K, among: Mapping[_K, _T]) -> _T:
     """The one that is called ``key``."""
     if key not in among:
         raise UsageError(f"no {what} '{key}' in this lab ({listed(among)}).{did_you_mean(key, among)}")

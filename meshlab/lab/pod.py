@@ -19,7 +19,7 @@ from meshlab.lab.rollout import Rollout
 from meshlab.lab.running.programs import CLEAN_ENV
 from meshlab.lab.view import ViewForPods
 from meshlab.model import DATAPLANE_MODE, Call, Family, Pod, SpiffeId
-from meshlab.plan.network import pod_netns
+from meshlab.plan.netns import pod_netns
 
 _TOKEN = re.compile(r"[-!#$%&'*+.^_`|~0-9A-Za-z]+")
 """A method, or the name of a header (RFC 9110 5.6.2)."""

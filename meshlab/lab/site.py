@@ -22,7 +22,8 @@ from meshlab.lab.settings import Settings
 from meshlab.model import Family, InstanceId, Mesh, Role, Topology
 from meshlab.pki import MeshCA
 from meshlab.plan.changes import Batch, End
-from meshlab.plan.network import NetworkPlan, pod_netns
+from meshlab.plan.netns import NetnsKey, pod_netns
+from meshlab.plan.network import NetworkPlan
 from meshlab.plan.pods import PodNetwork
 
 _FAMILIES = {4: socket.AF_INET, 6: socket.AF_INET6}
@@ -73,9 +74,9 @@ class Site:
     """Keys of the pods whose links are open: nothing of a pod runs earlier, and nobody calls from it."""
     places: int = 0
     """How many places on links pods have had."""
-    netns: dict[str, Netns] = field(default_factory=dict)
+    netns: dict[NetnsKey, Netns] = field(default_factory=dict)
     """By the plan's key."""
-    routes: dict[str, RouteSocket] = field(default_factory=dict)
+    routes: dict[NetnsKey, RouteSocket] = field(default_factory=dict)
     proxies: dict[str, list[NodeProxy]] = field(default_factory=dict)
     """Node -> its node proxies that have not been ended by a verb, oldest first."""
     waypoints: dict[str, Started] = field(default_factory=dict)
@@ -137,13 +138,13 @@ class Site:
 
     # --- the kernel --------------------------------------------------------------------------------------------------
 
-    def make_netns(self, keys: Sequence[str]) -> None:
+    def make_netns(self, keys: Sequence[NetnsKey]) -> None:
         """Make these namespaces, each with a socket for changes of its links and routes."""
-        self.netns.update({netns.name: netns for netns in self.sandbox.netns(keys)})
+        self.netns.update(zip(keys, self.sandbox.netns(keys), strict=True))
         sockets = self.open_sockets([(key, socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE) for key in keys])
         self.routes.update({key: RouteSocket(sock, key) for key, sock in zip(keys, sockets, strict=True)})
 
-    def forget_netns(self, keys: Iterable[str]) -> None:
+    def forget_netns(self, keys: Iterable[NetnsKey]) -> None:
         """Let go of these namespaces; Linux frees each with its last socket and process."""
         forgotten = []
         for key in keys:
@@ -157,15 +158,15 @@ class Site:
         """Send one batch where it belongs."""
         self.routes[batch.netns].apply(batch.changes, {key: self.netns[key].fd for key in batch.peers()})
 
-    def settle(self, netns: str, end: End) -> None:
+    def settle(self, netns: NetnsKey, end: End) -> None:
         self.routes[netns].barrier(end)
 
-    def open_socket(self, netns: str, family: int, kind: int, protocol: int = 0) -> socket.socket:
+    def open_socket(self, netns: NetnsKey, family: int, kind: int, protocol: int = 0) -> socket.socket:
         return self.open_sockets([(netns, family, kind, protocol)])[0]
 
-    def open_sockets(self, wanted: list[tuple[str, int, int, int]]) -> list[socket.socket]:
+    def open_sockets(self, wanted: list[tuple[NetnsKey, int, int, int]]) -> list[socket.socket]:
         """Sockets ``(netns, family, type, protocol)``, driven from here; one round trip for 253 of them."""
-        return self.sandbox.sockets([(self.netns[key], *rest) for key, *rest in wanted])  # type: ignore[misc]
+        return self.sandbox.sockets([(self.netns[key], family, kind, number) for key, family, kind, number in wanted])
 
     def open_in_pods(self, pods: Sequence[tuple[str, Family]]) -> list[socket.socket]:
         """TCP sockets in pods ``namespace/name``, which a program there could have made.

@@ -15,7 +15,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from meshlab.errors import LabError, RejectedError, UsageError
 from meshlab.lab import cluster, enrolment, join
@@ -111,9 +111,9 @@ class Transitions:
         with self.alone:
             self._push(self.configuration.served, timeout_s)
 
-    def _push(self, wire: Wire, timeout_s: float, **more: Any) -> None:
+    def _push(self, wire: Wire, timeout_s: float, fallback: Wire | None = None) -> None:
         try:
-            self.configuration.post(wire, (), timeout_s, **more)
+            self.configuration.post(wire, (), timeout_s, fallback=fallback)
             self.configuration.settle(timeout_s)
         except RejectedError:
             raise  # the control plane has gone back by itself, or was asked to leave it

@@ -12,6 +12,7 @@ from enum import Enum
 from ipaddress import IPv4Address, IPv4Network, IPv6Network
 
 from meshlab.model import Address, Family
+from meshlab.plan.netns import NetnsKey
 
 Network = IPv4Network | IPv6Network
 
@@ -40,7 +41,7 @@ class Veth:
 
     end: End
     peer: End
-    peer_netns: str
+    peer_netns: NetnsKey
     """Key of the netns that gets ``peer``."""
     mac: str
 
@@ -189,10 +190,10 @@ def allows(change: Change, number: int) -> bool:
 class Batch:
     """Changes to be sent, in order, through one socket that was opened in ``netns``."""
 
-    netns: str
+    netns: NetnsKey
     changes: tuple[Change, ...]
 
-    def peers(self) -> frozenset[str]:
+    def peers(self) -> frozenset[NetnsKey]:
         """Keys of the netns whose descriptors the changes need."""
         return frozenset(change.peer_netns for change in self.changes if isinstance(change, Veth))
 
@@ -201,7 +202,7 @@ class Batch:
 class Sysctl:
     """A file under /proc/sys that must be written *in* the netns: netlink has no message for these."""
 
-    netns: str
+    netns: NetnsKey
     name: str
     """The path below /proc/sys."""
     value: str

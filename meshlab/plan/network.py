@@ -52,9 +52,8 @@ from meshlab.plan.changes import (
     host_network,
 )
 from meshlab.plan.names import link_names, mac
+from meshlab.plan.netns import CONTROL_PLANE, FABRIC, NetnsKey, node_netns, proxy_netns
 
-CONTROL_PLANE = "control-plane"
-FABRIC = "fabric"
 CONTROL_PLANE4 = IPv4Address("100.64.0.1")
 CONTROL_PLANE6 = IPv6Address("fd5a:7c1e:3f62::1")
 
@@ -70,23 +69,11 @@ _INDEXES_PER_NODE = 8
 _PROXIES_OF_A_NODE = 2
 
 
-def node_netns(name: str) -> str:
-    return f"node:{name}"
-
-
-def proxy_netns(node: str, number: int = 0) -> str:
-    return f"proxy:{node}" + f"#{number}" * bool(number)
-
-
-def pod_netns(key: str) -> str:
-    return f"pod:{key}"
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProxyNetwork:
     """The place of a node proxy. Each has a netns of its own, as in a cluster: a ztunnel's own ports are fixed."""
 
-    netns: str
+    netns: NetnsKey
     ipv4: IPv4Address
     """Also the proxy's INSTANCE_IP."""
     ipv6: IPv6Address
@@ -100,7 +87,7 @@ class NodeNetwork:
     """Where a node and its proxy are."""
 
     name: str
-    netns: str
+    netns: NetnsKey
     ipv4: IPv4Address
     ipv6: IPv6Address
     proxies: tuple[ProxyNetwork, ...]
@@ -122,12 +109,12 @@ class NodeNetwork:
 class NetworkPlan:
     """Everything but the pods: what an empty cluster is made of."""
 
-    netns: tuple[str, ...]
+    netns: tuple[NetnsKey, ...]
     """Every key, once."""
     sysctls: tuple[Sysctl, ...]
     """To be written before ``build``: links inherit them."""
     build: tuple[Batch, ...]
-    settle: tuple[tuple[str, End], ...]
+    settle: tuple[tuple[NetnsKey, End], ...]
     """Netns and end of each link between nodes, control plane and proxies that was set up first."""
     nodes: Mapping[str, NodeNetwork]
     """By name."""
@@ -199,7 +186,7 @@ def _proxy(place: int, number: int, node: str) -> ProxyNetwork:
 # --- batches ---------------------------------------------------------------------------------------------------------
 
 
-def _forwarding(netns: str) -> tuple[Sysctl, ...]:
+def _forwarding(netns: NetnsKey) -> tuple[Sysctl, ...]:
     """Route; believe source addresses (a new netns inherits the host's rp_filter); always say what is unreachable.
 
     With the default limits some refusal in a second is silence, and the caller's SYN waits for its own timeout.
@@ -276,5 +263,5 @@ def _build_proxy(proxy: ProxyNetwork) -> tuple[Change, ...]:
     return (LinkUp(LOOPBACK), *set_up(end), *assign(end, proxy.ipv4, proxy.ipv6), *default_routes(end))
 
 
-def _first_ends(node: NodeNetwork) -> tuple[tuple[str, End], ...]:
+def _first_ends(node: NodeNetwork) -> tuple[tuple[NetnsKey, End], ...]:
     return (CONTROL_PLANE, node.management), (FABRIC, node.port), (node.netns, node.proxies[0].end)

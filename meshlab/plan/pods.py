@@ -35,17 +35,8 @@ from meshlab.plan.changes import (
     host_network,
 )
 from meshlab.plan.names import link_names, mac
-from meshlab.plan.network import (
-    CONTROL_PLANE,
-    FABRIC,
-    LOOPBACK,
-    NodeNetwork,
-    assign,
-    default_routes,
-    host_routes,
-    pod_netns,
-    set_up,
-)
+from meshlab.plan.netns import CONTROL_PLANE, FABRIC, NetnsKey, pod_netns
+from meshlab.plan.network import LOOPBACK, NodeNetwork, assign, default_routes, host_routes, set_up
 
 _FIRST_INDEX = 4096
 _LEAVING = 1
@@ -57,9 +48,9 @@ class PodNetwork:
     """Where a pod is."""
 
     key: str
-    netns: str
+    netns: NetnsKey
     node: str
-    node_netns: str
+    node_netns: NetnsKey
     host_end: End
     """In the node's netns: captures of the node see the pod by this index."""
     eth0: End
@@ -101,7 +92,7 @@ def pod_network(pod: Pod, place: int, node: NodeNetwork, names: Collection[str] 
 
 def linking(pods: Iterable[PodNetwork]) -> tuple[Batch, ...]:
     """Make the links of these pods, in one batch a node; both ends of each are down."""
-    changes: dict[str, list[Change]] = {}
+    changes: dict[NetnsKey, list[Change]] = {}
     for pod in pods:
         veth = Veth(end=pod.host_end, peer=pod.eth0, peer_netns=pod.netns, mac=pod.mac)
         changes.setdefault(pod.node_netns, []).extend((veth, Silence(pod.host_end)))
@@ -110,7 +101,7 @@ def linking(pods: Iterable[PodNetwork]) -> tuple[Batch, ...]:
 
 def opening(pods: Iterable[PodNetwork], nodes: Mapping[str, NodeNetwork]) -> tuple[Batch, ...]:
     """Set the node's ends of these pods up and add their host routes (Linux refuses these while an end is down)."""
-    changes: dict[str, list[Change]] = {}
+    changes: dict[NetnsKey, list[Change]] = {}
     for pod in pods:
         own = (LinkUp(pod.host_end), *host_routes(pod.host_end, pod.ipv4, pod.ipv6))
         changes.setdefault(pod.node_netns, []).extend(own)
@@ -119,14 +110,14 @@ def opening(pods: Iterable[PodNetwork], nodes: Mapping[str, NodeNetwork]) -> tup
     return _batches(changes)
 
 
-def settling(pods: Iterable[PodNetwork]) -> tuple[tuple[str, End], ...]:
+def settling(pods: Iterable[PodNetwork]) -> tuple[tuple[NetnsKey, End], ...]:
     """Netns and end of each of these links that was set up first: once it is settled the link is usable."""
     return tuple((pod.netns, pod.eth0) for pod in pods)
 
 
 def leaving(pods: Collection[PodNetwork], nodes: Mapping[str, NodeNetwork]) -> tuple[Batch, ...]:
     """Take the links of these pods away, also of those that were never opened; their routes go with them."""
-    changes: dict[str, list[Change]] = {}
+    changes: dict[NetnsKey, list[Change]] = {}
     for pod in pods:
         changes.setdefault(pod.node_netns, []).append(LinkGroup(pod.host_end, _LEAVING))
         for netns, route in _routes_elsewhere(pod, nodes):
@@ -136,7 +127,7 @@ def leaving(pods: Collection[PodNetwork], nodes: Mapping[str, NodeNetwork]) -> t
     return _batches(changes)
 
 
-def _routes_elsewhere(pod: PodNetwork, nodes: Mapping[str, NodeNetwork]) -> Iterable[tuple[str, Route]]:
+def _routes_elsewhere(pod: PodNetwork, nodes: Mapping[str, NodeNetwork]) -> Iterable[tuple[NetnsKey, Route]]:
     """By netns: routes to addresses that no node's network has, and the control plane's to a pod that it manages."""
     if pod.managed:
         for address in (pod.ipv4, pod.ipv6):
@@ -149,5 +140,5 @@ def _routes_elsewhere(pod: PodNetwork, nodes: Mapping[str, NodeNetwork]) -> Iter
                 yield node.netns, Route(destination=host_network(address), end=node.fabric)
 
 
-def _batches(changes: Mapping[str, Iterable[Change]]) -> tuple[Batch, ...]:
+def _batches(changes: Mapping[NetnsKey, Iterable[Change]]) -> tuple[Batch, ...]:
     return tuple(Batch(netns, tuple(batch)) for netns, batch in changes.items())

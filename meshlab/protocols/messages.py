@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from google.protobuf.descriptor_pool import DescriptorPool
 
+    from meshlab.protocols.stubs import message as message
+
 ADDRESS_TYPE = "type.googleapis.com/istio.workload.Address"
 AUTHORIZATION_TYPE = "type.googleapis.com/istio.security.Authorization"
 MANIFESTS_TYPE = "type.googleapis.com/google.protobuf.StringValue"
@@ -34,7 +36,7 @@ def pool() -> DescriptorPool:
 
 
 @functools.cache
-def message(full_name: str) -> type[Any]:
+def _message(full_name: str) -> type[Any]:
     """The message class, e.g. ``message("istio.workload.Address")``; enums can be given by name.
 
     Raises:
@@ -43,3 +45,7 @@ def message(full_name: str) -> type[Any]:
     from google.protobuf.message_factory import GetMessageClass
 
     return GetMessageClass(pool().FindMessageTypeByName(full_name))
+
+
+if not TYPE_CHECKING:  # mypy has a type for each name: ``stubs``, also made by ``compile.py``
+    message = _message

@@ -10,19 +10,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from meshlab.protocols.messages import ADDRESS_TYPE, AUTHORIZATION_TYPE, message
+
+if TYPE_CHECKING:
+    from meshlab.protocols.stubs import discovery_pb2, node_pb2
 
 DELTA_ADS_SERVICE = "envoy.service.discovery.v3.AggregatedDiscoveryService"
 DELTA_ADS_METHOD = "DeltaAggregatedResources"
 ZTUNNEL_TYPES = (ADDRESS_TYPE, AUTHORIZATION_TYPE)
 """What a ztunnel subscribes to, in its order."""
 
-Request = Any
-"""``envoy.service.discovery.v3.DeltaDiscoveryRequest``."""
-Response = Any
-"""``envoy.service.discovery.v3.DeltaDiscoveryResponse``."""
+Request: TypeAlias = "discovery_pb2.DeltaDiscoveryRequest"
+Response: TypeAlias = "discovery_pb2.DeltaDiscoveryResponse"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,8 +36,7 @@ class Node:
     pod_name: str = ""
     pod_namespace: str = ""
 
-    def to_message(self) -> Any:
-        """``envoy.config.core.v3.Node``."""
+    def to_message(self) -> node_pb2.Node:
         domain = f"{self.pod_namespace}.svc.cluster.local"
         node = message("envoy.config.core.v3.Node")(
             id=f"ztunnel~{self.instance_ip}~{self.pod_name}.{self.pod_namespace}~{domain}"
@@ -121,7 +121,7 @@ class DeltaClient:
         return request
 
 
-def _decode(type_url: str, resource: Any) -> Any:
+def _decode(type_url: str, resource: discovery_pb2.Resource) -> Any:
     from google.protobuf.message import DecodeError
 
     if resource.resource.type_url != type_url:

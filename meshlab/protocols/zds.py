@@ -22,13 +22,17 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from google.protobuf.message import DecodeError
+from google.protobuf.message import DecodeError, Message
 
 from meshlab.errors import ProtocolError
 from meshlab.protocols.messages import message
 
+if TYPE_CHECKING:
+    from meshlab.protocols.stubs import zds_pb2
+
+_M = TypeVar("_M", bound=Message)
 MAX_PACKET_BYTES = 1024
 """Both readers use buffers of this size; a longer packet is cut, which is an error."""
 _V1 = 1
@@ -157,7 +161,7 @@ class AgentSession:
 
 
 def encode_add(pod: ZdsPod) -> bytes:
-    request = _new("WorkloadRequest")
+    request = message("istio.workload.zds.WorkloadRequest")()
     request.add.uid = pod.uid
     info = request.add.workload_info
     info.name, info.namespace, info.service_account = pod.name, pod.namespace, pod.service_account
@@ -165,28 +169,28 @@ def encode_add(pod: ZdsPod) -> bytes:
 
 
 def encode_del(uid: str) -> bytes:
-    request = _new("WorkloadRequest")
+    request = message("istio.workload.zds.WorkloadRequest")()
     getattr(request, "del").uid = uid  # a keyword of Python's
     return _encoded(request)
 
 
 def encode_snapshot_sent() -> bytes:
-    request = _new("WorkloadRequest")
+    request = message("istio.workload.zds.WorkloadRequest")()
     request.snapshot_sent.SetInParent()
     return _encoded(request)
 
 
 def _read_hello(packet: bytes) -> None:
-    hello = _decoded("ZdsHello", packet)
+    hello = _decoded(message("istio.workload.zds.ZdsHello"), packet)
     if hello.version != _V1:
         raise ProtocolError(f"the proxy speaks ZDS version {hello.version}, and this agent only {_V1}")
 
 
 def _read_ack(packet: bytes) -> str:
-    response = _decoded("WorkloadResponse", packet)
+    response = _decoded(message("istio.workload.zds.WorkloadResponse"), packet)
     if response.WhichOneof("payload") != "ack":
         raise ProtocolError(f"the proxy answered with {packet.hex()}, which is no ack")
-    return str(response.ack.error)
+    return response.ack.error
 
 
 # --- the proxy's end -------------------------------------------------------------------------------------------------
@@ -236,18 +240,16 @@ class ProxySession:
 
     @staticmethod
     def hello() -> bytes:
-        hello = _new("ZdsHello")
-        hello.version = _V1
-        return bytes(hello.SerializeToString())
+        return message("istio.workload.zds.ZdsHello")(version="V1").SerializeToString()
 
     @staticmethod
     def ack(error: str = "") -> bytes:
         """The answer to the last request; not empty: why it could not be done."""
-        response = _new("WorkloadResponse")
+        response = message("istio.workload.zds.WorkloadResponse")()
         response.ack.SetInParent()
         # The agent reads into MAX_PACKET_BYTES as well; 16 are more than the framing of a text takes.
         response.ack.error = error.encode()[: MAX_PACKET_BYTES - 16].decode(errors="ignore")
-        return bytes(response.SerializeToString())
+        return response.SerializeToString()
 
     def receive(self, packet: bytes, fds: int = 0) -> ProxyEvent:
         """Read one request, which came with ``fds`` descriptors.
@@ -272,7 +274,7 @@ class ProxySession:
             case _:
                 return self._snapshot()
 
-    def _add(self, add: Any) -> Added:
+    def _add(self, add: zds_pb2.AddWorkload) -> Added:
         if not add.HasField("workload_info"):
             raise _misplaced(f"add of {add.uid} has no workload_info")
         self._named.add(add.uid)
@@ -298,11 +300,11 @@ def _misplaced(what: str) -> ProtocolError:
     return ProtocolError(f"failure to process message : ProtocolError({what})")
 
 
-def _read_request(packet: bytes) -> Any:
+def _read_request(packet: bytes) -> zds_pb2.WorkloadRequest:
     if len(packet) > MAX_PACKET_BYTES:
         raise UnreadableError(f"failure to read message : more than {MAX_PACKET_BYTES} bytes")
     try:
-        request = _decoded("WorkloadRequest", packet)
+        request = _decoded(message("istio.workload.zds.WorkloadRequest"), packet)
     except ProtocolError as error:
         raise UnreadableError(f"failure to read message : {error}") from error
     if request.WhichOneof("payload") is None:
@@ -312,7 +314,7 @@ def _read_request(packet: bytes) -> Any:
 
 def describe_request(packet: bytes) -> dict[str, Any]:
     """What an agent's packet says, as JSON has it: for records of a conversation."""
-    request = _decoded("WorkloadRequest", packet)
+    request = _decoded(message("istio.workload.zds.WorkloadRequest"), packet)
     kind = request.WhichOneof("payload")
     return {kind: _plain(getattr(request, kind))} if kind else {}
 
@@ -320,8 +322,8 @@ def describe_request(packet: bytes) -> dict[str, Any]:
 def describe_answer(packet: bytes, *, greeted: bool) -> dict[str, Any]:
     """What a proxy's packet says: its first is the hello."""
     if not greeted:
-        return {"version": _decoded("ZdsHello", packet).version}
-    response = _decoded("WorkloadResponse", packet)
+        return {"version": _decoded(message("istio.workload.zds.ZdsHello"), packet).version}
+    response = _decoded(message("istio.workload.zds.WorkloadResponse"), packet)
     return {"ack": _plain(response.ack)}
 
 
@@ -329,19 +331,15 @@ def _plain(part: Any) -> dict[str, Any]:
     return {field.name: _plain(value) if field.message_type else value for field, value in part.ListFields()}
 
 
-def _new(name: str) -> Any:
-    return message(f"istio.workload.zds.{name}")()
-
-
-def _encoded(request: Any) -> bytes:
-    data: bytes = request.SerializeToString()
+def _encoded(request: Message) -> bytes:
+    data = request.SerializeToString()
     if len(data) > MAX_PACKET_BYTES:
         raise ProtocolError(f"a ZDS request of {len(data)} bytes; both ends read at most {MAX_PACKET_BYTES}")
     return data
 
 
-def _decoded(name: str, packet: bytes) -> Any:
+def _decoded(kind: type[_M], packet: bytes) -> _M:
     try:
-        return message(f"istio.workload.zds.{name}").FromString(packet)
+        return kind.FromString(packet)
     except DecodeError as error:
-        raise ProtocolError(f"{packet[:32].hex()} is no {name}: {error}") from error
+        raise ProtocolError(f"{packet[:32].hex()} is no {kind.DESCRIPTOR.name}: {error}") from error

@@ -8,13 +8,13 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Callable, Mapping
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import grpc
 import grpc.aio
 
 from meshlab.protocols.messages import message
-from meshlab.protocols.xds import DELTA_ADS_METHOD, DELTA_ADS_SERVICE, DeltaClient, Node, Update
+from meshlab.protocols.xds import DELTA_ADS_METHOD, DELTA_ADS_SERVICE, DeltaClient, Node, Request, Response, Update
 from meshlab.proxykit.ca_client import CHANNEL, FIRST_BACKOFF_S, MAX_BACKOFF_S
 from meshlab.proxykit.config import Config
 
@@ -77,7 +77,7 @@ class XdsClient:
             self.terminations[reason] += 1
             await asyncio.sleep(backoff_s)
 
-    def _answer(self, response: Any) -> Any:
+    def _answer(self, response: Response) -> Request:
         self.messages[response.type_url] += 1
         self.message_bytes[response.type_url] += response.ByteSize()
         update = self._client.receive(response)

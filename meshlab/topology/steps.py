@@ -34,6 +34,7 @@ from meshlab.model import (
     InstanceId,
     Mesh,
     PolicyStep,
+    Role,
     Step,
     Topology,
     TrafficStep,
@@ -273,8 +274,8 @@ class _Reader:
         return str(instance)
 
     def _instances(self) -> list[str]:
-        roles = ("ztunnel", "agent", "echo")
-        on_nodes = [f"{role}@{node.name}" for role in roles for node in self._topology.nodes]
+        roles: tuple[Role, ...] = ("ztunnel", "agent", "echo")
+        on_nodes = [str(InstanceId(role, node.name)) for role in roles for node in self._topology.nodes]
         return [*on_nodes, "control-plane", "recorder", *self._ends.pods]
 
     def _is_pod(self, entry: Map, verb: str, key: str) -> bool:

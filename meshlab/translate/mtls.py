@@ -15,20 +15,20 @@ Source: https://istio.io/latest/docs/reference/config/security/peer_authenticati
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING
 
 from meshlab.model import Mesh, MtlsMode, PeerAuthentication, Pod, has_labels
 from meshlab.protocols.messages import message
 
 if TYPE_CHECKING:
-    from google.protobuf.message import Message
+    from meshlab.protocols.stubs.authorization_pb2 import Authorization, Match
 
 STATIC_STRICT = "istio_converted_static_strict"
 _CONVERTED = "converted_peer_authentication_"  # underscores: no name in Kubernetes has one
 
 
-def peer_authentication_policies(mesh: Mesh) -> Iterator[tuple[str, Message]]:
+def peer_authentication_policies(mesh: Mesh) -> Iterator[tuple[str, Authorization]]:
     """The static policy, where there is any PeerAuthentication, and one for each with ports that differ, by name."""
     if mesh.peer_authentications:
         static = _deny(mesh.root_namespace, STATIC_STRICT)
@@ -81,7 +81,7 @@ def _differing_ports(mesh: Mesh, own: PeerAuthentication) -> list[int]:
     return sorted(port for port, mode in set_modes.items() if (mode is MtlsMode.STRICT) != strict)
 
 
-def _converted(mesh: Mesh, own: PeerAuthentication) -> Any:
+def _converted(mesh: Mesh, own: PeerAuthentication) -> Authorization:
     result = _deny(own.namespace, _CONVERTED + own.name)
     differing = _differing_ports(mesh, own)
     if _is_strict(mesh, own.namespace, own):
@@ -95,18 +95,18 @@ def _converted(mesh: Mesh, own: PeerAuthentication) -> Any:
     return result
 
 
-def _key(authorization: Any) -> str:
+def _key(authorization: Authorization) -> str:
     return f"{authorization.namespace}/{authorization.name}"
 
 
-def _deny(namespace: str, name: str) -> Any:
+def _deny(namespace: str, name: str) -> Authorization:
     return message("istio.security.Authorization")(
         namespace=namespace, name=name, scope="WORKLOAD_SELECTOR", action="DENY"
     )
 
 
-def _without_identity(**fields: Any) -> Any:
+def _without_identity(destination_ports: Iterable[int] = ()) -> Match:
     """A Match that is true of every peer without an identity: «not any principal»."""
-    match = message("istio.security.Match")(**fields)
+    match = message("istio.security.Match")(destination_ports=destination_ports)
     match.not_principals.add().presence.SetInParent()
     return match

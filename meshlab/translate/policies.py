@@ -16,14 +16,14 @@ Source: https://istio.io/latest/docs/ambient/usage/l4-policy/ and Istio's ``ambi
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from meshlab.model import Action, AuthorizationPolicy, Condition, Mesh, Operation, Pod, Rule, Source, has_labels
 from meshlab.protocols.messages import message
 from meshlab.translate.values import Values, addresses, ports, service_accounts, string_matches
 
 if TYPE_CHECKING:
-    from google.protobuf.message import Message
+    from meshlab.protocols.stubs.authorization_pb2 import Authorization, Match
 
 _CONDITION_FIELDS: dict[str, tuple[str, Values]] = {
     "source.ip": ("source_ips", addresses),
@@ -35,7 +35,7 @@ _CONDITION_FIELDS: dict[str, tuple[str, Values]] = {
 """The keys of ``when`` that L4 can judge: the field of a Match (``not_`` before it for notValues) and its values."""
 
 
-def authorization_policies(mesh: Mesh) -> Iterator[tuple[str, Message]]:
+def authorization_policies(mesh: Mesh) -> Iterator[tuple[str, Authorization]]:
     """The Authorizations of the mesh's AuthorizationPolicies, under their names.
 
     Raises:
@@ -64,8 +64,8 @@ def _is_sent(policy: AuthorizationPolicy) -> bool:
     return not policy.target_refs and not policy.dry_run
 
 
-def _authorization(policy: AuthorizationPolicy, root_namespace: str) -> Message:
-    result: Message = message("istio.security.Authorization")(
+def _authorization(policy: AuthorizationPolicy, root_namespace: str) -> Authorization:
+    result = message("istio.security.Authorization")(
         name=policy.name, namespace=policy.namespace, scope=_scope(policy, root_namespace), action=policy.action.value
     )
     for rule in policy.rules:
@@ -110,7 +110,7 @@ def _is_http_operation(operation: Operation) -> bool:
     )
 
 
-def _add_group(authorization: Any, rule: Rule, namespace: str) -> None:
+def _add_group(authorization: Authorization, rule: Rule, namespace: str) -> None:
     group = authorization.groups.add()
     if rule.operations:
         group.rules.add(matches=[_operation_match(operation) for operation in rule.operations])
@@ -120,15 +120,14 @@ def _add_group(authorization: Any, rule: Rule, namespace: str) -> None:
         group.rules.add(matches=[_condition_match(condition)])
 
 
-def _operation_match(operation: Operation) -> Message:
-    match: Message = message("istio.security.Match")(
+def _operation_match(operation: Operation) -> Match:
+    return message("istio.security.Match")(
         destination_ports=ports(operation.ports), not_destination_ports=ports(operation.not_ports)
     )
-    return match
 
 
-def _source_match(source: Source, namespace: str) -> Message:
-    match: Message = message("istio.security.Match")(
+def _source_match(source: Source, namespace: str) -> Match:
+    return message("istio.security.Match")(
         principals=string_matches(source.principals),
         not_principals=string_matches(source.not_principals),
         namespaces=string_matches(source.namespaces),
@@ -138,12 +137,11 @@ def _source_match(source: Source, namespace: str) -> Message:
         source_ips=addresses(source.ip_blocks),
         not_source_ips=addresses(source.not_ip_blocks),
     )
-    return match
 
 
-def _condition_match(condition: Condition) -> Message:
+def _condition_match(condition: Condition) -> Match:
     """The Match of one ``when``: without any field, thus never true, for a key that needs HTTP."""
-    match: Message = message("istio.security.Match")()
+    match = message("istio.security.Match")()
     if condition.key in _CONDITION_FIELDS:
         field, values = _CONDITION_FIELDS[condition.key]
         getattr(match, field).extend(values(condition.values))

@@ -15,11 +15,13 @@ from meshlab.protocols.messages import message
 if TYPE_CHECKING:
     from google.protobuf.message import Message
 
+    from meshlab.protocols.stubs.authorization_pb2 import Address, ServiceAccountMatch, StringMatch
+
 Values = Callable[[tuple[str, ...]], Iterator["Message | int"]]
 """Strings of a manifest -> values of one field of a Match."""
 
 
-def string_matches(patterns: tuple[str, ...]) -> Iterator[Message]:
+def string_matches(patterns: tuple[str, ...]) -> Iterator[StringMatch]:
     """``*`` anything that is there, ``*x`` suffix, ``x*`` prefix, else exact; a star elsewhere is a letter."""
     for pattern in patterns:
         match = message("istio.security.StringMatch")()
@@ -34,7 +36,7 @@ def string_matches(patterns: tuple[str, ...]) -> Iterator[Message]:
         yield match
 
 
-def addresses(blocks: tuple[str, ...]) -> Iterator[Message]:
+def addresses(blocks: tuple[str, ...]) -> Iterator[Address]:
     """CIDRs with their host bits cleared; a single address is a block of one.
 
     Raises:
@@ -52,7 +54,7 @@ def ports(texts: tuple[str, ...]) -> Iterator[int]:
             yield int(text)
 
 
-def service_accounts(names: tuple[str, ...], namespace: str) -> Iterator[Message]:
+def service_accounts(names: tuple[str, ...], namespace: str) -> Iterator[ServiceAccountMatch]:
     """``ns/sa``, or ``sa`` in ``namespace``, which is the policy's."""
     for name in names:
         before, slash, after = name.partition("/")

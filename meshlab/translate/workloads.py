@@ -5,7 +5,7 @@ Source: https://github.com/istio/istio/blob/master/pkg/workloadapi/workload.prot
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from meshlab.model import WAYPOINT_PORT, Mesh, Pod, Service
 from meshlab.protocols.messages import message
@@ -13,7 +13,7 @@ from meshlab.translate.mtls import peer_authentication_keys
 from meshlab.translate.policies import selecting_policy_keys
 
 if TYPE_CHECKING:
-    from google.protobuf.message import Message
+    from meshlab.protocols.stubs.workload_pb2 import Address, GatewayAddress, Workload
 
 CLUSTER_ID = "Kubernetes"
 _CANONICAL_NAME = ("service.istio.io/canonical-name", "app.kubernetes.io/name", "app")
@@ -31,21 +31,24 @@ def services_of_pods(mesh: Mesh) -> dict[str, list[Service]]:
 
 def workload_address(
     mesh: Mesh, pod: Pod, services: list[Service], *, hbone: bool, healthy: bool = True
-) -> tuple[str, Message]:
+) -> tuple[str, Address]:
     """The Workload of ``pod``, an endpoint of ``services``, under its resource name, its uid."""
-    address = message("istio.workload.Address")()
+    enums = message("istio.workload.Workload")(
+        tunnel_protocol="HBONE" if hbone else "NONE",
+        status="HEALTHY" if healthy else "UNHEALTHY",
+        workload_type="DEPLOYMENT" if pod.workload else "POD",
+    )
+    address = message("istio.workload.Address")(workload=enums)
     workload = address.workload
     workload.uid = f"{CLUSTER_ID}//Pod/{pod.key}"
     workload.name = pod.name
     workload.namespace = pod.namespace
     workload.addresses.extend([pod.ipv4.packed, pod.ipv6.packed])
-    workload.tunnel_protocol = "HBONE" if hbone else "NONE"
     workload.trust_domain = mesh.trust_domain
     workload.service_account = pod.service_account
     workload.node = pod.node
     workload.cluster_id = CLUSTER_ID
-    workload.status = "HEALTHY" if healthy else "UNHEALTHY"
-    _attach(workload, mesh, pod)
+    _attach(workload.waypoint, mesh, pod)
     _name_for_telemetry(workload, pod)
     workload.authorization_policies.extend(
         sorted([*selecting_policy_keys(mesh, pod), *peer_authentication_keys(mesh, pod)])
@@ -55,7 +58,7 @@ def workload_address(
     return workload.uid, address
 
 
-def service_address(mesh: Mesh, service: Service) -> tuple[str, Message]:
+def service_address(mesh: Mesh, service: Service) -> tuple[str, Address]:
     """The Service under its resource name, ``namespace/hostname``; a headless one has no address."""
     address = message("istio.workload.Address")()
     result = address.service
@@ -70,26 +73,25 @@ def service_address(mesh: Mesh, service: Service) -> tuple[str, Message]:
         # 0 says: each endpoint has its own number, since the port is named, or is written in Endpoints by hand
         fixed = port.target_port if isinstance(port.target_port, int) and service.selector else 0
         result.ports.add(service_port=port.port, target_port=fixed)
-    _attach(result, mesh, service)
+    _attach(result.waypoint, mesh, service)
     return _resource_name(service), address
 
 
-def _attach(resource: Any, mesh: Mesh, to: Pod | Service) -> None:
+def _attach(gateway: GatewayAddress, mesh: Mesh, to: Pod | Service) -> None:
     """Name the waypoint by the host name of its Service, as Istio does: a call then keeps its family."""
     waypoint = mesh.waypoint_of(to)
     if waypoint is not None:
-        resource.waypoint.hostname.namespace = waypoint.namespace
-        resource.waypoint.hostname.hostname = waypoint.hostname
-        resource.waypoint.hbone_mtls_port = WAYPOINT_PORT
+        gateway.hostname.namespace = waypoint.namespace
+        gateway.hostname.hostname = waypoint.hostname
+        gateway.hbone_mtls_port = WAYPOINT_PORT
 
 
 def _resource_name(service: Service) -> str:
     return f"{service.namespace}/{service.hostname}"
 
 
-def _name_for_telemetry(workload: Any, pod: Pod) -> None:
+def _name_for_telemetry(workload: Workload, pod: Pod) -> None:
     workload.workload_name = pod.workload or pod.name
-    workload.workload_type = "DEPLOYMENT" if pod.workload else "POD"
     workload.canonical_name = _first_label(pod, _CANONICAL_NAME) or workload.workload_name
     workload.canonical_revision = _first_label(pod, _CANONICAL_REVISION) or "latest"
 
@@ -98,7 +100,7 @@ def _first_label(pod: Pod, keys: tuple[str, ...]) -> str:
     return next((pod.labels[key] for key in keys if pod.labels.get(key)), "")
 
 
-def _join(workload: Any, mesh: Mesh, service: Service, pod: Pod) -> None:
+def _join(workload: Workload, mesh: Mesh, service: Service, pod: Pod) -> None:
     """Make ``pod`` an endpoint of ``service``, on the ports it has (a named port that it lacks is left out)."""
     ports = workload.services[_resource_name(service)].ports
     for port in service.ports:

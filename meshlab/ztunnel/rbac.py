@@ -15,13 +15,18 @@ Source: https://github.com/istio/ztunnel/blob/master/src/rbac.rs
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
-from typing import Any, Generic, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Literal, Protocol, TypeVar
 
 from meshlab.errors import ProtocolError
 from meshlab.model import Connection, Decision, Verdict
+
+if TYPE_CHECKING:
+    from google.protobuf.message import Message
+
+    from meshlab.protocols.stubs import authorization_pb2
 
 T = TypeVar("T")
 V = TypeVar("V")
@@ -117,7 +122,17 @@ class Policy:
         return any(_rule_matches(rule, connection) for rule in self.rules)
 
 
-def evaluate(policies: Mapping[str, Policy], workload: Any, connection: Connection) -> Decision:
+class Judged(Protocol):
+    """What of an ``istio.workload.Workload`` says which policies apply."""
+
+    @property
+    def namespace(self) -> str: ...
+
+    @property
+    def authorization_policies(self) -> Sequence[str]: ...
+
+
+def evaluate(policies: Mapping[str, Policy], workload: Judged, connection: Connection) -> Decision:
     """Judge a connection to ``workload``, with the reason in ztunnel's words.
 
     Args:
@@ -138,12 +153,12 @@ def evaluate(policies: Mapping[str, Policy], workload: Any, connection: Connecti
     return Decision(Verdict.ALLOW, "no allow policies" if candidates else "no policies")
 
 
-def missing_policies(policies: Mapping[str, Policy], workload: Any) -> list[str]:
+def missing_policies(policies: Mapping[str, Policy], workload: Judged) -> list[str]:
     """Policies that ``workload`` lists and that are not there. ``evaluate`` skips them, which may allow more."""
     return [key for key in workload.authorization_policies if key not in policies]
 
 
-def compile_policy(authorization: Any) -> Policy:
+def compile_policy(authorization: authorization_pb2.Authorization) -> Policy:
     """Look through an ``istio.security.Authorization`` once.
 
     Raises:
@@ -162,7 +177,7 @@ def compile_policy(authorization: Any) -> Policy:
         raise ProtocolError(f"policy {authorization.namespace}/{authorization.name}: {error}") from error
 
 
-def _candidates(policies: Mapping[str, Policy], workload: Any) -> Iterator[Policy]:
+def _candidates(policies: Mapping[str, Policy], workload: Judged) -> Iterator[Policy]:
     """Policies of the workload's namespace, then of the whole mesh, then those that its own list names."""
     for policy in policies.values():
         if policy.scope == "NAMESPACE" and policy.namespace == workload.namespace:
@@ -183,11 +198,11 @@ def _clause_matches(clause: Clause, connection: Connection) -> bool:
     return not clause or any(match.matches(connection) for match in clause)
 
 
-def _rule(group: Any) -> Rule:
+def _rule(group: authorization_pb2.Group) -> Rule:
     return tuple(tuple(_match(match) for match in clause.matches) for clause in group.rules)
 
 
-def _match(match: Any) -> Match:
+def _match(match: authorization_pb2.Match) -> Match:
     return Match(
         principals=_kind(_pattern, match.principals, match.not_principals),
         namespaces=_kind(_pattern, match.namespaces, match.not_namespaces),
@@ -202,18 +217,18 @@ def _kind(read: Callable[[V], T], positive: Iterable[V], negative: Iterable[V]) 
     return Kind(tuple(map(read, positive)), tuple(map(read, negative)))
 
 
-def _pattern(match: Any) -> Pattern:
+def _pattern(match: authorization_pb2.StringMatch) -> Pattern:
     kind = match.WhichOneof("match_type")
     if kind is None:
         raise ValueError("a string match of no known type")
     return Pattern(kind, "" if kind == "presence" else getattr(match, kind))
 
 
-def _service_account(match: Any) -> ServiceAccount:
+def _service_account(match: authorization_pb2.ServiceAccountMatch) -> ServiceAccount:
     return match.namespace, match.serviceAccount
 
 
-def _network(address: Any) -> Network:
+def _network(address: authorization_pb2.Address) -> Network:
     return ip_network((ip_address(address.address), address.length), strict=False)
 
 
@@ -223,9 +238,10 @@ def _port(number: int) -> int:
     return number
 
 
-def _enum_name(message: Any, field: str) -> Any:
-    names = message.DESCRIPTOR.fields_by_name[field].enum_type.values_by_number
+def _enum_name(message: Message, field: str) -> Any:
+    kind = message.DESCRIPTOR.fields_by_name[field].enum_type
+    assert kind is not None, f"{field} is an enum"
     number = getattr(message, field)
-    if number not in names:
+    if number not in kind.values_by_number:
         raise ValueError(f"{number} is no {field}")
-    return names[number].name
+    return kind.values_by_number[number].name

@@ -10,7 +10,7 @@ import asyncio
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv6Address, ip_address
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from meshlab.errors import ProtocolError
 from meshlab.model import SpiffeId
@@ -18,6 +18,9 @@ from meshlab.protocols.messages import ADDRESS_TYPE, AUTHORIZATION_TYPE
 from meshlab.protocols.xds import Update
 from meshlab.protocols.zds import ZdsPod
 from meshlab.ztunnel import rbac
+
+if TYPE_CHECKING:
+    from meshlab.protocols.stubs import workload_pb2
 
 Address = IPv4Address | IPv6Address
 T = TypeVar("T")
@@ -86,7 +89,7 @@ class Workload:
     canonical_revision: str
 
     @classmethod
-    def of(cls, message: Any) -> Workload:
+    def of(cls, message: workload_pb2.Workload) -> Workload:
         """Look through a message once.
 
         Raises:
@@ -142,7 +145,7 @@ class Service:
     """Only workloads of its own namespace see it."""
 
     @classmethod
-    def of(cls, message: Any) -> Service:
+    def of(cls, message: workload_pb2.Service) -> Service:
         """Look through a message once.
 
         Raises:
@@ -174,7 +177,7 @@ def _address(raw: bytes) -> Address:
     return ip_address(raw)
 
 
-def _ports(ports: Iterable[Any]) -> dict[int, int]:
+def _ports(ports: Iterable[workload_pb2.Port]) -> dict[int, int]:
     return {port.service_port: port.target_port for port in ports}
 
 

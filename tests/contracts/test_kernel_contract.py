@@ -32,10 +32,11 @@ from meshlab.plan.changes import (
     Silence,
     Veth,
 )
+from meshlab.plan.netns import netns_key
 from meshlab.testing.kernel import FakeKernel
 
 A, B = End("a", 101), End("b", 102)
-LINK = Veth(end=A, peer=B, peer_netns="right", mac="02:6d:00:00:00:01")
+LINK = Veth(end=A, peer=B, peer_netns=netns_key("right"), mac="02:6d:00:00:00:01")
 HOST = Route(destination=IPv4Network("10.1.2.3/32"), end=A)
 BACK = Route(destination=IPv4Network("10.1.2.4/32"), end=B)
 RULE = MarkRule(family=4, preference=5, mark=1, mask=1, table=7)

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from google.protobuf.json_format import ParseDict
@@ -201,7 +201,7 @@ def test_oracle_and_reference_give_the_real_ones_verdicts(folder: Path) -> None:
     for entry in sets:
         mesh = load_manifests(entry["manifests"], f"set {entry['set']}", topology)
         wire = resources(mesh, [pod.key for pod in mesh.pods if mesh.is_enrolled(pod)])
-        policies = {name: compile_policy(policy) for name, policy in wire[AUTHORIZATION].items()}
+        policies = {name: compile_policy(cast("Any", policy)) for name, policy in wire[AUTHORIZATION].items()}
         for (source, destination, port, family), letter in zip(first["calls"], entry["verdicts"], strict=True):
             if letter == "-":
                 continue

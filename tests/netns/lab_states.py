@@ -25,13 +25,14 @@ from ipaddress import ip_address
 from itertools import zip_longest
 from typing import TYPE_CHECKING, Any
 
+from meshlab.agent.requests import ReadStatus
 from meshlab.kernel import nft_wire
 from meshlab.kernel.netlink import NETLINK_ROUTE, NetlinkSocket, attributes
 from meshlab.kernel.nft_decode import decode, text_of
 from meshlab.lab.proving.check import check_cells
 from meshlab.lab.proving.matrix import cells
 from meshlab.plan import nft
-from meshlab.plan.network import pod_netns
+from meshlab.plan.netns import NetnsKey, pod_netns
 
 if TYPE_CHECKING:
     from meshlab.lab import Lab
@@ -99,7 +100,7 @@ def differences(one: Any, other: Any, where: str = "") -> Iterator[str]:
 # --- the kernel ------------------------------------------------------------------------------------------------------
 
 
-def netns_of(lab: Lab, key: str) -> dict[str, list[str]]:
+def netns_of(lab: Lab, key: NetnsKey) -> dict[str, list[str]]:
     """Links, addresses, routes, routing rules and nf_tables of one netns, each as sorted lines."""
     with lab.site.open_socket(key, socket.AF_NETLINK, socket.SOCK_RAW, NETLINK_ROUTE) as sock:
         route = NetlinkSocket(sock, key)
@@ -206,7 +207,7 @@ def _proxy(lab: Lab, node: str) -> list[Any]:
     ]
 
 
-def _config_dump(lab: Lab, netns: str) -> dict[str, Any]:
+def _config_dump(lab: Lab, netns: NetnsKey) -> dict[str, Any]:
     with lab.site.open_socket(netns, socket.AF_INET, socket.SOCK_STREAM) as sock:
         sock.settimeout(_ANSWER_S)
         sock.connect(_ADMIN)
@@ -221,7 +222,7 @@ def _agent(lab: Lab, node: str) -> Any:
     agent = lab.site.peer("agent", node)
     if agent is None:
         return None
-    status, _ = agent.ask("status")
+    status, _ = agent.ask(ReadStatus())
     return {
         "pods": _without_incarnations(status["uids"]),
         "proxies": [_without_incarnations(one["uids"]) for one in status["connections"]],

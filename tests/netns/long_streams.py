@@ -18,6 +18,7 @@ from open_connections import DEADLINE_S, SLOW_PORT, connected, echoed, ends, ope
 from meshlab.errors import ProofFailedError
 from meshlab.model import Outcome
 from meshlab.model.report import Result
+from meshlab.plan.netns import pod_netns
 
 if TYPE_CHECKING:
     from meshlab.lab import Lab
@@ -177,7 +178,9 @@ def is_denied_in_a_crowd(lab: Lab) -> bool:
 
 @contextlib.contextmanager
 def _listener(lab: Lab) -> Iterator[socket.socket]:
-    with lab.site.open_socket("pod:shop/far", socket.AF_INET6, socket.SOCK_STREAM, socket.IPPROTO_TCP) as listener:
+    with lab.site.open_socket(
+        pod_netns("shop/far"), socket.AF_INET6, socket.SOCK_STREAM, socket.IPPROTO_TCP
+    ) as listener:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(("::", SLOW_PORT))
         listener.listen()

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from meshlab.model import Family, Outcome
+from meshlab.plan.netns import pod_netns, proxy_netns
 
 if TYPE_CHECKING:
     from meshlab.lab import Lab
@@ -84,7 +85,7 @@ LASTS_S = 2.0
 
 def connected(lab: Lab, source: str, host: str, port: int, family: int = socket.AF_INET) -> socket.socket:
     """A connection from a pod; that it is accepted says nothing yet of its far end."""
-    sock = lab.site.open_socket(f"pod:{source}", family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    sock = lab.site.open_socket(pod_netns(source), family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     sock.settimeout(DEADLINE_S)
     sock.connect((host, port))
     return sock
@@ -140,7 +141,9 @@ def keeps_its_first_action(lab: Lab) -> bool:
 
 def says_in_plaintext(lab: Lab, words: bytes) -> bool:
     """Whether what out/plain says first comes to an app in shop/far."""
-    with lab.site.open_socket("pod:shop/far", socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP) as listener:
+    with lab.site.open_socket(
+        pod_netns("shop/far"), socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP
+    ) as listener:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(("0.0.0.0", SLOW_PORT))
         listener.listen()
@@ -160,7 +163,7 @@ def says_in_plaintext(lab: Lab, words: bytes) -> bool:
 def reaches_loopback(lab: Lab, source: str, family: Family) -> bool:
     """Whether a pod gets through to what listens on another pod's loopback address only."""
     kind, own = (socket.AF_INET6, "::1") if family == 6 else (socket.AF_INET, "127.0.0.1")
-    with lab.site.open_socket("pod:shop/far", kind, socket.SOCK_STREAM, socket.IPPROTO_TCP) as listener:
+    with lab.site.open_socket(pod_netns("shop/far"), kind, socket.SOCK_STREAM, socket.IPPROTO_TCP) as listener:
         listener.bind((own, LOOPBACK_PORT))
         listener.listen()
         host = str(lab.pod("shop/far").pod.address(family))
@@ -216,7 +219,7 @@ def is_cut_while_its_app_is_dialled(lab: Lab, source: str) -> bool:
 @contextlib.contextmanager
 def _full_listener(lab: Lab) -> Iterator[tuple[socket.socket, socket.socket]]:
     """An app in shop/far that does not accept, with one connection of its own in its queue: that is all it takes."""
-    here = ("pod:shop/far", socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    here = (pod_netns("shop/far"), socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     listener, filler = lab.site.open_sockets([here, here])
     with listener, filler:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -248,7 +251,7 @@ def is_denied_after_a_version_was_refused(lab: Lab) -> bool:
 
 def readiness(lab: Lab, node: str) -> int:
     """The status of ``/healthz/ready`` on a node proxy's port 15021; 0: it is closed."""
-    with lab.site.open_socket(f"proxy:{node}", socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP) as sock:
+    with lab.site.open_socket(proxy_netns(node), socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP) as sock:
         sock.settimeout(DEADLINE_S)
         try:
             sock.connect(("127.0.0.1", 15021))

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from drawn_streams import CHANGE_S, END_S, FIRST_PORT, SERVICE_PORTS, Half, Script, Seen, content
 
 from meshlab.model import Call
+from meshlab.plan.netns import pod_netns
 
 if TYPE_CHECKING:
     from meshlab.lab import Lab
@@ -120,7 +121,7 @@ def play(lab: Lab, scripts: Sequence[Script]) -> Played:
 
 
 def _make_room(lab: Lab) -> None:
-    with lab.site.open_socket(f"pod:{SERVER}", socket.AF_INET, socket.SOCK_DGRAM, socket.IPPROTO_UDP) as sock:
+    with lab.site.open_socket(pod_netns(SERVER), socket.AF_INET, socket.SOCK_DGRAM, socket.IPPROTO_UDP) as sock:
         sock.settimeout(LINGERS_S)
         sock.connect(("127.0.0.1", _ASKED_PORT))
         sock.send(b"?")
@@ -132,7 +133,7 @@ def _sockets(lab: Lab, scripts: Sequence[Script]) -> Iterator[list[socket.socket
     for pods in ([one.source for one in scripts], [SERVER] * len(scripts)):
         yield lab.site.open_sockets(
             [
-                (f"pod:{pod}", family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+                (pod_netns(pod), family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
                 for pod, family in zip(pods, families, strict=True)
             ]
         )

@@ -20,7 +20,7 @@ from meshlab.kernel.nftables import NftSocket
 from meshlab.lab import LabSettings, open_lab
 from meshlab.model import Topology
 from meshlab.plan.changes import Route, host_network
-from meshlab.plan.network import node_netns, pod_netns
+from meshlab.plan.netns import node_netns, pod_netns
 from meshlab.plan.redirect import inpod_rules
 from meshlab.play.player import Player
 from meshlab.protocols.messages import ADDRESS_TYPE, message

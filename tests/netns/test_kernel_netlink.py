@@ -51,7 +51,8 @@ from meshlab.plan.changes import (
     Silence,
     Veth,
 )
-from meshlab.plan.network import CONTROL_PLANE, CONTROL_PLANE4, CONTROL_PLANE6
+from meshlab.plan.netns import CONTROL_PLANE, NetnsKey
+from meshlab.plan.network import CONTROL_PLANE4, CONTROL_PLANE6
 from meshlab.plan.nft import Jump
 from meshlab.plan.redirect import inpod_rules
 
@@ -189,12 +190,12 @@ TOPOLOGY = Topology(
 PODS = ("shop/client", "shop/server", "shop/neighbour")
 
 
-def build(world: World) -> tuple[WholeNetwork, dict[str, RouteSocket]]:
+def build(world: World) -> tuple[WholeNetwork, dict[NetnsKey, RouteSocket]]:
     network = plan(TOPOLOGY)
     return network, build_from(world, network, network.build)
 
 
-def build_from(world: World, network: WholeNetwork, batches: Iterable[Batch]) -> dict[str, RouteSocket]:
+def build_from(world: World, network: WholeNetwork, batches: Iterable[Batch]) -> dict[NetnsKey, RouteSocket]:
     world.make(network.netns)
     for sysctl in network.sysctls:
         world.ask("write", sysctl.netns, name=sysctl.name, value=sysctl.value)
@@ -206,7 +207,7 @@ def build_from(world: World, network: WholeNetwork, batches: Iterable[Batch]) ->
     return sockets
 
 
-def open_pods(network: WholeNetwork, sockets: dict[str, RouteSocket]) -> None:
+def open_pods(network: WholeNetwork, sockets: dict[NetnsKey, RouteSocket]) -> None:
     for batch in network.opening(PODS):
         sockets[batch.netns].apply(batch.changes)
     for netns, end in network.settle_pods(PODS):

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from meshlab.controlplane.requests import ReadStatus
 from meshlab.errors import NotAcknowledgedError, UsageError
 from meshlab.lab.settings import Settings
 
@@ -48,7 +49,7 @@ def hanging(lab: Lab, program: str) -> Iterator[None]:
 def served(lab: Lab) -> dict[str, Any]:
     peer = lab.site.peer("control-plane")
     assert peer is not None
-    return dict(peer.ask("status")[0]["versions"])
+    return peer.ask(ReadStatus())[0]["versions"]
 
 
 def test_eight_threads_that_change_policies_lose_nothing(lab: Lab) -> None:

@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Literal
 
 import pytest
 
+from meshlab.apps.echo_requests import ReadReceived
 from meshlab.errors import ConnectionEndedError, DeadlineError, UsageError
+from meshlab.plan.netns import pod_netns
 
 if TYPE_CHECKING:
     from meshlab.lab import Lab
@@ -82,7 +84,7 @@ def lab(lab_factory: LabFactory) -> Iterator[Lab]:
 @contextmanager
 def listening(lab: Lab) -> Iterator[tuple[socket.socket, str]]:
     """A listener of the test's own on the loopback of shop/server, and its address."""
-    with lab.site.open_socket("pod:shop/server", socket.AF_INET, socket.SOCK_STREAM) as listener:
+    with lab.site.open_socket(pod_netns("shop/server"), socket.AF_INET, socket.SOCK_STREAM) as listener:
         listener.bind(("127.0.0.1", 0))
         listener.listen()
         listener.settimeout(5)
@@ -122,7 +124,7 @@ def test_its_opening_carries_a_canary_to_the_server(lab: Lab) -> None:
         assert line.number != other.number
         echo = lab.site.peer("echo", "node-2")
         assert echo is not None
-        answer, _ = echo.ask("received", canaries=[line.canary.decode(), "mlc-99999-never"], since_ns=0)
+        answer, _ = echo.ask(ReadReceived([line.canary.decode(), "mlc-99999-never"], 0))
     assert answer["received"] == [line.canary.decode()]
 
 

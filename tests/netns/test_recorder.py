@@ -24,6 +24,7 @@ from meshlab.kernel import namespaces as ns
 from meshlab.kernel.channel import Channel, ChannelClosedError, pair
 from meshlab.kernel.netlink import NETLINK_ROUTE, RouteSocket
 from meshlab.plan.changes import AddressAssign, Change, End, LinkUp, Route, Silence, Veth
+from meshlab.plan.netns import netns_key
 from meshlab.proofs import beacon
 from meshlab.proofs.canary import canary, secret_of
 from meshlab.proofs.follower import Follower
@@ -97,7 +98,7 @@ class Wire:
         for fd in netns.values():
             self.stack.callback(os.close, fd)
         ends = {"node": (HOST, NODE4, POD4), "pod": (ETH0, POD4, NODE4)}
-        veth = Veth(end=HOST, peer=ETH0, peer_netns="pod", mac=MAC)
+        veth = Veth(end=HOST, peer=ETH0, peer_netns=netns_key("pod"), mac=MAC)
         for key, (end, own, other) in ends.items():
             route = RouteSocket(self.socket(key, socket.AF_NETLINK, socket.SOCK_RAW, NETLINK_ROUTE), key)
             first: list[Change] = [veth] if key == "node" else []

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from meshlab.errors import AuditError
-from meshlab.plan.network import pod_netns
+from meshlab.plan.netns import pod_netns
 
 if TYPE_CHECKING:
     from meshlab.lab import Lab

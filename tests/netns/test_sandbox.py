@@ -21,10 +21,12 @@ from leftovers import Belongings, capabilities, children, command, host, inhabit
 
 from meshlab.errors import KernelRefusedError, LabLostError, StillRunsError
 from meshlab.kernel import execute
+from meshlab.kernel.messages import Done, Op
 from meshlab.kernel.namespaces import CAPABILITIES
 from meshlab.kernel.netlink import RouteSocket
 from meshlab.kernel.sandbox import Furniture, Mntns, Netns, Sandbox
 from meshlab.plan.changes import End, LinkUp, Veth
+from meshlab.plan.netns import netns_key
 
 ENV = {"PATH": "/usr/local/bin:/usr/bin:/bin"}
 ROOTLESS = [False, True] if os.geteuid() == 0 else [True]
@@ -188,24 +190,33 @@ def test_a_thread_that_waits_for_a_program_keeps_no_other_from_the_lab(room: Roo
 
 
 MALFORMED: list[dict[str, Any]] = [
-    {"operation": "dance"},
-    {"operation": "kill"},
-    {"operation": "kill", "pid": "one", "signal": 9},
-    {"operation": "sockets", "sockets": [[99, 2, 1, 0]]},
-    {"operation": "spawn", "argv": []},
-    {"operation": "mntns", "netns": 0},
-    {"operation": "forget", "netns": [99], "mntns": []},
-    {"operation": "forget", "netns": [-1], "mntns": []},
-    {"operation": "forget", "netns": [0], "mntns": [99]},
-    {"operation": "forget", "netns": 3},
-    {"operation": "write_files", "mntns": 0, "files": {"/etc/hosts": ""}},
-    {"operation": "write_files", "mntns": 1, "files": {"/etc/hosts": 7}},
-    {"operation": "write_files", "mntns": 1, "files": {"/etc/no-such-file": ""}},
-    {"operation": "write_files", "mntns": 1, "files": {"/run": ""}},
-    {"operation": "end_in", "mntns": 99, "signal": 9},
-    {"operation": "end_in", "mntns": 1, "signal": 0},
-    {"operation": "running_in", "mntns": 99},
+    {"op": "dance"},
+    {"op": "kill"},
+    {"op": "kill", "pid": "one", "signal": 9},
+    {"op": "sockets", "sockets": [[99, 2, 1, 0]]},
+    {"op": "spawn", "argv": []},
+    {"op": "mntns", "netns": 0},
+    {"op": "forget", "netns": [99], "mntns": []},
+    {"op": "forget", "netns": [-1], "mntns": []},
+    {"op": "forget", "netns": [0], "mntns": [99]},
+    {"op": "forget", "netns": 3},
+    {"op": "write_files", "mntns": 0, "files": {"/etc/hosts": ""}},
+    {"op": "write_files", "mntns": 1, "files": {"/etc/hosts": 7}},
+    {"op": "write_files", "mntns": 1, "files": {"/etc/no-such-file": ""}},
+    {"op": "write_files", "mntns": 1, "files": {"/run": ""}},
+    {"op": "end_in", "mntns": 99, "signal": 9},
+    {"op": "end_in", "mntns": 1, "signal": 0},
+    {"op": "running_in", "mntns": 99},
 ]
+
+
+class _Raw(dict[str, Any]):
+    """A request that no class of ours would make."""
+
+    op = Op[Done]("raw")
+
+    def _asdict(self) -> dict[str, Any]:
+        return self
 
 
 @pytest.mark.parametrize("request_", MALFORMED, ids=str)
@@ -214,7 +225,7 @@ def test_a_request_that_makes_no_sense_is_refused_and_netd_lives(room: Room, req
     assert room.run("true").status == 0  # after a round trip it has let go of what it had sent before
     before = len(os.listdir(netd))
     with pytest.raises(KernelRefusedError):
-        room.sandbox._ask(**request_)
+        room.sandbox._ask(_Raw(request_))
     assert room.run("true").status == 0
     assert len(os.listdir(netd)) == before
 
@@ -244,7 +255,7 @@ def test_a_netns_that_is_forgotten_ends_with_the_links_in_it(room: Room, how: st
             )
         ]
         here, there = End("here", 11), End("there", 12)
-        link = Veth(end=here, peer=there, peer_netns="gone", mac="02:6d:00:00:00:01")
+        link = Veth(end=here, peer=there, peer_netns=netns_key("gone"), mac="02:6d:00:00:00:01")
         RouteSocket(routes[1], "room").apply([link], {"gone": gone.fd})
         routes[0].close()
         if how == "forgotten":

@@ -14,7 +14,7 @@ from open_connections import DEADLINE_S, LAB, echoed, open_to
 
 from meshlab.lab import cluster
 from meshlab.model import Call, Outcome
-from meshlab.plan.network import proxy_netns
+from meshlab.plan.netns import NetnsKey, node_netns, proxy_netns
 from meshlab.protocols.messages import ADDRESS_TYPE, AUTHORIZATION_TYPE
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 LabFactory = Callable[..., AbstractContextManager["Lab"]]
 NODE = "node-2"
-PLACES = (proxy_netns(NODE), f"node:{NODE}")
+PLACES = (proxy_netns(NODE), node_netns(NODE))
 """Where the ztunnels of the node run in turns: two of them cannot share a netns, whose 15021 one of them has."""
 
 
@@ -63,7 +63,7 @@ class Traffic:
             thread.join()
 
 
-def _start(lab: Lab, place: str, **env: str) -> Program:
+def _start(lab: Lab, place: NetnsKey, **env: str) -> Program:
     """Start one more ztunnel for the node, and return it when it serves every pod."""
     site = lab.site
     proxy = cluster.next_proxy(site, NODE, site.choices[NODE], 0)
@@ -86,7 +86,7 @@ def _start(lab: Lab, place: str, **env: str) -> Program:
     return started
 
 
-def _answer(lab: Lab, place: str, port: int, path: str) -> bytes:
+def _answer(lab: Lab, place: NetnsKey, port: int, path: str) -> bytes:
     """What a ztunnel answers to a GET; nothing: it does not listen."""
     with lab.site.open_socket(place, socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP) as sock:
         sock.settimeout(DEADLINE_S)

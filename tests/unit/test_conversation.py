@@ -9,18 +9,28 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from queue import SimpleQueue
-from typing import Any
+from typing import Any, NamedTuple, TypedDict
 
 import pytest
 
 from meshlab.errors import LabError
 from meshlab.kernel.channel import Channel, ChannelClosedError, pair
-from meshlab.kernel.conversation import Conversation
+from meshlab.kernel.conversation import Conversation, Number
+from meshlab.kernel.messages import Op
 from meshlab.kernel.uninterrupted import uninterrupted
 
 DEADLINE_S = 10.0
 ANYWHERE = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 """An interruption may come while Python frees an object, where nobody can catch it."""
+
+
+class To(TypedDict):
+    to: str
+
+
+class Say(NamedTuple):
+    op: Op[To]
+    text: str = ""
 
 
 class World:
@@ -37,8 +47,11 @@ class World:
     def answer(self, request: dict[str, Any], *fds: int) -> None:
         self.program.send({"id": request["id"], "to": request["op"]}, fds)
 
+    def post(self, operation: str, text: str = "") -> Number[To]:
+        return self.conversation.post(Say(Op(operation), text))
+
     def ask(self, operation: str, timeout_s: float = DEADLINE_S) -> str:
-        return str(self.conversation.ask(operation, [], timeout_s).body["to"])
+        return self.conversation.ask(Say(Op(operation)), [], timeout_s).given["to"]
 
 
 @pytest.fixture
@@ -115,13 +128,13 @@ def test_descriptors_that_nobody_waits_for_any_more_are_closed(world: World) -> 
 def test_what_was_answered_before_the_end_can_still_be_fetched_and_after_closing_costs_no_descriptor() -> None:
     before = _descriptors()
     world = World()
-    numbers = [world.conversation.post("once"), world.conversation.post("twice")]
+    numbers = [world.post("once"), world.post("twice")]
     with open(os.devnull) as file:
         for _ in numbers:
             world.answer(world.next_request(), file.fileno())
     world.program.close()
     answer = world.conversation.answer(numbers[0], DEADLINE_S)
-    assert answer.body["to"] == "once"
+    assert answer.given["to"] == "once"
     world.conversation.close()
     with pytest.raises(ChannelClosedError):
         world.conversation.answer(numbers[1], DEADLINE_S)
@@ -138,7 +151,7 @@ def test_the_end_of_the_program_is_told_to_everybody_who_waits(world: World) -> 
     for outcome in (*asked, watching):
         assert isinstance(outcome.get(timeout=DEADLINE_S), ChannelClosedError)
     with pytest.raises(ChannelClosedError):
-        world.conversation.post("too late")
+        world.post("too late")
 
 
 def test_a_message_that_makes_no_sense_ends_its_conversation_and_no_other(world: World) -> None:
@@ -154,10 +167,10 @@ def test_a_message_that_makes_no_sense_ends_its_conversation_and_no_other(world:
 
 
 def test_more_than_fits_is_written_when_the_program_reads(world: World) -> None:
-    numbers = [world.conversation.post("much", text="x" * 10_000) for _ in range(100)]
+    numbers = [world.post("much", text="x" * 10_000) for _ in range(100)]
     for request in [world.next_request() for _ in numbers]:
         world.answer(request)
-    assert [world.conversation.answer(number, DEADLINE_S).body["to"] for number in numbers] == ["much"] * 100
+    assert [world.conversation.answer(number, DEADLINE_S).given["to"] for number in numbers] == ["much"] * 100
 
 
 @ANYWHERE
@@ -214,7 +227,7 @@ def test_in_a_forked_child_the_conversation_is_over(world: World) -> None:
     child = os.fork()
     if child == 0:
         try:
-            world.conversation.post("not ours")
+            world.post("not ours")
         except ChannelClosedError as error:
             os._exit(0 if "forked" in str(error) else 2)
         os._exit(1)

@@ -261,7 +261,10 @@ def test_bytes_and_connections_are_counted_by_listener_and_client(echo: Running)
 
 
 def test_an_unknown_operation_is_an_error_that_says_the_choices(echo: Running) -> None:
-    assert echo.ask(op="dance") == {"id": 1, "error": "the echo has no operation 'dance': leave, listen, received"}
+    assert echo.ask(op="dance") == {
+        "id": 1,
+        "error": "ValueError: no operation 'dance'; there are listen, leave, received",
+    }
 
 
 @pytest.mark.parametrize("how", ["SIGTERM", "end of the control channel"])

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,24 @@ def test_the_checked_in_descriptors_are_what_the_proto_files_compile_to(tmp_path
     ours = {file.name: file for file in checked_in.file if not file.name.startswith("google/protobuf/")}
     assert ours == {file.name: file for file in fresh.file if file.name in ours}
     assert {file.name for file in fresh.file} == {file.name for file in checked_in.file}
+
+
+def test_the_checked_in_stubs_are_what_the_script_makes(tmp_path: Path) -> None:
+    pytest.importorskip("grpc_tools", reason="grpcio-tools (extra `test`) is not installed")
+    from meshlab.protocols.compile import STUBS, stubs_to, tools
+
+    checked_in = {path.name: path.read_text() for path in STUBS.iterdir()}
+    if tools() not in checked_in["__init__.pyi"]:
+        pytest.skip("the stubs of our messages are from another version of grpcio-tools")
+    stubs_to(tmp_path)
+    fresh = {path.name: path.read_text() for path in tmp_path.iterdir()}
+    assert checked_in == fresh, "run `python -m meshlab.protocols.compile`"
+
+
+def test_each_message_that_has_a_type_is_one_of_that_name() -> None:
+    names = re.findall(r'Literal\["([\w.]+)"\]', files("meshlab.protocols").joinpath("stubs/__init__.pyi").read_text())
+    assert len(names) > 20
+    assert [message(name).DESCRIPTOR.full_name for name in names] == names
 
 
 # Bytes as a real ztunnel and an agent exchanged them.

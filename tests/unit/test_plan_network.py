@@ -25,6 +25,7 @@ from meshlab.plan.changes import (
     host_network,
 )
 from meshlab.plan.names import link_names, mac
+from meshlab.plan.netns import NetnsKey
 from meshlab.plan.network import CONTROL_PLANE4, CONTROL_PLANE6
 
 
@@ -48,7 +49,7 @@ LARGE = topology(255, *((f"workload-{number}", number % 255) for number in range
 TOPOLOGIES = [pytest.param(plan(SMALL), id="two nodes"), pytest.param(plan(LARGE), id="255 nodes, 600 pods")]
 
 
-def veths(network: WholeNetwork) -> list[tuple[str, Veth]]:
+def veths(network: WholeNetwork) -> list[tuple[NetnsKey, Veth]]:
     return [(batch.netns, change) for batch in network.build for change in batch.changes if isinstance(change, Veth)]
 
 
@@ -150,7 +151,7 @@ def test_what_must_settle_is_the_end_that_was_set_up_first() -> None:
         assert order.index((netns, end)) < order.index(other[(netns, end)])
 
 
-def both_ways(network: WholeNetwork) -> dict[tuple[str, End], tuple[str, End]]:
+def both_ways(network: WholeNetwork) -> dict[tuple[NetnsKey, End], tuple[NetnsKey, End]]:
     pairs = [((netns, veth.end), (veth.peer_netns, veth.peer)) for netns, veth in veths(network)]
     return dict(pairs) | {peer: end for end, peer in pairs}
 

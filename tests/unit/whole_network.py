@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from meshlab.model import Topology
 from meshlab.plan.changes import Batch, End, Sysctl
+from meshlab.plan.netns import NetnsKey
 from meshlab.plan.network import NodeNetwork
 from meshlab.plan.network import plan as plan_nodes
 from meshlab.plan.pods import PodNetwork, linking, opening, pod_network, settling
@@ -14,18 +15,18 @@ from meshlab.plan.pods import PodNetwork, linking, opening, pod_network, settlin
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WholeNetwork:
-    netns: tuple[str, ...]
+    netns: tuple[NetnsKey, ...]
     """Every key, once."""
     sysctls: tuple[Sysctl, ...]
     build: tuple[Batch, ...]
-    settle: tuple[tuple[str, End], ...]
+    settle: tuple[tuple[NetnsKey, End], ...]
     nodes: Mapping[str, NodeNetwork]
     pods: Mapping[str, PodNetwork]
 
     def opening(self, keys: Iterable[str]) -> tuple[Batch, ...]:
         return opening([self.pods[key] for key in keys], self.nodes)
 
-    def settle_pods(self, keys: Iterable[str]) -> tuple[tuple[str, End], ...]:
+    def settle_pods(self, keys: Iterable[str]) -> tuple[tuple[NetnsKey, End], ...]:
         return settling(self.pods[key] for key in keys)
 
 

@@ -7,13 +7,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from ipaddress import ip_address
 
+from meshlab.apps.echo_requests import ReadReceived
 from meshlab.kernel.arrivals import ArrivalsSocket
 from meshlab.kernel.nft_wire import NETLINK_NETFILTER
 from meshlab.lab.calls.names import due, ports_of
 from meshlab.lab.site import Site
 from meshlab.lab.view import ViewForProofs
 from meshlab.model import Address, Call, Mesh, Pod, PodPort
-from meshlab.plan.network import pod_netns
+from meshlab.plan.netns import pod_netns
 from meshlab.proofs.arrivals import Arrival, Arrivals, Kernel, surplus, unexplained
 from meshlab.proofs.links import Wiring
 
@@ -66,7 +67,7 @@ def count(
     """
     canaries = {call.canary.decode(): call.number for call in calls}
     echoes = list(site.peers("echo").values())
-    asked = [echo.post("received", canaries=list(canaries), since_ns=since_ns) for echo in echoes]
+    asked = [echo.post(ReadReceived(list(canaries), since_ns)) for echo in echoes]
     answers = [echo.answer(number, _PATIENCE_S)[0] for echo, number in zip(echoes, asked, strict=True)]
     now = by_kernel(site, meshes[-1])
     pods = [(mesh, pod) for mesh in meshes for pod in mesh.pods]

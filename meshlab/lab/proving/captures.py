@@ -17,14 +17,16 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from typing import Any
 
 from meshlab.errors import LabError, LabLostError, UsageError
+from meshlab.kernel.conversation import Number
+from meshlab.kernel.messages import Done
+from meshlab.kernel.recorder_requests import OpenCapture, OpenRing, Position, Recorded, ReleaseBlocks, RingIndex
 from meshlab.lab.running.programs import Peer
 from meshlab.lab.site import Site, enrolled_keys, named
 from meshlab.model import Pod
-from meshlab.plan.network import CONTROL_PLANE, node_netns, pod_netns
-from meshlab.plan.network import FABRIC as FABRIC_NETNS
+from meshlab.plan.netns import CONTROL_PLANE, NetnsKey, node_netns, pod_netns
+from meshlab.plan.netns import FABRIC as FABRIC_NETNS
 from meshlab.proofs.beacon import Beacons, closing, frames, opening
 from meshlab.proofs.canary import RANDOM_BYTES, secret_of
 from meshlab.proofs.follower import Follower
@@ -44,7 +46,7 @@ _STRETCH_BYTES = 8 << 20
 _NEVER_NS = 1 << 63
 _BROKEN = "the recording of this lab is broken: another than its recorder has written there"
 
-End = tuple[str, str]
+End = tuple[NetnsKey, str]
 """A netns by its key, and an interface in it."""
 
 
@@ -52,9 +54,9 @@ End = tuple[str, str]
 class Opening:
     """Rings that the recorder was asked for: one takes it 16 ms, most of which the kernel waits."""
 
-    rings: Mapping[str, int]
+    rings: Mapping[str, Number[RingIndex]]
     """Node -> number of the request."""
-    capture: int
+    capture: Number[Done]
 
 
 def open_rings(site: Site, recorder: Peer) -> Opening:
@@ -63,10 +65,10 @@ def open_rings(site: Site, recorder: Peer) -> Opening:
     sockets = site.open_sockets([(node_netns(node), socket.AF_PACKET, socket.SOCK_RAW, 0) for node in nodes])
     with ExitStack() as stack:
         rings = {
-            node: recorder.post("ring", [stack.enter_context(sock).fileno()], node=node)
+            node: recorder.post(OpenRing(node), [stack.enter_context(sock).fileno()])
             for node, sock in zip(nodes, sockets, strict=True)
         }
-    return Opening(rings, recorder.post("capture"))
+    return Opening(rings, recorder.post(OpenCapture()))
 
 
 @dataclass(slots=True)
@@ -90,7 +92,7 @@ class Captures:
     """Since when, and what: of the open window each, else the latest."""
     _wired_for: object = None
     """What the latest was made from."""
-    _senders: dict[str, socket.socket] = field(default_factory=dict)
+    _senders: dict[NetnsKey, socket.socket] = field(default_factory=dict)
     _lock: threading.RLock = field(default_factory=threading.RLock)
     _closing: threading.Event = field(default_factory=threading.Event)
     _thread: threading.Thread | None = None
@@ -98,7 +100,7 @@ class Captures:
     @classmethod
     def start(cls, site: Site, recorder: Peer, opening: Opening, analyzer: str) -> Captures:
         """When the rings stand, which have been opening since ``open_rings``."""
-        rings = {node: int(recorder.answer(number, 10)[0]["index"]) for node, number in opening.rings.items()}
+        rings = {node: recorder.answer(number, 10)[0]["index"] for node, number in opening.rings.items()}
         _, fds = recorder.answer(opening.capture, 10)
         calls, beacons = (secret_of(secrets.token_bytes(RANDOM_BYTES)) for _ in range(2))
         follower = named(analyzer)(calls)  # type: ignore[operator]
@@ -292,8 +294,8 @@ class Captures:
     def _links(self) -> list[LinkId]:
         return list(self._ends())
 
-    def _position(self, after: int = -1, timeout_s: float = 0.0) -> dict[str, Any]:
-        return self.recorder.ask("position", after=after, timeout_s=timeout_s)[0]
+    def _position(self, after: int = -1, timeout_s: float = 0.0) -> Recorded:
+        return self.recorder.ask(Position(after, timeout_s))[0]
 
     def _follow(self, position: int) -> bytes:
         """Feed everything up to ``position``; what was fed, for those who look for beacons in it."""
@@ -311,9 +313,9 @@ class Captures:
             raise LabError(f"{_BROKEN} ({error})") from error
 
     def _release(self) -> None:
-        self.recorder.answer(self.recorder.post("release", before=self._read), 10)
+        self.recorder.ask(ReleaseBlocks(self._read))
 
-    def _flush(self, last: Beacons) -> dict[str, Any]:
+    def _flush(self, last: Beacons) -> Recorded:
         waiting, deadline, silences = last.last(), time.monotonic() + _FLUSH_S, 0
         while True:
             answer = self._position(after=self._read, timeout_s=_SILENCE_S)
@@ -352,7 +354,7 @@ class Captures:
             )
         return ends
 
-    def _open_senders(self, netns: Sequence[str]) -> None:
+    def _open_senders(self, netns: Sequence[NetnsKey]) -> None:
         missing = [key for key in netns if key not in self._senders]
         sockets = self.site.open_sockets([(key, socket.AF_PACKET, socket.SOCK_RAW, 0) for key in missing])
         self._senders.update(zip(missing, sockets, strict=True))

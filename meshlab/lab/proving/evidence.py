@@ -10,6 +10,7 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
+from meshlab.controlplane.requests import ReadStatus
 from meshlab.errors import EvidenceError, LabError, UsageError
 from meshlab.lab.view import ViewForEvidence
 from meshlab.topology import dump
@@ -153,4 +154,4 @@ def _save_status(lab: ViewForEvidence, evidence: Evidence) -> None:
     peer = lab.site.peer("control-plane")
     if peer is None:
         raise LabError("no control plane runs")
-    evidence.write("control-plane.json", json.dumps(peer.ask("status")[0], indent=2))
+    evidence.write("control-plane.json", json.dumps(peer.ask(ReadStatus())[0], indent=2))

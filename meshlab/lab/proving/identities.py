@@ -15,6 +15,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from meshlab.implementations import PRISTINE
+from meshlab.kernel.recorder_requests import Position, ReadLogsSince
 from meshlab.lab.view import ViewForProofs
 from meshlab.model import Call, InstanceId, Mesh, Path, Pod, SpiffeId
 from meshlab.model.report import Grade
@@ -63,7 +64,7 @@ class AccessLogs:
                 time.CLOCK_REALTIME
             ) > deadline_ns:
                 return found
-            answer, _ = self.lab.captures.recorder.ask("position", after=after, timeout_s=0.02)
+            answer, _ = self.lab.captures.recorder.ask(Position(after, 0.02))
             after = answer["position"]
             self._fetch()
 
@@ -137,7 +138,7 @@ class AccessLogs:
         if not places:
             return
         asked = {str(instance): place for instance, place in places.items()}
-        answer, _ = self.lab.captures.recorder.ask("log_since", places=asked)
+        answer, _ = self.lab.captures.recorder.ask(ReadLogsSince(asked))
         for instance in places:
             log = answer["logs"][str(instance)]
             self._places[instance] = log["next"]

@@ -7,9 +7,10 @@ so each kind of finding has a bound, and the last line of a kind says how many m
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
+from meshlab.controlplane.requests import ReadStatus
 from meshlab.errors import LabError
+from meshlab.kernel.recorder_requests import LogReport, ReadLogs
 from meshlab.lab.running.programs import describe_exit
 from meshlab.lab.site import Site
 from meshlab.model import InstanceId
@@ -20,7 +21,7 @@ _OF_A_PROGRAM = 5
 _OF_A_KIND = 20
 _ASK_S = 5.0
 
-Logs = Mapping[str, Mapping[str, Any]]
+Logs = Mapping[str, LogReport]
 
 
 def findings(site: Site) -> list[str]:
@@ -49,7 +50,7 @@ def _logs(site: Site) -> tuple[Logs, list[str]]:
     if recorder is None:
         return {}, []
     try:
-        logs: Logs = recorder.ask("logs", within_s=_ASK_S)[0]["logs"]
+        logs: Logs = recorder.ask(ReadLogs(), within_s=_ASK_S)[0]["logs"]
     except LabError as error:
         return {}, [f"nobody knows whether a program printed a panic: {error}"]
     inits = {program.name for program in site.programs.of_role("program") if program.id.is_init}
@@ -96,14 +97,14 @@ def _of_the_control_plane(site: Site) -> list[str]:
     if program is None or program.peer is None or program.ended_by_us or program.pid in site.sandbox.exits:
         return []
     try:
-        answer, _ = program.peer.ask("status", within_s=_ASK_S)
+        answer, _ = program.peer.ask(ReadStatus(), within_s=_ASK_S)
     except LabError as error:
         return [f"nobody knows whether a proxy refused its configuration, or shares a key: {error}"]
     refused = [
         f"{nack['client']} refused {nack['type_url']}, which nobody had asked for: {nack['detail']}"
-        for nack in answer.get("unexpected", [])
+        for nack in answer["unexpected"]
     ]
-    return [*refused, *answer.get("shared_keys", [])]
+    return [*refused, *answer["shared_keys"]]
 
 
 def _bounded(found: list[str], what: str) -> list[str]:

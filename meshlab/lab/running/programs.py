@@ -15,11 +15,14 @@ from typing import Any, TypeVar
 
 from meshlab.errors import LabError, LabLostError
 from meshlab.kernel.channel import Channel, ChannelClosedError, close_all, pair
-from meshlab.kernel.conversation import Conversation
+from meshlab.kernel.conversation import Conversation, Number
 from meshlab.kernel.forkserver import ForkServer, Start
+from meshlab.kernel.messages import Request
+from meshlab.kernel.recorder_requests import KeepLog, ReadLogs
 from meshlab.kernel.sandbox import Mntns, Netns, Sandbox
 from meshlab.model import InstanceId, Role
 
+_A = TypeVar("_A")
 _T = TypeVar("_T")
 _LOOK_S = 0.1
 """An answer that takes longer is waited for with an eye on what it depends on."""
@@ -47,14 +50,14 @@ class Peer:
         self._conversation = Conversation(name, channel, self.events.append)
         self._why_gone = why_gone
 
-    def post(self, operation: str, fds: Sequence[int] = (), **fields: Any) -> int:
+    def post(self, request: Request[_A], fds: Sequence[int] = ()) -> Number[_A]:
         """Send a request without waiting; its number is for ``answer``."""
         with self._saying_why_gone():
-            return self._conversation.post(operation, fds, **fields)
+            return self._conversation.post(request, fds)
 
     def answer(
-        self, number: int, timeout_s: float, meanwhile: Callable[[], None] = lambda: None
-    ) -> tuple[dict[str, Any], list[int]]:
+        self, number: Number[_A], timeout_s: float, meanwhile: Callable[[], None] = lambda: None
+    ) -> tuple[_A, list[int]]:
         """The answer to request ``number``, and its descriptors, which are the caller's.
 
         Args:
@@ -68,13 +71,11 @@ class Peer:
             answer = self._conversation.answer(number, timeout_s, meanwhile, _LOOK_S)
         if "error" in answer.body:
             raise LabError(f"{self.name}: {answer.body['error']}")
-        return answer.body, answer.claim()
+        return answer.given, answer.claim()
 
-    def ask(
-        self, operation: str, fds: Sequence[int] = (), within_s: float = 10.0, **fields: Any
-    ) -> tuple[dict[str, Any], list[int]]:
+    def ask(self, request: Request[_A], fds: Sequence[int] = (), within_s: float = 10.0) -> tuple[_A, list[int]]:
         """Send a request and wait for its answer, as ``answer`` does."""
-        return self.answer(self.post(operation, fds, **fields), within_s)
+        return self.answer(self.post(request, fds), within_s)
 
     def wait_event(self, name: str, timeout_s: float) -> dict[str, Any]:
         """The first event of that name, now or when it comes.
@@ -289,7 +290,7 @@ class Programs:
         while self._early_logs:
             name, fd = self._early_logs.pop(0)
             try:
-                recorder.post("log", [fd], name=name)
+                recorder.post(KeepLog(name), [fd])
             finally:
                 os.close(fd)
 
@@ -297,8 +298,8 @@ class Programs:
         """What ``name`` has printed, head and tail within the recorder's bound."""
         if self.recorder is None:
             return ""
-        answer, _ = self.recorder.ask("logs", names=[name])
-        return str(answer["logs"][name]["text"])
+        answer, _ = self.recorder.ask(ReadLogs([name]))
+        return answer["logs"][name]["text"]
 
     def end(self, name: str, number: int = signal.SIGKILL) -> None:
         """Send a signal to a program on purpose."""
@@ -338,7 +339,7 @@ class Programs:
             self._early_logs.append((name, read))
             return write
         try:
-            self.recorder.post("log", [read], name=name)
+            self.recorder.post(KeepLog(name), [read])
         except BaseException:
             os.close(write)
             raise

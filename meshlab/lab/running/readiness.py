@@ -18,7 +18,7 @@ from meshlab.lab.calls.names import ports_of
 from meshlab.lab.running.programs import Program
 from meshlab.lab.site import Site
 from meshlab.model import FAMILIES, Family, InstanceId, Mesh, Pod
-from meshlab.plan.network import pod_netns
+from meshlab.plan.netns import pod_netns
 
 _PAUSE_S = 0.01
 

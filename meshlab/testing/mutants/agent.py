@@ -8,6 +8,7 @@ from typing import Any
 
 from meshlab.agent.agent import Agent, EnrolledPod
 from meshlab.agent.main import serve
+from meshlab.agent.requests import Release, Released
 from meshlab.kernel.channel import Channel
 
 
@@ -21,9 +22,9 @@ def agent_writes_no_rules(config: Mapping[str, Any], fds: Mapping[str, int]) -> 
 
 
 class _Keeping(Agent):
-    def _release(self, request: dict[str, Any]) -> None:
+    def _release(self, number: int, request: Release) -> None:
         """Leave the pods as they are, and say that they are released."""
-        self._channel.send({"id": request["id"], "released": request["uids"], "failed": {}, "unacknowledged": []})
+        self._reply(number, Released(released=request.uids, failed={}, unacknowledged=[]))
 
 
 def released_pod_stays_captured(config: Mapping[str, Any], fds: Mapping[str, int]) -> None:
