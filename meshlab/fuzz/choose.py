@@ -27,7 +27,7 @@ from meshlab.model import (
     Pod,
     Service,
 )
-from meshlab.oracle import connection, decide
+from meshlab.oracle import decide, travelled
 
 MOST = 48
 """Calls of one set of policies."""
@@ -103,11 +103,11 @@ def candidates(mesh: Mesh, not_listening: Places = frozenset()) -> tuple[Candida
 
 def _to_pods(mesh: Mesh) -> Iterator[Candidate]:
     for destination in mesh.pods:
-        for source in mesh.pods:
+        for source in _callers(mesh):
             for port in destination.ports:
                 for family in FAMILIES:
                     if source.key != destination.key:
-                        yield _candidate(mesh, source, destination, port.number, family)
+                        yield _candidate(mesh, source, destination, destination, port.number, port.number, family)
 
 
 def _to_services(mesh: Mesh) -> Iterator[Candidate]:
@@ -120,25 +120,29 @@ def _to_services(mesh: Mesh) -> Iterator[Candidate]:
             for source in filter(mesh.is_enrolled, mesh.pods):  # others have no kube-proxy here
                 for family in FAMILIES:
                     if service.address(family):
-                        one, *others = (_candidate(mesh, source, pod, number, family) for pod, number in reached)
-                        leaves = all(source.key != pod.key for pod, _ in reached)
-                        yield replace(
-                            one,
-                            service=service,
-                            service_port=port.port,
-                            also=tuple(others),
-                            hbone=one.hbone and leaves,
+                        one, *others = (
+                            _candidate(mesh, source, service, pod, port.port, number, family) for pod, number in reached
                         )
+                        leaves = all(way.hbone for way in (one, *others))
+                        yield replace(one, service=service, service_port=port.port, also=tuple(others), hbone=leaves)
 
 
-def _candidate(mesh: Mesh, source: Pod, destination: Pod, port: int, family: Family) -> Candidate:
+def _callers(mesh: Mesh) -> list[Pod]:
+    """Those that call: nobody does from a waypoint's pod."""
+    return [pod for pod in mesh.pods if not pod.gateway]
+
+
+def _candidate(
+    mesh: Mesh, source: Pod, to: Pod | Service, destination: Pod, dialled: int, port: int, family: Family
+) -> Candidate:
+    path, seen = travelled(mesh, source, to, destination, dialled, port, family)
     return Candidate(
         source=source,
         destination=destination,
         port=port,
         family=family,
-        connection=connection(mesh, source, destination, port, family),
-        hbone=mesh.is_enrolled(source) and mesh.is_enrolled(destination),
+        connection=seen,
+        hbone=path.is_hbone and path.leaves_its_pod,
     )
 
 

@@ -5,6 +5,6 @@ so that an agreement between the two says something.
 """
 
 from meshlab.oracle.decide import decide
-from meshlab.oracle.expected import connection, expected
+from meshlab.oracle.expected import connection, expected, travelled
 
-__all__ = ["connection", "decide", "expected"]
+__all__ = ["connection", "decide", "expected", "travelled"]

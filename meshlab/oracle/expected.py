@@ -56,10 +56,18 @@ def expected(mesh: Mesh, source: Pod, destination: Pod | Service, port: int, fam
     return Expected((way,), way.rule)
 
 
+def travelled(
+    mesh: Mesh, source: Pod, to: Pod | Service, reached: Pod, dialled: int, port: int, family: Family
+) -> tuple[Path, Connection]:
+    """Return the path of a call to the port ``dialled`` of ``to`` that ends at ``port`` of ``reached``, and what the
+    node proxy there sees of it, without judging it."""
+    return _travelled(mesh, source, _waypoint(mesh, source, to), reached, dialled, port, family)
+
+
 def _waypoint(mesh: Mesh, source: Pod, destination: Pod | Service) -> Pod | None:
     """The pod of the waypoint that the call passes."""
     waypoint = mesh.waypoint_of(destination) if mesh.is_enrolled(source) else None
-    return mesh.pod(waypoint.key) if waypoint is not None else None
+    return next((pod for pod in mesh.pods if waypoint is not None and pod.key == waypoint.key), None)
 
 
 def _of_service(mesh: Mesh, source: Pod, waypoint: Pod | None, service: Service, port: int, family: Family) -> Expected:
@@ -78,15 +86,21 @@ def _of_service(mesh: Mesh, source: Pod, waypoint: Pod | None, service: Service,
 def _way(
     mesh: Mesh, source: Pod, waypoint: Pod | None, destination: Pod, dialled: int, port: int, family: Family
 ) -> Way:
+    path, seen = _travelled(mesh, source, waypoint, destination, dialled, port, family)
+    decision = decide(mesh, seen)
+    response = Reaches(destination.key) if decision.allowed else Refused()
+    return Way(path, seen, response, decision.rule)
+
+
+def _travelled(
+    mesh: Mesh, source: Pod, waypoint: Pod | None, destination: Pod, dialled: int, port: int, family: Family
+) -> tuple[Path, Connection]:
     """A waypoint speaks HBONE itself, in a pod that is not enrolled."""
     last = source if waypoint is None else waypoint
     carried = _carried(mesh, source if waypoint is None else destination, destination)
-    seen = _seen(mesh, last, destination, port, family, carried)
-    decision = decide(mesh, seen)
     legs = [] if waypoint is None else [Leg(source.key, waypoint.key, dialled, "hbone")]
     legs.append(Leg(last.key, destination.key, port, carried))
-    response = Reaches(destination.key) if decision.allowed else Refused()
-    return Way(Path(tuple(legs)), seen, response, decision.rule)
+    return Path(tuple(legs)), _seen(mesh, last, destination, port, family, carried)
 
 
 def _rule(ways: tuple[Way, ...]) -> str:

@@ -139,6 +139,8 @@ def removed(documents: list[tuple[str, Map]], notes: Notes, topology: Topology) 
             choices = f"({listed(keys)})" if keys else "(there is none)"
             message = f"no {kind} '{key}' to take away {choices}.{did_you_mean(key, keys)}"
             notes.refuse(metadata.at("name"), message)
+        if kind == "Pod" and any(pod.key == key and pod.gateway for pod in before.pods):
+            notes.refuse(metadata.at("name"), f"pod '{key}' is its Gateway's, and would come again: delete the Gateway")
         mesh = _less(mesh, kind, key)
     return mesh
 

@@ -269,6 +269,8 @@ class _Reader:
             return ""
         if instance.role == "program":
             return str(instance) if self._is_pod(entry, verb, instance.place) else ""
+        if instance.role == "waypoint":
+            return str(instance) if self._is_waypoint(entry, verb, instance.place) else ""
         if instance.place and not self._is_node(entry, verb, instance.place):
             return ""
         return str(instance)
@@ -276,7 +278,8 @@ class _Reader:
     def _instances(self) -> list[str]:
         roles: tuple[Role, ...] = ("ztunnel", "agent", "echo")
         on_nodes = [str(InstanceId(role, node.name)) for role in roles for node in self._topology.nodes]
-        return [*on_nodes, "control-plane", "recorder", *self._ends.pods]
+        gates = [str(InstanceId("waypoint", pod.key)) for pod in self._topology.mesh.pods if pod.gateway]
+        return [*on_nodes, *gates, "control-plane", "recorder", *self._ends.pods]
 
     def _is_pod(self, entry: Map, verb: str, key: str) -> bool:
         if key in self._ends.pods:
@@ -284,6 +287,13 @@ class _Reader:
         hint = did_you_mean(key, self._ends.pods)
         self._notes.refuse(entry.at(verb), f"no pod {shown(key)} ({listed(self._ends.pods)}).{hint}")
         return False
+
+    def _is_waypoint(self, entry: Map, verb: str, key: str) -> bool:
+        keys = [pod.key for pod in self._topology.mesh.pods if pod.gateway]
+        if key not in keys:
+            there = listed(keys) if keys else "there is none"
+            self._notes.refuse(entry.at(verb), f"no waypoint {shown(key)} ({there}).{did_you_mean(key, keys)}")
+        return key in keys
 
     def _is_node(self, entry: Map, verb: str, name: str) -> bool:
         nodes = [node.name for node in self._topology.nodes]

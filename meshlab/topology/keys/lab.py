@@ -82,7 +82,10 @@ LAB = {
     "spec.steps[].ask": honoured(shapes.LABEL, why="a connection, which is alive or closed"),
     **under(
         "spec.steps[].",
-        each("restart kill stop pause resume", honoured(why="ztunnel@NODE, agent@NODE, control-plane, NAMESPACE/POD")),
+        each(
+            "restart kill stop pause resume",
+            honoured(why="ztunnel@NODE, agent@NODE, waypoint@NAMESPACE/NAME, control-plane, NAMESPACE/POD"),
+        ),
     ),
     "spec.steps[].upgrade.*": honoured(names=shapes.TEXT, why="ztunnel@NODE: what takes over, as of spec.dataplane"),
     "spec.steps[].reboot": honoured(shapes.LABEL, why="a node"),
