@@ -31,6 +31,9 @@ ZTUNNEL_AT = click.option(
     callback=lambda _context, _option, given: _by_node(given),
     help="Node proxy of one node; repeat it for others.",
 )
+WAYPOINT = click.option(
+    "--waypoint", metavar="NAME|PATH", help="What runs as waypoints: reference, envoy or the path of an Envoy."
+)
 MUTANT = click.option("--mutant", metavar="NAME", help="Break one part on purpose, to see that it is noticed.")
 VARIANT = click.option("--variant", metavar="NAME", help="Use an unusual, but right, part.")
 ARTIFACTS = click.option(

@@ -9,7 +9,17 @@ from typing import Any
 
 import click
 
-from meshlab.cli.options import ARTIFACTS, AS_JSON, MUTANT, READY_TIMEOUT, TOPOLOGY, VARIANT, ZTUNNEL, ZTUNNEL_AT
+from meshlab.cli.options import (
+    ARTIFACTS,
+    AS_JSON,
+    MUTANT,
+    READY_TIMEOUT,
+    TOPOLOGY,
+    VARIANT,
+    WAYPOINT,
+    ZTUNNEL,
+    ZTUNNEL_AT,
+)
 from meshlab.cli.output import Progress, say, write, write_json, write_tables
 from meshlab.errors import TopologyError
 
@@ -18,6 +28,7 @@ from meshlab.errors import TopologyError
 @TOPOLOGY
 @ZTUNNEL
 @ZTUNNEL_AT
+@WAYPOINT
 @MUTANT
 @VARIANT
 @ARTIFACTS
@@ -30,6 +41,7 @@ def check(
     topology: str,
     ztunnel: str | None,
     ztunnel_at: dict[str, str],
+    waypoint: str | None,
     mutant: str | None,
     variant: str | None,
     artifacts: Path | None,
@@ -59,6 +71,7 @@ def check(
             source_path=source.path,
             ztunnel=ztunnel,
             ztunnel_at=ztunnel_at,
+            waypoint=waypoint,
             mutant=mutant,
             variant=variant,
             artifacts=artifacts,

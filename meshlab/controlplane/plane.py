@@ -61,9 +61,9 @@ from meshlab.kernel.channel import Channel, ChannelClosedError, close_all
 from meshlab.kernel.messages import read
 from meshlab.model import InstanceId
 from meshlab.pki import Issuer
-from meshlab.protocols.messages import MANIFESTS_TYPE, message
-from meshlab.protocols.xds import DELTA_ADS_METHOD, DELTA_ADS_SERVICE, ZTUNNEL_TYPES, Request, Response
-from meshlab.protocols.xds_server import DeltaServer, Lag, Nack, Snapshot, Stream
+from meshlab.protocols.messages import message
+from meshlab.protocols.xds import DELTA_ADS_METHOD, DELTA_ADS_SERVICE, Request, Response
+from meshlab.protocols.xds_server import DeltaServer, Lag, Nack, Snapshot, Stream, Views
 
 if TYPE_CHECKING:
     from meshlab.protocols.stubs.citadel_pb2 import IstioCertificateRequest, IstioCertificateResponse
@@ -104,7 +104,7 @@ class Config:
 class _Push:
     """The one ``set`` that is under way."""
 
-    snapshot: Snapshot
+    served: Views
     clients: Sequence[str]
     identities: Sequence[str]
     goes_back: bool
@@ -291,7 +291,7 @@ class ControlPlane:
     def _refused(self, nack: Nack) -> None:
         refused = (nack.type_url, nack.version)
         push = self._push
-        if push and push.snapshot.version(nack.type_url) == nack.version:
+        if push and push.served.of(nack.client).version(nack.type_url) == nack.version:
             self._refused_before.add(refused)
             if push.nack is None:
                 push.nack = nack
@@ -340,30 +340,30 @@ class ControlPlane:
         return self._answer(push)
 
     def _begin(self, request: Push) -> _Push:
-        snapshot = _snapshot(request.resources)
+        served = _views(request.resources, request.views)
         if request.fallback is not None:
-            self.ads.accepted = _snapshot(request.fallback)
+            self.ads.accepted = _views(request.fallback, request.fallback_views)
         if self._push:
             self._push.superseded = True
         self._push = push = _Push(
-            snapshot,
+            served,
             clients=list(request.barrier),
             identities=list(request.certificates),
             goes_back=request.after_nack == "resend",
         )
         self.journal.pushed(request.resources)
-        self._send_all(self.ads.publish(snapshot))
+        self._send_all(self.ads.publish(served))
         self._configured.set()
         self._wake()
         return push
 
     def _is_over(self, push: _Push) -> bool:
         if push.nack:
-            return not (push.goes_back and self._lagging(push.clients))
-        return not (self._lagging(push.clients) or self._uncertified(push.identities))
+            return not (push.goes_back and self.ads.lagging(push.clients))
+        return not (self.ads.lagging(push.clients) or self._uncertified(push.identities))
 
     def _answer(self, push: _Push) -> Pushed:
-        lags = [_spoken_lag(lag) for lag in self._lagging(push.clients)]
+        lags = [_spoken_lag(lag) for lag in self.ads.lagging(push.clients)]
         if push.nack:
             behind = lags if push.goes_back else []
             return Refused(nack=_spoken_nack(push.nack), went_back=push.goes_back, behind=behind)
@@ -375,13 +375,12 @@ class ControlPlane:
         self.journal.accepted()
         return Acknowledged(
             acknowledged={
-                client: {type_url: push.snapshot.version(type_url) for type_url in _types_of(client)}
+                client: {
+                    type_url: push.served.of(client).version(type_url) for type_url in push.served.types_of(client)
+                }
                 for client in push.clients
             }
         )
-
-    def _lagging(self, clients: Sequence[str]) -> list[Lag]:
-        return self.ads.lagging(clients, _types_of)
 
     def status(self) -> Status:
         """What there is to see: streams, versions, identities, NACKs."""
@@ -391,7 +390,7 @@ class ControlPlane:
                 StreamStatus(client=stream.client, node=stream.node, acknowledged=stream.acknowledged)
                 for stream in self.ads.streams
             ],
-            versions=dict(self.ads.snapshot.versions),
+            versions=dict(self.ads.served.common.versions),
             issued=dict(self.authority.issued),
             unexpected=[_spoken_nack(nack) for nack in self.unexpected],
             shared_keys=self.authority.shared_keys,
@@ -446,9 +445,8 @@ class ControlPlane:
             self.stop()
 
 
-def _types_of(client: str) -> tuple[str, ...]:
-    """What an instance subscribes to."""
-    return (MANIFESTS_TYPE,) if InstanceId.parse(client).role == "waypoint" else ZTUNNEL_TYPES
+def _views(common: Resources, own: Mapping[str, Resources]) -> Views:
+    return Views(_snapshot(common), {InstanceId.parse(name): _snapshot(view) for name, view in own.items()})
 
 
 def _snapshot(encoded: Resources) -> Snapshot:

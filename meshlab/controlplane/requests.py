@@ -99,6 +99,9 @@ class Push(NamedTuple):
     """Replace all that is served."""
 
     resources: Resources
+    """What a node proxy sees."""
+    views: Mapping[str, Resources] = {}
+    """By the first generation of an instance: what one sees that is no node proxy."""
     barrier: Sequence[str] = ()
     """Clients that are waited for."""
     certificates: Sequence[str] = ()
@@ -108,6 +111,7 @@ class Push(NamedTuple):
     """``resend`` what was in effect before, or ``leave`` what was refused."""
     fallback: Resources | None = None
     """What counts as acknowledged before: a control plane that has just started knows of nothing."""
+    fallback_views: Mapping[str, Resources] = {}
     op: Op[Pushed] = Op("set")
 
 

@@ -12,9 +12,11 @@ import os
 from collections.abc import Sequence
 
 from meshlab.agent.requests import PodAsked
-from meshlab.implementations import WAYPOINT_ENTRY, Choice, NodeSlot, Reference
+from meshlab.implementations import WAYPOINT_ENTRY, Binary, Choice, NodeSlot, Reference
 from meshlab.kernel.forkserver import ForkServer
 from meshlab.kernel.sandbox import NO_DESCRIPTORS, Sandbox, too_few_descriptors
+from meshlab.lab.running import envoy as envoys
+from meshlab.lab.running.envoy import FLAGS, Envoy
 from meshlab.lab.running.mounts import Mounts, binds
 from meshlab.lab.running.programs import WARM, Peer, Program, Programs
 from meshlab.lab.settings import Settings
@@ -25,6 +27,7 @@ from meshlab.pki import MeshCA
 from meshlab.plan.netns import CONTROL_PLANE, node_netns, pod_netns
 from meshlab.plan.network import CONTROL_PLANE4, second_proxy
 from meshlab.plan.network import plan as plan_network
+from meshlab.translate import for_envoy
 
 XDS_PORT = 15012
 PROXY_CAPABILITIES = ("NET_ADMIN", "SYS_ADMIN")
@@ -50,6 +53,7 @@ def begin(topology: Topology, settings: Settings, visible: tuple[str, ...]) -> S
             programs=Programs(sandbox, forks),
             mounts=Mounts(sandbox, binds(visible)),
             ca=ca,
+            envoy=envoys.named(settings.waypoint or topology.waypoint),
             mesh=Mesh(trust_domain=topology.mesh.trust_domain, root_namespace=topology.mesh.root_namespace),
         )
     except BaseException as error:
@@ -208,6 +212,8 @@ def next_waypoint(site: Site, pod: Pod) -> None:
 
 def start_waypoint(site: Site, pod: Pod) -> Program:
     """Start the waypoint of a pod that was noted last; the control plane has to know it by then."""
+    if site.envoy is not None:
+        return _start_envoy(site, pod, site.envoy)
     started, netns = site.waypoints[pod.key], site.netns[pod_netns(pod.key)]
     entry = site.settings.part("waypoint")
     site.launched[started.instance] = Choice("reference" if entry == WAYPOINT_ENTRY else entry, Reference(entry))
@@ -231,6 +237,23 @@ def start_waypoint(site: Site, pod: Pod) -> Program:
         netns=netns,
         mntns=site.mounts.of_pod(pod, netns),
         control=False,
+    )
+
+
+def _start_envoy(site: Site, pod: Pod, envoy: Envoy) -> Program:
+    """A stock Envoy, whose certificate comes with its bootstrap."""
+    started, netns = site.waypoints[pod.key], site.netns[pod_netns(pod.key)]
+    site.launched[started.instance] = Choice("envoy", Binary("envoy", envoy.path))
+    svid = site.ca.svid(pod.identity(site.topology.mesh.trust_domain))
+    own = for_envoy.Credentials(
+        chain="".join(pem.bytes().decode() for pem in svid.cert_chain_pems),
+        key=svid.private_key_pem.bytes().decode(),
+        root=site.ca.cert_pem.bytes().decode(),
+    )
+    bootstrap = for_envoy.bootstrap(str(started.instance), (str(CONTROL_PLANE4), XDS_PORT), started.token, own)
+    argv = (str(envoy.path), "--config-yaml", bootstrap, *FLAGS)
+    return site.programs.command(
+        started.instance, argv, {}, netns=netns, mntns=site.mounts.of_pod(pod, netns), capabilities=()
     )
 
 

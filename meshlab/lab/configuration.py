@@ -9,7 +9,7 @@ go_back  have what was acknowledged last served again, without waiting
 from __future__ import annotations
 
 import base64
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
@@ -22,17 +22,24 @@ from meshlab.lab.site import Site
 from meshlab.plan.transition import Served
 from meshlab.protocols.messages import MANIFESTS_TYPE, message
 from meshlab.topology import dump
-from meshlab.translate import resources
+from meshlab.translate import for_envoy, resources
 
 if TYPE_CHECKING:
     from google.protobuf.message import Message
 
-Wire = Resources
-"""Everything that is served, as the control plane takes it."""
+
+@dataclass(frozen=True, slots=True)
+class Wire:
+    """Everything that is served, as the control plane takes it."""
+
+    common: Resources = field(default_factory=dict)
+    """What node proxies see."""
+    own: Mapping[str, Resources] = field(default_factory=dict)
+    """By instance: what each waypoint sees."""
+
 
 _TYPE_URLS = "type.googleapis.com/"
 _GOES_BACK = "what was in effect before is on its way to every proxy again, and was not waited for"
-_TEXT = "google.protobuf.StringValue"
 _SLACK_S = 5.0
 """How much later than the deadline the control plane's answer may come."""
 _LISTENING_S = 20.0
@@ -43,7 +50,7 @@ class Configuration:
     """One for a lab; used by one thread at a time."""
 
     site: Site
-    served: Wire = field(default_factory=dict)
+    served: Wire = field(default_factory=Wire)
     """What was served last when everybody had acknowledged it."""
     _posted: tuple[Peer, Number[Pushed], Wire, list[str]] | None = None
     """The last push: to whom, its number, what it was, and who has to acknowledge it."""
@@ -63,12 +70,14 @@ class Configuration:
         if posted is not None and fallback is None and (posted[0], *posted[2:]) == (control_plane, wire, barrier):
             return
         push = Push(
-            resources=wire,
+            resources=wire.common,
+            views=wire.own,
             barrier=barrier,
             certificates=sorted(set(certificates) - self._issued_before()),
             timeout_s=timeout_s,
             after_nack=self.site.settings.after_nack,
-            fallback=fallback,
+            fallback=None if fallback is None else fallback.common,
+            fallback_views={} if fallback is None else fallback.own,
         )
         self._posted = control_plane, control_plane.post(push), wire, barrier
 
@@ -109,13 +118,24 @@ class Configuration:
             failure.add_note(_GOES_BACK)
 
     def wire(self, served: Served) -> Wire:
+        own = {
+            str(one.instance.first): _encoded_all(self._view(key, served)) for key, one in self.site.waypoints.items()
+        }
+        return Wire(_encoded_all(resources(served.mesh, served.hbone, served.unhealthy)), own)
+
+    def _view(self, waypoint: str, served: Served) -> Mapping[str, Mapping[str, Message]]:
+        """What the waypoint of this pod sees."""
         mesh = served.mesh
-        everything = resources(mesh, served.hbone, served.unhealthy)
-        if mesh.waypoints:
-            texts = {"manifests": dump(replace(self.site.topology, mesh=mesh, expect=(), steps=()))}
-            texts["unhealthy"] = " ".join(sorted(served.unhealthy))
-            everything[MANIFESTS_TYPE] = {name: message(_TEXT)(value=text) for name, text in texts.items()}
-        return {kind: {name: _encoded(each) for name, each in named.items()} for kind, named in everything.items()}
+        if self.site.envoy is not None:
+            root = self.site.ca.cert_pem.bytes().decode()
+            return self.site.envoy.messages(for_envoy.resources(mesh, waypoint, root, served.unhealthy))
+        texts = {
+            "manifests": dump(replace(self.site.topology, mesh=mesh, expect=(), steps=())),
+            "unhealthy": " ".join(sorted(served.unhealthy)),
+        }
+        return {
+            MANIFESTS_TYPE: {name: message("google.protobuf.StringValue")(value=text) for name, text in texts.items()}
+        }
 
     def with_raw(self, wire: Wire, kind: str, name: str, body: bytes) -> Wire:
         """``wire`` with one more resource, as bytes that need not be valid.
@@ -123,13 +143,13 @@ class Configuration:
         Raises:
             UsageError: there is no such type.
         """
-        more = {type_url: dict(named) for type_url, named in wire.items()}
+        more = {type_url: dict(named) for type_url, named in wire.common.items()}
         type_url = _TYPE_URLS + kind.removeprefix(_TYPE_URLS)
         if type_url not in more:
             choices = ", ".join(sorted(known.removeprefix(_TYPE_URLS) for known in more))
             raise UsageError(f"no type '{kind}' is served to a node proxy (there are {choices})")
         more[type_url][name] = base64.b64encode(body).decode()
-        return more
+        return replace(wire, common=more)
 
     def admit(self) -> None:
         """Tell the control plane which node proxies there are; the streams of others end."""
@@ -164,6 +184,10 @@ def _refusal(answer: Refused) -> str:
     if behind := sorted({lag["client"] for lag in answer["behind"]}):
         return f"{refused}. The version before was sent again; who has not acknowledged it: {', '.join(behind)}"
     return f"{refused}. All have gone back to the version before"
+
+
+def _encoded_all(resources: Mapping[str, Mapping[str, Message]]) -> Resources:
+    return {kind: {name: _encoded(each) for name, each in named.items()} for kind, named in resources.items()}
 
 
 def _encoded(message: Message) -> str:

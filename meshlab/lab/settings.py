@@ -35,6 +35,8 @@ class Settings:
     """``reference``, ``none``, an entry point's name or ``[NAME=]PATH``; ``None``: what the topology says."""
     ztunnel_at: Mapping[str, str] = field(default_factory=dict)
     """Node -> its own node proxy, as ``ztunnel`` says it; it beats ``ztunnel`` and what the topology says."""
+    waypoint: str | None = None
+    """What runs as waypoints: ``reference``, ``envoy`` or the path of an Envoy; ``None``: what the topology says."""
     mutant: str | None = None
     """A deliberately broken part, by name."""
     variant: str | None = None
@@ -108,6 +110,7 @@ class LabSettings(TypedDict, total=False):
 
     ztunnel: str | None
     ztunnel_at: Mapping[str, str]
+    waypoint: str | None
     mutant: str | None
     variant: str | None
     ready_timeout_s: float | None

@@ -16,6 +16,7 @@ from meshlab.implementations import Choice
 from meshlab.kernel.netlink import RouteSocket
 from meshlab.kernel.sandbox import Netns, Sandbox
 from meshlab.kernel.uninterrupted import uninterrupted
+from meshlab.lab.running.envoy import Envoy
 from meshlab.lab.running.mounts import Mounts
 from meshlab.lab.running.programs import Peer, Programs
 from meshlab.lab.settings import Settings
@@ -66,6 +67,8 @@ class Site:
     programs: Programs
     mounts: Mounts
     ca: MeshCA
+    envoy: Envoy | None = None
+    """What runs as waypoints; ``None``: the reference."""
     mesh: Mesh = field(default_factory=Mesh)
     """What is in effect."""
     pods: dict[str, PodNetwork] = field(default_factory=dict)

@@ -17,14 +17,16 @@ from __future__ import annotations
 
 import enum
 import hashlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from meshlab.errors import ProtocolError
+from meshlab.model import InstanceId
 from meshlab.protocols.messages import ADDRESS_TYPE, message
 from meshlab.protocols.xds import ZTUNNEL_TYPES, Request, Response
 
 _INVALID_ARGUMENT = 3  # gRPC's status code
+_LATE = frozenset({ADDRESS_TYPE, "type.googleapis.com/envoy.config.listener.v3.Listener"})
 _UNKNOWN = ""  # the version of a resource of which we do not know whether the client holds it
 
 
@@ -203,11 +205,11 @@ class Stream:
     def update(self, snapshot: Snapshot) -> list[Response]:
         """The responses that bring the client from the snapshot before to this one.
 
-        Policies go first, so that no workload names a policy which its proxy has not heard of.
+        Policies go before the workloads that name them, and clusters before the listeners that lead to them.
         """
         self.snapshot = snapshot
         responses: list[Response] = []
-        for type_url, subscription in sorted(self._subscriptions.items(), key=lambda item: item[0] == ADDRESS_TYPE):
+        for type_url, subscription in sorted(self._subscriptions.items(), key=lambda item: item[0] in _LATE):
             if subscription.version != snapshot.version(type_url):
                 responses += self._send(type_url, subscription, even_empty=False)
         return responses
@@ -300,50 +302,68 @@ class Lag:
     """What it acknowledged last; empty: nothing, or it has no stream."""
 
 
-TypesOf = Callable[[str], Sequence[str]]
-"""The types that a client subscribes to."""
+@dataclass(frozen=True, slots=True)
+class Views:
+    """What each client sees."""
+
+    common: Snapshot
+    """What a ztunnel sees."""
+    own: Mapping[InstanceId, Snapshot] = field(default_factory=dict)
+    """By the first generation of an instance: what one sees that is no ztunnel."""
+
+    def of(self, client: str) -> Snapshot:
+        return self._own(client) or self.common
+
+    def types_of(self, client: str) -> Sequence[str]:
+        """The types that the client has to acknowledge."""
+        own = self._own(client)
+        return ZTUNNEL_TYPES if own is None else tuple(own.types)
+
+    def _own(self, client: str) -> Snapshot | None:
+        return self.own.get(InstanceId.parse(client).first) if self.own else None
 
 
 class DeltaServer:
-    """One snapshot for all streams, and the one before to go back to."""
+    """One snapshot for all clients but those that have their own, and what was served before, to go back to."""
 
     def __init__(self) -> None:
-        self.snapshot = Snapshot()
-        self.accepted = self.snapshot
-        """The last snapshot that was called good."""
+        self.served = Views(Snapshot())
+        self.accepted = self.served
+        """What was called good last."""
         self.streams: list[Stream] = []
 
     def open(self, client: str) -> Stream:
-        stream = Stream(self.snapshot, client)
+        stream = Stream(self.served.of(client), client)
         self.streams.append(stream)
         return stream
 
     def close(self, stream: Stream) -> None:
         self.streams.remove(stream)
 
-    def publish(self, snapshot: Snapshot) -> list[tuple[Stream, list[Response]]]:
-        """Serve ``snapshot`` from now on; what to send to whom."""
-        self.snapshot = snapshot
-        return [(stream, stream.update(snapshot)) for stream in self.streams]
+    def publish(self, served: Views | Snapshot) -> list[tuple[Stream, list[Response]]]:
+        """Serve this from now on; what to send to whom."""
+        self.served = served if isinstance(served, Views) else Views(served)
+        return [(stream, stream.update(self.served.of(stream.client))) for stream in self.streams]
 
     def accept(self) -> None:
         """Call what is served good."""
-        self.accepted = self.snapshot
+        self.accepted = self.served
 
     def roll_back(self) -> list[tuple[Stream, list[Response]]]:
-        """Serve the last good snapshot again; what to send to whom."""
+        """Serve again what was called good last; what to send to whom."""
         return self.publish(self.accepted)
 
-    def lagging(self, clients: Iterable[str], types_of: TypesOf = lambda _: ZTUNNEL_TYPES) -> list[Lag]:
-        """Which of these clients have no stream, or one that has not acknowledged what is served of its types.
+    def lagging(self, clients: Iterable[str]) -> list[Lag]:
+        """Which of these clients have no stream, or one that has not acknowledged what it is served.
 
         A client may have several: while one is broken and nobody has noticed, the next is there already. Each counts.
         """
         lags = []
         for client in clients:
             streams = [stream for stream in self.streams if stream.client == client]
-            for type_url in types_of(client):
-                behind = [stream for stream in streams if not stream.has(type_url, self.snapshot.version(type_url))]
+            for type_url in self.served.types_of(client):
+                version = self.served.of(client).version(type_url)
+                behind = [stream for stream in streams if not stream.has(type_url, version)]
                 if behind:
                     lags.append(Lag(client, behind[0].node, type_url, behind[0].acknowledged.get(type_url, "")))
                 elif not streams:

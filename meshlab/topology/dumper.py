@@ -76,7 +76,10 @@ def _lab(topology: Topology) -> dict[str, Any]:
     timeout = topology.ready_timeout_s
     spec = {
         "nodes": [_node(node) for node in topology.nodes],
-        "dataplane": {"ztunnel": topology.ztunnel},
+        "dataplane": {
+            "ztunnel": topology.ztunnel,
+            **_given(waypoint=topology.waypoint if topology.waypoint != "reference" else ""),
+        },
         **_given(
             pods=_pods(topology),
             waypoints=_waypoints(topology),

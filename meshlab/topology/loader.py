@@ -152,6 +152,8 @@ def _with_given(topology: Topology, spec: Map) -> Topology:
     """What the model has a default for, where the file says otherwise."""
     ztunnel = spec.map("dataplane").text("ztunnel")
     timeout = spec.value("readyTimeoutSeconds")
+    if waypoint := spec.map("dataplane").text("waypoint"):
+        topology = replace(topology, waypoint=waypoint)
     if ztunnel:
         topology = replace(topology, ztunnel=ztunnel)
     return replace(topology, ready_timeout_s=float(timeout)) if isinstance(timeout, int | float) else topology

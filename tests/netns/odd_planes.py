@@ -23,7 +23,7 @@ class _Withholding(ControlPlane):
 
 class _NotAgain(DeltaServer):
     def roll_back(self) -> list[tuple[Stream, list[Response]]]:
-        self.snapshot = self.accepted
+        self.served = self.accepted
         return []
 
 

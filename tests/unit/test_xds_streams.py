@@ -241,7 +241,7 @@ def test_a_nack_names_the_bad_resource_and_the_rest_is_held() -> None:
     nack = talk.client.answer(update, {"b": "unknown enum"})
     assert (nack.error_detail.message, nack.error_detail.code) == ("b: unknown enum", 0)
     first, _ = talk.client.start()
-    assert first.initial_resource_versions["a"] == server.snapshot.named(ADDRESS_TYPE)["a"].version
+    assert first.initial_resource_versions["a"] == server.served.common.named(ADDRESS_TYPE)["a"].version
     assert first.initial_resource_versions["b"] == WITH_DENY.named(ADDRESS_TYPE)["b"].version
 
 
@@ -289,7 +289,7 @@ def test_after_a_nack_the_last_accepted_version_is_served_and_sent_again() -> No
     assert (names(back), list(back.removed_resources)) == (["shop/deny"], ["shop/new"])
     assert [lag.type_url for lag in server.lagging([CLIENT])] == [AUTHORIZATION_TYPE]
     talk.hear([back])
-    assert server.snapshot is WITH_DENY
+    assert server.served.common is WITH_DENY
     assert server.lagging([CLIENT]) == []
 
 

@@ -70,6 +70,7 @@ def run(
     source_path: Path | None = None,
     ztunnel: str | None = None,
     ztunnel_at: Mapping[str, str] | None = None,
+    waypoint: str | None = None,
     mutant: str | None = None,
     variant: str | None = None,
     artifacts: Path | None = None,
@@ -100,6 +101,7 @@ def run(
     settings: LabSettings = {
         "ztunnel": ztunnel,
         "ztunnel_at": ztunnel_at or {},
+        "waypoint": waypoint,
         "mutant": mutant,
         "variant": variant,
         "ready_timeout_s": ready_timeout_s,
