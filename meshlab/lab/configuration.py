@@ -128,10 +128,12 @@ class Configuration:
         mesh = served.mesh
         if self.site.envoy is not None:
             root = self.site.ca.cert_pem.bytes().decode()
-            return self.site.envoy.messages(for_envoy.resources(mesh, waypoint, root, served.unhealthy))
+            return self.site.envoy.messages(for_envoy.resources(mesh, waypoint, root, served.unhealthy, served.also))
+        base = replace(self.site.topology, expect=(), steps=())
         texts = {
-            "manifests": dump(replace(self.site.topology, mesh=mesh, expect=(), steps=())),
+            "manifests": dump(replace(base, mesh=mesh)),
             "unhealthy": " ".join(sorted(served.unhealthy)),
+            **({"also": dump(replace(base, mesh=served.also))} if served.also is not None else {}),
         }
         return {
             MANIFESTS_TYPE: {name: message("google.protobuf.StringValue")(value=text) for name, text in texts.items()}

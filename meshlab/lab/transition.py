@@ -366,6 +366,8 @@ class Transitions:
         "open": _open,
         "start": _start,
         "ready": _ready,
+        "attach": _ready,
         "publish": _published,
+        "detach": _ready,
         "name": _name,
     }

@@ -9,7 +9,9 @@
     open       the links of new pods are set up
     start      their init containers run, and then their programs, until they listen; of pods with one, after all others
     ready      those that started first are published as healthy, since an init container may wait for them
+    attach     where calls move to a waypoint or away from one, waypoints take what they serve before and after
     publish    everything that the mesh says is published, and acknowledged by every node proxy
+    detach     waypoints take what they serve from now on, and nothing else
     name       the names of Services and pods (``/etc/hosts``) follow
 
 A stage without anything to do is left out. ``transition(Mesh(), mesh)`` is how a lab is built.
@@ -24,10 +26,22 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from meshlab.model import Mesh, Pod
+from meshlab.model import Mesh, Pod, Service
 
 StageName = Literal[
-    "withdraw", "leave", "make", "announce", "release", "enrol", "open", "start", "ready", "publish", "name"
+    "withdraw",
+    "leave",
+    "make",
+    "announce",
+    "release",
+    "enrol",
+    "open",
+    "start",
+    "ready",
+    "attach",
+    "publish",
+    "detach",
+    "name",
 ]
 
 
@@ -40,6 +54,8 @@ class Served:
     """Keys of the pods whose node proxy takes HBONE for them."""
     unhealthy: frozenset[str] = frozenset()
     """Keys of the pods that are no endpoints for now: they start, or are about to go."""
+    also: Mesh | None = None
+    """A mesh whose attachments waypoints serve, too: while calls move, some still come as it says."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,7 +64,7 @@ class Stage:
     pods: tuple[Pod, ...] = ()
     """Those that it is about."""
     served: Served | None = None
-    """Of ``withdraw``, ``announce``, ``ready`` and ``publish``."""
+    """Of ``withdraw``, ``announce``, ``ready``, ``attach``, ``publish`` and ``detach``."""
 
 
 def transition(before: Mesh, after: Mesh) -> tuple[Stage, ...]:
@@ -76,7 +92,29 @@ def transition(before: Mesh, after: Mesh) -> tuple[Stage, ...]:
         Stage(name="ready", pods=first if waiting else (), served=replace(announced, unhealthy=_keys(waiting))),
         Stage(name="start", pods=waiting),
     )
-    return (*(stage for stage in stages if stage.pods), Stage(name="publish", served=published), Stage(name="name"))
+    return (
+        *(stage for stage in stages if stage.pods),
+        *_publishing(before, after, published, same_pods=not came and not gone),
+        Stage(name="name"),
+    )
+
+
+def _publishing(before: Mesh, after: Mesh, published: Served, *, same_pods: bool) -> tuple[Stage, ...]:
+    """A call that is under way when it moves finds its waypoint ready for it, and so does one that was late."""
+    if not same_pods or attachments(before) == attachments(after):
+        return (Stage(name="publish", served=published),)
+    return (
+        Stage(name="attach", served=replace(in_effect(before), also=after)),
+        Stage(name="publish", served=replace(published, also=before)),
+        Stage(name="detach", served=published),
+    )
+
+
+def attachments(mesh: Mesh) -> dict[str, str]:
+    """By key of a Service or a pod: the waypoint that calls to it pass."""
+    objects: tuple[Pod | Service, ...] = (*mesh.services, *mesh.pods) if mesh.waypoints else ()
+    found = ((each.key, mesh.waypoint_of(each)) for each in objects)
+    return {key: waypoint.key for key, waypoint in found if waypoint is not None}
 
 
 def waves(pods: Iterable[Pod]) -> tuple[tuple[Pod, ...], tuple[Pod, ...]]:

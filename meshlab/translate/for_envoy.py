@@ -79,14 +79,18 @@ def bootstrap(name: str, control_plane: tuple[str, int], token: str, own: Creden
     )
 
 
-def resources(mesh: Mesh, key: str, root: str, unhealthy: Collection[str] = ()) -> dict[str, dict[str, Json]]:
+def resources(
+    mesh: Mesh, key: str, root: str, unhealthy: Collection[str] = (), also: Mesh | None = None
+) -> dict[str, dict[str, Json]]:
     """Everything that the Envoy of the waypoint ``key`` subscribes to: type URL -> resource name -> JSON form.
 
     Args:
         root: PEM text of the root that the mesh's certificates chain to.
         unhealthy: keys of the pods that are not to be chosen as endpoints *now*.
+        also: a mesh of the same pods whose attachments are served, too.
     """
-    served = list(_served(mesh, key, unhealthy))
+    before = _served(also, key, unhealthy) if also is not None else ()
+    served = list({one.name: one for one in (*before, *_served(mesh, key, unhealthy))}.values())
     clusters = [_MAIN, _hbone(mesh, root), *(_cluster(mesh, one) for one in served if one.endpoints)]
     listeners = [_terminate(mesh, root), _main(served), _originate(str(mesh.pod(key).identity(mesh.trust_domain)))]
     return {

@@ -83,8 +83,12 @@ class Waypoint:
             self._texts.pop(name, None)
         self._texts.update((name, message.value) for name, message in update.resources.items())
         if "manifests" in self._texts:
-            unhealthy = frozenset(self._texts.get("unhealthy", "").split())
-            self.known = Known(self.known.key, load(self._texts["manifests"], "manifests").mesh, unhealthy)
+            self.known = Known(
+                self.known.key,
+                load(self._texts["manifests"], "manifests").mesh,
+                load(self._texts["also"], "also").mesh if "also" in self._texts else None,
+                frozenset(self._texts.get("unhealthy", "").split()),
+            )
         return {}
 
     # --- in --------------------------------------------------------------------------------------------------------

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING
 
@@ -10,6 +10,7 @@ import pytest
 
 from meshlab.errors import ProofFailedError
 from meshlab.model import Call, Family, SpiffeId
+from meshlab.model.report import Grade
 from meshlab.proofs.identities import End
 
 if TYPE_CHECKING:
@@ -63,15 +64,16 @@ def hops(lab: Lab, call: Call) -> int:
     return 1 if call.peer.address == source.address(call.family) else 2
 
 
-@pytest.fixture
-def lab(lab_factory: LabFactory) -> object:
-    with lab_factory(f"{PODS}---\n{gate()}") as running:
+@pytest.fixture(params=["reference", "envoy"])
+def lab(request: pytest.FixtureRequest, lab_factory: LabFactory) -> Iterator[Lab]:
+    with lab_factory(f"{PODS}---\n{gate()}", waypoint=request.param) as running:
         running.namespace("shop").label({"istio.io/use-waypoint": "gate"})
         yield running
 
 
 @pytest.mark.parametrize("family", [4, 6])
 def test_each_leg_has_its_own_tunnel_and_its_own_identity(lab: Lab, family: Family) -> None:
+    is_reference = lab.site.envoy is None
     with lab.capture() as capture:
         call = lab.pod("shop/client").http(URL, family=family)
     assert (call.answered, hops(lab, call)) == (True, 2)
@@ -79,7 +81,9 @@ def test_each_leg_has_its_own_tunnel_and_its_own_identity(lab: Lab, family: Fami
     assert "node-1:shop/client" in capture.prove_path(call).reason
     ends: dict[End, str] = {"client": "client", "waypoint": "gate", "server": "server"}
     for end, account in ends.items():
-        capture.prove_identity(call, SpiffeId("cluster.local", "shop", account), of=end)
+        who = SpiffeId("cluster.local", "shop", account)
+        proof = capture.prove_identity(call, who, Grade.CLAIM, of=end)
+        assert proof.grade is (Grade.PEER if end == "waypoint" or is_reference else Grade.CLAIM)
     with pytest.raises(ProofFailedError, match=r"the waypoint showed .*/sa/gate"):
         capture.prove_identity(call, SpiffeId("cluster.local", "shop", "client"), of="waypoint")
 

@@ -186,7 +186,7 @@ def test_a_connect_leads_to_the_healthy_endpoints_of_what_the_waypoint_serves() 
 def test_what_a_waypoint_does_not_serve_is_refused(unhealthy: frozenset[str], asked: str, status: int) -> None:
     mesh = topology().mesh
     service = next(each for each in mesh.services if each.key == "server.shop")
-    found = Known("shop/gate", mesh, unhealthy).endpoints(
+    found = Known("shop/gate", mesh, unhealthy=unhealthy).endpoints(
         asked.format(service=service.ipv4, pod=mesh.pod("shop/server").ipv4)
     )
     assert isinstance(found, Refusal)

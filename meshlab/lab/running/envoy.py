@@ -21,10 +21,10 @@ if TYPE_CHECKING:
     from google.protobuf.message import Message
 
 FLAGS = (
-    *("--concurrency", "1", "--disable-hot-restart", "--drain-time-s", "0", "--drain-strategy", "immediate"),
+    *("--concurrency", "1", "--disable-hot-restart", "--drain-time-s", "86400"),
     *("--file-flush-interval-msec", "20", "-l", "warn", "--component-log-level", "misc:error"),
 )
-"""One worker is enough for a lab; log lines are waited for."""
+"""One worker is enough for a lab, what is open stays open when its listener changes, and log lines are waited for."""
 
 
 @dataclass(frozen=True, slots=True)
