@@ -97,11 +97,11 @@ class Settings:
             node.name: resolve(self.ztunnel_at.get(node.name) or node.ztunnel or everywhere) for node in topology.nodes
         }
         for name in filter(None, (self.mutant, self.variant)):
-            found = find(name)
-            if found.part != "ztunnel":
-                continue
-            if not any(isinstance(choice.proxy, Reference) for choice in chosen.values()):
+            part, is_reference = find(name).part, any(isinstance(one.proxy, Reference) for one in chosen.values())
+            if part == "ztunnel" and not is_reference:
                 raise UsageError(f"'{name}' is made of the reference ztunnel, and no node runs that one")
+            if part == "waypoint" and (self.waypoint or topology.waypoint) != "reference":
+                raise UsageError(f"'{name}' is made of the reference waypoint, and another one runs")
         return {node: self.played(choice) for node, choice in chosen.items()}
 
 

@@ -42,7 +42,7 @@ BASES = {
               init: [{run: [wait], env: {MODE: fast}, workingDir: /srv}]
               restartPolicy: Never
               workload: full
-          dataplane: {ztunnel: reference}
+          dataplane: {ztunnel: reference, waypoint: reference}
           images: {"*/corp/tool:*": {run: [tool], env: {LEVEL: low}, workingDir: /opt}}
           mounts: [/opt]
           readyTimeoutSeconds: 5
@@ -334,6 +334,7 @@ CHANGES: dict[str, dict[str, Any]] = {
         "spec pods shop/full init 0 workingDir": "/other",
         "spec pods shop/full restartPolicy": "OnFailure",
         "spec dataplane ztunnel": "none",
+        "spec dataplane waypoint": "envoy",
         "spec images */corp/tool:*": GONE,
         "spec images */corp/tool:* run 0": "other",
         "spec images */corp/tool:* env LEVEL": "high",
