@@ -115,7 +115,8 @@ class Configuration:
         with suppress(LabLostError):
             self._posted = None
             self.post(self.served if wire is None else wire, (), 0.0)
-            failure.add_note(_GOES_BACK)
+            if self.served.common:
+                failure.add_note(_GOES_BACK)
 
     def wire(self, served: Served) -> Wire:
         own = {

@@ -222,11 +222,12 @@ def test_a_proxy_that_ends_at_once_is_not_waited_for_but_named_with_its_exit_and
 ) -> None:
     watched: list[Belongings] = []
     with (
-        pytest.raises(NotEnrolledError, match=r"shop/client: the node proxy is gone: exit status 1"),
+        pytest.raises(NotEnrolledError, match=r"shop/client: the node proxy is gone: exit status 1") as failure,
         lab_factory(doomed.TOPOLOGY, ztunnel=_FALSE, step=_look("enrolling", watched)),
     ):
         pass
     _all_gone(watched)
+    assert not getattr(failure.value, "__notes__", []), "nothing was in effect before, to which it could go back"
 
 
 @pytest.mark.parametrize("step", ["pods built", "enrolled", "links open", "ready"])
