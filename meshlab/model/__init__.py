@@ -24,7 +24,6 @@ from meshlab.model.path import (
     Reaches,
     Refused,
     Response,
-    Status,
     Way,
     direct,
 )
@@ -125,7 +124,6 @@ __all__ = [
     "ServicePort",
     "Source",
     "SpiffeId",
-    "Status",
     "Step",
     "Topology",
     "TrafficStep",

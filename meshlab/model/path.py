@@ -73,20 +73,13 @@ class Refused:
 
 
 @dataclass(frozen=True, slots=True)
-class Status:
-    """A proxy answers by itself, with this HTTP status."""
-
-    code: int
-
-
-@dataclass(frozen=True, slots=True)
 class Reaches:
     """The call arrives at a pod, which answers."""
 
     pod: str
 
 
-Response = Refused | Status | Reaches
+Response = Refused | Reaches
 
 
 @dataclass(frozen=True, slots=True)
