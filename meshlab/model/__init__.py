@@ -8,7 +8,6 @@ from meshlab.model.gateway import (
     USE_WAYPOINT_NAMESPACE,
     WAYPOINT_CLASS,
     WAYPOINT_FOR,
-    WAYPOINT_PORT,
     Serves,
     Waypoint,
 )
@@ -77,7 +76,6 @@ __all__ = [
     "USE_WAYPOINT_NAMESPACE",
     "WAYPOINT_CLASS",
     "WAYPOINT_FOR",
-    "WAYPOINT_PORT",
     "Action",
     "Address",
     "AskStep",

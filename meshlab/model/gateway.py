@@ -17,7 +17,6 @@ WAYPOINT_FOR = "istio.io/waypoint-for"
 GATEWAY_NAME = "gateway.networking.k8s.io/gateway-name"
 """Label of a waypoint's pod: the Gateway that it belongs to."""
 WAYPOINT_CLASS = "istio-waypoint"
-WAYPOINT_PORT = 15008
 
 Serves = Literal["service", "workload", "all", "none"]
 

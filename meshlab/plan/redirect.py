@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
 
 from meshlab.model import FAMILIES, Address
+from meshlab.model.ambient import HBONE_PORT, OUTBOUND_PORT, PLAINTEXT_PORT, PROXY_MARK
 from meshlab.plan.changes import DEFAULT4, DEFAULT6, LO, End, MarkRule, Route, RouteKind
 from meshlab.plan.nft import (
     Accept,
@@ -37,11 +38,6 @@ from meshlab.plan.nft import (
     Table,
 )
 
-OUTBOUND_PORT = 15001
-INBOUND_PLAINTEXT_PORT = 15006
-HBONE_PORT = 15008
-PROXY_MARK = 0x539
-"""SO_MARK of every socket that a ztunnel opens in a pod."""
 RETURN_MARK = 0x111
 MARK_MASK = 0xFFF
 PROBE4 = IPv4Address("169.254.7.127")
@@ -118,7 +114,7 @@ def _nat_prerouting() -> tuple[Rule, ...]:
             Match(Field.TCP_DPORT, HBONE_PORT, equal=False),
             _NOT_PROXY,
             Counter(),
-            Redirect(INBOUND_PLAINTEXT_PORT),
+            Redirect(PLAINTEXT_PORT),
         )
         for loopback in _LOOPBACKS
     )

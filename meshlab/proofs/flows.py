@@ -5,9 +5,9 @@ from __future__ import annotations
 from ipaddress import ip_address
 from typing import NamedTuple
 
+from meshlab.model.ambient import HBONE_PORT
 from meshlab.proofs.links import Link
 from meshlab.proofs.packets import ICMP, ICMPV6, TCP, UDP
-from meshlab.proofs.streams import HBONE_PORT
 
 _PROTOCOLS = {TCP: "TCP", UDP: "UDP", ICMP: "ICMP", ICMPV6: "ICMPv6"}
 

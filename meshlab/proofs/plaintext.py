@@ -19,12 +19,12 @@ from dataclasses import dataclass, field, replace
 from operator import attrgetter
 
 from meshlab.model import Mesh
+from meshlab.model.ambient import HBONE_PORT
 from meshlab.model.report import Grade, Proof
 from meshlab.proofs.draft import Draft
 from meshlab.proofs.flows import Finding, Flow
 from meshlab.proofs.links import Link
 from meshlab.proofs.packets import TCP
-from meshlab.proofs.streams import HBONE_PORT
 from meshlab.proofs.window import Window
 
 KIND = "in-plaintext"

@@ -6,11 +6,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from meshlab.model import Call, Leg, Path
+from meshlab.model.ambient import HBONE_PORT
 from meshlab.proofs.cohorts import Cohort
 from meshlab.proofs.exposed import Exposed
 from meshlab.proofs.flows import Flow
 from meshlab.proofs.links import Link, Site, Wiring
-from meshlab.proofs.streams import HBONE_PORT
 from meshlab.proofs.traffic import Times, Traffic
 from meshlab.proofs.window import Window
 

@@ -10,10 +10,9 @@ from __future__ import annotations
 
 from heapq import heappop, heappush
 
+from meshlab.model.ambient import HBONE_PORT
 from meshlab.proofs.packets import FIN, RST, SYN, Header
 from meshlab.proofs.tls import CLIENT_HELLO, SERVER_HELLO, TlsRecords
-
-HBONE_PORT = 15008
 
 _MOST_PENDING = 4096
 """Segments that wait for one that is missing; beyond this the stream is taken up again behind the gap."""

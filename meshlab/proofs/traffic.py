@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate
 
+from meshlab.model.ambient import HBONE_PORT
 from meshlab.proofs.flows import Flow
 from meshlab.proofs.packets import TCP
-from meshlab.proofs.streams import HBONE_PORT
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from meshlab.model import Call, Family, Path
+from meshlab.model.ambient import HBONE_PORT
 from meshlab.model.report import Grade, Proof
 from meshlab.proofs.cohorts import Together, alone
 from meshlab.proofs.draft import Draft
@@ -26,7 +27,6 @@ from meshlab.proofs.route import (
     tunnelled_bytes,
     unfollowed,
 )
-from meshlab.proofs.streams import HBONE_PORT
 from meshlab.proofs.traffic import Traffic
 from meshlab.proofs.window import Window
 

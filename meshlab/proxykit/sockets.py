@@ -19,9 +19,9 @@ from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import Any
 
 from meshlab.kernel.namespaces import open_socket_in
+from meshlab.model.ambient import PROXY_MARK
 from meshlab.protocols.hbone import Target
 
-MARK = 0x539
 CONNECT_TIMEOUT_S = 10.0
 BACKLOG = 1024
 _SO_ORIGINAL_DST = 80
@@ -42,7 +42,7 @@ def listen_in(netns: int, port: int) -> socket.socket:
     with _closed_on_error(open_socket_in(netns, socket.AF_INET6, socket.SOCK_STREAM, socket.IPPROTO_TCP)) as sock:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, MARK)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, PROXY_MARK)
         sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
         sock.bind(("::", port))
         sock.listen(BACKLOG)
@@ -77,7 +77,7 @@ async def connect_from(
     family = socket.AF_INET if target.address.version == 4 else socket.AF_INET6
     with _closed_on_error(open_socket_in(netns, family, socket.SOCK_STREAM, socket.IPPROTO_TCP)) as sock:
         sock.setblocking(False)
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, MARK)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, PROXY_MARK)
         if source is not None and source != target.address:
             _bind_foreign(sock, source, source_port)
         sock.connect_ex((str(target.address), target.port))  # within a machine done at once, so that nothing waits

@@ -12,7 +12,6 @@ from typing import Any
 from meshlab.model import (
     WAYPOINT_CLASS,
     WAYPOINT_FOR,
-    WAYPOINT_PORT,
     AskStep,
     AuthorizationPolicy,
     CallShape,
@@ -37,6 +36,7 @@ from meshlab.model import (
     Waypoint,
     addresses,
 )
+from meshlab.model.ambient import HBONE_PORT
 from meshlab.topology.keys import LAB_API
 from meshlab.topology.nodes import read_documents
 from meshlab.topology.notes import Notes
@@ -211,7 +211,7 @@ def _object(kind: str, version: str, name: str, namespace: str, **metadata: Any)
 
 def _gateway(waypoint: Waypoint) -> dict[str, Any]:
     labels = {WAYPOINT_FOR: waypoint.serves} if waypoint.serves != "service" else {}
-    listener = {"name": "mesh", "port": WAYPOINT_PORT, "protocol": "HBONE"}
+    listener = {"name": "mesh", "port": HBONE_PORT, "protocol": "HBONE"}
     if waypoint.from_all:
         listener["allowedRoutes"] = {"namespaces": {"from": "All"}}
     about = _object("Gateway", "gateway.networking.k8s.io/v1", waypoint.name, waypoint.namespace, labels=labels)

@@ -10,12 +10,12 @@ from meshlab.model import (
     GATEWAY_NAME,
     WAYPOINT_CLASS,
     WAYPOINT_FOR,
-    WAYPOINT_PORT,
     Serves,
     Service,
     ServicePort,
     Waypoint,
 )
+from meshlab.model.ambient import HBONE_PORT
 from meshlab.topology.nodes import Map
 from meshlab.topology.notes import Notes
 from meshlab.topology.workloads import Draft
@@ -60,6 +60,6 @@ def service(made: Waypoint, ipv4: IPv4Address | None, ipv6: IPv6Address | None) 
         ipv4=ipv4,
         ipv6=ipv6,
         selector={GATEWAY_NAME: made.name},
-        ports=(ServicePort(port=WAYPOINT_PORT, target_port=WAYPOINT_PORT, name="mesh"),),
+        ports=(ServicePort(port=HBONE_PORT, target_port=HBONE_PORT, name="mesh"),),
         labels={GATEWAY_NAME: made.name},
     )

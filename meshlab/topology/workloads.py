@@ -12,10 +12,11 @@ from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import cast
 
 from meshlab.model import ContainerPort, Program, RestartPolicy
+from meshlab.model.ambient import DNS_PORT, HBONE_PORT, OUTBOUND_PORT, PLAINTEXT_PORT
 from meshlab.topology.nodes import Map, Scalar
 from meshlab.topology.notes import START, Notes, Place, did_you_mean, listed
 
-ZTUNNEL_PORTS = (15001, 15006, 15008, 15053)
+ZTUNNEL_PORTS = (OUTBOUND_PORT, PLAINTEXT_PORT, HBONE_PORT, DNS_PORT)
 """A ztunnel's own, in every pod of the mesh."""
 MAX_PODS = 65534
 

@@ -17,7 +17,8 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from meshlab.model import FAMILIES, WAYPOINT_PORT, Address, Family, Mesh, Pod, PodPort
+from meshlab.model import FAMILIES, Address, Family, Mesh, Pod, PodPort
+from meshlab.model.ambient import HBONE_PORT
 
 CLUSTER_TYPE = "type.googleapis.com/envoy.config.cluster.v3.Cluster"
 LISTENER_TYPE = "type.googleapis.com/envoy.config.listener.v3.Listener"
@@ -189,7 +190,7 @@ def _terminate(mesh: Mesh, root: str) -> Json:
     }
     return {
         "name": "connect_terminate",
-        "address": {"socket_address": {"address": "::", "port_value": WAYPOINT_PORT, "ipv4_compat": True}},
+        "address": {"socket_address": {"address": "::", "port_value": HBONE_PORT, "ipv4_compat": True}},
         "filter_chains": [chain],
     }
 
@@ -337,7 +338,7 @@ def _hbone(mesh: Mesh, root: str) -> Json:
         "type": "ORIGINAL_DST",
         "lb_policy": "CLUSTER_PROVIDED",
         "connect_timeout": "5s",
-        "original_dst_lb_config": {"upstream_port_override": WAYPOINT_PORT},
+        "original_dst_lb_config": {"upstream_port_override": HBONE_PORT},
         "typed_extension_protocol_options": _http2(),
         "transport_socket": _tls("UpstreamTlsContext", context),
     }

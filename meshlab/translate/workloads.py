@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from meshlab.model import WAYPOINT_PORT, Mesh, Pod, Service
+from meshlab.model import Mesh, Pod, Service
+from meshlab.model.ambient import HBONE_PORT
 from meshlab.protocols.messages import message
 from meshlab.translate.mtls import peer_authentication_keys
 from meshlab.translate.policies import selecting_policy_keys
@@ -83,7 +84,7 @@ def _attach(gateway: GatewayAddress, mesh: Mesh, to: Pod | Service) -> None:
     if waypoint is not None:
         gateway.hostname.namespace = waypoint.namespace
         gateway.hostname.hostname = waypoint.hostname
-        gateway.hbone_mtls_port = WAYPOINT_PORT
+        gateway.hbone_mtls_port = HBONE_PORT
 
 
 def _resource_name(service: Service) -> str:

@@ -16,7 +16,8 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
-from meshlab.model import WAYPOINT_PORT, PodPort, SpiffeId
+from meshlab.model import PodPort, SpiffeId
+from meshlab.model.ambient import HBONE_PORT
 from meshlab.protocols.hbone import Refusal, Target
 from meshlab.protocols.messages import MANIFESTS_TYPE
 from meshlab.protocols.xds import DeltaClient, Node, Update
@@ -34,7 +35,6 @@ from meshlab.topology import load
 from meshlab.waypoint.serving import Known
 from meshlab.waypoint.tunnel import ServerTunnel
 
-HBONE_PORT = 15008
 _BACKLOG = 1024
 
 
@@ -170,7 +170,7 @@ def _listening() -> socket.socket:
     sock = socket.socket(socket.AF_INET6, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
-    sock.bind(("::", WAYPOINT_PORT))
+    sock.bind(("::", HBONE_PORT))
     sock.listen(_BACKLOG)
     sock.setblocking(False)
     return sock

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import os
 
+from meshlab.model.ambient import HBONE_PORT, OUTBOUND_PORT, PLAINTEXT_PORT
 from meshlab.protocols.zds import ZdsPod
 from meshlab.proxykit import sockets
 from meshlab.proxykit.listener import Listener
 from meshlab.ztunnel.inbound import Inbound
 from meshlab.ztunnel.outbound import Outbound
-
-OUTBOUND_PORT = 15001
-PLAIN_PORT = 15006
-HBONE_PORT = 15008
 
 
 class PodProxy:
@@ -40,7 +37,7 @@ class PodProxy:
         """
         accepts = {
             OUTBOUND_PORT: self.outbound.accept,
-            PLAIN_PORT: self.inbound.accept_plain,
+            PLAINTEXT_PORT: self.inbound.accept_plain,
             HBONE_PORT: self.inbound.accept_hbone,
         }
         try:

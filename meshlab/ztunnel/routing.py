@@ -18,10 +18,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from meshlab.errors import ProtocolError
+from meshlab.model.ambient import HBONE_PORT
 from meshlab.protocols.hbone import Target
 from meshlab.ztunnel.state import Gateway, Service, State, Workload
 
-HBONE_PORT = 15008
 Choose = Callable[[Sequence[Workload]], Workload]
 """One endpoint of several, at random by their capacity."""
 

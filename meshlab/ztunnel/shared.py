@@ -5,12 +5,13 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass, field
 
+from meshlab.model.ambient import HBONE_PORT, OUTBOUND_PORT, PLAINTEXT_PORT
 from meshlab.proxykit.certificates import Certificates
 from meshlab.proxykit.pool import Limits
 from meshlab.ztunnel.access_log import AccessLog
 from meshlab.ztunnel.state import State
 
-ILLEGAL_PORTS = frozenset({15001, 15006, 15008})
+ILLEGAL_PORTS = frozenset({OUTBOUND_PORT, PLAINTEXT_PORT, HBONE_PORT})
 """A proxy that dialled its own listeners would loop."""
 
 

@@ -10,11 +10,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from meshlab.model import Call
+from meshlab.model.ambient import HBONE_PORT
 from meshlab.model.report import Cell
 from meshlab.proofs.links import Link
 from meshlab.proofs.packets import TCP, parse
 from meshlab.proofs.route import Hop
-from meshlab.proofs.streams import HBONE_PORT
 
 Frame = tuple[Link, bool, int, bytes]
 """Link, whether the node sent it there, time in ns, frame."""

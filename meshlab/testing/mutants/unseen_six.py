@@ -13,8 +13,9 @@ from typing import Any, ClassVar
 from meshlab.errors import ProtocolError
 from meshlab.kernel.namespaces import open_socket_in
 from meshlab.model import Connection, Decision, SpiffeId, Verdict
+from meshlab.model.ambient import HBONE_PORT, PROXY_MARK
 from meshlab.protocols.hbone import Target
-from meshlab.proxykit import sockets, splice
+from meshlab.proxykit import splice
 from meshlab.proxykit.pool import ClientTunnel, Key
 from meshlab.proxykit.splice import Half
 from meshlab.proxykit.tls import Tls, in_trust_domain
@@ -24,7 +25,7 @@ from meshlab.ztunnel.headers import connect_headers
 from meshlab.ztunnel.inbound import Inbound
 from meshlab.ztunnel.main import Parts, run
 from meshlab.ztunnel.outbound import Outbound
-from meshlab.ztunnel.routing import HBONE_PORT, Route
+from meshlab.ztunnel.routing import Route
 from meshlab.ztunnel.state import Workload
 
 # --- hands-out-its-session-keys --------------------------------------------------------------------------------------
@@ -48,7 +49,7 @@ class _Debugging(Outbound):
         lines = self._new_lines(Path(path))
         family = socket.AF_INET if key.destination.address.version == 4 else socket.AF_INET6
         with open_socket_in(self.netns, family, socket.SOCK_DGRAM, socket.IPPROTO_UDP) as sock:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, sockets.MARK)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, PROXY_MARK)
             with contextlib.suppress(OSError):
                 for start in range(0, len(lines), DATAGRAM_BYTES):
                     piece = lines[start : start + DATAGRAM_BYTES]
