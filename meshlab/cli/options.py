@@ -32,7 +32,9 @@ ZTUNNEL_AT = click.option(
     help="Node proxy of one node; repeat it for others.",
 )
 WAYPOINT = click.option(
-    "--waypoint", metavar="NAME|PATH", help="What runs as waypoints: reference, envoy or the path of an Envoy."
+    "--waypoint",
+    metavar="NAME|[NAME=]PATH",
+    help="What runs as waypoints: reference, envoy, none, a plug-in's name or the path of an Envoy.",
 )
 MUTANT = click.option("--mutant", metavar="NAME", help="Break one part on purpose, to see that it is noticed.")
 VARIANT = click.option("--variant", metavar="NAME", help="Use an unusual, but right, part.")

@@ -1,4 +1,4 @@
-"""A node proxy that was chosen: what it says of itself and how it is launched. What nobody would do is refused by name.
+"""A proxy that was chosen: what it says of itself and how it is launched. What nobody would do is refused by name.
 
 A field of ``Launch`` that is read by nobody would start a proxy that lacks what it asked for, and blame the proxy.
 """
@@ -7,14 +7,20 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import ClassVar, TypeVar
 
 from meshlab.errors import UsageError
-from meshlab.implementations.protocol import Implementation, Launch, NodeProxy, NodeSlot
+from meshlab.implementations.protocol import (
+    Implementation,
+    Launch,
+    NodeProxy,
+    NodeSlot,
+    WaypointProxy,
+    WaypointSlot,
+)
 from meshlab.implementations.ztunnel import FEATURES
 
 _T = TypeVar("_T")
-_ROLE = "ztunnel"
 _CLAIMS = frozenset({"identity"})
 _NOT_DONE = {
     "files": "the lab writes no files for a proxy: give the text in a variable of `env`, or keep it beside the program",
@@ -25,48 +31,45 @@ _NOT_DONE = {
 
 
 @dataclass(frozen=True, slots=True)
-class Choice:
-    """A node proxy and the name that tables give it."""
+class _Chosen:
+    """A proxy of some role, and the name that tables give it."""
 
+    role: ClassVar[str]
     name: str
-    proxy: NodeProxy | None
-    """``None``: nothing is started, and every pod of the mesh stays pending."""
 
-    def describe(self) -> Implementation:
+    def described(self, proxy: NodeProxy | WaypointProxy | None) -> Implementation:
         """What it says of itself.
 
         Raises:
             UsageError: it is a plug-in whose ``describe`` fails.
         """
-        if self.proxy is None:
+        if proxy is None:
             return Implementation(name=self.name, version="", roles=())
-        return self._called("describe", self.proxy.describe, Implementation)
+        return self._called("describe", proxy.describe, Implementation)
 
-    def launch(self, slot: NodeSlot) -> Launch:
-        """What is run in ``slot``.
+    def launched(self, described: Implementation, launch: Callable[[], Launch]) -> Launch:
+        """What is run.
 
         Raises:
             UsageError: it is a plug-in that fails, or that asks for what the lab does not do.
         """
-        assert self.proxy is not None
-        self._refuse_description(self.describe())
-        proxy = self.proxy
-        launch = self._called("launch", lambda: proxy.launch(slot), Launch)
-        self._refuse_launch(launch)
-        return launch
+        self._refuse_description(described)
+        made = self._called("launch", launch, Launch)
+        self._refuse_launch(made)
+        return made
 
     def _called(self, name: str, function: Callable[[], _T], kind: type[_T]) -> _T:
         try:
             result = function()
         except Exception as error:  # a stranger's code may raise anything
-            raise UsageError(f"ztunnel '{self.name}': {name}() failed: {type(error).__name__}: {error}") from error
+            raise UsageError(f"{self.role} '{self.name}': {name}() failed: {type(error).__name__}: {error}") from error
         if not isinstance(result, kind):
-            raise UsageError(f"ztunnel '{self.name}': {name}() gave {type(result).__name__}, not {kind.__name__}")
+            raise UsageError(f"{self.role} '{self.name}': {name}() gave {type(result).__name__}, not {kind.__name__}")
         return result
 
     def _refuse_description(self, described: Implementation) -> None:
-        if _ROLE not in described.roles:
-            self._refuse("roles", f"'{_ROLE}' is not among them ({', '.join(described.roles) or 'none'})")
+        if self.role not in described.roles:
+            self._refuse("roles", f"'{self.role}' is not among them ({', '.join(described.roles) or 'none'})")
         for name, said, known in (("features", described.features, FEATURES), ("claims", described.claims, _CLAIMS)):
             if unknown := sorted(set(said) - known):
                 self._refuse(name, f"there is no '{unknown[0]}' ({', '.join(sorted(known))})")
@@ -83,4 +86,46 @@ class Choice:
             self._refuse("access_log", f"the lab reads 'istio-json', not {launch.access_log!r}")
 
     def _refuse(self, field: str, why: str) -> None:
-        raise UsageError(f"ztunnel '{self.name}', {field}: {why}")
+        raise UsageError(f"{self.role} '{self.name}', {field}: {why}")
+
+
+@dataclass(frozen=True, slots=True)
+class Choice(_Chosen):
+    """A node proxy and the name that tables give it."""
+
+    role: ClassVar[str] = "ztunnel"
+    proxy: NodeProxy | None
+    """``None``: nothing is started, and every pod of the mesh stays pending."""
+
+    def describe(self) -> Implementation:
+        """What it says of itself; raises ``UsageError`` where it is a plug-in whose ``describe`` fails."""
+        return self.described(self.proxy)
+
+    def launch(self, slot: NodeSlot) -> Launch:
+        """What is run in ``slot``.
+
+        Raises:
+            UsageError: it is a plug-in that fails, or that asks for what the lab does not do.
+        """
+        proxy = self.proxy
+        assert proxy is not None
+        return self.launched(self.describe(), lambda: proxy.launch(slot))
+
+
+@dataclass(frozen=True, slots=True)
+class WaypointChoice(_Chosen):
+    """A waypoint and the name that tables give it."""
+
+    role: ClassVar[str] = "waypoint"
+    proxy: WaypointProxy | None
+    """``None``: nothing is started, and every call that should pass a waypoint is refused."""
+
+    def describe(self) -> Implementation:
+        """As of ``Choice``."""
+        return self.described(self.proxy)
+
+    def launch(self, slot: WaypointSlot) -> Launch:
+        """As of ``Choice``."""
+        proxy = self.proxy
+        assert proxy is not None
+        return self.launched(self.describe(), lambda: proxy.launch(slot))

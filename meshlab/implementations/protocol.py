@@ -1,8 +1,10 @@
-"""The plug-in protocol, ``api_version`` 1: what a node proxy says of itself, and how one is launched.
+"""The plug-in protocol, ``api_version`` 1: what a proxy says of itself, and how one is launched.
 
 A plug-in is any object (most simply a module) with ``api_version``, ``describe`` and ``launch``. ``launch`` is pure: it
-says what to run, and the lab runs it, on the node, in a netns of its own. What is launched speaks Istio's protocols:
-ZDS on ``slot.uds``, delta xDS and the Istio CA at ``slot.xds_address``. Nothing else of meshlab is its business.
+says what to run, and the lab runs it. Nothing else of meshlab is its business. There are two roles:
+
+    ztunnel    on a node, in a netns of its own; speaks ZDS on ``slot.uds``, delta xDS and the Istio CA
+    waypoint   in the pod of a Gateway; is sent Envoy's clusters, listeners and secrets by delta ADS
 """
 
 from __future__ import annotations
@@ -28,6 +30,8 @@ class Implementation:
     """What it can do: all of ``ztunnel.FEATURES``, or empty. No check is skipped yet, so a part of them is refused."""
     claims: frozenset[str] = frozenset()
     """What its access log says, so that it can be quoted at grade ``claim``: ``identity``."""
+    config: Literal["envoy", "manifests"] = "envoy"
+    """Of a waypoint: what it is sent. ``manifests`` is for the reference, which reads them as they are."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,6 +49,27 @@ class NodeSlot:
     """The proxy's own address on its node."""
     uds: str = DEFAULT_UDS
     """ZDS socket of the node's agent (SEQPACKET)."""
+    cluster_id: str = "Kubernetes"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WaypointSlot:
+    """The pod of a Gateway, which a waypoint is launched into. It listens on 15008 there, for HBONE."""
+
+    gateway: str
+    """``namespace/name``; also the pod's."""
+    instance: str
+    """What it calls itself towards the control plane (``node.id``), ``waypoint@namespace/name``."""
+    identity: str
+    """Its own SPIFFE id. Its certificate is the secret ``default``, the mesh's root the secret ``ROOTCA`` (SDS)."""
+    xds_address: str
+    """``host:port`` of ADS and CA, in TLS; the host is an IP SAN of the server's certificate."""
+    ca_root_pem: str
+    """The root that the control plane's certificate chains to."""
+    token: str
+    """Bearer token for both."""
+    instance_ip: str
+    """The pod's own address."""
     cluster_id: str = "Kubernetes"
 
 
@@ -87,3 +112,14 @@ class NodeProxy(Protocol):
     def describe(self) -> Implementation: ...
 
     def launch(self, slot: NodeSlot) -> Launch: ...
+
+
+class WaypointProxy(Protocol):
+    """A plug-in for the role of a waypoint."""
+
+    @property
+    def api_version(self) -> int: ...
+
+    def describe(self) -> Implementation: ...
+
+    def launch(self, slot: WaypointSlot) -> Launch: ...

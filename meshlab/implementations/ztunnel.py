@@ -29,11 +29,6 @@ class Reference:
         return Launch(entry=self.entry, env=environment(slot), access_log="istio-json")
 
 
-WAYPOINT_ENTRY = "meshlab.waypoint.main:main"
-PRISTINE = (Reference(), Reference(WAYPOINT_ENTRY))
-"""What of ours is as it stands, and so is believed where it says what certificate it has verified."""
-
-
 @dataclass(frozen=True, slots=True)
 class Binary:
     """A ztunnel executable. It is not run to be described, so its version is the lab's to read."""

@@ -12,11 +12,9 @@ import os
 from collections.abc import Sequence
 
 from meshlab.agent.requests import PodAsked
-from meshlab.implementations import WAYPOINT_ENTRY, Binary, Choice, NodeSlot, Reference
+from meshlab.implementations import Choice, NodeSlot, WaypointSlot
 from meshlab.kernel.forkserver import ForkServer
 from meshlab.kernel.sandbox import NO_DESCRIPTORS, Sandbox, too_few_descriptors
-from meshlab.lab.running import envoy as envoys
-from meshlab.lab.running.envoy import FLAGS, Envoy
 from meshlab.lab.running.mounts import Mounts, binds
 from meshlab.lab.running.programs import WARM, Peer, Program, Programs
 from meshlab.lab.settings import Settings
@@ -37,7 +35,7 @@ _AGENT_CAPABILITIES = ("NET_ADMIN", "SYS_ADMIN")
 
 def begin(topology: Topology, settings: Settings, visible: tuple[str, ...]) -> Site:
     """Begin a lab: a netd and what is known of it. Nothing is in it yet; whatever fails, nothing of it is left."""
-    choices = settings.choices(topology)
+    choices, waypoint = settings.choices(topology), settings.waypoint_choice(topology)
     sandbox: Sandbox | None = None
     try:
         forks = ForkServer.shared(WARM)
@@ -53,7 +51,7 @@ def begin(topology: Topology, settings: Settings, visible: tuple[str, ...]) -> S
             programs=Programs(sandbox, forks),
             mounts=Mounts(sandbox, binds(visible)),
             ca=ca,
-            envoy=envoys.named(settings.waypoint or topology.waypoint),
+            waypoint=waypoint,
             mesh=Mesh(trust_domain=topology.mesh.trust_domain, root_namespace=topology.mesh.root_namespace),
         )
     except BaseException as error:
@@ -218,45 +216,24 @@ def next_waypoint(site: Site, pod: Pod) -> None:
 
 def start_waypoint(site: Site, pod: Pod) -> Program:
     """Start the waypoint of a pod that was noted last; the control plane has to know it by then."""
-    if site.envoy is not None:
-        return _start_envoy(site, pod, site.envoy)
     started, netns = site.waypoints[pod.key], site.netns[pod_netns(pod.key)]
-    entry = site.settings.part("waypoint")
-    site.launched[started.instance] = Choice("reference" if entry == WAYPOINT_ENTRY else entry, Reference(entry))
-    control_plane, root = f"{CONTROL_PLANE4}:{XDS_PORT}", site.ca.cert_pem.bytes().decode()
-    env = {
-        "XDS_ADDRESS": control_plane,
-        "CA_ADDRESS": control_plane,
-        "XDS_ROOT_CA": root,
-        "CA_ROOT_CA": root,
-        "AUTH_TOKEN": started.token,
-        "POD_NAME": pod.name,
-        "POD_NAMESPACE": pod.namespace,
-        "INSTANCE_IP": str(pod.ipv4),
-        "WORKLOAD_IDENTITY": str(pod.identity(site.topology.mesh.trust_domain)),
-    }
-    return site.programs.python(
-        started.instance,
-        entry,
-        {"env": env},
-        {},
-        netns=netns,
-        mntns=site.mounts.of_pod(pod, netns),
-        control=False,
+    run = site.waypoint.launch(
+        WaypointSlot(
+            gateway=pod.key,
+            instance=str(started.instance),
+            identity=str(pod.identity(site.topology.mesh.trust_domain)),
+            xds_address=f"{CONTROL_PLANE4}:{XDS_PORT}",
+            ca_root_pem=started.own.root,
+            token=started.token,
+            instance_ip=str(pod.ipv4),
+        )
     )
-
-
-def _start_envoy(site: Site, pod: Pod, envoy: Envoy) -> Program:
-    """A stock Envoy, whose certificate comes from the control plane (SDS)."""
-    started, netns = site.waypoints[pod.key], site.netns[pod_netns(pod.key)]
-    site.launched[started.instance] = Choice("envoy", Binary("envoy", envoy.path))
-    bootstrap = for_envoy.bootstrap(
-        str(started.instance), (str(CONTROL_PLANE4), XDS_PORT), started.token, started.own.root
-    )
-    argv = (str(envoy.path), "--config-yaml", bootstrap, *FLAGS)
-    return site.programs.command(
-        started.instance, argv, {}, netns=netns, mntns=site.mounts.of_pod(pod, netns), capabilities=()
-    )
+    site.launched[started.instance] = site.waypoint
+    mntns = site.mounts.of_pod(pod, netns)
+    if not run.entry:
+        return site.programs.command(started.instance, run.argv, run.env, netns=netns, mntns=mntns, capabilities=())
+    config = {"env": dict(run.env)}
+    return site.programs.python(started.instance, run.entry, config, {}, netns=netns, mntns=mntns, control=False)
 
 
 def make_place(site: Site, node: str, place: int) -> None:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from meshlab.controlplane.requests import Push, Pushed, Refused, Resources, SetClients
 from meshlab.errors import LabError, LabLostError, NotAcknowledgedError, RejectedError, UsageError
 from meshlab.kernel.conversation import Number
+from meshlab.lab.running import envoy
 from meshlab.lab.running.programs import Peer
 from meshlab.lab.site import Site
 from meshlab.plan.transition import Served
@@ -127,9 +128,10 @@ class Configuration:
     def _view(self, waypoint: str, served: Served) -> Mapping[str, Mapping[str, Message]]:
         """What the waypoint of this pod sees."""
         mesh = served.mesh
-        if self.site.envoy is not None:
+        if self.site.waypoint.describe().config == "envoy":
             own = self.site.waypoints[waypoint].own
-            return self.site.envoy.messages(for_envoy.resources(mesh, waypoint, own, served.unhealthy, served.also))
+            forms = for_envoy.resources(mesh, waypoint, own, served.unhealthy, served.also)
+            return envoy.of(self.site.waypoint).messages(forms)
         base = replace(self.site.topology, expect=(), steps=())
         texts = {
             "manifests": dump(replace(base, mesh=mesh)),

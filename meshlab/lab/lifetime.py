@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Unpack
 
 from meshlab.errors import AuditError, TopologyError
+from meshlab.implementations import EnvoyWaypoint
 from meshlab.lab.arguments import check_value
 from meshlab.lab.lab import Lab
-from meshlab.lab.running import envoy as envoys
 from meshlab.lab.settings import LabSettings, Settings, settings_of
 from meshlab.lab.sources import Source, read
 from meshlab.model import Step, Topology, TrafficStep, VerbStep
@@ -74,6 +74,6 @@ def _folders_of_proxies(settings: Settings, topology: Topology) -> list[str]:
     texts = [settings.ztunnel, topology.ztunnel, *(node.ztunnel for node in topology.nodes)]
     texts += [*settings.ztunnel_at.values(), *(step.to for step in _verbs(topology.steps))]
     paths = [text.partition("=")[2] or text for text in texts if text and "/" in text]
-    if topology.mesh.waypoints and (envoy := envoys.path_of(settings.waypoint or topology.waypoint)) is not None:
-        paths.append(str(envoy))
+    waypoint = settings.waypoint_choice(topology).proxy
+    paths += [str(waypoint.path)] if isinstance(waypoint, EnvoyWaypoint) else []
     return [os.path.dirname(os.path.realpath(os.path.expanduser(path))) for path in paths]

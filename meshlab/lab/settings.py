@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Literal, TypedDict, get_type_hints
 
 from meshlab.errors import UsageError
-from meshlab.implementations import WAYPOINT_ENTRY, Choice, Reference, resolve
+from meshlab.implementations import Choice, Reference, ReferenceWaypoint, WaypointChoice, resolve, resolve_waypoint
 from meshlab.lab.arguments import check_value
 from meshlab.lab.steps import Step, no_step
 from meshlab.model import Topology
@@ -22,7 +22,6 @@ ENTRIES: Mapping[str, str] = {
     "controlplane": "meshlab.controlplane.main:main",
     "echo": "meshlab.apps.echo:main",
     "recorder": "meshlab.kernel.recorder:main",
-    "waypoint": WAYPOINT_ENTRY,
 }
 """Part -> ``package.module:name`` of what plays it. A mutant is another one, named, never imported here."""
 
@@ -36,7 +35,8 @@ class Settings:
     ztunnel_at: Mapping[str, str] = field(default_factory=dict)
     """Node -> its own node proxy, as ``ztunnel`` says it; it beats ``ztunnel`` and what the topology says."""
     waypoint: str | None = None
-    """What runs as waypoints: ``reference``, ``envoy`` or the path of an Envoy; ``None``: what the topology says."""
+    """``reference``, ``envoy``, ``none``, an entry point's name or ``[NAME=]PATH`` of an Envoy; ``None``: what the
+    topology says."""
     mutant: str | None = None
     """A deliberately broken part, by name."""
     variant: str | None = None
@@ -97,12 +97,25 @@ class Settings:
             node.name: resolve(self.ztunnel_at.get(node.name) or node.ztunnel or everywhere) for node in topology.nodes
         }
         for name in filter(None, (self.mutant, self.variant)):
-            part, is_reference = find(name).part, any(isinstance(one.proxy, Reference) for one in chosen.values())
-            if part == "ztunnel" and not is_reference:
+            if find(name).part != "ztunnel":
+                continue
+            if not any(isinstance(choice.proxy, Reference) for choice in chosen.values()):
                 raise UsageError(f"'{name}' is made of the reference ztunnel, and no node runs that one")
-            if part == "waypoint" and (self.waypoint or topology.waypoint) != "reference":
-                raise UsageError(f"'{name}' is made of the reference waypoint, and another one runs")
         return {node: self.played(choice) for node, choice in chosen.items()}
+
+    def waypoint_choice(self, topology: Topology) -> WaypointChoice:
+        """What runs as waypoints.
+
+        Raises:
+            UsageError: an option names nothing, or a mutant of the reference has no reference to break.
+        """
+        choice = resolve_waypoint(self.waypoint or topology.waypoint)
+        for name in filter(None, (self.mutant, self.variant)):
+            if (found := find(name)).part == "waypoint":
+                if not isinstance(choice.proxy, ReferenceWaypoint):
+                    raise UsageError(f"'{name}' is made of the reference waypoint, and {choice.name} runs")
+                choice = WaypointChoice(f"{choice.name} ({name})", ReferenceWaypoint(found.entry))
+        return choice
 
 
 class LabSettings(TypedDict, total=False):

@@ -12,11 +12,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from meshlab.errors import LabError
-from meshlab.implementations import Choice
+from meshlab.implementations import Choice, WaypointChoice
 from meshlab.kernel.netlink import RouteSocket
 from meshlab.kernel.sandbox import Netns, Sandbox
 from meshlab.kernel.uninterrupted import uninterrupted
-from meshlab.lab.running.envoy import Envoy
 from meshlab.lab.running.mounts import Mounts
 from meshlab.lab.running.programs import Peer, Programs
 from meshlab.lab.settings import Settings
@@ -70,8 +69,8 @@ class Site:
     programs: Programs
     mounts: Mounts
     ca: MeshCA
-    envoy: Envoy | None = None
-    """What runs as waypoints; ``None``: the reference."""
+    waypoint: WaypointChoice
+    """What runs as waypoints."""
     mesh: Mesh = field(default_factory=Mesh)
     """What is in effect."""
     pods: dict[str, PodNetwork] = field(default_factory=dict)
@@ -87,8 +86,8 @@ class Site:
     """Node -> its node proxies that have not been ended by a verb, oldest first."""
     waypoints: dict[str, Started] = field(default_factory=dict)
     """Pod -> the waypoint that runs in it and has not been ended by a verb."""
-    launched: dict[InstanceId, Choice] = field(default_factory=dict)
-    """What each node proxy is that was ever started."""
+    launched: dict[InstanceId, Choice | WaypointChoice] = field(default_factory=dict)
+    """What each node proxy and each waypoint is that was ever started."""
     _tokens: list[str] = field(default_factory=list)
     heard: list[dict[str, Any]] = field(default_factory=list)
     """Events of programs that have been replaced since."""

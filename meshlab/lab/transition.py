@@ -304,7 +304,7 @@ class Transitions:
             if pod.program is not None:
                 self.restarts.watch()
                 join.start(self.site, pod, pod.program)
-            if pod.gateway:
+            if pod.gateway and self.site.waypoint.proxy is not None:
                 self.start_waypoint(pod)
         wait_for_programs(self.site, [pod for pod in pods if pod.program is not None], mesh, self._deadline)
 

@@ -160,7 +160,7 @@ class Topology:
     ztunnel: str = "reference"
     """``spec.dataplane.ztunnel``: reference, none, an entry point's name or [NAME=]PATH."""
     waypoint: str = "reference"
-    """``spec.dataplane.waypoint``: reference, envoy or the path of an Envoy."""
+    """``spec.dataplane.waypoint``: reference, envoy, none, an entry point's name or [NAME=]PATH of an Envoy."""
     expect: tuple[Expectation, ...] = ()
     images: Mapping[str, Program | None] = field(default_factory=dict)
     """Pattern (fnmatch) -> program; ``None``: the built-in echo."""

