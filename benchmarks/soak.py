@@ -15,12 +15,14 @@ import os
 import random
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from benchmarks.living import KINDS, LAB, OPEN, RATE
 from benchmarks.measure import Report, processes, pss_mib
+from meshlab.errors import AuditError
 from meshlab.lab import Lab, open_lab
 
 MORE_MIB = 8.0
@@ -50,6 +52,8 @@ class Soak:
     calls: int = 0
     wrong: int = 0
     """Bytes in plaintext and calls with a wrong identity."""
+    audit: list[str] = field(default_factory=list)
+    """What the lab found when it closed."""
 
     def growing(self) -> list[str]:
         """What grows without bound, a sentence each."""
@@ -76,7 +80,7 @@ def _grown(name: str, unit: str, values: Sequence[float], more: float) -> list[s
 def run(rounds: int = 1, ztunnel: str = "reference", minutes: float = 10.0, seed: int = 0) -> Report:
     """Soak one lab for ``minutes``, as often as ``rounds`` says."""
     soaks = [_soak(ztunnel, minutes, seed + turn) for turn in range(rounds)]
-    growing = [sentence for soak in soaks for sentence in soak.growing()]
+    growing = [sentence for soak in soaks for sentence in (*soak.growing(), *soak.audit)]
     wrong = sum(soak.wrong for soak in soaks)
     return Report(
         name="soak",
@@ -102,7 +106,7 @@ def run(rounds: int = 1, ztunnel: str = "reference", minutes: float = 10.0, seed
 
 def _soak(ztunnel: str, minutes: float, seed: int) -> Soak:
     soak, rng = Soak(), random.Random(seed)  # noqa: S311 (no secret)
-    with open_lab(LAB, ztunnel=ztunnel) as lab:
+    with _keeping_the_audit(soak), open_lab(LAB, ztunnel=ztunnel) as lab:
         _measure(lab, soak)
         ends = time.monotonic() + minutes * 60
         while time.monotonic() < ends:
@@ -111,6 +115,15 @@ def _soak(ztunnel: str, minutes: float, seed: int) -> Soak:
             _measure(lab, soak)
             print(f"soak: {sum(soak.changes.values())} changes, {soak.calls} calls, {_now(soak)}", file=sys.stderr)
     return soak
+
+
+@contextmanager
+def _keeping_the_audit(soak: Soak) -> Iterator[None]:
+    """Keep what the audit of a lab finds: the figures of an hour are not thrown away for it."""
+    try:
+        yield
+    except AuditError as error:
+        soak.audit += str(error).splitlines()
 
 
 def _block(lab: Lab, rng: random.Random, soak: Soak, until: float) -> None:

@@ -122,7 +122,8 @@ class ClientTunnel(TunnelConnection):
         self.flush_soon()
 
     def established(self) -> None:
-        self.ready.set_result(None)
+        if not self.ready.done():  # else whoever waited was cancelled, and is about to close it
+            self.ready.set_result(None)
 
     def perform(self, effect: OpenUpstream | TunnelOpened | TunnelRefused) -> None:
         assert not isinstance(effect, OpenUpstream)  # a server's

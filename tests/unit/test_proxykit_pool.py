@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from ipaddress import ip_address
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from tunnel_world import CLIENT, LOOPBACK, SERVER, until, world_of
@@ -109,6 +109,17 @@ def test_those_who_wait_for_a_connection_that_fails_fail_with_it_and_the_next_on
         with pytest.raises(TimeoutError):
             await pool.get(_key())
         assert len(tried) == 2
+
+    asyncio.run(scenario())
+
+
+def test_a_handshake_that_ends_after_its_caller_was_cancelled_is_no_error() -> None:
+    """Both may happen in one turn of the loop, as when a pod goes while its proxy connects."""
+
+    async def scenario() -> None:
+        tunnel = ClientTunnel(cast("Any", None))
+        tunnel.ready.cancel()
+        tunnel.established()
 
     asyncio.run(scenario())
 
