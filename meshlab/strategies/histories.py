@@ -131,9 +131,10 @@ class HistoryDrawing:
             *(self.policies, self.come, self.connect, self.restart, self.go, self.namespace, self.label),
             *(self.policies, self.come, self.connect, self.restart, self.go),
             *(self.policies, self.label, self.upgrade, self.reboot),
-            *(self.deny_what_is_held, self.deny_until_a_restart, self.refuse_a_mangled_policy) * 2,
-            *(self.take_a_place, self.be_an_endpoint, self.release_a_pod, self.restart_an_agent) * 2,
-            *(self.restart_the_peers_proxy, self.upgrade_under_calls) * 2,
+            *(self.deny_what_is_held,) * 5,  # in half of them the caller has closed its side
+            *(self.deny_until_a_restart,) * 3,  # half of the restarts are of the control plane
+            *(self.refuse_a_mangled_policy, self.take_a_place, self.be_an_endpoint, self.release_a_pod) * 2,
+            *(self.restart_an_agent, self.restart_the_peers_proxy, self.upgrade_under_calls) * 2,
         )
         for step in self.choices.one_of(kinds)():
             self.take(step)
