@@ -272,10 +272,13 @@ class HistoryDrawing:
         calls = [call for call in self.calls() if "/" in call.to and call.expect is Verdict.ALLOW]
         if not calls:
             return
-        call = self.choices.one_of(calls)
+        yield self._line(self.choices.one_of(calls))
+
+    def _line(self, call: CallStep) -> ConnectStep:
+        """A connection that goes where ``call`` goes."""
         half_close = self.choices.one_of((False, True))
         name = f"line-{len(self.lines)}"
-        yield ConnectStep(source=call.source, to=call.to, name=name, family=4, half_close=half_close)
+        return ConnectStep(source=call.source, to=call.to, name=name, family=4, half_close=half_close)
 
     def ask(self) -> Iterator[Step]:
         if self.lines:
@@ -290,14 +293,17 @@ class HistoryDrawing:
 
     def deny_what_is_held(self) -> Iterator[Step]:
         """A connection is opened, a policy comes that denies it, it is asked, and the policy goes."""
+        yield from self._open_up()
+        if (call := self._some_call()) is None:
+            return
         held = len(self.lines)
-        for step in self.connect():
-            yield step
-            if len(self.lines) > held and isinstance(step, ConnectStep):
-                kept = self._policies()
-                yield PolicyStep(authorization_policies=(self._denial(step),))
-                yield AskStep(name=self.lines[-1], alive=False)
-                yield kept
+        line = self._line(call)
+        yield line
+        if len(self.lines) > held:
+            kept = self._policies()
+            yield PolicyStep(authorization_policies=(self._denial(line),))
+            yield AskStep(name=line.name, alive=False)
+            yield kept
 
     def deny_until_a_restart(self) -> Iterator[Step]:
         """A policy denies a call, something comes back, the call is made, the policy goes, and it is made again."""
