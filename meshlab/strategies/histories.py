@@ -376,7 +376,9 @@ class HistoryDrawing:
             yield PolicyStep(peer_authentications=(strict,))
             yield _coming(late, node=self._node())
             yield from self._again(replace(call, source=late.key))
-            yield _coming(replace(self.mesh.pod(late.key), labels={**late.labels, DATAPLANE_MODE: "none"}))
+            came = next((pod for pod in self.mesh.pods if pod.key == late.key), None)
+            if came is not None:
+                yield _coming(replace(came, labels={**came.labels, DATAPLANE_MODE: "none"}))
             yield from self._again(replace(call, source=late.key))
 
     def restart_an_agent(self) -> Iterator[Step]:

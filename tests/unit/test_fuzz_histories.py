@@ -22,6 +22,7 @@ from meshlab.model import (
     Verdict,
 )
 from meshlab.play.faults import Wrong
+from meshlab.play.moments import expecting
 
 BASE = replace(read("quickstart").topology, expect=())
 CALL = CallStep(source="shop/client", to="shop/server:8080", expect=Verdict.ALLOW)
@@ -89,3 +90,9 @@ def test_steps_are_taken_away_without_making_the_others_plainer() -> None:
     history = told(CALL, RESTART, CALL)
     assert all(small.mesh == BASE.mesh for small in fewer_steps(history.topology))
     assert all(len(small.steps) == 3 for small in plainer(history.topology))
+
+
+def test_a_file_in_which_a_pod_that_is_not_there_calls_is_none() -> None:
+    assert expecting(told(TRAFFIC).topology) is not None
+    elsewhere = replace(TRAFFIC, pairs=(("shop/late", TRAFFIC.pairs[0][1]),))
+    assert expecting(told(elsewhere).topology) is None

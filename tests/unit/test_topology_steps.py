@@ -53,7 +53,7 @@ AMBIENT = {
     "kind": "Namespace",
     "metadata": {"name": "shop", "labels": {"istio.io/dataplane-mode": "ambient"}},
 }
-CALL_NEW = {"call": {"from": "shop/client", "to": "shop/new:8080"}, "expect": "allow"}
+CALL_NEW: dict[str, Any] = {"call": {"from": "shop/client", "to": "shop/new:8080"}, "expect": "allow"}
 PUSH = {"type": "istio.security.Authorization", "name": "shop/mangled", "body": "////"}
 PAIRS = [["shop/client", "http://server:8080/"]]
 
