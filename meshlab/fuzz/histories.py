@@ -53,12 +53,10 @@ def endings(history: History, wrong: Sequence[Wrong]) -> Iterator[Topology]:
     What belongs together stands together, so that few steps are enough for most faults.
     """
     topology, place = history.topology, _place(history, wrong[0])
-    for length in _ENDINGS:
-        first = place + 1 - length
-        if first > 0:
-            told = expecting(_from(topology, first, topology.steps[first : place + 1]))
-            if told is not None:
-                yield told
+    for first in dict.fromkeys(max(0, place + 1 - length) for length in _ENDINGS):
+        told = expecting(_from(topology, first, topology.steps[first : place + 1]))
+        if told is not None:
+            yield told
 
 
 def _from(topology: Topology, first: int, steps: tuple[Step, ...]) -> Topology:

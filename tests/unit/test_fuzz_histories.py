@@ -45,14 +45,16 @@ def at(place: int, kind: str = "verdict") -> list[Wrong]:
 def test_the_last_steps_come_with_the_policies_of_their_moment() -> None:
     denied = replace(CALL, expect=Verdict.DENY)
     history = told(PolicyStep(authorization_policies=(NOBODY,), replaces=True), *[RESTART] * 3, denied, CALL)
-    (three,) = endings(history, at(4))
+    three, five = endings(history, at(4))
+    assert five.steps == history.topology.steps[:5]
+    assert five.mesh == BASE.mesh
     assert three.steps == (RESTART, RESTART, denied)
     assert three.mesh.authorization_policies == (NOBODY,)
     assert three.mesh.pods == BASE.mesh.pods
 
 
-def test_what_is_short_enough_has_no_ending_and_longer_histories_have_several() -> None:
-    assert list(endings(told(RESTART, RESTART, CALL), at(2))) == []
+def test_a_short_history_is_an_ending_by_itself_and_longer_ones_have_several() -> None:
+    assert [one.steps for one in endings(told(CALL, RESTART, CALL), at(2))] == [(CALL, RESTART, CALL)]
     lengths = [len(one.steps) for one in endings(told(*[RESTART] * 12, CALL), at(12))]
     assert lengths == [3, 6, 12]
 
@@ -66,7 +68,7 @@ def test_an_ending_that_changes_what_is_not_there_is_none() -> None:
 def test_what_ends_a_lab_is_told_to_the_end(kind: str) -> None:
     history = told(RESTART, CALL, RESTART, CALL)
     assert [len(one.steps) for one in stories(history, at(0, kind))] == [3, 4, 4]
-    (three,) = endings(history, at(0, kind))
+    three, _ = endings(history, at(0, kind))
     assert three.steps == (CALL, RESTART, CALL)
 
 
