@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from meshlab.model import CallStep, Step, Topology
 from meshlab.play.faults import Wrong
 from meshlab.play.moments import expecting
+from meshlab.play.replay import steps_of
 from meshlab.strategies.histories import histories
 from meshlab.topology import after
 
@@ -43,8 +44,8 @@ def drawn(topology: Topology, most: int) -> st.SearchStrategy[History]:
 
 
 def first(topology: Topology) -> History:
-    """Nothing happens: what the file itself expects."""
-    return History(topology)
+    """Nothing is drawn: what the file itself expects, and its steps."""
+    return History(replace(topology, expect=(), steps=steps_of(topology)))
 
 
 def endings(history: History, wrong: Sequence[Wrong]) -> Iterator[Topology]:

@@ -296,8 +296,6 @@ def moved_block(block: str, moves: Mapping[Address, Address]) -> str:
 
 
 Fails = Callable[[Topology], bool]
-
-
 Ways = Callable[[Topology], Iterator[Topology]]
 
 

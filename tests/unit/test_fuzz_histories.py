@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from meshlab.fuzz.histories import History, endings, stories
+from meshlab.fuzz.histories import History, endings, first, stories
 from meshlab.fuzz.reduce import fewer_steps, plainer, reduced
 from meshlab.lab.sources import read
 from meshlab.model import (
@@ -62,6 +62,12 @@ def test_a_short_history_is_an_ending_by_itself_and_longer_ones_have_several() -
 def test_an_ending_that_changes_what_is_not_there_is_none() -> None:
     history = told(RESTART, RESTART, RESTART, replace(CALL, source="shop/late"))
     assert list(endings(history, at(3))) == []
+
+
+def test_what_a_file_expects_is_told_as_steps() -> None:
+    history = first(read("quickstart").topology)
+    place = next(place for place, step in enumerate(history.topology.steps) if step == CALL)
+    assert [one.steps[-1] for one in stories(history, at(place))][:2] == [CALL, CALL]
 
 
 @pytest.mark.parametrize("kind", ["lost", "rejected"])
