@@ -73,6 +73,9 @@ class EchoConnection(asyncio.Protocol):
         self._take = self._sniff
         self._is_held = False
         """Whether this side stays open when the client has closed its own."""
+        self._late: asyncio.TimerHandle | None = None
+        """Sends the answer that waits; nothing is read meanwhile."""
+        self._waiting_bytes = 0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
@@ -86,6 +89,8 @@ class EchoConnection(asyncio.Protocol):
             self._take = self._echo
 
     def connection_lost(self, exc: Exception | None) -> None:
+        if self._late is not None:
+            self._late.cancel()
         self._living.discard(self)
         self._memory.held -= self._counted
 
@@ -122,7 +127,8 @@ class EchoConnection(asyncio.Protocol):
 
     def resume_writing(self) -> None:
         self._account()
-        self._transport.resume_reading()
+        if self._late is None:
+            self._transport.resume_reading()
 
     def _sniff(self, data: bytes) -> None:
         self._buffer += data
@@ -161,16 +167,32 @@ class EchoConnection(asyncio.Protocol):
         return language.greeting(self._listener.pod, self._listener.port, self._client, self._client_port)
 
     def _http(self, data: bytes) -> None:
-        """Answer each request that is whole."""
+        """Answer each request that is whole, after the delay that it asks for."""
         assert self._requests is not None
-        if answers := self._requests.receive(data):
+        answers = self._requests.receive(data)
+        if self._requests.delay_s:
+            self._transport.pause_reading()
+            self._waiting_bytes = len(answers)
+            self._late = asyncio.get_running_loop().call_later(self._requests.delay_s, self._answer_late, answers)
+        else:
+            self._send(answers)
+
+    def _answer_late(self, answers: bytes) -> None:
+        self._late, self._waiting_bytes = None, 0
+        self._transport.resume_reading()
+        self._send(answers)
+        self._account()
+
+    def _send(self, answers: bytes) -> None:
+        assert self._requests is not None
+        if answers:
             self._transport.write(answers)
         if self._requests.closing:
             self._transport.close()
 
     def _account(self) -> None:
         """Tell the echo how much this connection holds: what it keeps, and what its client has not read yet."""
-        kept = len(self._buffer) + (self._requests.held if self._requests else 0)
+        kept = len(self._buffer) + self._waiting_bytes + (self._requests.held if self._requests else 0)
         holds = kept + self._transport.get_write_buffer_size()
         self._memory.held += holds - self._counted
         self._counted = holds

@@ -45,6 +45,8 @@ class HttpEcho:
     def __init__(self, client: Peer, memory: Memory) -> None:
         self.closing = False
         """Whether the connection ends behind the bytes that were returned last."""
+        self.delay_s = 0.0
+        """How long the bytes that were returned last wait before they are sent: the longest that one of them asks."""
         self._client = client
         self._memory = memory
         self._connection = _reader()
@@ -58,6 +60,7 @@ class HttpEcho:
 
     def receive(self, data: bytes) -> bytes:
         """Take what came in; return the answers to every request that is whole."""
+        self.delay_s = 0.0
         if self.closing:
             return b""
         try:
@@ -120,6 +123,7 @@ class HttpEcho:
     def _answer(self) -> None:
         """Send the JSON as the body; in a header where the body is the request's, or there can be none."""
         answer, code = self._seen(), self._status()
+        self.delay_s = max(self.delay_s, language.delay_s(answer.path))
         bodiless = answer.method in ("HEAD", "CONNECT") or code in (204, 304)
         if bodiless or self._gives_back():
             # Without the request's headers: a head that held them all again could be too long for a client.

@@ -6,6 +6,7 @@ HTTP   the answer is JSON (``answer``): who answered, the client as the server's
            X-Meshlab-Status: 503          the status of the answer
            X-Meshlab-Echo: body           the body comes back as it came, and the JSON in X-Meshlab-Answer, as it does
                                           where there can be no body (HEAD, 204, 304); without the request's headers
+       A query of ?delay=200ms, or 1.5s, has the answer wait so long, 4 s at most; any other value asks for nothing.
 TCP    a first line asks for a greeting, which says who answered, before everything comes back as it came:
            MESHLAB echo mlc-7-...        at once
            MESHLAB half-close mlc-7-...  only when the client has closed its side
@@ -31,11 +32,14 @@ ECHO = b"echo"
 HALF_CLOSE = b"half-close"
 HOLD = b"hold"
 """As ``echo``, and the end of what the client sends is not the end of the connection: it stays half-closed."""
+MOST_DELAY_S = 4.0
+"""An answer waits no longer, so that a call of the lab (``requests.TIMEOUT_S``) still gets it."""
 LINE_BYTES = 512
 """The longest first line or greeting."""
 
 _WORD = b"MESHLAB "
 _GREETING = re.compile(r"MESHLAB ([^ ]+) ([0-9]{1,5}) ([^ ]+) ([0-9]{1,5})")
+_DELAY = re.compile(r"[?&]delay=([0-9]{1,6}(?:\.[0-9]{1,6})?)(ms|s)(?![^&#])")
 _METHODS = tuple(
     b"%s " % method
     for method in (b"GET", b"HEAD", b"POST", b"PUT", b"DELETE", b"PATCH", b"OPTIONS", b"TRACE", b"CONNECT")
@@ -86,6 +90,14 @@ def sniff(data: bytes) -> str | None:
     if any(known.startswith(data) for known in (_WORD, *_METHODS)):
         return None
     return "raw"
+
+
+def delay_s(target: str) -> float:
+    """How long the answer to a request for ``target`` waits, in the form of Istio's echo: ``/?delay=200ms``."""
+    found = _DELAY.search(target)
+    if found is None:
+        return 0.0
+    return min(MOST_DELAY_S, float(found[1]) / (1000 if found[2] == "ms" else 1))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -143,8 +143,43 @@ class MeshMachine(RuleBasedStateMachine):
 
     @rule(choices=_DRAWN)
     def deny_until_a_restart(self, choices: Choices) -> None:
-        """A policy denies a call, something comes back, the policy goes, and the call is made again."""
+        """A policy denies a call, something comes back, the call is made, the policy goes, and it is made again."""
         self._draw(choices, "deny_until_a_restart")
+
+    @rule(choices=_DRAWN)
+    def refuse_a_mangled_policy(self, choices: Choices) -> None:
+        """A policy denies a call, another one is mangled and refused, and the call is made."""
+        self._draw(choices, "refuse_a_mangled_policy")
+
+    @rule(choices=_DRAWN)
+    def take_a_place(self, choices: Choices) -> None:
+        """A pod calls; another takes its place, under its name or at its address, calls, and is called."""
+        self._draw(choices, "take_a_place")
+
+    @rule(choices=_DRAWN)
+    def be_an_endpoint(self, choices: Choices) -> None:
+        """A pod becomes an endpoint of a Service, which is called, and goes; the Service is called often."""
+        self._draw(choices, "be_an_endpoint")
+
+    @rule(choices=_DRAWN)
+    def release_a_pod(self, choices: Choices) -> None:
+        """A pod comes and calls one that takes no plaintext; it is released, and calls again."""
+        self._draw(choices, "release_a_pod")
+
+    @rule(choices=_DRAWN)
+    def restart_an_agent(self, choices: Choices) -> None:
+        """An agent is restarted; then each pod of its node calls or, where it may call nobody, is called."""
+        self._draw(choices, "restart_an_agent")
+
+    @rule(choices=_DRAWN)
+    def restart_the_peers_proxy(self, choices: Choices) -> None:
+        """A pod calls another one, whose node proxy is restarted, and calls it again."""
+        self._draw(choices, "restart_the_peers_proxy")
+
+    @rule(choices=_DRAWN)
+    def upgrade_under_calls(self, choices: Choices) -> None:
+        """Slow calls go on while the node proxy of one end is upgraded, and all of them are answered."""
+        self._draw(choices, "upgrade_under_calls")
 
     def _draw(self, choices: Choices, what: str) -> None:
         self._drawing.choices = choices

@@ -19,15 +19,18 @@ from meshlab.model import (
     CallShape,
     CallStep,
     Condition,
+    ConnectStep,
     Mesh,
     MtlsMode,
     Operation,
     PeerAuthentication,
     PolicyStep,
+    PushStep,
     Rule,
     Source,
     Step,
     Topology,
+    TrafficStep,
 )
 from meshlab.model import addresses as places
 from meshlab.play.moments import expecting
@@ -37,9 +40,19 @@ T = TypeVar("T")
 
 def smaller(topology: Topology) -> Iterator[Topology]:
     """Every way to make ``topology`` smaller by one thing; what takes most away comes first."""
+    yield from fewer_steps(topology)
+    yield from plainer(topology)
+
+
+def fewer_steps(topology: Topology) -> Iterator[Topology]:
+    """Without some steps. One of those that are left can come to something else than it should."""
     for steps in _fewer(topology.steps):
-        if any(isinstance(step, CallStep | AskStep) for step in steps):
+        if any(isinstance(step, CallStep | AskStep | ConnectStep | PushStep | TrafficStep) for step in steps):
             yield replace(topology, steps=steps)
+
+
+def plainer(topology: Topology) -> Iterator[Topology]:
+    """With less in its policies and steps; how often a call is made stays, for it would fail less often."""
     for mesh in _less_policies(topology.mesh):
         yield replace(topology, mesh=mesh)
     for place, step in enumerate(topology.steps):
@@ -283,21 +296,22 @@ def moved_block(block: str, moves: Mapping[Address, Address]) -> str:
 
 
 Fails = Callable[[Topology], bool]
+Ways = Callable[[Topology], Iterator[Topology]]
 
 
-def reduced(topology: Topology, fails: Fails, tries: int = 400) -> Topology:
-    """The smallest found that still ``fails``, asking at most ``tries`` times.
+def reduced(topology: Topology, fails: Fails, tries: int = 400, ways_of: Ways = smaller) -> Topology:
+    """The smallest found that still ``fails``, asking at most ``tries`` times; ``ways_of`` says what may be smaller.
 
     After a step that counted it goes on from there: what was needed a moment ago is asked for again last.
     """
-    ways = [*smaller(topology)]
+    ways = [*ways_of(topology)]
     at = kept = 0
     while kept < len(ways) and tries > 0:
         candidate = expecting(ways[at % len(ways)])
         tries -= candidate is not None
         if candidate is not None and fails(candidate):
             topology, kept = candidate, 0
-            ways = [*smaller(topology)]
+            ways = [*ways_of(topology)]
         else:
             at, kept = at + 1, kept + 1
     return topology

@@ -1,5 +1,6 @@
 """From a failing example to a small topology that still fails, and how often it does.
 
+    of a history, its last few steps on a lab of its own: if these fail, steps are taken away on fresh labs
     stories of what may have led to it, the shortest first: the first that fails on a lab of its own
         --> policies, rules, values, steps taken away, one by one, on that lab
         --> pods taken away, each time on a fresh lab
@@ -22,7 +23,7 @@ from meshlab.errors import LabError
 from meshlab.fuzz import histories
 from meshlab.fuzz.example import Example
 from meshlab.fuzz.histories import History
-from meshlab.fuzz.reduce import fewer_pods, reduced
+from meshlab.fuzz.reduce import fewer_pods, fewer_steps, plainer, reduced
 from meshlab.fuzz.sign import Sign, seen_sign, sign_of
 from meshlab.fuzz.stories import stories
 from meshlab.model import Topology
@@ -68,16 +69,24 @@ def shrunk(
     The last story is given as it is where nothing fails on a fresh lab.
     """
     fitting = next((one for one in wrong if one.source), wrong[0])
+    if isinstance(example, History):  # what is wrong later may follow from what was wrong first
+        fitting = min((one for one in wrong if one.source), key=lambda one: one.stage, default=fitting)
     if fitting.kind == "lost":
         seconds /= 4  # each try may cost a lab
     shrinking = _Shrinking(bench, seen_sign(fitting), time.monotonic() + seconds, stop)
     alike = [fitting, *(one for one in wrong if one.kind == fitting.kind and one is not fitting)]
-    story = bench.source.topology
+    for ending in histories.endings(example, alike) if isinstance(example, History) else ():
+        small = shrinking.small_ending(ending)
+        if small is not None and (found := shrinking.confirmed(small, fitting)).result == "failed":
+            return found
+    story, at_times = bench.source.topology, None
     for story in _told(bench.source.topology, example, alike, before):
         small = shrinking.small(story)
         if small is not None and (found := shrinking.confirmed(small, fitting)).failed:
-            return found
-    return shrinking.confirmed(story, fitting)
+            if found.result == "failed" or not isinstance(example, History):
+                return found
+            at_times = at_times or found  # what is missing in it may have been left by an earlier run on its lab
+    return at_times or shrinking.confirmed(story, fitting)
 
 
 def _told(
@@ -99,6 +108,26 @@ class _Shrinking:
     stop: Callable[[], bool]
     tries: int = field(default=1)
     """So often a candidate is played before it counts as one that holds."""
+
+    def small_ending(self, ending: Topology) -> Topology | None:
+        """As ``small`` of a few steps of a history. A lab on which they have failed once is not trusted any more.
+
+        What starts again or comes again leaves its traces, so steps are taken away on fresh labs.
+        """
+        known = self.sign
+        if not self._fails_afresh(ending, Sign.is_alike):
+            return None
+        fewer = reduced(ending, self._fails_afresh, ways_of=fewer_steps)
+        told = self.sign
+        with self.bench.on(fewer) as own:
+            plain = reduced(fewer, lambda candidate: self._fails_on(own, candidate), ways_of=plainer)
+        if self._fails_always(plain):
+            return plain
+        self.sign = told
+        if self._fails_always(fewer) or not self._in_time:
+            return fewer
+        self.sign = known
+        return None
 
     def small(self, story: Topology) -> Topology | None:
         """A small topology that fails as ``story`` does, on every fresh lab; ``None`` where there is none."""

@@ -69,6 +69,8 @@ class CallStep:
     family: Family | None = None
     """``None``: both, one after the other."""
     shape: CallShape = CallShape()
+    times: int = 1
+    """How many such calls are made over each family, all at once."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,6 +90,16 @@ class ChangeStep:
     verb: Literal["apply", "delete", "replace"]
     manifests: str
     """YAML, as ``lab.apply``, ``lab.delete`` and ``lab.replace`` take it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PushStep:
+    """A resource of xDS, as it is, that every node proxy gets and has to refuse. What is in effect stays so."""
+
+    type_name: str
+    """``istio.security.Authorization`` or ``istio.workload.Address``."""
+    name: str
+    body: bytes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -149,7 +161,7 @@ class TrafficStep:
     """How many bytes are in plaintext on connections that were opened after a change was in effect."""
 
 
-Step = CallStep | PolicyStep | ChangeStep | ConnectStep | AskStep | VerbStep | TrafficStep
+Step = CallStep | PolicyStep | ChangeStep | PushStep | ConnectStep | AskStep | VerbStep | TrafficStep
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -82,7 +82,7 @@ def _go(lab: Lab) -> _Gone:
         if isinstance(step, CallStep):
             for cell in _cells(lab, step):
                 gone.planned.append(cell)
-                sent = [shaped(lab, request, step.shape) for request in requests(lab, cell)]
+                sent = [shaped(lab, request, step.shape) for request in requests(lab, cell)] * step.times
                 gone.calls.append(tuple(lab.calls(sent)))
             continue
         if isinstance(step, TrafficStep):

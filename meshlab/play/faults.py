@@ -18,7 +18,7 @@ class Wrong:
     """One thing that should not be so."""
 
     kind: str
-    """``verdict``, ``in-clear``, ``identity``, ``rejected`` or ``lost``."""
+    """``verdict``, ``in-clear``, ``identity``, ``open``, ``traffic``, ``accepted``, ``rejected`` or ``lost``."""
     text: str
     """A sentence, with the deciding rule where there is one."""
     source: str = ""

@@ -74,10 +74,12 @@ def expecting(topology: Topology) -> Topology | None:
 
     ``None`` is returned where these do not say one thing of a call: its verdict hangs on the family, or on the pod that
     answers, or nobody can answer. Whatever such a file expects, a right proxy may fail it. So is it where a
-    step changes what is not there.
+    step changes what is not there, or a pod that is not there calls in ``traffic``.
     """
     steps: list[Step] = [*topology.steps]
     try:
+        if not all(_has_its_callers(mesh, step) for mesh, step in _traffic(topology)):
+            return None
         for moment in moments(topology):
             said = [*moment.verdicts]
             if len(said) != 1:
@@ -92,3 +94,16 @@ def expecting(topology: Topology) -> Topology | None:
     except TopologyError:
         return None
     return replace(topology, steps=tuple(steps))
+
+
+def _traffic(topology: Topology) -> Iterator[tuple[Mesh, TrafficStep]]:
+    """Each ``traffic``, with the mesh in which it begins."""
+    mesh = topology.mesh
+    for step in topology.steps if any(isinstance(step, TrafficStep) for step in topology.steps) else ():
+        if isinstance(step, TrafficStep):
+            yield mesh, step
+        mesh = after(replace(topology, mesh=mesh), step)
+
+
+def _has_its_callers(mesh: Mesh, step: TrafficStep) -> bool:
+    return {source for source, _ in step.pairs} <= {pod.key for pod in mesh.pods}

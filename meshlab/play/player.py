@@ -1,6 +1,7 @@
 """Plays the steps of a file on a lab, one after the other, and says what was not as it should be.
 
     call              its verdict; later, with the window: nothing in plaintext, nobody taken for somebody else
+    push              a resource that every node proxy has to refuse
     apply, delete ... what ``lab.apply`` and its like do
     connect, ask      a connection that stays open, and whether it still carries a question
     restart ...       a verb on an instance or a node
@@ -34,6 +35,7 @@ from meshlab.model import (
     Family,
     Mesh,
     PolicyStep,
+    PushStep,
     Step,
     TrafficStep,
     VerbStep,
@@ -82,6 +84,8 @@ class Player:
                 self.lab.transitions.edit(lambda mesh: after(replace(self.lab.topology, mesh=mesh), step), _CHANGE_S)
             case ChangeStep():
                 getattr(self.lab, step.verb)(step.manifests)
+            case PushStep():
+                self._push(place, step)
             case ConnectStep():
                 self._connect(place, step)
             case AskStep():
@@ -133,6 +137,11 @@ class Player:
         if not calls:
             self.doubt = f"nobody can be called at {step.to}: it has no address of that family, or nobody listens"
         self._made |= {call.number: (place, call) for call in calls}
+
+    def _push(self, place: int, step: PushStep) -> None:
+        if not self.lab.push_raw(step.type_name, step.name, step.body):
+            text = f"{step.type_name} {step.name} should be refused, and every node proxy has accepted it"
+            self.wrong.append(Wrong("accepted", text, stage=place))
 
     def _connect(self, place: int, step: ConnectStep) -> None:
         self.open_window()
@@ -247,7 +256,7 @@ def _requests(lab: Lab, step: CallStep) -> Iterator[Request]:
     pod, (name, _, port) = lab.mesh.pod(step.source), step.to.rpartition(":")
     for family in _families(lab, step):
         target = resolve(lab.mesh, pod, name, int(port), family)
-        yield shaped(lab, ask(lab.mesh, pod.key, target), step.shape)
+        yield from [shaped(lab, ask(lab.mesh, pod.key, target), step.shape)] * step.times
 
 
 def _wrong(lab: Lab, step: CallStep, calls: Sequence[Call]) -> list[Wrong]:

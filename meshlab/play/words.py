@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from meshlab.model import AskStep, CallStep, ChangeStep, ConnectStep, PolicyStep, Step, TrafficStep, VerbStep
+from meshlab.model import AskStep, CallStep, ChangeStep, ConnectStep, PolicyStep, PushStep, Step, TrafficStep, VerbStep
 from meshlab.topology.nodes import read_documents
 from meshlab.topology.notes import Notes
 
@@ -15,13 +15,16 @@ def words(step: Step) -> str:
     """``call shop/client -> shop/server:8080: deny``, ``apply Pod shop/new``, ``restart ztunnel@node-1`` ..."""
     match step:
         case CallStep():
-            return f"call {step.source} -> {step.to}: {step.expect}"
+            times = f", {step.times} times" if step.times > 1 else ""
+            return f"call {step.source} -> {step.to}{times}: {step.expect}"
         case PolicyStep():
             keys = [policy.key for policy in step.authorization_policies]
             keys += [policy.key for policy in step.peer_authentications]
             return f"{'replace' if step.replaces else 'apply'} {_few(keys, 'policies')}"
         case ChangeStep():
             return f"{step.verb} {_few(_objects(step.manifests), 'objects')}"
+        case PushStep():
+            return f"push {step.type_name} {step.name}"
         case ConnectStep():
             return f"connect {step.source} -> {step.to} as {step.name}"
         case AskStep():

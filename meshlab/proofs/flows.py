@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
 from ipaddress import ip_address
+from operator import attrgetter
 from typing import NamedTuple
 
 from meshlab.model.ambient import HBONE_PORT
 from meshlab.proofs.links import Link
 from meshlab.proofs.packets import ICMP, ICMPV6, TCP, UDP
 
+_Ends = frozenset[tuple[bytes, int]]
+_SAME_NS = 5_000_000_000
+"""A packet that comes so soon after another of its two ends belongs to the same connection: ports are not used again
+sooner. What Linux sends again may be the first packet on a link: that of a pod which has come to the address."""
 _PROTOCOLS = {TCP: "TCP", UDP: "UDP", ICMP: "ICMP", ICMPV6: "ICMPv6"}
 
 
@@ -75,3 +83,23 @@ def _end(address: bytes, port: int) -> str:
     if not address:
         return "not IP"
     return f"{ip_address(address)}:{port}" if len(address) == 4 else f"[{ip_address(address)}]:{port}"
+
+
+def beginnings(flows: Iterable[Flow]) -> Iterator[tuple[Flow, int]]:
+    """Each flow of TCP, and when the first packet of its connection was seen, on any link and in either direction."""
+    by_ends: dict[_Ends, list[Flow]] = defaultdict(list)
+    for flow in flows:
+        if flow.protocol == TCP:
+            by_ends[_ends(flow)].append(flow)
+    for some in by_ends.values():
+        began_ns = 0
+        times = sorted(time_ns for flow in some for time_ns in (flow.began_ns, *flow.times))
+        for flow in sorted(some, key=attrgetter("began_ns")):
+            at = bisect_left(times, flow.began_ns)
+            if at == 0 or flow.began_ns - times[at - 1] > _SAME_NS:
+                began_ns = flow.began_ns
+            yield flow, began_ns
+
+
+def _ends(flow: Flow) -> _Ends:
+    return frozenset({(flow.source, flow.source_port), (flow.destination, flow.destination_port)})

@@ -12,11 +12,9 @@ some of them only: each direction counts once, by the link that carried the most
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from operator import attrgetter
 
 from meshlab.model import Mesh
 from meshlab.model.ambient import HBONE_PORT
@@ -28,15 +26,11 @@ from meshlab.proofs.packets import TCP
 from meshlab.proofs.window import Window
 
 KIND = "in-plaintext"
-_SAME_NS = 5_000_000_000
-"""A packet that comes so soon after another of its two ends belongs to the same connection: ports are not used again
-sooner. What Linux sends again may be the first packet on a link: that of a pod which has come to the address."""
 _TOLD = 1000
 """Of so many flows a sentence is kept."""
 
 MeshesAt = Callable[[int], Sequence[Mesh]]
 """The meshes that may have been in effect at a moment of CLOCK_REALTIME."""
-_Ends = frozenset[tuple[bytes, int]]
 _Direction = tuple[bytes, int, bytes, int]
 
 
@@ -127,7 +121,10 @@ def plaintext(window: Window, meshes_at: MeshesAt, changed_ns: int, now: Mesh) -
     rolls = _Rolls(meshes_at)
     new, kept = _Sum(), _Sum()
     packets, unfollowed = 0, None
-    for flow, began_ns in _with_beginnings(window.flows):
+    for flow in window.flows:
+        if flow.protocol != TCP:
+            continue
+        began_ns = window.began_ns(flow)
         is_new = bool(there := rolls.at(began_ns)) and all(roll.both(flow) for roll in there)
         if not is_new and not rolls.of(now).both(flow):
             continue
@@ -170,26 +167,6 @@ def _proof(draft: Draft, window: Window, found: Plaintext) -> Proof:
         return draft.cannot_tell("no packet on 15008 between pods of the mesh was seen")
     kept = f"; older connections carried {found.kept_plaintext} bytes in plaintext" if found.kept_plaintext else ""
     return draft.held(found.packets, f"{found.packets} packets of TLS on 15008{kept}")
-
-
-def _with_beginnings(flows: Iterable[Flow]) -> Iterable[tuple[Flow, int]]:
-    """Each flow of TCP, and when the first packet of its connection was seen, on any link and in either direction."""
-    by_ends: dict[_Ends, list[Flow]] = defaultdict(list)
-    for flow in flows:
-        if flow.protocol == TCP:
-            by_ends[_ends(flow)].append(flow)
-    for some in by_ends.values():
-        began_ns = 0
-        times = sorted(time_ns for flow in some for time_ns in (flow.began_ns, *flow.times))
-        for flow in sorted(some, key=attrgetter("began_ns")):
-            at = bisect_left(times, flow.began_ns)
-            if at == 0 or flow.began_ns - times[at - 1] > _SAME_NS:
-                began_ns = flow.began_ns
-            yield flow, began_ns
-
-
-def _ends(flow: Flow) -> _Ends:
-    return frozenset({(flow.source, flow.source_port), (flow.destination, flow.destination_port)})
 
 
 def _is_stray(rolls: Sequence[_Roll], finding: Finding) -> bool:

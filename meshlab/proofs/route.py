@@ -108,7 +108,7 @@ def _young(window: Window, link: Link, hop: Hop, port: int, call: Call) -> bool:
     flows = [flow for some in there for flow in some.flows if flow.destination_port == port]
     flows += [flow for some in back for flow in some.flows if flow.source_port == port]
     return any(
-        flow.began_ns >= since_ns and any(call.started_ns <= at_ns <= call.ended_ns for at_ns in flow.times)
+        window.began_ns(flow) >= since_ns and any(call.started_ns <= at_ns <= call.ended_ns for at_ns in flow.times)
         for flow in flows
     )
 

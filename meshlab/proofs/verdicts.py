@@ -110,14 +110,15 @@ def nothing_in_clear(
 
 
 def _between_enrolled(window: Window, wiring: Wiring, link: Link, family: Family, until_ns: int) -> list[Flow]:
-    """The flows on ``link`` that began while both their ends were enrolled."""
+    """The flows on ``link`` whose connections began while both their ends were enrolled."""
     size = 4 if family == 4 else 16
     since = {address: since_ns for address, since_ns in wiring.members_since().items() if len(address) == size}
     return [
         flow
         for flow in window.by_link.get(link, ())
         if {flow.source, flow.destination} <= since.keys()
-        and max(since[flow.source], since[flow.destination]) <= flow.began_ns < until_ns
+        and flow.began_ns < until_ns
+        and max(since[flow.source], since[flow.destination]) <= window.began_ns(flow)
     ]
 
 

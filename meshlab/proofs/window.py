@@ -8,11 +8,13 @@ from functools import cached_property
 
 from meshlab.proofs.beacon import Beacon, Beacons
 from meshlab.proofs.exposed import Exposed
-from meshlab.proofs.flows import Finding, Flow
+from meshlab.proofs.flows import Finding, Flow, beginnings
 from meshlab.proofs.links import Link, Site
 from meshlab.proofs.pieces import Key, Piece
 from meshlab.proofs.traffic import Traffic
 from meshlab.proofs.unread import Unread
+
+_Place = tuple[Link, bool, int, bytes, bytes, int, int, int]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,6 +83,18 @@ class Window:
             known = self._between[pair] = tuple(self.by_ends[end] for end in ends if end in self.by_ends)
         return known
 
+    def began_ns(self, flow: Flow) -> int:
+        """When the first packet of the flow's connection was seen, on any link.
+
+        A flow may begin later on one of them: the end of a connection whose other pod has gone sends again to the pod
+        that has come to its address.
+        """
+        return self._beginnings.get(_place(flow), flow.began_ns)
+
+    @cached_property
+    def _beginnings(self) -> dict[_Place, int]:
+        return {_place(flow): began_ns for flow, began_ns in beginnings(self.flows)}
+
     @cached_property
     def _between(self) -> dict[tuple[Link, frozenset[bytes], frozenset[bytes]], tuple[Traffic, ...]]:
         return {}
@@ -118,3 +132,8 @@ class Window:
         if self.missing:
             return f"{len(self.missing)} of {len(self.beacons.expected)} beacons were not seen"
         return ""
+
+
+def _place(flow: Flow) -> _Place:
+    """What tells a flow from every other one of its window."""
+    return (*flow[:7], flow.began_ns)

@@ -6,6 +6,7 @@ pods keep their order, from which their addresses follow.
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -26,6 +27,7 @@ from meshlab.model import (
     Pod,
     PolicyStep,
     Program,
+    PushStep,
     Rule,
     Service,
     ServicePort,
@@ -160,7 +162,12 @@ def _row(row: Expectation) -> dict[str, Any]:
 def _step(step: Step) -> dict[str, Any]:
     match step:
         case CallStep():
-            call = {"from": step.source, "to": step.to, **_given(family=step.family), **_shape(step.shape)}
+            more = {
+                **_given(family=step.family),
+                **_shape(step.shape),
+                **_given(times=step.times if step.times > 1 else 0),
+            }
+            call = {"from": step.source, "to": step.to, **more}
             return {"call": call, "expect": step.expect.value}
         case PolicyStep():
             manifests = [
@@ -170,6 +177,9 @@ def _step(step: Step) -> dict[str, Any]:
             return {"replace" if step.replaces else "apply": manifests}
         case ChangeStep():
             return {step.verb: [plain(document) for document in read_documents(step.manifests, Notes(step.verb))]}
+        case PushStep():
+            body = base64.b64encode(step.body).decode()
+            return {"push": {"type": step.type_name, "name": step.name, "body": body}}
         case ConnectStep():
             more = _given(family=step.family, mode="half-close" if step.half_close else "")
             return {"connect": {"from": step.source, "to": step.to, "as": step.name, **more}}

@@ -5,6 +5,7 @@ Each shape says in words what it wants, so that a message and the documentation 
 
 from __future__ import annotations
 
+import base64
 import ipaddress
 import re
 from collections.abc import Callable
@@ -41,6 +42,9 @@ CAPABILITIES = (
 )
 # fmt: on
 """Source: capabilities(7)."""
+
+XDS_TYPES = ("istio.security.Authorization", "istio.workload.Address")
+"""What the control plane serves to a node proxy."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,6 +165,14 @@ def is_path_pattern(text: str) -> bool:
     return bool(text) and not set("{}") & set("".join(literals))
 
 
+def _is_base64(text: str) -> bool:
+    try:
+        base64.b64decode(text, validate=True)
+    except ValueError:
+        return False
+    return True
+
+
 def one_of(*choices: str) -> Shape:
     return Shape(f"one of {listed(choices)}", _text(lambda text: text in choices), choices)
 
@@ -188,6 +200,8 @@ PORT_NAME = Shape(
 TARGET_PORT = Shape("a port, 1 to 65535, or a port's name", lambda s: PORT.accepts(s) or PORT_NAME.accepts(s))
 METHOD = Shape("an HTTP method in capitals", _text(lambda text: text.isascii() and text.isalpha() and text.isupper()))
 BODY_BYTES = Shape("a whole number of bytes, at most 16777216", _whole(0, 1 << 24))
+BASE64 = Shape("bytes in base64", _text(_is_base64))
+TIMES = Shape("a whole number, 1 to 100", _whole(1, 100))
 REPLICAS = Shape("a whole number, 0 or more", _whole(0, 2**31 - 1))
 RATE = Shape("a number above 0", _number)
 SECONDS = Shape("a number of seconds above 0", _number)

@@ -5,6 +5,7 @@ steps:
   - replace: [{apiVersion: security.istio.io/v1, kind: AuthorizationPolicy, ...}]    # or apply, or delete; any kind
   - {call: {from: shop/client, to: "shop/server:8080", family: 6, kind: tcp, mode: half-close}, expect: deny}
   - {connect: {from: shop/client, to: "shop/server:8080", as: session}}
+  - {push: {type: istio.security.Authorization, name: shop/mangled, body: ////}}    # has to be refused
   - {restart: ztunnel@node-1}                                # or kill, stop, pause, resume
   - {upgrade: {ztunnel@node-2: reference}}
   - {reboot: node-1}
@@ -18,6 +19,7 @@ and a pod that came by a step can be called by the next.
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, Literal, cast, get_args
@@ -34,6 +36,7 @@ from meshlab.model import (
     InstanceId,
     Mesh,
     PolicyStep,
+    PushStep,
     Role,
     Step,
     Topology,
@@ -53,7 +56,7 @@ from meshlab.topology.writing import plain, write
 
 _CHANGES = ("apply", "replace", "delete")
 _ON_AN_INSTANCE = tuple(verb for verb in get_args(Verb) if verb not in ("upgrade", "reboot"))
-_VERBS = ("call", *_CHANGES, "connect", "ask", *_ON_AN_INSTANCE, "upgrade", "reboot", "traffic")
+_VERBS = ("call", *_CHANGES, "push", "connect", "ask", *_ON_AN_INSTANCE, "upgrade", "reboot", "traffic")
 _EXPECTING: Mapping[str, tuple[str, ...]] = {"call": ("allow", "deny"), "ask": ("alive", "closed"), "traffic": ()}
 _POLICIES = ("AuthorizationPolicy", "PeerAuthentication")
 MOST_WORK = 500_000
@@ -99,7 +102,7 @@ def after(topology: Topology, step: Step) -> Mesh:
             for each in step.during:
                 mesh = after(replace(topology, mesh=mesh), each)
             return mesh
-        case CallStep() | ConnectStep() | AskStep() | VerbStep():
+        case CallStep() | PushStep() | ConnectStep() | AskStep() | VerbStep():
             return mesh
 
 
@@ -128,6 +131,8 @@ class _Reader:
             return None
         if verb == "call":
             return self._call(entry)
+        if verb == "push":
+            return self._push(entry.map("push"))
         if verb == "connect":
             return self._connect(entry.map("connect"))
         if verb == "ask":
@@ -160,7 +165,8 @@ class _Reader:
         if row is None:
             return None
         shape = _shape(call, self._notes)
-        return CallStep(source=row.source, to=row.to, expect=row.verdict, family=row.family, shape=shape)
+        times = _whole(call, "times") or 1
+        return CallStep(source=row.source, to=row.to, expect=row.verdict, family=row.family, shape=shape, times=times)
 
     def _row(self, call: Map, expect: Verdict) -> Expectation | None:
         """Who calls whom, if the mesh as it is then has both."""
@@ -193,6 +199,11 @@ class _Reader:
             self._notes.refuse(entry.at("ask"), f"no step before connects as {shown(name)} {known}.{hint}")
             return None
         return AskStep(name=name, alive=entry.text("expect") == "alive")
+
+    def _push(self, push: Map) -> PushStep | None:
+        if any(key not in push for key in ("type", "name", "body")):
+            return None  # already noted by the table
+        return PushStep(type_name=push.text("type"), name=push.text("name"), body=base64.b64decode(push.text("body")))
 
     # --- changes -----------------------------------------------------------------------------------------------------
 

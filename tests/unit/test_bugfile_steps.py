@@ -77,7 +77,10 @@ def test_an_empty_replace_takes_every_policy_away() -> None:
         (f"{{{CALL}}}", "a call needs the key 'expect'"),
         (f"{{{CALL}, expect: perhaps}}", "must be one of alive, allow, closed, deny"),
         (f"{{{CALL}, expect: alive}}", "what a call expects must be one of allow, deny"),
-        ("{expect: allow}", "a step does one thing: call, apply, replace, delete, connect, ask, restart, kill, stop, "),
+        (
+            "{expect: allow}",
+            "a step does one thing: call, apply, replace, delete, push, connect, ask, restart, kill, stop, ",
+        ),
         (f"{{{CALL}, expect: allow, apply: []}}", "not call and apply"),
         ("{apply: [], expect: deny}", "only a call, ask or traffic has something to expect"),
         ('{call: {from: shop/cliant, to: "shop/server:8080"}, expect: deny}', "Did you mean 'shop/client'?"),

@@ -168,3 +168,22 @@ def test_connections_are_forgotten_in_the_order_of_their_last_bytes() -> None:
     assert list(record.since(0)) == [third, old]
     assert list(record.since(4)) == [third]
     assert (old.bytes, record.forgotten_until_ns) == (5, new.last_ns)
+
+
+@pytest.mark.parametrize(
+    ("target", "delay_s"),
+    [
+        ("/?delay=200ms", 0.2),
+        ("/a?b=c&delay=1.5s&d=e", 1.5),
+        ("/?delay=99s", 4.0),
+        ("/?delay=999999ms", 4.0),
+        ("/?delay=200", 0.0),
+        ("/?delay=-1s", 0.0),
+        ("/?delay=1sx", 0.0),
+        ("/?delayed=1s", 0.0),
+        ("/delay=1s", 0.0),
+        ("/", 0.0),
+    ],
+)
+def test_a_delay_is_a_number_of_seconds_or_milliseconds_and_has_a_bound(target: str, delay_s: float) -> None:
+    assert language.delay_s(target) == delay_s

@@ -166,6 +166,21 @@ def test_a_client_that_asks_before_it_sends_a_body_is_told_to_go_on(echo: Runnin
         assert _answer(_to_the_end(sock))["bodyBytes"] == 3
 
 
+def test_an_answer_waits_as_long_as_its_request_asks_and_those_behind_it_with_it(echo: Running) -> None:
+    began = time.monotonic()
+    answers = echo.say(b"GET /?a=b&delay=300ms HTTP/1.1\r\nHost: x\r\n\r\nGET /next HTTP/1.1\r\nHost: x\r\n\r\n")
+    assert time.monotonic() - began >= 0.3
+    assert [text in answers for text in (b'"path":"/?a=b&delay=300ms"', b'"path":"/next"')] == [True, True]
+
+
+def test_other_clients_are_answered_while_an_answer_waits_and_its_client_may_go(echo: Running) -> None:
+    with echo.dial("shop/a") as slow:
+        slow.sendall(b"GET /?delay=3s HTTP/1.1\r\nHost: x\r\n\r\n")
+        began = time.monotonic()
+        assert b"200 OK" in echo.say(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert time.monotonic() - began < 2
+
+
 def test_a_body_comes_back_where_the_request_asks_for_it(echo: Running) -> None:
     body = bytes(range(256)) * 1024
     head = b"POST / HTTP/1.1\r\nHost: x\r\nX-Meshlab-Echo: body\r\nContent-Length: %d\r\n\r\n" % len(body)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
-from meshlab.lab.calls.fates import fates
-from meshlab.model import Topology
+from meshlab.lab.calls.fates import Fates, fates
+from meshlab.model import ConnectStep, Topology
 from meshlab.play.moments import expecting
 from meshlab.topology import load
 
@@ -71,3 +73,14 @@ def test_a_connection_that_policies_deny_is_no_connection_to_hold() -> None:
     topology = told(DENY % 80)
     first, second, third = topology.steps
     assert expecting(Topology(name="x", nodes=topology.nodes, mesh=topology.mesh, steps=(second, first, third))) is None
+
+
+def test_nodes_on_which_nothing_can_be_open_are_not_named() -> None:
+    topology = told("reboot: node-3")
+    held, connect = Fates(), topology.steps[0]
+    assert isinstance(connect, ConnectStep)
+    assert held.nodes() == set()
+    assert held.open(topology.mesh, connect)
+    assert held.nodes() == {"node-1", "node-2"}
+    held.live_through(topology.mesh, replace(topology.mesh, pods=topology.mesh.pods[:1]), topology.steps[1])
+    assert held.nodes() == set()

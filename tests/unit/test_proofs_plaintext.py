@@ -13,7 +13,7 @@ from meshlab.lab.history import History
 from meshlab.model import Mesh, Namespace, Pod
 from meshlab.model.mesh import DATAPLANE_MODE
 from meshlab.model.report import Result
-from meshlab.proofs import pcapng
+from meshlab.proofs import pcapng, verdicts
 from meshlab.proofs.follower import Follower
 from meshlab.proofs.plaintext import Plaintext, plaintext, prove
 from meshlab.proofs.window import Window
@@ -206,3 +206,25 @@ def test_a_window_that_is_blind_cannot_tell() -> None:
     proof = prove(of, seen(of))
     assert proof.result is Result.CANNOT_TELL
     assert "lost packets" in proof.reason
+
+
+@pytest.mark.parametrize(("pause_s", "result"), [(0, Result.HELD), (20, Result.FAILED)])
+def test_what_an_older_connection_sends_again_to_the_heir_of_an_address_is_nothing_in_clear(
+    pause_s: int, result: Result
+) -> None:
+    """The heir's link sees a connection begin that began on other links before the heir was a member."""
+    script = tunnel()
+    clear(script).say(b"hello")
+    of = window(script)
+    first = next(flow for flow in of.flows if flow.destination_port == 8080)
+    came_ns = max(first.times) + 1
+    heir = replace(first.link, name="shop/heir")
+    after_ns = came_ns + pause_s * 10**9
+    again = first._replace(link=heir, began_ns=after_ns, times=(after_ns,), data=((after_ns, 5),))
+    hbone = next(flow for flow in of.flows if flow.is_hbone)
+    hbone = hbone._replace(link=heir, source_port=40001, began_ns=after_ns, times=(after_ns,))
+    of = replace(of, flows=(first, again, hbone))
+    wiring = scenes.wiring()
+    sites = {**wiring.sites, "shop/server": replace(wiring.sites["shop/server"], since_ns=came_ns)}
+    proof = verdicts.nothing_in_clear(of, replace(wiring, sites=sites), heir, 4, [])
+    assert proof.result is result, proof.reason

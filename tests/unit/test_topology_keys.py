@@ -478,6 +478,10 @@ CHANGES: dict[str, dict[str, Any]] = {
 ELSEWHERE = {
     "apiVersion": "a kind means the same in each of its versions",
     "kind": "test_topology_load: each kind is read as what it is",
+    "spec.steps[].call.times": "test_topology_steps: read, written, and bounded",
+    "spec.steps[].push.type": "test_topology_steps: with the name and the body that it needs",
+    "spec.steps[].push.name": "test_topology_steps: with the type and the body that it needs",
+    "spec.steps[].push.body": "test_topology_steps: with the type and the name that it needs",
     "spec.steps[].call.kind": "test_bugfile_steps: with the modes and the methods that go with it",
     "spec.steps[].call.method": "test_bugfile_steps: with the kind that it goes with",
     "spec.waypoints.*": "test_waypoint_paths: they go with a Gateway",

@@ -11,9 +11,23 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from meshlab.errors import TopologyError
-from meshlab.model import AskStep, CallStep, ChangeStep, ConnectStep, PolicyStep, Step, Topology, TrafficStep, VerbStep
+from meshlab.model import (
+    AskStep,
+    CallStep,
+    ChangeStep,
+    ConnectStep,
+    PolicyStep,
+    PushStep,
+    Step,
+    Topology,
+    TrafficStep,
+    VerbStep,
+    Verdict,
+)
 from meshlab.play.moments import expecting, moments, states_before
+from meshlab.protocols.messages import ADDRESS_TYPE, AUTHORIZATION_TYPE
 from meshlab.topology import after, dump, load, load_manifests, replaced, without
+from meshlab.topology.shapes import XDS_TYPES
 
 HEAD = """
 apiVersion: meshlab.dev/v1alpha1
@@ -39,7 +53,8 @@ AMBIENT = {
     "kind": "Namespace",
     "metadata": {"name": "shop", "labels": {"istio.io/dataplane-mode": "ambient"}},
 }
-CALL_NEW = {"call": {"from": "shop/client", "to": "shop/new:8080"}, "expect": "allow"}
+CALL_NEW: dict[str, Any] = {"call": {"from": "shop/client", "to": "shop/new:8080"}, "expect": "allow"}
+PUSH = {"type": "istio.security.Authorization", "name": "shop/mangled", "body": "////"}
 PAIRS = [["shop/client", "http://server:8080/"]]
 
 
@@ -67,6 +82,14 @@ def _step(*steps: Any) -> Step:
             VerbStep(verb="upgrade", instance="ztunnel@node-1", to="istio=./new"),
         ),
         ({"reboot": "node-2"}, VerbStep(verb="reboot", instance="node-2")),
+        (
+            {"push": {"type": "istio.security.Authorization", "name": "shop/mangled", "body": "////"}},
+            PushStep(type_name="istio.security.Authorization", name="shop/mangled", body=b"\xff\xff\xff"),
+        ),
+        (
+            {"call": {"from": "shop/client", "to": "shop/server:8080", "times": 8}, "expect": "deny"},
+            CallStep(source="shop/client", to="shop/server:8080", expect=Verdict.DENY, times=8),
+        ),
         (
             {"connect": {"from": "shop/client", "to": "shop/server:8080", "as": "one", "family": 6}},
             ConnectStep(source="shop/client", to="shop/server:8080", name="one", family=6),
@@ -105,6 +128,8 @@ def _step(*steps: Any) -> Step:
         "resume",
         "upgrade",
         "reboot",
+        "push",
+        "call several times",
         "connect",
         "traffic",
         "traffic that expects",
@@ -174,6 +199,16 @@ def test_moments_are_of_calls_only_and_know_what_changed_before() -> None:
     assert expecting(replace(topology, steps=topology.steps[1:])) is None, "nobody is there to be called"
 
 
+def test_the_types_that_can_be_pushed_are_those_that_are_served() -> None:
+    served = [url.rpartition("/")[2] for url in (AUTHORIZATION_TYPE, ADDRESS_TYPE)]
+    assert list(XDS_TYPES) == served
+
+
+def test_what_is_refused_changes_nothing() -> None:
+    topology = _load({"push": PUSH})
+    assert after(topology, topology.steps[0]) == topology.mesh
+
+
 CONNECT = {"connect": {"from": "shop/client", "to": "shop/server:8080", "as": "one"}}
 
 
@@ -192,6 +227,16 @@ CONNECT = {"connect": {"from": "shop/client", "to": "shop/server:8080", "as": "o
         ([{"upgrade": {"agent@node-1": "reference"}}], "8:19", "only a ztunnel can be upgraded, not agent@node-1"),
         ([{"upgrade": {}}], "8:19", "an upgrade names one ztunnel"),
         ([{"reboot": "node1"}], "8:18", "no node 'node1' (node-1, node-2). Did you mean 'node-1'?"),
+        (
+            [{"push": {**PUSH, "type": "istio.security.Authorisation"}}],
+            "8:",
+            "Did you mean 'istio.security.Authorization'",
+        ),
+        ([{"push": {**PUSH, "body": "//"}}], "8:", "must be bytes in base64"),
+        ([{"push": {"type": PUSH["type"], "name": "shop/x"}}], "8:", "body"),
+        ([{"push": PUSH, "expect": "deny"}], "8:", "only a call, ask or traffic has something to expect"),
+        ([{"call": {**CALL_NEW["call"], "times": 0}, "expect": "deny"}], "8:", "must be a whole number, 1 to 100"),
+        ([{"call": {**CALL_NEW["call"], "times": 101}, "expect": "deny"}], "8:", "must be a whole number, 1 to 100"),
         ([{"reboot": "node-1", "kill": "control-plane"}], "8:7", "a step does one thing"),
         ([{"reboot": "node-1", "expect": "alive"}], "8:38", "only a call, ask or traffic has something to expect"),
         ([CONNECT, CONNECT], "9:75", "the connection 'one' is already on line 8"),
@@ -225,8 +270,8 @@ CONNECT = {"connect": {"from": "shop/client", "to": "shop/server:8080", "as": "o
         (
             [{"traffic": {"pairs": PAIRS, "during": [{"traffic": {"pairs": PAIRS}}]}}],
             "8:",
-            "a step does one thing: call, apply, replace, delete, connect, ask, restart, kill, stop, pause, resume, "
-            "upgrade, reboot; not traffic",
+            "a step does one thing: call, apply, replace, delete, push, connect, ask, restart, kill, stop, pause, "
+            "resume, upgrade, reboot; not traffic",
         ),
         (
             [{"traffic": {"pairs": PAIRS, "during": [{"reboot": "node-1"}]}, "expect": "allow"}],

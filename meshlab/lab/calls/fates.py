@@ -48,6 +48,11 @@ class Fates:
         line = self._lines.get(name)
         return line.alive if line else None
 
+    def nodes(self) -> frozenset[str]:
+        """Those on which a connection may be open, so that a node proxy waits for it before it ends."""
+        held = [line for line in self._lines.values() if line.alive is not False]
+        return frozenset(pod.node for line in held for pod in (line.source, line.destination))
+
     def open(self, mesh: Mesh, step: ConnectStep) -> bool | None:
         """It is opened: ``True`` where it can be said where it goes, and policies allow it; else ``None``."""
         self._lines.pop(step.name, None)

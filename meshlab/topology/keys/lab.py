@@ -59,6 +59,9 @@ LAB = {
     "spec.steps[].call.method": honoured(shapes.METHOD, why="of HTTP; GET where it is not given"),
     "spec.steps[].call.body.bytes": honoured(shapes.BODY_BYTES, required=True),
     "spec.steps[].call.body.seed": honoured(shapes.REPLICAS, why="SHAKE-256 of its digits gives the body"),
+    "spec.steps[].call.times": honoured(
+        shapes.TIMES, why="1 where it is not given; calls over each family, all of which come to what is expected"
+    ),
     "spec.steps[].expect": honoured(
         shapes.one_of("allow", "deny", "alive", "closed"), why="allow or deny of a call, alive or closed of an `ask`"
     ),
@@ -72,6 +75,10 @@ LAB = {
         "each in place of the one of its name; of policies exactly these are in effect then, and `[]` takes all away"
     ),
     "spec.steps[].delete[]": manifest("what is taken away: only kind, namespace and name are read"),
+    "spec.steps[].push": honoured(None, why="a resource of xDS that every node proxy has to refuse"),
+    "spec.steps[].push.type": honoured(shapes.one_of(*shapes.XDS_TYPES), required=True),
+    "spec.steps[].push.name": honoured(required=True, why="of the resource"),
+    "spec.steps[].push.body": honoured(shapes.BASE64, required=True, why="the resource as it is sent"),
     "spec.steps[].connect": honoured(None, why="a connection that stays open"),
     "spec.steps[].connect.from": honoured(shapes.POD, required=True),
     "spec.steps[].connect.to": honoured(required=True, why="NAMESPACE/POD:PORT or SERVICE.NAMESPACE:PORT"),
