@@ -93,7 +93,8 @@ def test_the_echo_stands_in_for_the_images_of_the_samples(sample: str) -> None:
 def _validation_cases() -> list[dict[str, Any]]:
     path = FOLDER / "cases" / "validation-cases.json"
     cases = json.loads(path.read_text())["cases"] if path.is_file() else []
-    return [case for case in cases if case["kind"] in KINDS]
+    ours = {name for name, kind in KINDS.items() if "security.istio.io/v1" in kind.api_versions}
+    return [case for case in cases if case["kind"] in ours]  # the cases' Gateway is Istio's own kind
 
 
 @pytest.mark.parametrize("case", _validation_cases(), ids=lambda case: f"{case['kind']}-{case['name']}")

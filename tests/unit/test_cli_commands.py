@@ -153,6 +153,7 @@ def test_check_hands_every_option_to_the_lab(tiny: Path, lab_that: LabThat, tmp_
         *("check", tiny, "--ztunnel", "istio=./z", "--mutant", "m", "--variant", "v", "--artifacts", tmp_path / "a"),
         *("--record", tmp_path / "r", "--ready-timeout", "2.5"),
         *("--ztunnel-at", "node-1=reference", "--ztunnel-at", "node-2=istio=./old"),
+        *("--waypoint", "envoy"),
     )
     assert result.exit_code == 0, result.output
     (options,) = asked
@@ -163,6 +164,7 @@ def test_check_hands_every_option_to_the_lab(tiny: Path, lab_that: LabThat, tmp_
         "source_path": tiny,
         "ztunnel": "istio=./z",
         "ztunnel_at": {"node-1": "reference", "node-2": "istio=./old"},
+        "waypoint": "envoy",
         "mutant": "m",
         "variant": "v",
         "artifacts": tmp_path / "a",
