@@ -37,6 +37,7 @@ class LabFactory(Protocol):
 
 OPTIONS = {
     "ztunnel": "node proxy: reference, none, an entry point's name, or [NAME=]PATH; repeat it to run tests on each",
+    "waypoint": "what runs as waypoints: reference, envoy, none, an entry point's name, or [NAME=]PATH of an Envoy",
     "topology": "topology of labs that name none: a shipped name or a path (default: quickstart)",
     "artifacts": "folder for what failed tests leave (default: meshlab-artifacts)",
     "mutant": "break a part on purpose, to see that your tests notice (`meshlab impls` lists them)",
@@ -81,6 +82,10 @@ def pytest_configure(config: pytest.Config) -> None:
     try:
         for text in _ztunnels(config):
             _name(text)
+        if waypoint := _waypoint(config):
+            from meshlab.implementations import resolve_waypoint
+
+            resolve_waypoint(waypoint)
         mutant, variant = (next(iter(asked(config, option)[0]), None) for option in ("mutant", "variant"))
         if mutant or variant:
             from meshlab.testing.registry import accept
@@ -112,8 +117,17 @@ def asked(config: pytest.Config, name: str) -> tuple[list[str], Path]:
 
 
 def _ztunnels(config: pytest.Config) -> list[str]:
-    """As asked for, with absolute paths, so that a test may change its folder."""
-    texts, folder = asked(config, "ztunnel")
+    return _proxies(config, "ztunnel")
+
+
+def _waypoint(config: pytest.Config) -> str | None:
+    """As asked for; ``None``: what the topology says."""
+    return next(iter(_proxies(config, "waypoint")), None)
+
+
+def _proxies(config: pytest.Config, option: str) -> list[str]:
+    """What an option of proxies says, with absolute paths, so that a test may change its folder."""
+    texts, folder = asked(config, option)
     found = []
     for text in texts:
         label, equals, path = text.partition("=") if "/" not in text.partition("=")[0] else ("", "", text)
@@ -221,6 +235,7 @@ class _Opening:
         self._folder = folder
         self._settings = settings
         self._settings.setdefault("ztunnel", ztunnel)
+        self._settings.setdefault("waypoint", _waypoint(config))
         self._settings["binds"] = (basetemp, *settings.get("binds", ()))
         self._told: set[str] = set()
         """Lines of the audit that a test has already failed with."""

@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from meshlab.cli.options import AS_JSON, MUTANT, READY_TIMEOUT, TOPOLOGY, VARIANT, ZTUNNEL, ZTUNNEL_AT
+from meshlab.cli.options import AS_JSON, MUTANT, READY_TIMEOUT, TOPOLOGY, VARIANT, WAYPOINT, ZTUNNEL, ZTUNNEL_AT
 from meshlab.cli.output import say, write, write_tables
 
 
@@ -17,6 +17,7 @@ from meshlab.cli.output import say, write, write_tables
 @TOPOLOGY
 @ZTUNNEL
 @ZTUNNEL_AT
+@WAYPOINT
 @MUTANT
 @VARIANT
 @click.option("--histories", is_flag=True, help="Draw what happens to the mesh while it runs, too: pods, restarts ...")

@@ -93,6 +93,7 @@ def check(
 @TOPOLOGY
 @ZTUNNEL
 @ZTUNNEL_AT
+@WAYPOINT
 @MUTANT
 @VARIANT
 @click.option(
@@ -104,6 +105,7 @@ def bundle(
     topology: str,
     ztunnel: str | None,
     ztunnel_at: dict[str, str],
+    waypoint: str | None,
     mutant: str | None,
     variant: str | None,
     output: Path | None,
@@ -132,6 +134,7 @@ def bundle(
             run_steps if source.topology.steps else check.run,
             ztunnel=ztunnel,
             ztunnel_at=ztunnel_at,
+            waypoint=waypoint,
             mutant=mutant,
             variant=variant,
             ready_timeout_s=ready_timeout_s,
@@ -153,6 +156,7 @@ def bundle(
 @click.argument("file")
 @ZTUNNEL
 @ZTUNNEL_AT
+@WAYPOINT
 @MUTANT
 @VARIANT
 @click.option("--runs", metavar="N", type=click.IntRange(min=1), default=20, show_default=True, help="Play it N times.")

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from meshlab.errors import Issue, TopologyError, UsageError
-from meshlab.implementations import resolve
+from meshlab.implementations import resolve, resolve_waypoint
 from meshlab.lab.sources import find
 from meshlab.play.bugfile import formatted
 from meshlab.play.files import hazards, opened
@@ -28,7 +28,7 @@ def play_file(
     """
     source = opened(name)
     refuse_unknown(settings)
-    found = hazards(source, settings.get("ztunnel"))
+    found = hazards(source, [key for key in ("ztunnel", "waypoint") if settings.get(key)])
     if found and not allow_commands:
         why = "nothing was run: the file has commands or paths of its own; read them, then say --allow-commands"
         return Played(Word.CANNOT_RUN, reasons=(*map(str, found), why))
@@ -43,6 +43,8 @@ def play_file(
 def refuse_unknown(settings: dict[str, Any]) -> None:
     if settings.get("ztunnel"):
         resolve(settings["ztunnel"])
+    if settings.get("waypoint"):
+        resolve_waypoint(settings["waypoint"])
     accept(settings.get("mutant"), settings.get("variant"))
 
 

@@ -5,7 +5,7 @@ Such a file is not run before its reader has said so; and whatever stands in it,
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -35,28 +35,31 @@ def opened(name: str) -> Source:
     return source
 
 
-def hazards(source: Source, ztunnel: str | None = None) -> list[Issue]:
+def hazards(source: Source, instead: Collection[str] = ()) -> list[Issue]:
     """What of the file would run a command of its own, or use what lies outside its folder.
 
     Args:
-        ztunnel: what is run in place of ``spec.dataplane.ztunnel``, which then does no harm.
+        instead: the keys of ``spec.dataplane`` in whose place something else runs: what they say does no harm.
     """
     if source.path is None:
         return []
     notes = Notes(str(source.path))
     folder = source.path.resolve().parent
     for document in read_documents(source.path.read_text(encoding="utf-8"), notes):
-        if ztunnel is not None and document.text("kind") == "Lab":
-            document = _without_dataplane(document)
+        if document.text("kind") == "Lab":
+            document = _without(document, instead)
         for place, what in _found(document, folder):
             notes.refuse(place, what)
     return sorted(notes.issues)
 
 
-def _without_dataplane(document: Map) -> Map:
+def _without(document: Map, keys: Collection[str]) -> Map:
+    """A ``Lab`` without these keys of ``spec.dataplane``."""
     spec = document.map("spec")
-    kept = {name: node for name, node in spec.entries.items() if name != "dataplane"}
-    return replace(document, entries={**document.entries, "spec": replace(spec, entries=kept)})
+    dataplane = spec.map("dataplane")
+    kept = {name: node for name, node in dataplane.entries.items() if name not in keys}
+    spec = replace(spec, entries={**spec.entries, "dataplane": replace(dataplane, entries=kept)})
+    return replace(document, entries={**document.entries, "spec": spec})
 
 
 def _found(node: Node, folder: Path) -> Iterator[tuple[Place, str]]:
@@ -76,7 +79,7 @@ def _said(name: str, value: Node, folder: Path) -> Iterator[tuple[Place, str]]:
     if name in _COMMANDS and isinstance(value, Sequence) and value.items:
         words = [item.text for item in value.items if isinstance(item, Scalar)]
         yield value.place, f"{name}: {' '.join(words)}"
-    if name == "ztunnel" and isinstance(value, Scalar) and "/" in value.text:
+    if name in ("ztunnel", "waypoint") and isinstance(value, Scalar) and "/" in value.text:
         yield value.place, f"runs the program {value.text}"
     if name == "upgrade" and isinstance(value, Map):
         for ztunnel in value.entries.values():

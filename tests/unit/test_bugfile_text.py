@@ -198,12 +198,13 @@ def test_a_file_beyond_the_bound_is_not_even_read(tmp_path: Path, played: list[S
     [
         ("ports: [8080],", "ports: [8080], run: [sh, -c, 'rm -rf /'],", "9:53: run: sh -c rm -rf /"),
         ("spec:\n  nodes", "spec:\n  dataplane: {ztunnel: ../../evil}\n  nodes", "6:24: runs the program ../../evil"),
+        ("spec:\n  nodes", "spec:\n  dataplane: {waypoint: ./evil}\n  nodes", "6:25: runs the program ./evil"),
         ("[node-1, node-2]", "[node-1, {name: node-2, ztunnel: /x/evil}]", "6:43: runs the program /x/evil"),
         ("  steps:\n", "  steps:\n  - upgrade: {ztunnel@node-1: ./evil}\n", "11:31: runs the program ./evil"),
         ("  steps:", "  mounts: [/]\n  steps:", "10:12: shows its pods /, which is outside its folder"),
         ("  steps:", "  images: {'*x*': {run: [evil]}}\n  steps:", "run: evil"),
     ],
-    ids=["run", "ztunnel", "ztunnel of a node", "ztunnel of an upgrade", "mounts", "images"],
+    ids=["run", "ztunnel", "waypoint", "ztunnel of a node", "ztunnel of an upgrade", "mounts", "images"],
 )
 def test_a_hostile_file_is_shown_and_not_run(
     tmp_path: Path, played: list[Source], old: str, new: str, reason: str
@@ -223,6 +224,15 @@ def test_a_program_that_an_option_replaces_does_no_harm(tmp_path: Path, played: 
     file.write_text(BUG.replace("spec:\n  nodes", "spec:\n  dataplane: {ztunnel: ./theirs}\n  nodes", 1))
     assert _run("replay", file).exit_code == 3
     assert _run("replay", file, "--ztunnel", "reference").exit_code == 0
+
+
+def test_an_option_replaces_one_program_and_no_other(tmp_path: Path, played: list[Source]) -> None:
+    file = tmp_path / "bug.meshlab.yaml"
+    file.write_text(
+        BUG.replace("spec:\n  nodes", "spec:\n  dataplane: {ztunnel: ./theirs, waypoint: ./evil}\n  nodes", 1)
+    )
+    assert _run("replay", file, "--ztunnel", "reference").exit_code == 3
+    assert _run("replay", file, "--ztunnel", "reference", "--waypoint", "reference").exit_code == 0
 
 
 def test_a_file_that_expects_nothing_cannot_be_played(tmp_path: Path, played: list[Source]) -> None:
