@@ -53,7 +53,7 @@ class Soak:
     wrong: int = 0
     """Bytes in plaintext and calls with a wrong identity."""
     audit: list[str] = field(default_factory=list)
-    """What the lab found when it closed."""
+    """The findings of the lab's audit, a line each."""
 
     def growing(self) -> list[str]:
         """What grows without bound, a sentence each."""

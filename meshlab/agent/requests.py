@@ -1,4 +1,4 @@
-"""What an agent can be asked (see ``kernel.messages``)."""
+"""The requests that an agent answers, and their answers (see ``kernel.messages``)."""
 
 from __future__ import annotations
 

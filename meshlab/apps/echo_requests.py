@@ -1,4 +1,4 @@
-"""What an echo can be asked (see ``kernel.messages``)."""
+"""The requests that an echo answers, and their answers (see ``kernel.messages``)."""
 
 from __future__ import annotations
 

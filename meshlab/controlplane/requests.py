@@ -1,4 +1,4 @@
-"""What a control plane can be asked (see ``kernel.messages``)."""
+"""The requests that a control plane answers, and their answers (see ``kernel.messages``)."""
 
 from __future__ import annotations
 

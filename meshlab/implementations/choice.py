@@ -48,7 +48,7 @@ class _Chosen:
         return self._called("describe", proxy.describe, Implementation)
 
     def launched(self, described: Implementation, launch: Callable[[], Launch]) -> Launch:
-        """What is run.
+        """The program to start, checked.
 
         Raises:
             UsageError: it is a plug-in that fails, or that asks for what the lab does not do.
@@ -102,7 +102,7 @@ class Choice(_Chosen):
         return self.described(self.proxy)
 
     def launch(self, slot: NodeSlot) -> Launch:
-        """What is run in ``slot``.
+        """The program to start as the ztunnel of the node that ``slot`` describes.
 
         Raises:
             UsageError: it is a plug-in that fails, or that asks for what the lab does not do.

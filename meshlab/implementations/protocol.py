@@ -31,7 +31,7 @@ class Implementation:
     claims: frozenset[str] = frozenset()
     """What its access log says, so that it can be quoted at grade ``claim``: ``identity``."""
     config: Literal["envoy", "manifests"] = "envoy"
-    """Of a waypoint: what it is sent. ``manifests`` is for the reference, which reads them as they are."""
+    """The form in which a waypoint gets its configuration. Only the reference waypoint reads ``manifests``."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -63,7 +63,7 @@ class _Described(TypedDict):
     entry: str
     config: Mapping[str, Any]
     names: list[str]
-    """Of ``fds``."""
+    """The names of the descriptors that come with this request, in their order."""
     capabilities: list[str]
 
 

@@ -1,4 +1,4 @@
-"""What netd can be asked (see ``messages``). Namespaces are meant by the numbers that netd gave them.
+"""The requests that netd answers, and their answers (see ``messages``). A namespace has the number that netd gave it.
 
 Annotations are no strings here: a NamedTuple would compile each of them, which costs every lab half a millisecond.
 """
@@ -9,13 +9,13 @@ from meshlab.kernel.messages import Done, Op, by_name
 
 
 class Number(TypedDict):
-    """Of a namespace, or of a process."""
+    """One number: of a namespace that was made, or the pid of a process that was started."""
 
     result: int
 
 
 class Numbers(TypedDict):
-    """Of namespaces, or of processes."""
+    """Several numbers: of namespaces that were made, or pids of processes."""
 
     result: list[int]
 

@@ -35,10 +35,11 @@ from meshlab.kernel.recorder_requests import (
     ReleaseBlocks,
     RingIndex,
 )
-from meshlab.kernel.recording import Log, Recording
+from meshlab.kernel.recording import EndedLogs, Log, Recording
 from meshlab.kernel.ring import Ring
 
 DEFAULT_LIMIT_BYTES = 256 << 20
+_ENDED_LOGS_BYTES = 32 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +59,7 @@ class Recorder:
         self.recording = Recording(config.get("limit_bytes", DEFAULT_LIMIT_BYTES))
         self.rings: dict[str, Ring] = {}
         self.logs: dict[str, Log] = {}
+        self._ended = EndedLogs(_ENDED_LOGS_BYTES)
         self._waiting: list[_Waiting] = []
         self._told_backlog = False
         self._selector = selectors.DefaultSelector()
@@ -146,6 +148,7 @@ class Recorder:
         if not log.read():
             self._selector.unregister(log.fd)
             log.close()
+            self._ended.add(log)
 
     def _patience_s(self) -> float | None:
         if not self._waiting:

@@ -1,4 +1,4 @@
-"""What the recorder can be asked (see ``messages``)."""
+"""The requests that the recorder answers, and their answers (see ``messages``)."""
 
 from __future__ import annotations
 

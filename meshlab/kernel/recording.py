@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+from collections import deque
 from collections.abc import Sequence
 
 from meshlab.kernel.recorder_requests import LogReport, LogSince
@@ -90,6 +91,14 @@ class Log:
         os.close(self.fd)
         self.fd = -1
 
+    @property
+    def kept_bytes(self) -> int:
+        return len(self._head) + len(self._tail)
+
+    def forget(self) -> None:
+        """Keep the alarms and the number of bytes, and no text: whoever asks for it is told how much is lost."""
+        self._head, self._tail = bytearray(), bytearray()
+
     def drain(self) -> None:
         """Take all that is there now."""
         before = self.total_bytes if self.fd < 0 else -1
@@ -144,6 +153,24 @@ class Log:
         self.alarms += kept
         self.more_alarms += len(found) - len(kept)
         self._line = line[:_PAGE] if _alarms_in([line]) else line[-_PAGE:]
+
+
+class EndedLogs:
+    """The logs of programs that have ended. A lab may restart programs for hours, so it forgets the oldest texts."""
+
+    def __init__(self, limit_bytes: int) -> None:
+        self.limit_bytes = limit_bytes
+        self._kept: deque[Log] = deque()
+        self._bytes = 0
+
+    def add(self, log: Log) -> None:
+        """Keep a log that nobody writes any more; the newest one always keeps its text."""
+        self._kept.append(log)
+        self._bytes += log.kept_bytes
+        while self._bytes > self.limit_bytes and len(self._kept) > 1:
+            oldest = self._kept.popleft()
+            self._bytes -= oldest.kept_bytes
+            oldest.forget()
 
 
 def _alarms_in(lines: Sequence[bytes]) -> list[str]:

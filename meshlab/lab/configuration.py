@@ -126,7 +126,7 @@ class Configuration:
         return Wire(_encoded_all(resources(served.mesh, served.hbone, served.unhealthy)), own)
 
     def _view(self, waypoint: str, served: Served) -> Mapping[str, Mapping[str, Message]]:
-        """What the waypoint of this pod sees."""
+        """The resources that the control plane sends to the waypoint that runs in this pod."""
         mesh = served.mesh
         if self.site.waypoint.describe().config == "envoy":
             own = self.site.waypoints[waypoint].own

@@ -84,7 +84,7 @@ class Instance:
         return self._newest.pid
 
     def wait_generation(self, generation: int, timeout_s: float = _TIMEOUT_S) -> None:
-        """Wait until it was started again so often; a pod's program also until it listens where its pod declares.
+        """Wait until this generation has started. A pod's program must also listen on the ports that its pod declares.
 
         Raises:
             DeadlineError: it was not within ``timeout_s``.

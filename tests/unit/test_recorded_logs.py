@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from meshlab.kernel.recording import Log
+from meshlab.kernel.recording import EndedLogs, Log
 from meshlab.lab.running.audit import panics
 
 PANIC = b"thread 'main' panicked at src/main.rs: boom"
@@ -47,6 +47,33 @@ def _alarms(printed: Printed) -> list[str]:
     alarms = printed.log.report()["alarms"]
     assert isinstance(alarms, list)
     return alarms
+
+
+def _ended(text: bytes) -> Log:
+    printed = Printed()
+    printed.print(text)
+    printed.end()
+    printed.close()
+    return printed.log
+
+
+def test_the_oldest_of_the_ended_logs_lose_their_text_and_say_so() -> None:
+    texts = [b"%d: fine\n" % number + PANIC + b"\n" + b"x" * 900 for number in range(5)]
+    logs, kept = [_ended(text) for text in texts], EndedLogs(2 * 2 * len(texts[0]))  # a head and a tail of each
+    for log in logs:
+        kept.add(log)
+    assert [log.report()["lost"] for log in logs] == [len(texts[0])] * 3 + [0, 0]
+    assert [log.report()["alarms"] for log in logs] == [[PANIC.decode()]] * 5
+    assert logs[0].since(0)["lost"] == len(texts[0])
+    assert [log.report()["text"] for log in logs[3:]] == [text.decode() for text in texts[3:]]
+
+
+def test_a_log_beyond_the_bound_is_kept_until_another_one_ends() -> None:
+    kept, first = EndedLogs(10), _ended(b"longer than ten\n")
+    kept.add(first)
+    assert first.report()["lost"] == 0
+    kept.add(_ended(b"another one\n"))
+    assert first.report()["lost"] == 16
 
 
 @pytest.mark.parametrize("ended", [True, False], ids=["ended", "alive"])
