@@ -97,6 +97,11 @@ class Mesh:
                         return written.number
         return None
 
+    def backends(self, service: Service, port: ServicePort) -> tuple[tuple[Pod, int], ...]:
+        """The endpoints of ``service`` that serve ``port``, each with the number that it means there."""
+        found = ((pod, self.target(service, port, pod)) for pod in self.endpoints(service))
+        return tuple((pod, number) for pod, number in found if number is not None)
+
     def waypoint_of(self, object_: Pod | Service) -> Waypoint | None:
         """The waypoint through which calls to the address of ``object_`` pass; ``None`` where there is none.
 

@@ -76,9 +76,7 @@ def _of_service(mesh: Mesh, source: Pod, waypoint: Pod | None, service: Service,
     if service_port is None:
         return Expected((), f"{service.key} has no port {port}")
     ways = tuple(
-        _way(mesh, source, waypoint, pod, port, number, family)
-        for pod in mesh.endpoints(service)
-        if (number := mesh.target(service, service_port, pod)) is not None
+        _way(mesh, source, waypoint, pod, port, number, family) for pod, number in mesh.backends(service, service_port)
     )
     return Expected(ways, _rule(ways) or f"{service.key} has no endpoint for port {port}")
 

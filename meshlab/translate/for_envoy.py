@@ -101,9 +101,7 @@ def _served(mesh: Mesh, key: str, unhealthy: Collection[str]) -> Iterator[_Serve
         waypoint = mesh.waypoint_of(service)
         for port in service.ports if waypoint is not None and waypoint.key == key else ():
             endpoints = tuple(
-                PodPort(pod.key, number)
-                for pod in mesh.endpoints(service)
-                if (number := mesh.target(service, port, pod)) is not None and pod.key not in unhealthy
+                PodPort(pod.key, number) for pod, number in mesh.backends(service, port) if pod.key not in unhealthy
             )
             for family in FAMILIES:
                 if (address := service.address(family)) is not None:

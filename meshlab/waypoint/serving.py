@@ -38,8 +38,8 @@ class Known:
                     return Refusal(404, f"{service.key} has no port {authority.port}")
                 found = [
                     PodPort(pod.key, number)
-                    for pod in mesh.endpoints(service)
-                    if (number := mesh.target(service, port, pod)) is not None and pod.key not in self.unhealthy
+                    for pod, number in mesh.backends(service, port)
+                    if pod.key not in self.unhealthy
                 ]
                 return found or Refusal(503, f"no healthy endpoint: {service.key} port {authority.port}")
         for pod in mesh.pods:

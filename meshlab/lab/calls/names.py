@@ -84,13 +84,12 @@ def behind(mesh: Mesh, to: str) -> list[tuple[Pod, int]]:
     if "/" in name:
         return [(pod, int(number)) for pod in mesh.pods if pod.key == name]
     return [
-        (pod, port)
+        backend
         for service in mesh.services
         if service.key == name
         for entry in service.ports
         if entry.port == int(number)
-        for pod in mesh.endpoints(service)
-        if (port := mesh.target(service, entry, pod)) is not None
+        for backend in mesh.backends(service, entry)
     ]
 
 
