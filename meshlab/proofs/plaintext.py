@@ -45,7 +45,7 @@ class Plaintext:
     kept: tuple[str, ...]
     """The same of ``kept_plaintext``."""
     packets: int
-    """Packets of TLS on 15008 between enrolled pods."""
+    """Packets on 15008 between enrolled pods that carried bytes, which are TLS."""
     unfollowed: Flow | None
     """A flow on 15008 of which bytes were not seen, so that nobody knows whether it is TLS."""
     stray: Finding | None
@@ -129,7 +129,7 @@ def plaintext(window: Window, meshes_at: MeshesAt, changed_ns: int, now: Mesh) -
         if not is_new and not rolls.of(now).both(flow):
             continue
         if flow.is_hbone and not flow.not_tls:
-            packets += len(flow.times)
+            packets += len(flow.data)  # an empty ACK carries no TLS, and is no control
             unfollowed = unfollowed or (flow if flow.hole or not flow.from_birth else None)
         elif is_new and flow.payload_bytes:
             new.add(flow, flow.payload_bytes)

@@ -103,9 +103,9 @@ def nothing_in_clear(
         return draft.cannot_tell(window.blind)
     if traffic.unfollowed:
         return draft.cannot_tell(_not_followed(window, traffic.unfollowed))
+    if not any(flow.data for flow in others):
+        return draft.cannot_tell("no packet between enrolled pods that carries a byte was seen there")
     packets = sum(len(flow.times) for flow in others)
-    if not packets:
-        return draft.cannot_tell("no packet between enrolled pods was seen there")
     return draft.held(packets, "; ".join(f"beside it, {len(flow.times)} packets of {flow}" for flow in icmp))
 
 

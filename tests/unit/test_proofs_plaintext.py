@@ -100,6 +100,13 @@ def test_a_connection_that_carries_no_byte_is_nothing_in_plaintext() -> None:
     assert seen(window(script)).in_plaintext == 0
 
 
+def test_a_packet_on_15008_without_a_byte_shows_nothing() -> None:
+    script = scenes.Script()
+    clear(script, port=15008).end()
+    of = window(script)
+    assert prove(of, seen(of)).result is Result.CANNOT_TELL
+
+
 def test_a_pod_outside_the_mesh_may_be_spoken_to_in_plaintext() -> None:
     script = tunnel()
     connection = scenes.Tcp(script, "shop/client", "shop/plain", 41000, 9090, TO_PLAIN)
