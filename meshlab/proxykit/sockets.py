@@ -11,7 +11,9 @@ from __future__ import annotations
 import array
 import asyncio
 import contextlib
+import errno
 import functools
+import random
 import socket
 import struct
 from collections.abc import Iterator
@@ -24,6 +26,10 @@ from meshlab.protocols.hbone import Target
 
 CONNECT_TIMEOUT_S = 10.0
 BACKLOG = 1024
+_NO_APPS_PORTS = range(16384, 32768)
+"""Below those of Linux' ip_local_port_range, which is 32768 to 60999 in a new network namespace."""
+_PORT_IS_TAKEN = (errno.EADDRINUSE, errno.EADDRNOTAVAIL)
+_PORT_TRIES = 20
 _SO_ORIGINAL_DST = 80
 _SO_ATTACH_REUSEPORT_CBPF = 51
 _SO_DETACH_REUSEPORT_BPF = 68
@@ -80,10 +86,34 @@ async def connect_from(
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, PROXY_MARK)
         if source is not None and source != target.address:
             _bind_foreign(sock, source, source_port)
+        elif source_port:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            sock.bind(("", source_port))
         sock.connect_ex((str(target.address), target.port))  # within a machine done at once, so that nothing waits
         async with asyncio.timeout(CONNECT_TIMEOUT_S):
             await asyncio.get_running_loop().sock_connect(sock, (str(target.address), target.port))
     return sock
+
+
+async def connect_beside_apps(netns: int, target: Target, rng: random.Random) -> socket.socket:
+    """Connect from a pod in plaintext, from a port that the kernel gives to none of the pod's apps.
+
+    A connection to an address where nobody is leaves its entry in the pod's conntrack table, for two minutes. When an
+    app then connects to the same address from the same port, its SYN belongs to that entry: rules for new connections
+    do not see it, it is not redirected, and the app talks in plaintext to the pod that has come to the address.
+
+    Source: man 7 ip (ip_local_port_range); Linux: net/netfilter/nf_conntrack_proto_tcp.c (120 s in SYN_SENT)
+
+    Raises:
+        OSError: the kernel refused, nobody answered in time, or no such port is free.
+    """
+    for tries_left in reversed(range(_PORT_TRIES)):
+        try:
+            return await connect_from(netns, target, source_port=rng.choice(_NO_APPS_PORTS))
+        except OSError as error:
+            if error.errno not in _PORT_IS_TAKEN or not tries_left:
+                raise
+    raise AssertionError("the last try returns or raises")
 
 
 def _bind_foreign(sock: socket.socket, source: IPv4Address | IPv6Address, port: int) -> None:

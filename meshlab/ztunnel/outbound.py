@@ -132,7 +132,7 @@ class Outbound:
         return await self.connect_tunnel(way, way.tunnel, own, record)
 
     async def connect_plain(self, target: Target) -> Half:
-        sock = await sockets.connect_from(self.netns, target)
+        sock = await sockets.connect_beside_apps(self.netns, target, self.shared.rng)
         _, upstream = await asyncio.get_running_loop().create_connection(self.half_class, sock=sock)
         return upstream
 

@@ -15,13 +15,15 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from open_connections import DEADLINE_S, DENY_CLIENT, LAB, echoed, open_to
 
-from meshlab.model import Mesh, Outcome
+from meshlab.model import FAMILIES, Family, Mesh, Outcome
 
 if TYPE_CHECKING:
     from meshlab.lab import Lab
 
 SELECTING = DENY_CLIENT.replace("  action: DENY", "  selector: {matchLabels: {app: server}}\n  action: DENY")
 LabFactory = Callable[..., AbstractContextManager["Lab"]]
+FIRST_PORT_OF_APPS = 32768
+"""Of ip_local_port_range in a new network namespace."""
 
 
 @pytest.fixture(scope="module")
@@ -102,3 +104,20 @@ def test_sigterm_lets_open_connections_go_on_takes_no_new_ones_and_ends_in_order
                 assert time.monotonic() < deadline
             assert echoed(old, b"still here")
         assert lab.sandbox.wait_exit(ztunnel.pid, DEADLINE_S) == 0
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_what_it_passes_in_plaintext_to_nobody_does_not_take_an_apps_port(
+    lab_factory: LabFactory, family: Family
+) -> None:
+    """An app that came to such a port later would not be redirected, and would talk to the next pod in plaintext."""
+    with lab_factory("two-nodes", ztunnel="reference") as lab:
+        server = lab.mesh.pod("shop/server")
+        url = f"http://{server.address(family)}:8080/" if family == 4 else f"http://[{server.address(family)}]:8080/"
+        lab.delete("{apiVersion: v1, kind: Pod, metadata: {name: server, namespace: shop}}")
+        with lab.capture() as capture:
+            call = lab.pod("shop/client").http(url)
+        assert not call.answered
+        ports = {flow.source_port for flow in capture.window.flows if flow.destination_port == 8080}
+        assert ports, "it passes on what is for nobody"
+        assert max(ports) < FIRST_PORT_OF_APPS
