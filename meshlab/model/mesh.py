@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 from meshlab.model.gateway import USE_WAYPOINT, USE_WAYPOINT_NAMESPACE, Serves, Waypoint
 from meshlab.model.policy import AuthorizationPolicy, PeerAuthentication
+from meshlab.model.route import DestinationRule, HttpRoute
 from meshlab.model.workload import Endpoints, Labels, Namespace, Pod, Service, ServicePort
 
 DATAPLANE_MODE = "istio.io/dataplane-mode"
@@ -26,6 +27,9 @@ class Mesh:
     services: tuple[Service, ...] = ()
     endpoints_by_hand: tuple[Endpoints, ...] = ()
     waypoints: tuple[Waypoint, ...] = ()
+    http_routes: tuple[HttpRoute, ...] = ()
+    """In the order of the file, which is their age."""
+    destination_rules: tuple[DestinationRule, ...] = ()
     authorization_policies: tuple[AuthorizationPolicy, ...] = ()
     peer_authentications: tuple[PeerAuthentication, ...] = ()
     """In the order of the file, which is their age: the oldest wins."""
@@ -123,6 +127,18 @@ class Mesh:
                 admits = waypoint.from_all or namespace == object_.namespace
                 return waypoint if admits and waypoint.serves in (wanted, "all") else None
         return None
+
+    def subset(self, service: Service, name: str) -> Labels | None:
+        """The labels that pods of a subset of ``service`` have; ``None`` where no DestinationRule has it.
+
+        The oldest DestinationRule for the Service counts.
+
+        Source: https://istio.io/latest/docs/reference/config/networking/destination-rule/#Subset
+        """
+        if not name:
+            return {}
+        rule = next((rule for rule in self.destination_rules if rule.service == service.key), None)
+        return None if rule is None else rule.subsets.get(name)
 
     def is_of_waypoint(self, service: Service) -> bool:
         """Whether ``service`` is the one by which node proxies find a waypoint, which has its Gateway's name."""

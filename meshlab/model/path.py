@@ -79,7 +79,14 @@ class Reaches:
     pod: str
 
 
-Response = Refused | Reaches
+@dataclass(frozen=True, slots=True)
+class Status:
+    """A waypoint answers by itself, with this status."""
+
+    code: int
+
+
+Response = Refused | Reaches | Status
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,15 +94,22 @@ class Way:
     """One path that a call may take, and what should come of it there."""
 
     path: Path
-    connection: Connection
-    """Its last leg, as the server's node proxy sees it."""
+    connection: Connection | None
+    """Its last leg, as the server's node proxy sees it; ``None`` where a waypoint answers by itself."""
     response: Response
     rule: str
     """The rule that decides, as a sentence."""
 
     @property
     def verdict(self) -> Verdict:
-        return Verdict.ALLOW if isinstance(self.response, Reaches) else Verdict.DENY
+        """A status of a waypoint's own is a denial from 400 on."""
+        match self.response:
+            case Reaches():
+                return Verdict.ALLOW
+            case Status(code) if code < 400:
+                return Verdict.ALLOW
+            case _:
+                return Verdict.DENY
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,6 +19,8 @@ BYPASS_INBOUND = "ambient.istio.io/bypass-inbound-capture"
 TRUE_WORDS = ("1", "t", "T", "true", "TRUE", "True")
 """What Go's ParseBool takes for true."""
 FAMILIES: tuple[Family, ...] = (4, 6)
+HTTP_PROTOCOLS = frozenset({"http", "http2", "grpc"})
+"""Source: https://istio.io/latest/docs/ops/configuration/traffic-management/protocol-selection/"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,6 +112,14 @@ class ServicePort:
     target_port: int | str
     """A number, or the name of a container port, which each endpoint resolves for itself."""
     name: str = ""
+    protocol: str = ""
+    """What is declared to be spoken there, by ``appProtocol`` or else by the first part of the name: ``http``,
+    ``http2``, ``grpc``, ``tcp``, ``tls`` ...; empty where nothing is."""
+
+    @property
+    def is_http(self) -> bool:
+        """Whether a waypoint reads requests here: what is not declared is passed on as bytes."""
+        return self.protocol in HTTP_PROTOCOLS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

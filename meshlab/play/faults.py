@@ -52,7 +52,7 @@ def fault(mesh: Mesh, call: Call, *, allowed: bool, arrived: str) -> str:
         if not call.answered:
             return detail
         way = _way(mesh, call)
-        if way is not None and call.peer is not None:
+        if way is not None and way.connection is not None and call.peer is not None:
             seen, expected = call.peer, way.connection
             if seen.address != expected.source_ip and way.path.leaves_its_pod:
                 return f"the server saw the client at {seen.address}, not {expected.source_ip}"

@@ -114,10 +114,12 @@ def _wrong_answer(planned: PlannedCell, call: Call) -> str:
         return f"a call was answered by {call.peer.pod}, which is not behind {planned.to}:{planned.port}"
     if call.peer.pod not in planned.due.answering:
         return f"a call that is denied was answered by {call.peer.pod}"
-    if call.peer.server_port != way.connection.port:
-        return f"a call arrived at port {call.peer.server_port} of {call.peer.pod}, not at {way.connection.port}"
-    if call.peer.address != way.connection.source_ip:
-        return f"the server saw the client at {call.peer.address}, not at {way.connection.source_ip}{_past(way)}"
+    due = way.connection
+    assert due is not None, "a way that a pod answers ends there"
+    if call.peer.server_port != due.port:
+        return f"a call arrived at port {call.peer.server_port} of {call.peer.pod}, not at {due.port}"
+    if call.peer.address != due.source_ip:
+        return f"the server saw the client at {call.peer.address}, not at {due.source_ip}{_past(way)}"
     return ""
 
 
