@@ -13,6 +13,8 @@ Source: https://istio.io/latest/docs/concepts/security/#implicit-enablement and 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from meshlab.model import (
     Action,
     AuthorizationPolicy,
@@ -20,6 +22,7 @@ from meshlab.model import (
     Decision,
     Mesh,
     Pod,
+    Request,
     Verdict,
     has_labels,
 )
@@ -43,19 +46,25 @@ def decide(mesh: Mesh, connection: Connection) -> Decision:
         rule = strict_rule(mesh, pod, connection.port)
         if rule is not None:
             return Decision(Verdict.DENY, rule)
-    return _authorize(_policies_of(mesh, pod), connection)
+    return judged_by(_policies_of(mesh, pod), connection)
 
 
-def _authorize(policies: list[AuthorizationPolicy], connection: Connection) -> Decision:
-    """DENY before ALLOW; where there is an ALLOW, one has to match."""
+def judged_by(
+    policies: Sequence[AuthorizationPolicy], connection: Connection, request: Request | None = None
+) -> Decision:
+    """What these policies say: DENY before ALLOW; where there is an ALLOW, one has to match.
+
+    Args:
+        request: what a waypoint reads on the connection; ``None``: only the connection is judged.
+    """
     denying = [policy for policy in policies if policy.action is Action.DENY]
     allowing = [policy for policy in policies if policy.action is Action.ALLOW]
     for policy in denying:
-        reason = match_policy(policy, connection)
+        reason = match_policy(policy, connection, request)
         if reason is not None:
             return Decision(Verdict.DENY, f"AuthorizationPolicy {policy.key} denies: {reason}")
     for policy in allowing:
-        reason = match_policy(policy, connection)
+        reason = match_policy(policy, connection, request)
         if reason is not None:
             return Decision(Verdict.ALLOW, f"AuthorizationPolicy {policy.key} allows: {reason}")
     if allowing:

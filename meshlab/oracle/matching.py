@@ -6,9 +6,10 @@
     source = AND of its fields        (operation and when alike)
     field  = OR of its values AND none of its not-values
 
-Only what L4 can know takes part. An ALLOW rule with an L7 part is as if it were not there (it would allow more than was
-asked for); a DENY rule is enforced without its L7 parts (it denies more), and an entry of which nothing is left never
-matches. So ``rules: [{}]`` matches everything, and ``from: [{source: {}}]`` nothing.
+Where there is no request to look at, only what L4 can know takes part. An ALLOW rule with an L7 part is as if it were
+not there (it would allow more than was asked for); a DENY rule is enforced without its L7 parts (it denies more), and
+an entry of which nothing is left never matches. So ``rules: [{}]`` matches everything, and ``from: [{source: {}}]``
+nothing.
 
 Source: https://istio.io/latest/docs/reference/config/security/authorization-policy/ and, where page and code disagree
 on L7 parts, the code (pilot/pkg/serviceregistry/ambient/authorization.go).
@@ -16,14 +17,29 @@ on L7 parts, the code (pilot/pkg/serviceregistry/ambient/authorization.go).
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from ipaddress import IPv4Network, IPv6Network, ip_network
 
-from meshlab.model import Action, Address, AuthorizationPolicy, Condition, Connection, Operation, Rule, Source, SpiffeId
+from meshlab.model import (
+    Action,
+    Address,
+    AuthorizationPolicy,
+    Condition,
+    Connection,
+    Operation,
+    Request,
+    Rule,
+    Source,
+    SpiffeId,
+)
+from meshlab.oracle.requests import header, is_like_path, path_of
 
 Strings = tuple[str, ...]
+_HEADER_KEY = re.compile(r"request\.headers\[(.+)\]")
+_HAS_PORT = re.compile(r".*[^:]:[0-9]+|\[.*\]:[0-9]+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,25 +51,29 @@ class _Field:
     matches: Callable[[str], bool]
 
 
-def match_policy(policy: AuthorizationPolicy, connection: Connection) -> str | None:
-    """Say which rule of ``policy`` matches and by what, e.g. ``rule 1 (ports 9090)``; ``None`` where none does."""
+def match_policy(policy: AuthorizationPolicy, connection: Connection, request: Request | None = None) -> str | None:
+    """Say which rule of ``policy`` matches and by what, e.g. ``rule 1 (ports 9090)``; ``None`` where none does.
+
+    Args:
+        request: what a waypoint reads on the connection; ``None`` where it carries nothing but bytes.
+    """
     for number, rule in enumerate(policy.rules, 1):
-        if policy.action is Action.ALLOW and _has_l7(rule):
+        if request is None and policy.action is Action.ALLOW and _has_l7(rule):
             continue
-        reasons = _match_rule(rule, policy.namespace, connection)
+        reasons = _match_rule(rule, policy.namespace, connection, request)
         if reasons is not None:
             return f"rule {number} ({', '.join(reasons) or 'everything'})"
     return None
 
 
-def _match_rule(rule: Rule, namespace: str, connection: Connection) -> list[str] | None:
+def _match_rule(rule: Rule, namespace: str, connection: Connection, request: Request | None) -> list[str] | None:
     """What in the rule matched (nothing, for a rule without parts); ``None`` where a part did not."""
     parts: list[list[list[_Field]]] = []
     if rule.sources:
-        parts.append([_source_fields(source, namespace, connection) for source in rule.sources])
+        parts.append([_source_fields(source, namespace, connection, request) for source in rule.sources])
     if rule.operations:
-        parts.append([_operation_fields(operation, connection) for operation in rule.operations])
-    parts.extend([_condition_fields(condition, connection)] for condition in rule.conditions)
+        parts.append([_operation_fields(operation, connection, request) for operation in rule.operations])
+    parts.extend([_condition_fields(condition, namespace, connection, request)] for condition in rule.conditions)
     reasons = []
     for entries in parts:
         reason = next((found for entry in entries if (found := _match_entry(entry)) is not None), None)
@@ -79,41 +99,83 @@ def _match_entry(fields: Iterable[_Field]) -> str | None:
     return ", ".join(reasons) or None
 
 
-def _source_fields(source: Source, namespace: str, connection: Connection) -> list[_Field]:
+def _source_fields(source: Source, namespace: str, connection: Connection, request: Request | None) -> list[_Field]:
     peer = connection.source
-    return [
+    l4 = [
         _Field("principals", source.principals, source.not_principals, _principal_matcher(peer)),
         _Field("namespaces", source.namespaces, source.not_namespaces, _namespace_matcher(peer)),
         _Field(
             "serviceAccounts",
             source.service_accounts,
             source.not_service_accounts,
-            lambda value: _is_service_account(value, namespace, peer),
+            partial(_is_service_account, policy_namespace=namespace, peer=peer),
         ),
         _Field("ipBlocks", source.ip_blocks, source.not_ip_blocks, _address_matcher(connection.source_ip)),
     ]
+    if request is None:
+        return l4
+    # no RequestAuthentication is read, so no request has a principal
+    requested = _Field("requestPrincipals", source.request_principals, source.not_request_principals, _never)
+    domains = _Field("trustDomains", source.trust_domains, source.not_trust_domains, _trust_domain_matcher(peer))
+    return [*l4, requested, domains]
 
 
-def _operation_fields(operation: Operation, connection: Connection) -> list[_Field]:
-    return [_port_field("ports", operation.ports, operation.not_ports, connection)]
+def _operation_fields(operation: Operation, connection: Connection, request: Request | None) -> list[_Field]:
+    l4 = [_port_field("ports", operation.ports, operation.not_ports, connection)]
+    if request is None:
+        return l4
+    path = path_of(request)
+    return [
+        *l4,
+        _Field("hosts", operation.hosts, operation.not_hosts, lambda value: _is_host(request.authority, value)),
+        _Field("methods", operation.methods, operation.not_methods, lambda value: _is_like(request.method, value)),
+        _Field("paths", operation.paths, operation.not_paths, lambda value: is_like_path(path, value)),
+    ]
 
 
-def _condition_fields(condition: Condition, connection: Connection) -> list[_Field]:
-    """One field, or none where the key is an L7 one."""
-    key, values, not_values = condition.key, condition.values, condition.not_values
+def _condition_fields(
+    condition: Condition, namespace: str, connection: Connection, request: Request | None
+) -> list[_Field]:
+    """One field, or none where the key is one that nobody can see here."""
+    key, peer = condition.key, connection.source
     match key:
         case "source.principal":
-            return [_Field(key, values, not_values, _principal_matcher(connection.source))]
+            found = _principal_matcher(peer)
         case "source.namespace":
-            return [_Field(key, values, not_values, _namespace_matcher(connection.source))]
+            found = _namespace_matcher(peer)
         case "source.ip":
-            return [_Field(key, values, not_values, _address_matcher(connection.source_ip))]
+            found = _address_matcher(connection.source_ip)
         case "destination.ip":
-            return [_Field(key, values, not_values, _address_matcher(connection.destination_ip))]
+            found = _address_matcher(connection.destination_ip)
         case "destination.port":
-            return [_port_field(key, values, not_values, connection)]
-        case _:
+            return [_port_field(key, condition.values, condition.not_values, connection)]
+        case _ if request is None:
             return []
+        case "source.trustDomain":
+            found = _trust_domain_matcher(peer)
+        case "source.serviceAccount":
+            found = partial(_is_service_account, policy_namespace=namespace, peer=peer)
+        case _:
+            found = _header_matcher(key, request)
+    return [_Field(key, condition.values, condition.not_values, found)]
+
+
+def _header_matcher(key: str, request: Request) -> Callable[[str], bool]:
+    """Of ``request.headers[NAME]``. Of any other key there is no value at a waypoint, so nothing matches."""
+    named = _HEADER_KEY.fullmatch(key)
+    text = header(request, named[1].lower()) if named else None
+    return lambda pattern: text is not None and _is_like(text, pattern)
+
+
+def _never(value: str) -> bool:
+    return False
+
+
+def _is_host(authority: str, pattern: str) -> bool:
+    """Hosts are compared without regard to case; one without a port means any."""
+    own, wanted = authority.lower(), pattern.lower()
+    bare = own.rpartition(":")[0] if _HAS_PORT.fullmatch(own) else own
+    return _is_like(own, wanted) or _is_like(bare, wanted)
 
 
 def _has_l7(rule: Rule) -> bool:
@@ -150,6 +212,10 @@ def _principal_matcher(peer: SpiffeId | None) -> Callable[[str], bool]:
 def _namespace_matcher(peer: SpiffeId | None) -> Callable[[str], bool]:
     """Compares with the identity's namespace, which is empty where there is no identity."""
     return lambda pattern: _is_like(peer.namespace if peer else "", pattern)
+
+
+def _trust_domain_matcher(peer: SpiffeId | None) -> Callable[[str], bool]:
+    return lambda pattern: peer is not None and _is_like(peer.trust_domain, pattern)
 
 
 def _is_service_account(value: str, policy_namespace: str, peer: SpiffeId | None) -> bool:

@@ -1,0 +1,342 @@
+"""What a waypoint does with a request: whether it is allowed, which rule of a route takes it, and what comes of it.
+
+    normalise -> authorize (DENY, then ALLOW) -> abort or delay -> the rule that matches -> one of its backends
+
+What is random is a list of outcomes with their chances. An outcome is an answer of the waypoint's own, or the request
+as it is sent on, with the pods that may get it. What the server's node proxy says of that is not judged here.
+
+Source: https://istio.io/latest/docs/reference/config/networking/virtual-service/,
+https://gateway-api.sigs.k8s.io/reference/spec/#httprouterule and, for the order of the stages,
+https://github.com/istio/istio/blob/master/pilot/pkg/networking/core/listener_waypoint.go
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from fractions import Fraction
+
+from meshlab.model import (
+    AuthorizationPolicy,
+    Backend,
+    Connection,
+    Decision,
+    HeaderEdits,
+    HttpRoute,
+    HttpRule,
+    Mesh,
+    PodPort,
+    Redirect,
+    Request,
+    RequestMatch,
+    Service,
+    ServicePort,
+    Verdict,
+    Waypoint,
+)
+from meshlab.model.gateway import WAYPOINT_CLASS
+from meshlab.oracle.decide import judged_by
+from meshlab.oracle.requests import matches, normalised
+
+DENIED = 403
+NO_ROUTE = 404
+UNAVAILABLE = 503
+_BROKEN = {"HTTPRoute": 500, "VirtualService": 503}
+"""What a share of the requests gets whose backend is not there."""
+_DEFAULT_PORTS = {"http": 80, "https": 443}
+_AUTHORITY = ("host", ":authority")
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """The waypoint answers by itself."""
+
+    status: int
+    location: str = ""
+    """Of a redirect."""
+    body: str | None = None
+    """``None``: any."""
+
+
+@dataclass(frozen=True, slots=True)
+class Forwarded:
+    """The request goes on to one of some pods."""
+
+    pods: tuple[PodPort, ...]
+    """One at least."""
+    request: Request
+    """As it is sent on."""
+    timeout_s: float | None = None
+    """After so long the client gets 504."""
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """What becomes of a share of equal requests."""
+
+    chance: Fraction
+    outcome: Answered | Forwarded
+    rule: str
+    """By which rule, as a sentence."""
+    delay_s: float = 0.0
+    """How long the waypoint waits first."""
+    response_headers: tuple[HeaderEdits, ...] = ()
+    """Done to the answer, in this order."""
+
+
+@dataclass(frozen=True, slots=True)
+class Came:
+    """A request at a waypoint, and where it came to."""
+
+    waypoint: Waypoint
+    service: Service
+    port: ServicePort
+    connection: Connection
+    """From the client to the address of the Service: the client's identity and address, what was dialled."""
+    request: Request
+
+
+def authorize(
+    mesh: Mesh, waypoint: Waypoint, service: Service | None, connection: Connection, request: Request | None
+) -> Decision:
+    """What the policies that bind to ``waypoint``, or to ``service``, say of a connection or of a request on it.
+
+    Source: https://istio.io/latest/docs/ambient/usage/l7-features/#targeting-policies-or-routing-rules
+    """
+    bound = [policy for policy in mesh.authorization_policies if _binds(policy, mesh, waypoint, service)]
+    return judged_by(sorted(bound, key=lambda policy: policy.key), connection, request)
+
+
+def shares(mesh: Mesh, came: Came, unhealthy: Sequence[str] = ()) -> tuple[Share, ...]:
+    """What becomes of a request; the chances add up to one."""
+    came = replace(came, request=normalised(came.request))
+    decision = authorize(mesh, came.waypoint, came.service, came.connection, came.request)
+    if decision.verdict is Verdict.DENY:
+        return (Share(Fraction(1), Answered(DENIED), decision.rule),)
+    found = _rule(mesh, came)
+    if isinstance(found, Share):
+        return (found,)
+    route, rule, match, name = found
+    routed = list(_routed(mesh, came, route, rule, match, name, unhealthy))
+    return tuple(_with_faults(rule, name, routed))
+
+
+def rules(mesh: Mesh, service: Service, port: ServicePort) -> list[tuple[HttpRoute, HttpRule, RequestMatch, str]]:
+    """Every rule for ``port`` of ``service`` with each of its matches, the one that is looked at first first."""
+    routes = [
+        route
+        for route in mesh.http_routes
+        if any(key == service.key and number in (None, port.port) for key, number in route.services)
+    ]
+    if routes and routes[0].kind == "VirtualService":
+        del routes[1:]
+    each = [
+        (route, rule, match, f"{route.kind} {route.key}: rule {number}{f' ({rule.name})' if rule.name else ''}")
+        for route in routes
+        for number, rule in enumerate(route.rules, 1)
+        for match in rule.matches or (RequestMatch(),)
+    ]
+    if routes and routes[0].kind == "HTTPRoute":
+        each.sort(key=lambda one: _precedence(one[2]))
+    return each
+
+
+# --- who may ---------------------------------------------------------------------------------------------------------
+
+
+def _binds(policy: AuthorizationPolicy, mesh: Mesh, waypoint: Waypoint, service: Service | None) -> bool:
+    return not policy.dry_run and any(
+        _is_target(target["kind"], target["name"], policy, mesh, waypoint, service) for target in policy.target_refs
+    )
+
+
+def _is_target(
+    kind: str, name: str, policy: AuthorizationPolicy, mesh: Mesh, waypoint: Waypoint, service: Service | None
+) -> bool:
+    match kind:
+        case "Gateway":
+            return (name, policy.namespace) == (waypoint.name, waypoint.namespace)
+        case "Service":
+            return service is not None and (name, policy.namespace) == (service.name, service.namespace)
+        case "GatewayClass":
+            return (name, policy.namespace) == (WAYPOINT_CLASS, mesh.root_namespace)
+        case _:
+            return False
+
+
+# --- which rule ------------------------------------------------------------------------------------------------------
+
+
+def _rule(mesh: Mesh, came: Came) -> tuple[HttpRoute | None, HttpRule, RequestMatch, str] | Share:
+    possible = rules(mesh, came.service, came.port)
+    if not any(_is_for(route, came) for route in mesh.http_routes):
+        own = HttpRule(backends=(Backend(service=came.service.key, port=came.port.port),))
+        return None, own, RequestMatch(), f"{came.service.key} has no route"
+    for route, rule, match, name in possible:
+        if matches(match, came.request, came.port.port):
+            return route, rule, match, name
+    return Share(Fraction(1), Answered(NO_ROUTE), f"no rule of a route of {came.service.key} matches")
+
+
+def _is_for(route: HttpRoute, came: Came) -> bool:
+    return any(key == came.service.key and number in (None, came.port.port) for key, number in route.services)
+
+
+def _precedence(match: RequestMatch) -> tuple[bool, int, bool, int, int]:
+    """Less comes first: exact path, the longest prefix, a method, the most headers, the most query parameters."""
+    path = match.path
+    exact = path is not None and path.how == "exact"
+    length = len(path.value) if path is not None and not exact else 0
+    return (not exact, -length, match.method is None, -len(match.headers), -len(match.query))
+
+
+# --- what it does ----------------------------------------------------------------------------------------------------
+
+
+def _with_faults(rule: HttpRule, name: str, routed: Sequence[Share]) -> Iterator[Share]:
+    """A delay comes first, and an abort after it; each strikes by itself."""
+    delayed = Fraction(0) if rule.delay is None else _percent(rule.delay.percent)
+    aborted = Fraction(0) if rule.abort is None else _percent(rule.abort.percent)
+    for delay_s, chance in ((0.0, 1 - delayed), (rule.delay.seconds if rule.delay else 0.0, delayed)):
+        if rule.abort is not None and chance * aborted:
+            yield Share(chance * aborted, Answered(rule.abort.status), f"{name} aborts", delay_s)
+        for share in routed:
+            if left := chance * (1 - aborted) * share.chance:
+                yield replace(share, chance=left, delay_s=delay_s)
+
+
+def _percent(percent: float) -> Fraction:
+    """Envoy draws with a resolution of one in a million."""
+    return Fraction(round(percent * 10_000), 1_000_000)
+
+
+def _routed(
+    mesh: Mesh,
+    came: Came,
+    route: HttpRoute | None,
+    rule: HttpRule,
+    match: RequestMatch,
+    name: str,
+    unhealthy: Sequence[str],
+) -> Iterator[Share]:
+    one = Fraction(1)
+    if rule.redirect is not None:
+        location = _location(came.request, rule.redirect, match)
+        yield Share(one, Answered(rule.redirect.status, location), f"{name} redirects")
+        return
+    if rule.direct_response is not None:
+        answer = Answered(rule.direct_response.status, body=rule.direct_response.body or None)
+        yield Share(one, answer, f"{name} answers", response_headers=(rule.response_headers,))
+        return
+    total = sum(backend.weight for backend in rule.backends)
+    if not total:
+        yield Share(one, Answered(_BROKEN[route.kind if route else "HTTPRoute"]), f"{name} has no backend")
+        return
+    for backend in rule.backends:
+        if backend.weight:
+            share = _to_backend(mesh, came, route, rule, match, backend, unhealthy)
+            words = name if route is None else f"{name} sends to {_named(backend, came.port)}"
+            yield replace(share, chance=Fraction(backend.weight, total), rule=f"{words}{share.rule}")
+
+
+def _to_backend(
+    mesh: Mesh,
+    came: Came,
+    route: HttpRoute | None,
+    rule: HttpRule,
+    match: RequestMatch,
+    backend: Backend,
+    unhealthy: Sequence[str],
+) -> Share:
+    """Its rule is what has to be added to the name of the route's."""
+    one = Fraction(1)
+    response_headers = (backend.response_headers, rule.response_headers)
+    service = next((service for service in mesh.services if service.key == backend.service), None)
+    wanted = backend.port or came.port.port
+    port = next((port for port in service.ports if port.port == wanted), None) if service else None
+    labels = mesh.subset(service, backend.subset) if service else None
+    if service is None or port is None or labels is None:
+        return Share(one, Answered(_BROKEN[route.kind if route else "HTTPRoute"]), ", which is not there")
+    pods = tuple(
+        PodPort(pod.key, number)
+        for pod, number in mesh.backends(service, port)
+        if labels.items() <= pod.labels.items() and pod.key not in unhealthy
+    )
+    if not pods:
+        return Share(one, Answered(UNAVAILABLE), ", which has no endpoint", response_headers=response_headers)
+    request = _rewritten(came.request, rule, match)
+    for edits in (backend.request_headers, rule.request_headers):
+        request = _edited(request, edits)
+    return Share(one, Forwarded(pods, request, rule.timeout_s), "", response_headers=response_headers)
+
+
+def _named(backend: Backend, called: ServicePort) -> str:
+    subset = f" ({backend.subset})" if backend.subset else ""
+    return f"{backend.service}:{backend.port or called.port}{subset}"
+
+
+# --- what is changed -------------------------------------------------------------------------------------------------
+
+
+def _rewritten(request: Request, rule: HttpRule, match: RequestMatch) -> Request:
+    rewrite = rule.rewrite
+    if rewrite is None:
+        return request
+    path = _other_path(request.path, match, rewrite.path, rewrite.prefix)
+    return replace(request, path=path, authority=rewrite.authority or request.authority)
+
+
+def _other_path(whole: str, match: RequestMatch, full: str | None, prefix: str | None) -> str:
+    """The path with another one in its place, or with another prefix; the query stays.
+
+    A prefix of segments keeps the slash between itself and the rest: ``/a`` -> ``/`` makes ``/a/b`` to ``/b``. One of
+    characters is replaced as it stands. Where an exact path or an expression matched, all of it is replaced.
+    """
+    path, mark, query = whole.partition("?")
+    if full is not None:
+        return full + mark + query
+    if prefix is None:
+        return whole
+    found = match.path
+    if found is None:
+        rest = path[1:]
+    elif found.how == "segments":
+        rest = path[len(found.value.rstrip("/")) :]
+        return (prefix.rstrip("/") + rest or "/") + mark + query
+    elif found.how == "prefix":
+        rest = path[len(found.value) :]
+    else:
+        rest = ""
+    return prefix + rest + mark + query
+
+
+def _edited(request: Request, edits: HeaderEdits) -> Request:
+    """What is removed goes first."""
+    authority, headers = request.authority, [pair for pair in request.headers if pair[0] not in edits.remove]
+    for name, value in edits.set:
+        if name in _AUTHORITY:
+            authority = value
+        else:
+            headers = [pair for pair in headers if pair[0] != name] + [(name, value)]
+    for name, value in edits.add:
+        if name in _AUTHORITY:
+            authority = value
+        else:
+            headers.append((name, value))
+    return replace(request, authority=authority, headers=tuple(headers))
+
+
+def _location(request: Request, redirect: Redirect, match: RequestMatch) -> str:
+    scheme = redirect.scheme or "http"
+    host = redirect.authority or request.authority
+    if redirect.port is not None:
+        bare = host if redirect.authority else _without_port(host)
+        host = bare if redirect.port == _DEFAULT_PORTS.get(scheme) else f"{bare}:{redirect.port}"
+    elif redirect.scheme and not redirect.authority:
+        host = _without_port(host)
+    return f"{scheme}://{host}{_other_path(request.path, match, redirect.path, redirect.prefix)}"
+
+
+def _without_port(authority: str) -> str:
+    host, colon, port = authority.rpartition(":")
+    return host if colon and port.isdigit() else authority
