@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Flag
 
+from meshlab.model.route import Request
 from meshlab.model.workload import Address, Family
 
 
@@ -57,6 +58,10 @@ class Peer:
     """The client as the server's socket saw it."""
     port: int
     headers: Mapping[str, str] = field(default_factory=dict)
+    """Of the request as it came, in lower case."""
+    method: str = ""
+    """Empty, like ``path``, where it was no HTTP."""
+    path: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,6 +88,8 @@ class Call:
     started_ns: int
     """``time.clock_gettime_ns(CLOCK_REALTIME)``, the clock of the captures."""
     ended_ns: int
+    request: Request | None = None
+    """What was asked for, in HTTP; ``None`` for other calls."""
     status: int | None = None
     """HTTP status, for HTTP calls that got one."""
     headers: Mapping[str, str] = field(default_factory=dict)

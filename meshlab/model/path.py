@@ -9,9 +9,11 @@ Direct ambient is one leg. Through a waypoint a path has two: from the client to
 from __future__ import annotations
 
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Literal
 
 from meshlab.model.connection import Connection
+from meshlab.model.route import HeaderEdits, Request
 from meshlab.model.topology import Verdict
 
 Carried = Literal["hbone", "plain"]
@@ -99,6 +101,8 @@ class Way:
     response: Response
     rule: str
     """The rule that decides, as a sentence."""
+    kept_from: tuple[Path, ...] = ()
+    """Where the waypoint answers by itself: the paths to the pods that the call must not reach."""
 
     @property
     def verdict(self) -> Verdict:
@@ -112,6 +116,26 @@ class Way:
                 return Verdict.DENY
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Share:
+    """What becomes of a share of equal requests at a waypoint."""
+
+    chance: Fraction
+    """Above 0; those of all shares add up to 1."""
+    ways: tuple[Way, ...]
+    """One for each pod that may get the request; one, of the waypoint's own answer."""
+    request: Request | None = None
+    """As the server gets it; ``None`` where none does."""
+    delay_s: float = 0.0
+    """How long the answer waits, at least."""
+    location: str = ""
+    """Of a redirect."""
+    body: str | None = None
+    """Of an answer of the waypoint's own; ``None``: any."""
+    response_headers: tuple[HeaderEdits, ...] = ()
+    """What is done to the answer's headers, in this order."""
+
+
 @dataclass(frozen=True, slots=True)
 class Expected:
     """What should come of a call."""
@@ -120,6 +144,8 @@ class Expected:
     """One for each pod that the proxy may pick; none where nobody can answer."""
     rule: str
     """The rules that decide, as a sentence."""
+    shares: tuple[Share, ...] = ()
+    """Of a request that a waypoint reads: what it comes to, with the chances. ``ways`` are those of all of them."""
 
     @property
     def passage(self) -> Literal["allow", "deny", "mixed"]:
@@ -137,6 +163,16 @@ class Expected:
     def answering(self) -> frozenset[str]:
         """The pods that may answer."""
         return frozenset(way.response.pod for way in self.ways if isinstance(way.response, Reaches))
+
+    @property
+    def statuses(self) -> frozenset[int]:
+        """With which a waypoint may answer by itself."""
+        return frozenset(way.response.code for way in self.ways if isinstance(way.response, Status))
+
+    @property
+    def is_certain(self) -> bool:
+        """Whether all equal requests come to the same, up to the choice among endpoints."""
+        return len(self.shares) < 2
 
 
 def direct(source: str, pod: str, port: int, carried: Carried = "hbone") -> Path:

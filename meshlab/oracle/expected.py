@@ -1,11 +1,14 @@
 """What should come of a call: the paths that it may take, and on each of them the policies' verdict.
 
 A call of a pod in the mesh passes the waypoint of what it calls. A pod outside the mesh knows of none and goes round
-it, and so does whoever calls the address of a pod whose waypoint serves Services only. The server's node proxy then
-judges the waypoint's connection, with the waypoint's identity.
+it, and so does whoever calls the address of a pod whose waypoint serves Services only. The waypoint judges the client,
+and what it asks for; the server's node proxy then judges the waypoint's connection, with the waypoint's identity. Where
+that denies a request the waypoint answers 503.
 """
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 from meshlab.model import (
     Carried,
@@ -18,10 +21,15 @@ from meshlab.model import (
     Pod,
     Reaches,
     Refused,
+    Request,
     Service,
+    ServicePort,
+    Share,
+    Status,
     Verdict,
     Way,
 )
+from meshlab.oracle import http
 from meshlab.oracle.decide import decide
 
 
@@ -43,16 +51,25 @@ def _seen(mesh: Mesh, source: Pod, destination: Pod, port: int, family: Family, 
     )
 
 
-def expected(mesh: Mesh, source: Pod, destination: Pod | Service, port: int, family: Family) -> Expected:
+def expected(
+    mesh: Mesh, source: Pod, destination: Pod | Service, port: int, family: Family, request: Request | None = None
+) -> Expected:
     """Return what should come of a call of ``source`` to ``port`` of a pod, or of a Service by its ClusterIP.
+
+    Args:
+        request: what it asks for, which counts where a waypoint reads it; ``GET /`` if it is not given.
 
     The caller of a Service is in the mesh: nobody else carries a ClusterIP here. A call of a pod to its own address is
     never captured, and so it is always answered.
     """
     waypoint = _waypoint(mesh, source, destination)
     if isinstance(destination, Service):
-        return _of_service(mesh, source, waypoint, destination, port, family)
+        return _of_service(mesh, source, waypoint, destination, port, family, request)
     way = _way(mesh, source, waypoint, destination, port, port, family)
+    if waypoint is not None:
+        seen = _at_waypoint(mesh, source, destination, port, family)
+        if denial := _denial(mesh, waypoint, None, seen):
+            way = _kept_from(way, denial)
     return Expected((way,), way.rule)
 
 
@@ -70,7 +87,15 @@ def _waypoint(mesh: Mesh, source: Pod, destination: Pod | Service) -> Pod | None
     return next((pod for pod in mesh.pods if waypoint is not None and pod.key == waypoint.key), None)
 
 
-def _of_service(mesh: Mesh, source: Pod, waypoint: Pod | None, service: Service, port: int, family: Family) -> Expected:
+def _of_service(
+    mesh: Mesh,
+    source: Pod,
+    waypoint: Pod | None,
+    service: Service,
+    port: int,
+    family: Family,
+    request: Request | None,
+) -> Expected:
     """Over every endpoint that the caller may reach; one without the named target port is none."""
     service_port = next((candidate for candidate in service.ports if candidate.port == port), None)
     if service_port is None:
@@ -78,7 +103,89 @@ def _of_service(mesh: Mesh, source: Pod, waypoint: Pod | None, service: Service,
     ways = tuple(
         _way(mesh, source, waypoint, pod, port, number, family) for pod, number in mesh.backends(service, service_port)
     )
+    if waypoint is not None:
+        seen = _at_waypoint(mesh, source, service, port, family)
+        if service_port.is_http:
+            asked = request or Request(authority=_authority(seen))
+            return _of_request(mesh, source, waypoint, service, service_port, seen, asked, ways)
+        if denial := _denial(mesh, waypoint, service, seen):
+            ways = tuple(_kept_from(way, denial) for way in ways)
     return Expected(ways, _rule(ways) or f"{service.key} has no endpoint for port {port}")
+
+
+def _of_request(
+    mesh: Mesh,
+    source: Pod,
+    waypoint: Pod,
+    service: Service,
+    port: ServicePort,
+    seen: Connection,
+    request: Request,
+    own: tuple[Way, ...],
+) -> Expected:
+    """What becomes of a request that a waypoint reads.
+
+    Args:
+        own: the ways to the Service's own endpoints.
+    """
+    known = next(one for one in mesh.waypoints if one.key == waypoint.key)
+    family: Family = 4 if seen.source_ip.version == 4 else 6
+    to_waypoint = Path((Leg(source.key, waypoint.key, port.port, "hbone"),))
+    shares: list[Share] = []
+    ways: tuple[Way, ...]
+    said = http.shares(mesh, http.Came(known, service, port, seen, request))
+    for one in said:
+        match one.outcome:
+            case http.Answered(status, location, body):
+                ways = (Way(to_waypoint, None, Status(status), one.rule, tuple(way.path for way in own)),)
+                share = Share(chance=one.chance, ways=ways, location=location, body=body)
+            case http.Forwarded(pods, sent):
+                found = [_way(mesh, source, waypoint, mesh.pod(to.pod), port.port, to.port, family) for to in pods]
+                ways = tuple(_unavailable(way) if way.verdict is Verdict.DENY else way for way in found)
+                share = Share(chance=one.chance, ways=ways, request=sent)
+        shares.append(replace(share, delay_s=one.delay_s, response_headers=one.response_headers))
+    rule = "; ".join(dict.fromkeys(_said(one.rule, share) for one, share in zip(said, shares, strict=True)))
+    return Expected(tuple(way for share in shares for way in share.ways), rule, tuple(shares))
+
+
+def _said(rule: str, share: Share) -> str:
+    chance = "" if share.chance == 1 else f" ({float(share.chance):.4g})"
+    return f"{rule}{chance}: {_rule(share.ways)}" if share.request is not None else f"{rule}{chance}"
+
+
+def _at_waypoint(mesh: Mesh, source: Pod, to: Pod | Service, port: int, family: Family) -> Connection:
+    """The connection as a waypoint judges it: from the client, to what was dialled."""
+    address = to.address(family)
+    assert address is not None, "it was called by this address"
+    return Connection(
+        source=source.identity(mesh.trust_domain),
+        source_ip=source.address(family),
+        destination=to.key,
+        destination_ip=address,
+        port=port,
+    )
+
+
+def _authority(seen: Connection) -> str:
+    address = seen.destination_ip
+    return f"[{address}]:{seen.port}" if address.version == 6 else f"{address}:{seen.port}"
+
+
+def _denial(mesh: Mesh, waypoint: Pod, service: Service | None, seen: Connection) -> str:
+    """The rule by which a waypoint denies a connection of which it reads nothing; empty where it does not."""
+    known = next(one for one in mesh.waypoints if one.key == waypoint.key)
+    decision = http.authorize(mesh, known, service, seen, None)
+    return "" if decision.allowed else decision.rule
+
+
+def _kept_from(way: Way, rule: str) -> Way:
+    """The way of a call that its waypoint refuses."""
+    return Way(Path(way.path.legs[:1]), None, Refused(), rule, (way.path,))
+
+
+def _unavailable(way: Way) -> Way:
+    """The way of a request that the server's node proxy refuses to the waypoint."""
+    return replace(way, response=Status(http.UNAVAILABLE), rule=f"{way.rule}, and the waypoint answers 503")
 
 
 def _way(
