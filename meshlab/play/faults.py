@@ -7,9 +7,10 @@ from dataclasses import dataclass, replace
 
 from meshlab.lab import Lab
 from meshlab.lab.calls.attempt import Request
-from meshlab.lab.calls.names import due
+from meshlab.lab.calls.endings import ending
+from meshlab.lab.calls.names import due_of
 from meshlab.lab.proving.capture import Capture
-from meshlab.model import Call, CallShape, Mesh, Outcome, Verdict, Way
+from meshlab.model import Call, CallShape, Mesh, Verdict, Way
 from meshlab.model.report import Result
 
 
@@ -48,8 +49,9 @@ def fault(mesh: Mesh, call: Call, *, allowed: bool, arrived: str) -> str:
         arrived: what reached a server and should not have, in words (``lab.proving.arrivals.arrived``); else empty.
     """
     detail = f"{call.outcome}{f' ({call.error})' if call.error else ''}"
+    end = ending(call, due_of(mesh, call))
     if allowed:
-        if not call.answered:
+        if end != "allow":
             return detail
         way = _way(mesh, call)
         if way is not None and way.connection is not None and call.peer is not None:
@@ -59,14 +61,14 @@ def fault(mesh: Mesh, call: Call, *, allowed: bool, arrived: str) -> str:
             if seen.server_port != expected.port:
                 return f"it arrived at port {seen.server_port}, not {expected.port}"
         return arrived
-    if call.outcome not in Outcome.REFUSED:
+    if end != "deny":
         return detail
     return f"{detail}, and {arrived}" if arrived else ""
 
 
 def _way(mesh: Mesh, call: Call) -> Way | None:
     """The way to the pod that answered."""
-    ways = due(mesh, call.source, call.to, call.family).ways
+    ways = due_of(mesh, call).ways
     return next((way for way in ways if call.peer is not None and way.path.server.pod == call.peer.pod), None)
 
 
@@ -92,7 +94,7 @@ def named(call: Call) -> str:
 
 def is_tunnelled(mesh: Mesh, call: Call) -> bool:
     """Whether the call leaves its pod, and is carried by HBONE wherever it may go."""
-    paths = due(mesh, call.source, call.to, call.family).paths
+    paths = due_of(mesh, call).paths
     return bool(paths) and all(path.leaves_its_pod and path.is_hbone for path in paths)
 
 

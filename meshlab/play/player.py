@@ -21,7 +21,7 @@ from meshlab.lab import Lab
 from meshlab.lab.calls.attempt import Request
 from meshlab.lab.calls.background import Traffic
 from meshlab.lab.calls.connections import OpenConnection
-from meshlab.lab.calls.names import behind, due, resolve
+from meshlab.lab.calls.names import behind, due_of, resolve
 from meshlab.lab.calls.requests import ask
 from meshlab.lab.proving.arrivals import arrived
 from meshlab.lab.proving.capture import Capture
@@ -280,7 +280,7 @@ def _wrong(lab: Lab, step: CallStep, calls: Sequence[Call]) -> list[Wrong]:
 
 def said(mesh: Mesh, call: Call) -> str:
     """What the policies now in effect say of a call, as half a sentence."""
-    told = due(mesh, call.source, call.to, call.family)
+    told = due_of(mesh, call)
     if told.passage == "mixed":
         return f"the policies allow it at some pods only ({told.rule})"
     return f"the policies {told.passage} it ({told.rule})"

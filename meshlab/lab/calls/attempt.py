@@ -25,7 +25,7 @@ import hashlib
 import os
 import socket
 from collections.abc import Coroutine, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from ipaddress import ip_address
 from typing import Literal
@@ -81,6 +81,8 @@ class Request:
     echo: bool = True
     """Whether the built-in echo is at the other end, so that every byte of the answer is known. Of another program a
     whole 2xx, or any byte at all over TCP, is OK; any byte at all is an answer."""
+    is_read: bool = False
+    """Whether a waypoint reads it, which may change its path and its headers, and answer by itself."""
     expect_peer: frozenset[str] = frozenset()
     """The pods that may answer; empty: any."""
 
@@ -111,6 +113,8 @@ class Attempt:
     canary: bytes
     sent: int = 0
     local: tuple[Address, int] | None = None
+    request_headers: Mapping[str, str] = field(default_factory=dict)
+    """All that were sent."""
     status: int | None = None
     headers: Mapping[str, str] = field(default_factory=dict)
     body: bytes = b""
@@ -246,7 +250,9 @@ class _Http:
     def __init__(self, attempt: Attempt) -> None:
         self._attempt = attempt
         self._request = attempt.request
-        self._payload = self._head() + attempt.request.body
+        attempt.request_headers = self._headers()
+        head = write_head(f"{self._request.method} {self._request.path} HTTP/1.1", attempt.request_headers)
+        self._payload = head + attempt.request.body
         self._reader = ResponseReader(attempt.request.method, attempt.keeps)
 
     async def run(self) -> End:
@@ -257,7 +263,7 @@ class _Http:
             return End(Outcome.CORRUPTED, f"{more} bytes came behind the answer")
         return self._judge()
 
-    def _head(self) -> bytes:
+    def _headers(self) -> dict[str, str]:
         request = self._request
         address = _text(request.address)
         host = f"[{address}]" if request.family == 6 else address
@@ -271,8 +277,7 @@ class _Http:
         if request.mode == "echo-body":
             own[language.ECHO_HEADER] = "body"
         taken = {name.lower() for name in request.headers}
-        headers = {name: value for name, value in own.items() if name.lower() not in taken}
-        return write_head(f"{request.method} {request.path} HTTP/1.1", {**headers, **request.headers})
+        return {**{name: value for name, value in own.items() if name.lower() not in taken}, **request.headers}
 
     async def _receive(self) -> None:
         reader, attempt = self._reader, self._attempt
@@ -304,7 +309,7 @@ class _Http:
         """The whole answer is here. Is it the one that was asked for?"""
         attempt = self._attempt
         answer = self._answer() if self._request.echo else None
-        attempt.peer = answer.peer if answer else None
+        attempt.peer = replace(answer.peer, method=answer.method, path=answer.path) if answer else None
         if attempt.status is None or not 200 <= attempt.status <= 299:
             return End(Outcome.HTTP_STATUS, f"HTTP {attempt.status}")
         if self._request.echo:
@@ -327,7 +332,7 @@ class _Http:
             return "the answer is not the echo's"
         if answer.canary.encode() != self._attempt.canary:
             return f"the echo saw the canary {answer.canary[:_SHOWN]!r}"
-        if (answer.method, answer.path) != (request.method, request.path):
+        if not request.is_read and (answer.method, answer.path) != (request.method, request.path):
             return f"the echo saw {answer.method[:_SHOWN]} {answer.path[:_SHOWN]}"
         if answer.body_sha256 != hashlib.sha256(request.body).hexdigest():
             return f"the echo saw another body, of {answer.body_bytes} bytes"

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from meshlab.lab.calls.endings import is_waypoints
 from meshlab.lab.calls.names import behind, owner
 from meshlab.model import Call, Family, Mesh, Outcome, Pod, Service
 from meshlab.oracle import expected
@@ -38,6 +39,8 @@ class _Said:
     rule: str
     answering: frozenset[str] = frozenset()
     """The pods that may answer."""
+    waypoints_own: bool = False
+    """Whether the answer is one that the waypoint may give by itself."""
 
     @property
     def allows(self) -> bool:
@@ -51,6 +54,8 @@ def explain(call: Call, meshes: Sequence[Mesh], not_listening: NotListening = fr
         not_listening: (pod, port, family) where nobody listens: a call there is refused by any mesh.
     """
     said = [_say(mesh, call) for mesh in meshes]
+    if any(one.waypoints_own for one in said):
+        return Explanation()
     if call.answered:
         return _answered(call, said)
     verdicts = {one.verdict for one in said}
@@ -86,8 +91,8 @@ def _say(mesh: Mesh, call: Call) -> _Said:
         return _Said("absent", f"nobody carries a Service's address for {source.key}, which is not in the mesh")
     if target == source:
         return _Said("allow", "a pod may call itself", frozenset({source.key}))
-    due = expected(mesh, source, target, call.port, call.family)
-    return _Said(due.passage, due.rule, due.answering)
+    due = expected(mesh, source, target, call.port, call.family, call.request)
+    return _Said(due.passage, due.rule, due.answering, is_waypoints(call, due))
 
 
 def _elsewhere(mesh: Mesh, source: Pod, call: Call) -> _Said:
@@ -99,7 +104,7 @@ def _elsewhere(mesh: Mesh, source: Pod, call: Call) -> _Said:
     now = next((pod for pod in mesh.pods if pod.address(call.family) == call.destination_ip), None)
     if now is None:
         return _Said("absent", rule)
-    due = expected(mesh, source, now, call.port, call.family)
+    due = expected(mesh, source, now, call.port, call.family, call.request)
     return _Said("absent", f"{rule}, {now.key} is: {due.rule}", due.answering)
 
 

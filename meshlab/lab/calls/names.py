@@ -17,7 +17,7 @@ from ipaddress import IPv6Address, ip_address
 from meshlab.errors import UsageError
 from meshlab.lab.calls import urls
 from meshlab.lab.calls.urls import Url
-from meshlab.model import Address, Expected, Family, Mesh, Pod, Service
+from meshlab.model import Address, Call, Expected, Family, Mesh, Pod, Request, Service
 from meshlab.oracle import expected
 from meshlab.topology.notes import did_you_mean, listed
 
@@ -100,13 +100,22 @@ def owner(mesh: Mesh, to: str) -> Pod | Service | None:
     return next((one for one in owners if one.key == name), None)
 
 
-def due(mesh: Mesh, source: str, to: str, family: Family) -> Expected:
-    """What should come of a call of the pod ``source`` to what ``to`` names; of one end that is not there, nothing."""
+def due_of(mesh: Mesh, call: Call) -> Expected:
+    """What should come of a call that was made."""
+    return due(mesh, call.source, call.to, call.family, call.request)
+
+
+def due(mesh: Mesh, source: str, to: str, family: Family, request: Request | None = None) -> Expected:
+    """What should come of a call of the pod ``source`` to what ``to`` names; of one end that is not there, nothing.
+
+    Args:
+        request: what it asks for; ``GET /`` if it is not given.
+    """
     caller = next((pod for pod in mesh.pods if pod.key == source), None)
     target = owner(mesh, to)
     if caller is None or target is None:
         return Expected((), f"{to if caller else source} is not there")
-    return expected(mesh, caller, target, int(to.rpartition(":")[2]), family)
+    return expected(mesh, caller, target, int(to.rpartition(":")[2]), family, request)
 
 
 def ports_of(mesh: Mesh, pod: Pod) -> list[int]:

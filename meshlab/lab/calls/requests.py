@@ -14,8 +14,8 @@ from dataclasses import replace
 from typing import Literal
 
 from meshlab.lab.calls.attempt import Request
-from meshlab.lab.calls.names import Target, behind
-from meshlab.model import Mesh
+from meshlab.lab.calls.names import Target, behind, owner
+from meshlab.model import Mesh, Service
 
 Kind = Literal["http", "tcp"]
 TIMEOUT_S = 5.0
@@ -36,6 +36,16 @@ def speaks_first(mesh: Mesh, to: str) -> bool:
         for port in pod.ports
         if port.number == number and pod.program is None
     )
+
+
+def is_read(mesh: Mesh, source: str, to: str) -> bool:
+    """Whether a waypoint reads the requests of ``source`` to ``service.namespace:port``."""
+    caller = next((pod for pod in mesh.pods if pod.key == source), None)
+    service = owner(mesh, to)
+    if caller is None or not isinstance(service, Service) or not mesh.is_enrolled(caller):
+        return False
+    is_http = any(port.is_http and f"{service.key}:{port.port}" == to for port in service.ports)
+    return is_http and mesh.waypoint_of(service) is not None
 
 
 def plan(
@@ -69,6 +79,7 @@ def plan(
         body=body,
         timeout_s=timeout_s,
         echo=is_echo(mesh, target.to),
+        is_read=kind == "http" and is_read(mesh, source, target.to),
     )
 
 
@@ -76,4 +87,4 @@ def ask(mesh: Mesh, source: str, target: Target, kind: Kind = "http", *, timeout
     """The call that shows whether ``source`` gets through to ``target``: only a pod behind it may answer."""
     request = plan(mesh, source, target, "tcp" if speaks_first(mesh, target.to) else kind, timeout_s=timeout_s)
     answering = frozenset(pod.key for pod, _ in behind(mesh, target.to))  # only the echo says which pod it is in
-    return replace(request, expect_peer=answering) if request.echo else request
+    return replace(request, expect_peer=answering) if request.echo and not request.is_read else request

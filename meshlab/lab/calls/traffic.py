@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 
 from meshlab.lab.calls.attempt import Attempt, End, Request
 from meshlab.model import Address, Call, Outcome
+from meshlab.model import Request as HttpRequest
 
 __all__ = ["Request", "TrafficLoop", "perform", "perform_all"]
 
@@ -112,6 +113,7 @@ def _call(attempt: Attempt, end: End, number: int, started_ns: int) -> Call:
         outcome=end.outcome,
         started_ns=started_ns,
         ended_ns=time.clock_gettime_ns(time.CLOCK_REALTIME),
+        request=_asked(attempt) if request.kind == "http" else None,
         status=attempt.status,
         headers=attempt.headers,
         body=attempt.body,
@@ -121,6 +123,16 @@ def _call(attempt: Attempt, end: End, number: int, started_ns: int) -> Call:
         echo=request.echo,
         peer=attempt.peer,
         error=end.error,
+    )
+
+
+def _asked(attempt: Attempt) -> HttpRequest:
+    headers = {name.lower(): value for name, value in attempt.request_headers.items()}
+    return HttpRequest(
+        method=attempt.request.method,
+        path=attempt.request.path,
+        authority=headers.pop("host", ""),
+        headers=tuple(headers.items()),
     )
 
 

@@ -10,7 +10,7 @@ from ipaddress import ip_address
 from meshlab.apps.echo_requests import ReadReceived
 from meshlab.kernel.arrivals import ArrivalsSocket
 from meshlab.kernel.nft_wire import NETLINK_NETFILTER
-from meshlab.lab.calls.names import due, ports_of
+from meshlab.lab.calls.names import due_of, ports_of
 from meshlab.lab.site import Site
 from meshlab.lab.view import ViewForProofs
 from meshlab.model import Address, Call, Mesh, Pod, PodPort
@@ -34,7 +34,7 @@ def arrived(lab: ViewForProofs, denied: Sequence[Call], made: Sequence[Call]) ->
     wiring = lab.captures.wiring()
     found = beyond(lab.mesh, wiring, counted, made)
     for call in denied:
-        paths = due(lab.mesh, call.source, call.to, call.family).paths
+        paths = due_of(lab.mesh, call).paths
         if some := unexplained(counted, wiring, call, paths, made):
             found[call.number] = str(some[0])
         elif call.number in counted.canaries:

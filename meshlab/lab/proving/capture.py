@@ -19,7 +19,7 @@ from typing import Any
 
 from meshlab.errors import CannotTellError, ProofFailedError, UsageError
 from meshlab.lab.arguments import checks_arguments
-from meshlab.lab.calls.names import due
+from meshlab.lab.calls.names import due_of
 from meshlab.lab.proving.arrivals import beyond, by_kernel
 from meshlab.lab.proving.identities import AccessLogs
 from meshlab.lab.view import ViewForProofs
@@ -263,7 +263,7 @@ class Capture:
 
     def due(self, call: Call) -> Expected:
         """What the policies of its time say of a call, with the paths that it may have taken."""
-        return due(self.mesh_at(call), call.source, call.to, call.family)
+        return due_of(self.mesh_at(call), call)
 
     def paths(self, call: Call) -> tuple[Path, ...]:
         """The paths that a call may have taken."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from meshlab.lab.calls.names import due, owner
+from meshlab.lab.calls.names import due_of, owner
 from meshlab.model import Call, Mesh
 
 
@@ -19,5 +19,5 @@ def _decision(mesh: Mesh, call: Call) -> tuple[str, str]:
     target = owner(mesh, call.to)
     if target is None or target.key == call.source:
         return "", ""
-    told = due(mesh, call.source, call.to, call.family)
+    told = due_of(mesh, call)
     return told.passage, told.rule

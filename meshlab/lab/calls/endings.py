@@ -1,0 +1,34 @@
+"""What the end of a call says about whether it got through, beside what should have come of it. Pure.
+
+an answer of a server                 allow
+RST, FIN                              deny
+a status that the waypoint may give   deny from 400 on, else allow
+all else                              unclear
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from meshlab.model import Call, Expected, Outcome
+
+Ending = Literal["allow", "deny", "unclear"]
+
+
+def is_waypoints(call: Call, due: Expected) -> bool:
+    """Whether the answer may be the waypoint's own: it has a status that one may give, and no echo says its name."""
+    return call.peer is None and call.status in due.statuses
+
+
+def ending(call: Call, due: Expected) -> Ending:
+    """Whether the call got through.
+
+    Args:
+        due: what should have come of it.
+    """
+    if is_waypoints(call, due):
+        assert call.status is not None
+        return "deny" if call.status >= 400 else "allow"
+    if call.answered:
+        return "allow"
+    return "deny" if call.outcome in Outcome.REFUSED else "unclear"

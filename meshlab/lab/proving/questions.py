@@ -1,0 +1,228 @@
+"""Which requests a check asks of a Service port behind a waypoint: on both sides of every match. Pure.
+
+A plain request comes first. Then, for each match of each rule, and for each operation and header of each policy that
+binds there, come the requests that it matches, and for each of its parts one that differs from those in that part alone.
+
+    path exact /a         ->  /a                          /ax
+    path prefix /a        ->  /a   /a/x  (and /ax)        /x/a
+    header a exact 1      ->  a: 1                        a: 1x    no a
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from itertools import chain
+
+from meshlab.model import (
+    AuthorizationPolicy,
+    HttpRoute,
+    Mesh,
+    NamedMatch,
+    Operation,
+    Request,
+    RequestMatch,
+    Service,
+    ServicePort,
+    StringMatch,
+)
+
+MOST = 64
+"""Of one Service port."""
+_HEADER_KEY = re.compile(r"request\.headers\[(.+)\]")
+_OTHER_METHOD = "PUT"
+
+
+@dataclass(frozen=True, slots=True)
+class Questions:
+    """What is asked of one Service port."""
+
+    requests: tuple[Request, ...]
+    """The plain one comes first."""
+    unasked: tuple[str, ...] = ()
+    """What nobody asks, each as a sentence."""
+
+
+def questions(mesh: Mesh, service: Service, port: ServicePort) -> Questions:
+    """The requests for a Service port that is read by a waypoint; each is there once."""
+    plain = Request(authority=_authority(service, port))
+    routes = [route for route in mesh.http_routes if _is_for(route, service, port)]
+    policies = [policy for policy in mesh.authorization_policies if policy.target_refs]
+    unasked = dict.fromkeys(chain(*(_without_example(route) for route in routes)))
+    found = dict.fromkeys(
+        chain(
+            [plain],
+            *(_of_route(plain, route) for route in routes),
+            *(_of_policy(plain, policy) for policy in policies),
+        )
+    )
+    kept = tuple(found)[:MOST]
+    if left := len(found) - len(kept):
+        unasked[f"{service.key}:{port.port} would be asked {len(found)} requests, of which {left} were left out"] = None
+    return Questions(kept, tuple(unasked))
+
+
+def _authority(service: Service, port: ServicePort) -> str:
+    """As a client of the Service has it."""
+    name = f"{service.name}.{service.namespace}"
+    return name if port.port == 80 else f"{name}:{port.port}"
+
+
+def _is_for(route: HttpRoute, service: Service, port: ServicePort) -> bool:
+    return any(key == service.key and number in (None, port.port) for key, number in route.services)
+
+
+# --- of a route ------------------------------------------------------------------------------------------------------
+
+
+def _of_route(plain: Request, route: HttpRoute) -> Iterator[Request]:
+    for rule in route.rules:
+        for match in rule.matches:
+            hit = _hit(plain, match)
+            if hit is None:
+                continue
+            yield hit
+            yield from _more(hit, match)
+            yield from _misses(hit, match)
+
+
+def _hit(plain: Request, match: RequestMatch) -> Request | None:
+    """A request that ``match`` matches; ``None`` where no example of one of its parts is known."""
+    path = _example(match.path)
+    method = _example(match.method)
+    authority = _example(match.authority)
+    headers = [(each.name, _example(each.value)) for each in match.headers if not each.inverted]
+    query = [(each.name, _example(each.value)) for each in match.query if not each.inverted]
+    texts = [path, method, authority, *(text for _, text in (*headers, *query))]
+    if any(text is None for text in texts):
+        return None
+    asked = "&".join(f"{name}={text}" for name, text in query)
+    return replace(
+        plain,
+        path=(path or plain.path) + (f"?{asked}" if asked else ""),
+        method=method or plain.method,
+        authority=authority or plain.authority,
+        headers=tuple((name, text or "x") for name, text in headers),
+    )
+
+
+def _more(hit: Request, match: RequestMatch) -> Iterator[Request]:
+    """Other requests that match, at the edge of a prefix."""
+    path, _, query = hit.path.partition("?")
+    if match.path is not None and match.path.how in ("prefix", "segments") and path != "/":
+        yield replace(hit, path=_joined(f"{path.rstrip('/')}/x", query))
+
+
+def _misses(hit: Request, match: RequestMatch) -> Iterator[Request]:
+    """Requests that differ from ``hit`` in one part, which no longer matches."""
+    path, _, query = hit.path.partition("?")
+    if match.path is not None and path != "/":
+        yield replace(hit, path=_joined(f"{path}x" if match.path.how in ("exact", "segments") else f"/x{path}", query))
+    if match.method is not None:
+        yield replace(hit, method=_OTHER_METHOD if hit.method != _OTHER_METHOD else "GET")
+    if match.authority is not None:
+        yield replace(hit, authority=f"x-{hit.authority}")
+    for each in match.headers:
+        yield from _other_headers(hit, each)
+    for each in match.query:
+        yield replace(hit, path=_joined(path, _other_query(query, each)))
+
+
+def _other_headers(hit: Request, each: NamedMatch) -> Iterator[Request]:
+    if each.name.startswith(":"):
+        return
+    others = tuple(pair for pair in hit.headers if pair[0] != each.name)
+    if each.inverted:
+        yield replace(hit, headers=(*others, (each.name, _example(each.value) or "x")))
+        return
+    yield replace(hit, headers=others)
+    if each.value is not None:
+        yield replace(hit, headers=(*others, (each.name, f"x{_example(each.value)}x")))
+
+
+def _other_query(query: str, each: NamedMatch) -> str:
+    left = [pair for pair in query.split("&") if pair and pair.partition("=")[0] != each.name]
+    if each.inverted:
+        left.append(f"{each.name}={_example(each.value) or 'x'}")
+    return "&".join(left)
+
+
+def _joined(path: str, query: str) -> str:
+    return f"{path}?{query}" if query else path
+
+
+def _example(match: StringMatch | None) -> str | None:
+    """A text that matches: empty where there is nothing to match; ``None`` where none is known, of an expression."""
+    if match is None:
+        return ""
+    if match.how != "regex":
+        return match.value
+    plain = re.sub(r"\\(.)", r"\1", re.sub(r"\.[*+]\??", "x", match.value)).strip("^$")
+    candidates = (plain, re.sub(r"[()?*+|\[\]]", "", plain), "x", "/x", "1", "/")
+    return next((text for text in candidates if re.fullmatch(match.value, text)), None)
+
+
+def _without_example(route: HttpRoute) -> Iterator[str]:
+    """What of a route nobody asks, for want of a request that matches."""
+    for number, rule in enumerate(route.rules, 1):
+        if any(_hit(Request(), match) is None for match in rule.matches):
+            yield f"{route.kind} {route.key}: no request is known that a match of rule {number} matches"
+
+
+# --- of a policy -----------------------------------------------------------------------------------------------------
+
+
+def _of_policy(plain: Request, policy: AuthorizationPolicy) -> Iterator[Request]:
+    for rule in policy.rules:
+        headers = tuple(
+            (named[1].lower(), _like((*condition.values, *condition.not_values)[0]))
+            for condition in rule.conditions
+            if (named := _HEADER_KEY.fullmatch(condition.key))
+        )
+        base = replace(plain, headers=headers)
+        if headers:
+            yield base
+            yield plain
+        for operation in rule.operations:
+            for request in _of_operation(base, operation):
+                yield request
+                if headers:
+                    yield replace(request, headers=())
+
+
+def _of_operation(base: Request, operation: Operation) -> Iterator[Request]:
+    paths = (*operation.paths, *operation.not_paths)
+    methods = (*operation.methods, *operation.not_methods)
+    hosts = (*operation.hosts, *operation.not_hosts)
+    hit = replace(
+        base,
+        path=_path(paths[0]) if paths else base.path,
+        method=_like(methods[0]) if methods else base.method,
+        authority=_like(hosts[0]) if hosts else base.authority,
+    )
+    yield hit
+    for path in paths:
+        yield replace(hit, path=_path(path))
+        yield replace(hit, path=f"{_path(path).rstrip('/')}x")
+        yield replace(hit, path=f"/x/..{_path(path)}")
+    for method in methods:
+        yield replace(hit, method=_like(method))
+    if methods:
+        yield replace(
+            hit, method=next(name for name in (_OTHER_METHOD, "GET", "POST", "DELETE") if name not in methods)
+        )
+    for host in hosts:
+        yield replace(hit, authority=_like(host).upper())
+    if hosts:
+        yield replace(hit, authority=f"x-{hit.authority}")
+
+
+def _like(pattern: str) -> str:
+    """A text that a pattern of a policy matches."""
+    return pattern.replace("*", "x")
+
+
+def _path(pattern: str) -> str:
+    text = pattern.replace("{**}", "x/y").replace("{*}", "x").replace("*", "x")
+    return text if text.startswith("/") else f"/{text}"
