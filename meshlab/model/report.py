@@ -77,6 +77,10 @@ class Cell:
     result: Result
     reason: str = ""
     """Why it did not hold; where it held, what else was seen, or nothing."""
+    request: str = ""
+    """What was asked for, where a waypoint reads requests: ``GET server.shop/a with x-a: 1``."""
+    response: str = ""
+    """What came back: who answered or with which status; of many calls, how often each."""
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -84,6 +88,7 @@ class Cell:
             "to": self.to,
             "port": self.port,
             "family": self.family,
+            **({"request": self.request, "response": self.response} if self.request else {}),
             "expected": self.expected,
             "oracle": self.oracle,
             "seen": self.seen,

@@ -12,7 +12,7 @@ carried what all of them sent and got.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
 from meshlab.model import Call, Path
@@ -44,9 +44,13 @@ class Cohort:
         )
 
 
-def alone(call: Call) -> Cohort:
-    """The cohort of one call. A call that was refused has sent nothing for sure but its question."""
-    answered = call.answered
+def alone(call: Call, *, written_anew: bool = False) -> Cohort:
+    """The cohort of one call. A call that was refused has sent nothing for sure but its question.
+
+    Args:
+        written_anew: whether a waypoint has read the request, and has written another: of any size.
+    """
+    answered = call.answered and not written_anew
     return Cohort(
         call.started_ns,
         call.ended_ns,
@@ -62,27 +66,32 @@ Together = Mapping[Ends, Cohort]
 """Of one call: by leg, the cohort that it is in there."""
 
 
-def cohorts(calls: Iterable[tuple[Call, Path]]) -> Mapping[int, Together]:
-    """By the number of each call, its cohorts among ``calls``, each of which comes with the path that it took."""
-    pairs: dict[tuple[Ends, int], list[Call]] = defaultdict(list)
+def cohorts(calls: Iterable[tuple[Call, Path]], read: Collection[int] = ()) -> Mapping[int, Together]:
+    """By the number of each call, its cohorts among ``calls``, each of which comes with the path that it took.
+
+    Args:
+        read: the numbers of those whose requests a waypoint has read.
+    """
+    pairs: dict[tuple[Ends, int], list[tuple[int, Cohort]]] = defaultdict(list)
     for call, path in calls:
-        for leg in path.legs:
-            pairs[(leg.source, leg.destination), call.family].append(call)
+        for place, leg in enumerate(path.legs):
+            one = alone(call, written_anew=place > 0 and call.number in read)
+            pairs[(leg.source, leg.destination), call.family].append((call.number, one))
     found: dict[int, dict[Ends, Cohort]] = defaultdict(dict)
     for (ends, _), of_pair in pairs.items():
-        for number, cohort in _of_pair(sorted(of_pair, key=lambda call: call.started_ns)).items():
+        for number, cohort in _of_pair(sorted(of_pair, key=lambda one: one[1].started_ns)).items():
             found[number][ends] = cohort
     return found
 
 
-def _of_pair(calls: list[Call]) -> dict[int, Cohort]:
+def _of_pair(calls: list[tuple[int, Cohort]]) -> dict[int, Cohort]:
     """Sweep the calls that passed one pair in the order of their beginnings."""
     groups: list[tuple[Cohort, list[int]]] = []
-    for call in calls:
-        if groups and call.started_ns <= groups[-1][0].ended_ns:
+    for number, one in calls:
+        if groups and one.started_ns <= groups[-1][0].ended_ns:
             cohort, members = groups.pop()
-            members.append(call.number)
-            groups.append((cohort.joined(alone(call)), members))
+            members.append(number)
+            groups.append((cohort.joined(one), members))
         else:
-            groups.append((alone(call), [call.number]))
+            groups.append((one, [number]))
     return {number: cohort for cohort, members in groups for number in members}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from meshlab.model import Call, Outcome, Path
@@ -12,6 +12,9 @@ from meshlab.proofs.draft import Draft
 from meshlab.proofs.links import Wiring
 from meshlab.proofs.route import hops, passed, routes
 from meshlab.proofs.window import Window
+
+_DENIES = 400
+"""An HTTP status from which on a request is denied."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +36,7 @@ def denied(
     twin: Twin | None = None,
     instead: str = "",
     calls: Sequence[Call] = (),
+    statuses: Collection[int] = (),
 ) -> Proof:
     """Nothing of the call reached a server, where a twin's bytes did, which shows that they could have.
 
@@ -45,26 +49,29 @@ def denied(
         twin: a call of another pod to the same place, which was allowed.
         instead: where everybody is denied, the control that stands for the twin, as a phrase.
         calls: the calls of the window, whose connections are not taken for this call's.
+        statuses: with which a waypoint may answer a request that it denies.
     """
     shown = f"call {twin.call.number} of {twin.call.source} was allowed" if twin else instead
     control = f"{shown}; {window.control}" if shown and window.control else ""
     draft = Draft.of("denied", call, Grade.WIRE, control, 1)
-    if call.answered:
+    denied_by_status = call.peer is None and call.status in {status for status in statuses if status >= _DENIES}
+    if call.answered and not denied_by_status:
         return draft.failed("it was answered")
     if opposite := _arrived(wiring, call, paths, arrivals, calls):
         return draft.failed(f"{opposite} (the caller saw: {call.outcome})")
     if doubt := _uncounted(call, paths, arrivals):
         return draft.cannot_tell(doubt)
-    if call.outcome not in Outcome.REFUSED:
+    if call.outcome not in Outcome.REFUSED and not denied_by_status:
         return draft.cannot_tell(f"it ended in {call.outcome}, which is no refusal")
-    if twin and (problem := _twin_problem(call, paths, twin, arrivals, wiring)):
+    if twin and (problem := _twin_problem(call, paths, twin, arrivals, wiring, same_caller=bool(statuses))):
         return draft.cannot_tell(problem)
     if window.blind:
         return draft.cannot_tell(window.blind)
     packets = sum(passed(window, hop, call) for hop in hops(routes(wiring, call, paths)))
     if not packets:
         return draft.cannot_tell("no packet of it was seen: nothing says that it was refused where it was sent to")
-    return draft.held(packets, f"{call.outcome}, no connection and 0 bytes at the server")
+    told = f"HTTP {call.status}" if denied_by_status else str(call.outcome)
+    return draft.held(packets, f"{told}, no connection and 0 bytes at the server")
 
 
 def _arrived(wiring: Wiring, call: Call, paths: Sequence[Path], arrivals: Arrivals, calls: Sequence[Call]) -> str:
@@ -97,11 +104,18 @@ def _same_way(call: Call, other: Call) -> bool:
     return (call.source, call.to, call.family) == (other.source, other.to, other.family) and call != other
 
 
-def _twin_problem(call: Call, paths: Sequence[Path], twin: Twin, arrivals: Arrivals, wiring: Wiring) -> str:
+def _twin_problem(
+    call: Call, paths: Sequence[Path], twin: Twin, arrivals: Arrivals, wiring: Wiring, *, same_caller: bool
+) -> str:
+    """Why a twin shows nothing; empty where it does.
+
+    Args:
+        same_caller: whether it may be of the same caller, who asked for something else.
+    """
     other = twin.call
     name = f"call {other.number} of {other.source}"
     same = {path.server for path in paths} & {path.server for path in twin.paths}
-    if not same or other.family != call.family or other.source == call.source:
+    if not same or other.family != call.family or (other.source == call.source and not same_caller):
         return f"call {other.number} ({other.source} -> {other.to} ipv{other.family}) is no twin of it"
     if not other.answered:
         return f"its twin, {name}, ended in {other.outcome}: then no refusal says anything"

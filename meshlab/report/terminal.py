@@ -67,8 +67,9 @@ def _print_cells(cells: tuple[Cell, ...], console: Console) -> None:
     rules = _Legend()
     table = _table("", "from -> to", "IP", "expected", "oracle", "seen", "outcome", "rule")
     for cell, families in _families_joined(cells):
-        verdicts = (cell.expected, cell.oracle, cell.seen, cell.outcome, rules.number(cell.rule))
-        parts = (pair(cell), families, *verdicts)
+        verdicts = (cell.expected, cell.oracle, cell.seen, cell.response or cell.outcome, rules.number(cell.rule))
+        asked = f"{pair(cell)} {cell.request}" if cell.request else pair(cell)
+        parts = (asked, families, *verdicts)
         table.add_row(_word(cell.result), *(Text(part) for part in parts))
     console.print()
     console.print(table)

@@ -166,6 +166,7 @@ class Capture:
             twin=Twin(twin, self.paths(twin)) if twin else None,
             instead=instead,
             calls=list(self._calls.values()),
+            statuses=self.due(call).statuses,
         )
 
     def beyond(self) -> dict[int, str]:
@@ -272,7 +273,8 @@ class Capture:
     def _denying(self, call: Call) -> tuple[Path, ...]:
         """Of the paths of ``call``, those on which the policies in effect deny it; all, where none does."""
         told = self.due(call)
-        return tuple(way.path for way in told.ways if way.verdict is Verdict.DENY) or told.paths
+        denied = [way for way in told.ways if way.verdict is Verdict.DENY]
+        return tuple(path for way in denied for path in way.kept_from or (way.path,)) or told.paths
 
     def _counted(self, call: Call | None) -> Arrivals:
         """What the servers have counted since the window opened; while it is open, they are asked each time."""
@@ -284,12 +286,13 @@ class Capture:
     def _together(self, call: Call) -> Together | None:
         if self._cohorts is None:
             taken = ((one, self._taken(one)) for one in self._calls.values())
-            self._cohorts = cohorts((one, path) for one, path in taken if path is not None)
+            read = {one.number for one in self._calls.values() if self.due(one).shares}
+            self._cohorts = cohorts(((one, path) for one, path in taken if path is not None), read)
         return self._cohorts.get(call.number)
 
     def _taken(self, call: Call) -> Path | None:
         """The path that a call took or tried; ``None`` where it may be one of several."""
-        paths = self.paths(call)
+        paths = tuple(dict.fromkeys(self.paths(call)))
         if call.peer is not None:
             paths = tuple(path for path in paths if path.server.pod == call.peer.pod)
         return paths[0] if len(paths) == 1 else None

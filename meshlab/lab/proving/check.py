@@ -14,6 +14,7 @@ from pathlib import Path
 
 from meshlab.errors import AuditError, LabError, LabLostError
 from meshlab.lab.calls.attempt import Request
+from meshlab.lab.calls.endings import ending
 from meshlab.lab.calls.names import Target, behind
 from meshlab.lab.calls.requests import ask
 from meshlab.lab.lab import Lab
@@ -23,6 +24,7 @@ from meshlab.lab.proving.evidence import save_somewhere, write_conversation
 from meshlab.lab.proving.judging import Arrived, judge
 from meshlab.lab.proving.matrix import (
     BULK_BYTES,
+    MISSED_BY_CHANCE,
     Control,
     PlannedCell,
     calls_to_reach_all,
@@ -32,7 +34,7 @@ from meshlab.lab.proving.matrix import (
 )
 from meshlab.lab.settings import LabSettings
 from meshlab.lab.sources import Source
-from meshlab.model import Call, Family, Outcome, Pod, Topology
+from meshlab.model import Call, Family, Pod, Topology
 from meshlab.model.report import CheckReport, Proof, Result, StepRow
 
 _CALL_TIMEOUT_S = 10.0
@@ -174,6 +176,11 @@ def _notes(planned: Sequence[PlannedCell]) -> Iterator[str]:
     """What a reader should know of a check that held."""
     if not any(cell.denying for cell in planned):
         yield "no cell is denied: nothing here shows that this mesh can refuse a call"
+    for calls in sorted({cell.calls for cell in planned if cell.counted}):
+        yield (
+            f"what becomes of a request at random is counted over {calls} calls; a right proxy fails with a probability"
+            f" of at most {MISSED_BY_CHANCE:g} per cell"
+        )
     for endpoints in sorted({len(cell.due.ways) for cell in planned if cell.balanced}):
         yield (
             f"each of {endpoints} endpoints of a Service has to answer one of {calls_to_reach_all(endpoints)} fresh"
@@ -203,7 +210,11 @@ def _call_again(lab: Lab, planned: Sequence[PlannedCell], made: _Made) -> None:
     asked = [
         cell
         for cell in planned
-        if cell.hbone and cell.listening and cell.oracle != "mixed" and lab.is_echo(f"{cell.to}:{cell.port}")
+        if cell.hbone
+        and cell.listening
+        and cell.oracle != "mixed"
+        and cell.due.is_certain
+        and lab.is_echo(f"{cell.to}:{cell.port}")
     ]
     calls = lab.calls([next(requests(lab, cell)) for cell in asked])
     made.again = {cell.name: [call] for cell, call in zip(asked, calls, strict=True)}
@@ -217,8 +228,15 @@ def requests(lab: Lab, cell: PlannedCell) -> Iterator[Request]:
     """The calls that a cell is made of."""
     target = Target(f"{cell.to}:{cell.port}", cell.address, cell.port, cell.family)
     request = ask(lab.mesh, cell.source.key, target, timeout_s=_CALL_TIMEOUT_S)
+    if cell.request is not None:
+        request = replace(
+            request,
+            method=cell.request.method,
+            path=cell.request.path,
+            headers={"Host": cell.request.authority, **dict(cell.request.headers)},
+        )
     yield from [request] * cell.calls
-    if cell.bulk and request.echo and request.kind == "http":
+    if cell.bulk and not cell.asked and request.echo and request.kind == "http":
         yield replace(request, kind="http", mode="echo-body", method="POST", body=os.urandom(BULK_BYTES))
 
 
@@ -297,7 +315,7 @@ def _proofs(capture: Capture, planned: Sequence[PlannedCell], made: _Made) -> It
 def _denied(capture: Capture, cell: PlannedCell, planned: Sequence[PlannedCell], made: _Made) -> Iterator[Proof]:
     """Of a Service whose endpoints disagree one refused call is looked at. If none was refused, the cell says so."""
     calls = made.of_cell[cell.name]
-    refused = [call for call in calls if call.outcome in Outcome.REFUSED]
+    refused = [call for call in calls if ending(call, cell.due) == "deny"]
     if cell.oracle == "mixed" and not refused:
         return
     call = (refused or calls)[0]

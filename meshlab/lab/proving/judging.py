@@ -10,10 +10,13 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from meshlab.lab.calls.endings import ending
 from meshlab.lab.proving.matrix import PlannedCell, missed_by_chance
+from meshlab.lab.proving.shares import tally, wrong_answer, wrong_shares
 from meshlab.model import Call, Outcome, Way
 from meshlab.model.report import Cell, Passage, Result
 
+_NO_ANSWER = Outcome.REFUSED | Outcome.TIMEOUT | Outcome.UNREACHABLE
 _BYTES_CAME_BACK = Outcome.CLOSED_LATE | Outcome.HTTP_STATUS | Outcome.WRONG_BACKEND | Outcome.CORRUPTED
 
 
@@ -42,12 +45,12 @@ def judge(
         beyond: number of a call -> what its servers counted beyond what the calls made.
         arrived: where only programs listen that answer nobody: what the kernel counted there instead.
     """
-    seen = _seen(calls)
+    seen = _seen(planned, calls)
     result, reason = _result(planned, seen, calls)
     if arrived is not None and result is not Result.HELD and planned.expected == planned.oracle:
         result, reason = _unanswered(planned, result, reason, arrived)
     if result is Result.HELD and again:
-        result, later = _result(replace(planned, balanced=False), _seen(again), again)
+        result, later = _result(replace(planned, balanced=False), _seen(planned, again), again)
         reason = reason if result is Result.HELD else f"over a tunnel that was open already: {later}"
     surplus = [beyond[call.number] for call in (*calls, *again) if beyond and call.number in beyond]
     if result is Result.HELD and surplus:
@@ -62,22 +65,18 @@ def judge(
         seen=seen,
         outcome=_outcomes(calls),
         rule=planned.rule,
+        request=planned.asked,
+        response=tally(calls) if planned.due.shares else "",
         result=result,
         reason=reason,
     )
 
 
-def _seen(calls: Sequence[Call]) -> Passage:
-    ends: set[Passage] = {_end(call) for call in calls}
+def _seen(planned: PlannedCell, calls: Sequence[Call]) -> Passage:
+    ends: set[Passage] = {ending(call, planned.due) for call in calls}
     if "unclear" in ends or not ends:
         return "unclear"
     return "mixed" if len(ends) > 1 else ends.pop()
-
-
-def _end(call: Call) -> Passage:
-    if call.answered:
-        return "allow"
-    return "deny" if call.outcome in Outcome.REFUSED else "unclear"
 
 
 def _outcomes(calls: Sequence[Call]) -> str:
@@ -95,6 +94,8 @@ def _result(planned: PlannedCell, seen: Passage, calls: Sequence[Call]) -> tuple
         )
     if not calls:
         return Result.CANNOT_RUN, "no call was made"
+    if planned.due.shares:
+        return _of_requests(planned, calls)
     for call in calls:
         if complaint := _wrong_answer(planned, call):
             return Result.FAILED, complaint
@@ -103,6 +104,19 @@ def _result(planned: PlannedCell, seen: Passage, calls: Sequence[Call]) -> tuple
     if seen == planned.expected or (_need_not_answer(planned) and seen != "unclear"):
         return Result.HELD, _in_its_own_words(calls)
     return _surprise(planned, seen, calls)
+
+
+def _of_requests(planned: PlannedCell, calls: Sequence[Call]) -> tuple[Result, str]:
+    """Of requests that a waypoint reads: each has to be explained, and where there are many, their shares."""
+    for call in calls:
+        if complaint := wrong_answer(planned.due, call):
+            silent = call.outcome in _NO_ANSWER and not planned.listening
+            return (Result.CANNOT_TELL if silent else Result.FAILED), complaint
+    if planned.counted and (complaint := wrong_shares(planned, calls)):
+        return Result.FAILED, complaint
+    if planned.balanced and (left_out := _left_out(planned, calls)):
+        return Result.FAILED, left_out
+    return Result.HELD, f"{len(calls)} calls" if planned.counted else ""
 
 
 def _wrong_answer(planned: PlannedCell, call: Call) -> str:
@@ -175,12 +189,12 @@ def _surprise(planned: PlannedCell, seen: Passage, calls: Sequence[Call]) -> tup
     if planned.expected == "deny":
         answer = next(call for call in calls if call.answered)
         return Result.FAILED, f"a call that is denied was answered ({_detail(answer)})"
-    refused = next(call for call in calls if _end(call) == "deny")
+    refused = next(call for call in calls if ending(call, planned.due) == "deny")
     return Result.FAILED, f"a call that is allowed was refused{f' ({refused.error})' if refused.error else ''}"
 
 
 def _unclear(planned: PlannedCell, calls: Sequence[Call]) -> tuple[Result, str]:
-    call = next(call for call in calls if _end(call) == "unclear")
+    call = next(call for call in calls if ending(call, planned.due) == "unclear")
     detail = _detail(call)
     if call.outcome in _BYTES_CAME_BACK:
         return Result.FAILED, f"bytes came back, though not the ones asked for ({detail})"

@@ -4,6 +4,9 @@ Cells are every ordered pair of different pods on each port that the destination
 each port of every Service, by VIP; each in both families. A pod that calls a Service which it backs itself may be
 picked: that path is captured, unlike a call to its own address, so it is judged like any other endpoint, but it never
 leaves the pod, and so no packet of it can serve as a control (``hairpin``).
+
+Of a Service port that a waypoint reads there is a cell for each request that ``questions`` chooses. What becomes of a
+request at random is asked so often that a share that is too large or too small shows.
 """
 
 from __future__ import annotations
@@ -15,6 +18,7 @@ from functools import cached_property
 
 from meshlab.errors import UsageError
 from meshlab.lab.calls.names import behind
+from meshlab.lab.proving.questions import is_read, questions, written
 from meshlab.model import (
     FAMILIES,
     Address,
@@ -24,6 +28,7 @@ from meshlab.model import (
     Mesh,
     Pod,
     PodPort,
+    Request,
     Service,
     Topology,
     Verdict,
@@ -34,6 +39,8 @@ from meshlab.oracle import expected
 
 CALLS_IF_MIXED = 20
 LEAST_CALLS_IF_BALANCED = 40
+LEAST_CALLS_IF_RANDOM = 200
+MOST_CALLS_IF_RANDOM = 2000
 MISSED_BY_CHANCE = 1e-6
 """How likely a random choice may at most leave out an endpoint, so that a right proxy fails."""
 BULK_BYTES = (1 << 20) + 17
@@ -62,6 +69,10 @@ class PlannedCell:
     """Whether the cell also carries ``BULK_BYTES`` each way."""
     balanced: bool = False
     """Whether the cell is called so often that each of its endpoints must answer."""
+    request: Request | None = None
+    """What is asked for, where a waypoint reads it."""
+    counted: bool = False
+    """Whether the cell is called so often that the shares of its outcomes can be told."""
 
     @property
     def to(self) -> str:
@@ -93,14 +104,23 @@ class PlannedCell:
         return {way.path.server.pod: way for way in self.due.ways}
 
     @property
+    def asked(self) -> str:
+        """The request, in a few words; empty where nobody reads it."""
+        return "" if self.request is None else written(self.request)
+
+    @property
     def name(self) -> str:
-        return f"{self.source.key}->{self.to}:{self.port}/{self.family}"
+        return f"{self.source.key}->{self.to}:{self.port}/{self.family}{f' {self.asked}' if self.asked else ''}"
 
     @property
     def calls(self) -> int:
         """How often it is called: more than once where the answer depends on which endpoint is picked."""
+        if self.counted:
+            return calls_to_count(self.due)
         if self.balanced:
             return calls_to_reach_all(len(self.due.ways))
+        if self.request is not None:
+            return 1
         return CALLS_IF_MIXED if self.oracle == "mixed" else 1
 
     @property
@@ -109,13 +129,14 @@ class PlannedCell:
 
     @property
     def servers(self) -> frozenset[PodPort]:
-        """Where the cell's calls may arrive."""
-        return frozenset(path.server for path in self.due.paths)
+        """Where the cell's calls may arrive, or might if nobody refused them."""
+        return frozenset(path.server for way in self.due.ways for path in way.kept_from or (way.path,))
 
     @property
     def denying(self) -> frozenset[PodPort]:
         """Those of them that deny the caller."""
-        return frozenset(way.path.server for way in self.due.ways if way.verdict is Verdict.DENY)
+        denied = [way for way in self.due.ways if way.verdict is Verdict.DENY]
+        return frozenset(path.server for way in denied for path in way.kept_from or (way.path,))
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,8 +153,9 @@ class Control:
 def cells(topology: Topology, not_listening: Places = frozenset()) -> list[PlannedCell]:
     """Every cell of the matrix, in the order of the file.
 
-    One allowed pair of each family is ``bulk``. Of each Service port with several endpoints, which nothing prefers to
-    one another, one allowed caller on each node is ``balanced`` in each family.
+    One allowed pair of each family is ``bulk``. Of each request that has a random outcome one caller's cell is
+    ``counted``. Of each Service port with several endpoints, which nothing prefers to one another, one allowed caller
+    on each node is ``balanced`` in each family.
 
     Args:
         not_listening: where nobody listens, as a running lab knows it (``lab.not_listening``).
@@ -148,7 +170,22 @@ def cells(topology: Topology, not_listening: Places = frozenset()) -> list[Plann
             raise UsageError(_names_nothing(row, mesh))
     bulk = {id(cell) for family in FAMILIES if (cell := _carries_bulk(planned, family))}
     balanced = _balanced(mesh, planned)
-    return [replace(cell, bulk=id(cell) in bulk, balanced=id(cell) in balanced) for cell in planned]
+    counted = _counted(planned)
+    return [
+        replace(cell, bulk=id(cell) in bulk, balanced=id(cell) in balanced, counted=id(cell) in counted)
+        for cell in planned
+    ]
+
+
+def calls_to_count(due: Expected) -> int:
+    """How many calls show each share of what is expected: the smallest is missed by all less often than
+    ``MISSED_BY_CHANCE``.
+
+    Of a share of 5 % this is 270: 0.95^270 = 9.7e-7.
+    """
+    least = min(float(share.chance) for share in due.shares)
+    enough = math.ceil(math.log(MISSED_BY_CHANCE) / math.log(1 - least)) if least < 1 else 1
+    return min(MOST_CALLS_IF_RANDOM, max(LEAST_CALLS_IF_RANDOM, enough))
 
 
 def calls_to_reach_all(endpoints: int) -> int:
@@ -182,7 +219,9 @@ def control_for(denied: PlannedCell, planned: Sequence[PlannedCell]) -> Control:
     allowed = [
         cell
         for cell in planned
-        if cell.oracle == "allow" and cell.family == denied.family and cell.source != denied.source
+        if cell.oracle == "allow" and cell.family == denied.family
+        if (cell.source, cell.asked) != (denied.source, denied.asked)
+        if cell.source != denied.source or cell.to == denied.to
         if cell.listening and not cell.hairpin
     ]
     twins = [cell for cell in allowed if cell.servers and cell.servers <= denied.denying]
@@ -212,19 +251,31 @@ def _pod_cells(mesh: Mesh) -> Iterator[PlannedCell]:
 
 
 def _service_cells(mesh: Mesh) -> Iterator[PlannedCell]:
+    asked = {
+        (service.key, port.port): questions(mesh, service, port).requests if is_read(mesh, service, port) else ()
+        for service in mesh.services
+        for port in service.ports
+    }
     for source in filter(mesh.is_enrolled, mesh.pods):
         for service in mesh.services:
             for port in () if mesh.is_of_waypoint(service) else service.ports:
                 for family in FAMILIES:
                     address = service.address(family)
                     if address is not None:
-                        yield _cell(mesh, source, service, port.port, family, address)
+                        for request in asked[service.key, port.port] or (None,):
+                            yield _cell(mesh, source, service, port.port, family, address, request)
 
 
 def _cell(
-    mesh: Mesh, source: Pod, destination: Pod | Service, port: int, family: Family, address: Address
+    mesh: Mesh,
+    source: Pod,
+    destination: Pod | Service,
+    port: int,
+    family: Family,
+    address: Address,
+    request: Request | None = None,
 ) -> PlannedCell:
-    due = expected(mesh, source, destination, port, family)
+    due = expected(mesh, source, destination, port, family, request)
     return PlannedCell(
         source=source,
         destination=destination,
@@ -233,12 +284,18 @@ def _cell(
         family=family,
         expected=due.passage,
         due=due,
+        request=request,
     )
 
 
 def _expect(cell: PlannedCell, rows: Sequence[Expectation]) -> PlannedCell:
-    row = next((row for row in rows if _names(row, cell)), None)
+    row = next((row for row in rows if _names(row, cell)), None) if _is_plain(cell) else None
     return cell if row is None else replace(cell, expected=row.verdict.value)
+
+
+def _is_plain(cell: PlannedCell) -> bool:
+    """Whether a row that names no request speaks of it."""
+    return cell.request is None or cell.request == Request(authority=cell.request.authority)
 
 
 def _names(row: Expectation, cell: PlannedCell) -> bool:
@@ -276,8 +333,17 @@ def _balanced(mesh: Mesh, planned: Sequence[PlannedCell]) -> set[int]:
     first: dict[tuple[str, int, int, str], PlannedCell] = {}
     for cell in planned:
         echoes = all(mesh.pod(key).program is None for key in cell.ways)
-        if cell.oracle == "allow" and len(cell.due.ways) > 1 and echoes and cell.listening:
+        if cell.oracle == "allow" and len(cell.due.ways) > 1 and echoes and cell.listening and cell.due.is_certain:
             first.setdefault((cell.to, cell.port, cell.family, cell.source.node), cell)
+    return {id(cell) for cell in first.values()}
+
+
+def _counted(planned: Sequence[PlannedCell]) -> set[int]:
+    """Of each random request in each family the first caller's cell, where only echoes answer."""
+    first: dict[tuple[str, int, int, str], PlannedCell] = {}
+    for cell in planned:
+        if not cell.due.is_certain and cell.listening:
+            first.setdefault((cell.to, cell.port, cell.family, cell.asked), cell)
     return {id(cell) for cell in first.values()}
 
 
@@ -285,6 +351,11 @@ def _crosses_nodes(cell: PlannedCell) -> bool:
     return isinstance(cell.destination, Pod) and cell.destination.node != cell.source.node
 
 
-def _unlike(twin: PlannedCell, denied: PlannedCell) -> tuple[bool, bool, bool]:
-    """Less is more alike: the same address first, then the same way of travelling, then the same node."""
-    return (twin.to != denied.to, twin.hbone != denied.hbone, twin.source.node != denied.source.node)
+def _unlike(twin: PlannedCell, denied: PlannedCell) -> tuple[bool, bool, bool, bool]:
+    """Less is more alike: the same address, then the same way of travelling, another caller, the same node."""
+    return (
+        twin.to != denied.to,
+        twin.hbone != denied.hbone,
+        twin.source == denied.source,
+        twin.source.node != denied.source.node,
+    )

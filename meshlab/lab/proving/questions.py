@@ -1,10 +1,11 @@
 """Which requests a check asks of a Service port behind a waypoint: on both sides of every match. Pure.
 
 A plain request comes first. Then, for each match of each rule, and for each operation and header of each policy that
-binds there, come the requests that it matches, and for each of its parts one that differs from those in that part alone.
+binds there, come the requests that it matches, and for each of its parts one that differs from those in that part
+alone.
 
     path exact /a         ->  /a                          /ax
-    path prefix /a        ->  /a   /a/x  (and /ax)        /x/a
+    path prefix /a        ->  /a   /a/x                   /ax
     header a exact 1      ->  a: 1                        a: 1x    no a
 """
 
@@ -42,6 +43,17 @@ class Questions:
     """The plain one comes first."""
     unasked: tuple[str, ...] = ()
     """What nobody asks, each as a sentence."""
+
+
+def is_read(mesh: Mesh, service: Service, port: ServicePort) -> bool:
+    """Whether a waypoint reads the requests to a Service port."""
+    return port.is_http and mesh.waypoint_of(service) is not None
+
+
+def written(request: Request) -> str:
+    """The request in a few words: ``GET server.shop/a``, ``PUT server.shop/ with x-a: 1``."""
+    headers = f" with {', '.join(f'{name}: {value}' for name, value in request.headers)}" if request.headers else ""
+    return f"{request.method} {request.authority}{request.path}{headers}"
 
 
 def questions(mesh: Mesh, service: Service, port: ServicePort) -> Questions:
