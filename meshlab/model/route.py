@@ -34,6 +34,10 @@ class Request:
     """Names in lower case, without ``host``."""
 
 
+NO_HTTP = Request(method="")
+"""Bytes that are no request."""
+
+
 @dataclass(frozen=True, slots=True)
 class StringMatch:
     how: Matching

@@ -10,6 +10,7 @@ from typing import Literal
 
 from meshlab.model.mesh import Mesh
 from meshlab.model.policy import AuthorizationPolicy, PeerAuthentication
+from meshlab.model.route import Pairs
 from meshlab.model.workload import Family, Program
 
 
@@ -48,7 +49,9 @@ class CallShape:
     mode: Literal["plain", "echo-body", "half-close"] = "plain"
     """``echo-body`` (HTTP) asks for the body back; ``half-close`` (TCP) closes its side first and is answered then."""
     method: str = "GET"
-    """HTTP only."""
+    """HTTP only, like the path and the headers."""
+    path: str = "/"
+    headers: Pairs = ()
     body_bytes: int = 0
     body_seed: int = 0
 

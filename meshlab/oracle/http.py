@@ -35,9 +35,11 @@ from meshlab.model import (
     Waypoint,
 )
 from meshlab.model.gateway import WAYPOINT_CLASS
+from meshlab.model.route import NO_HTTP
 from meshlab.oracle.decide import judged_by
 from meshlab.oracle.requests import matches, normalised
 
+BAD_REQUEST = 400
 DENIED = 403
 NO_ROUTE = 404
 UNAVAILABLE = 503
@@ -109,6 +111,8 @@ def authorize(
 
 def shares(mesh: Mesh, came: Came, unhealthy: Sequence[str] = ()) -> tuple[Share, ...]:
     """What becomes of a request; the chances add up to one."""
+    if came.request == NO_HTTP:
+        return (Share(Fraction(1), Answered(BAD_REQUEST), _no_http(came.service, came.port)),)
     came = replace(came, request=normalised(came.request))
     decision = authorize(mesh, came.waypoint, came.service, came.connection, came.request)
     if decision.verdict is Verdict.DENY:
@@ -139,6 +143,13 @@ def rules(mesh: Mesh, service: Service, port: ServicePort) -> list[tuple[HttpRou
     if routes and routes[0].kind == "HTTPRoute":
         each.sort(key=lambda one: _precedence(one[2]))
     return each
+
+
+def _no_http(service: Service, port: ServicePort) -> str:
+    return (
+        f"port {port.port} of {service.key} is declared {port.protocol}, and what comes is no HTTP: declare it tcp"
+        " (appProtocol, or the beginning of its name), or take the Service from its waypoint"
+    )
 
 
 # --- who may ---------------------------------------------------------------------------------------------------------

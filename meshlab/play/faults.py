@@ -39,7 +39,10 @@ def shaped(lab: Lab, plain: Request, shape: CallShape) -> Request:
     request = replace(plain, body=shape.body())
     if lab.speaks_first(plain.to):
         return replace(request, kind="tcp", mode="server-first")
-    return replace(request, kind=shape.kind, mode=shape.mode, method=shape.method)
+    if shape.kind == "tcp":
+        return replace(request, kind="tcp", mode=shape.mode, is_read=False)
+    headers = {**plain.headers, **dict(shape.headers)}
+    return replace(request, mode=shape.mode, method=shape.method, path=shape.path, headers=headers)
 
 
 def fault(mesh: Mesh, call: Call, *, allowed: bool, arrived: str) -> str:

@@ -206,11 +206,11 @@ def _traffic(step: TrafficStep) -> dict[str, Any]:
 def _shape(shape: CallShape) -> dict[str, Any]:
     """What is not as it would be where nothing is given."""
     plain = CallShape()
-    named = {name: getattr(shape, name) for name in ("kind", "mode", "method")}
+    named = {name: getattr(shape, name) for name in ("kind", "mode", "method", "path")}
     body = {"bytes": shape.body_bytes, **_given(seed=shape.body_seed)} if shape.body_bytes else {}
     return {
         **{name: value for name, value in named.items() if value != getattr(plain, name)},
-        **_given(body=body),
+        **_given(headers=dict(shape.headers), body=body),
     }
 
 

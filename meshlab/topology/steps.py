@@ -359,14 +359,16 @@ def _family(call: Map) -> Family | None:
 
 def _shape(call: Map, notes: Notes) -> CallShape:
     body = call.map("body")
-    given: dict[str, Any] = {key: call.text(key) for key in ("kind", "mode", "method") if key in call}
-    shape = CallShape(**given, body_bytes=_whole(body, "bytes"), body_seed=_whole(body, "seed"))
+    given: dict[str, Any] = {key: call.text(key) for key in ("kind", "mode", "method", "path") if key in call}
+    headers = tuple(call.strings("headers").items())
+    shape = CallShape(**given, headers=headers, body_bytes=_whole(body, "bytes"), body_seed=_whole(body, "seed"))
     if shape.mode == "half-close" and shape.kind == "http":
         notes.refuse(call.at("mode"), "half-close is of kind: tcp; an HTTP request ends by its length")
     if shape.mode == "echo-body" and (shape.kind == "tcp" or shape.method == "HEAD"):
         notes.refuse(call.at("mode"), "echo-body asks an HTTP answer for the body: not kind: tcp, nor method: HEAD")
-    if shape.kind == "tcp" and "method" in call:
-        notes.refuse(call.at("method"), "a method is of kind: http")
+    for key in ("method", "path", "headers") if shape.kind == "tcp" else ():
+        if key in call:
+            notes.refuse(call.at(key), f"{key} is of kind: http")
     return shape
 
 

@@ -15,6 +15,7 @@ from typing import Literal
 from meshlab.lab.calls.endings import is_waypoints
 from meshlab.lab.calls.names import behind, owner
 from meshlab.model import Call, Family, Mesh, Outcome, Pod, Service
+from meshlab.model.route import NO_HTTP
 from meshlab.oracle import expected
 
 _NO_ANSWER = Outcome.TIMEOUT | Outcome.UNREACHABLE | Outcome.CLOSED_LATE
@@ -91,7 +92,7 @@ def _say(mesh: Mesh, call: Call) -> _Said:
         return _Said("absent", f"nobody carries a Service's address for {source.key}, which is not in the mesh")
     if target == source:
         return _Said("allow", "a pod may call itself", frozenset({source.key}))
-    due = expected(mesh, source, target, call.port, call.family, call.request)
+    due = expected(mesh, source, target, call.port, call.family, call.request or NO_HTTP)
     return _Said(due.passage, due.rule, due.answering, is_waypoints(call, due))
 
 
@@ -104,7 +105,7 @@ def _elsewhere(mesh: Mesh, source: Pod, call: Call) -> _Said:
     now = next((pod for pod in mesh.pods if pod.address(call.family) == call.destination_ip), None)
     if now is None:
         return _Said("absent", rule)
-    due = expected(mesh, source, now, call.port, call.family, call.request)
+    due = expected(mesh, source, now, call.port, call.family, call.request or NO_HTTP)
     return _Said("absent", f"{rule}, {now.key} is: {due.rule}", due.answering)
 
 

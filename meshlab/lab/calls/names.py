@@ -19,6 +19,7 @@ from meshlab.lab.calls import urls
 from meshlab.lab.calls.urls import Url
 from meshlab.model import Address, Call, Expected, Family, Mesh, Pod, Request, Service
 from meshlab.oracle import expected
+from meshlab.model.route import NO_HTTP
 from meshlab.topology.notes import did_you_mean, listed
 
 
@@ -102,7 +103,7 @@ def owner(mesh: Mesh, to: str) -> Pod | Service | None:
 
 def due_of(mesh: Mesh, call: Call) -> Expected:
     """What should come of a call that was made."""
-    return due(mesh, call.source, call.to, call.family, call.request)
+    return due(mesh, call.source, call.to, call.family, call.request or NO_HTTP)
 
 
 def due(mesh: Mesh, source: str, to: str, family: Family, request: Request | None = None) -> Expected:

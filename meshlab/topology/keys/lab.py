@@ -57,6 +57,8 @@ LAB = {
         shapes.one_of("plain", "echo-body", "half-close"), why="plain where it is not given; half-close with kind: tcp"
     ),
     "spec.steps[].call.method": honoured(shapes.METHOD, why="of HTTP; GET where it is not given"),
+    "spec.steps[].call.path": honoured(shapes.PATH, why="of HTTP; / where it is not given"),
+    "spec.steps[].call.headers.*": honoured(shapes.ANY_TEXT, names=shapes.TEXT),
     "spec.steps[].call.body.bytes": honoured(shapes.BODY_BYTES, required=True),
     "spec.steps[].call.body.seed": honoured(shapes.REPLICAS, why="SHAKE-256 of its digits gives the body"),
     "spec.steps[].call.times": honoured(
