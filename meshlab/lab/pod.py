@@ -80,8 +80,17 @@ class PodHandle:
         read = read_url(mesh, self.pod, url)
         target = resolve(mesh, self.pod, read.host, read.port, family)
         _check_head(method, headers or {})
+        given = {name.lower() for name in headers or ()}
+        own = {} if "host" in given else read.own_headers
         return requests.plan(
-            mesh, self.name, target, method=method, path=read.path, headers=headers, body=body, timeout_s=timeout_s
+            mesh,
+            self.name,
+            target,
+            method=method,
+            path=read.path,
+            headers={**own, **(headers or {})},
+            body=body,
+            timeout_s=timeout_s,
         )
 
     def plan_tcp(

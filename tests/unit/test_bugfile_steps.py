@@ -96,7 +96,7 @@ def test_an_empty_replace_takes_every_policy_away() -> None:
         (_sending("mode: half-close"), "half-close is of kind: tcp"),
         (_sending("mode: echo-body, kind: tcp"), "echo-body asks an HTTP answer for the body"),
         (_sending("mode: echo-body, method: HEAD"), "echo-body asks an HTTP answer for the body"),
-        (_sending("method: POST, kind: tcp"), "a method is of kind: http"),
+        (_sending("method: POST, kind: tcp"), "method is of kind: http"),
         (_sending("method: post"), "must be an HTTP method in capitals"),
         (_sending("body: {bytes: 16777217}"), "must be a whole number of bytes, at most 16777216"),
         (_sending("body: {seed: 1}"), "needs the key 'bytes'"),

@@ -18,8 +18,8 @@ from meshlab.errors import UsageError
 from meshlab.lab.calls import urls
 from meshlab.lab.calls.urls import Url
 from meshlab.model import Address, Call, Expected, Family, Mesh, Pod, Request, Service
-from meshlab.oracle import expected
 from meshlab.model.route import NO_HTTP
+from meshlab.oracle import expected
 from meshlab.topology.notes import did_you_mean, listed
 
 

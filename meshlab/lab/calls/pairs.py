@@ -87,6 +87,6 @@ def _plan(mesh: Mesh, source: Pod, pair: Pair, timeout_s: float) -> Planned:
     url = read_url(mesh, source, pair.url)
     target = resolve(mesh, source, url.host, url.port, None)
     return Planned(
-        requests.plan(mesh, source.key, target, path=url.path, timeout_s=timeout_s),
+        requests.plan(mesh, source.key, target, path=url.path, headers=url.own_headers, timeout_s=timeout_s),
         requests.plan(mesh, source.key, target, "tcp", timeout_s=timeout_s),
     )

@@ -20,6 +20,7 @@ _PRINTABLE = re.compile(r"[!-~]+")
 _AUTHORITY = re.compile(r"(\[[^\[\]]*\]|[^:\[\]]+)(?::([0-9]*))?")
 _WITH_POD = re.compile(r"http://([a-z0-9.-]+/[a-z0-9.-]+):([0-9]+)([/?#].*)?")
 _HIGHEST_PORT = 65535
+_HTTP_PORT = 80
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +32,13 @@ class Url:
     port: int
     path: str = "/"
     """With the query."""
+
+    @property
+    def own_headers(self) -> dict[str, str]:
+        """``Host`` as a client that called by a name sends it; nothing where a pod or an address is called."""
+        if "/" in self.host or ":" in self.host or self.host.replace(".", "").isdigit():
+            return {}
+        return {"Host": self.host if self.port == _HTTP_PORT else f"{self.host}:{self.port}"}
 
 
 def parse(text: str) -> Url:

@@ -177,14 +177,19 @@ def cells(topology: Topology, not_listening: Places = frozenset()) -> list[Plann
     ]
 
 
-def calls_to_count(due: Expected) -> int:
-    """How many calls show each share of what is expected: the smallest is missed by all less often than
-    ``MISSED_BY_CHANCE``.
+def rarely(due: Expected) -> float:
+    """The probability below which a number of calls is no chance: of all shares, too few and too many, at most
+    ``MISSED_BY_CHANCE`` in all."""
+    return MISSED_BY_CHANCE / (2 * len(due.shares))
 
-    Of a share of 5 % this is 270: 0.95^270 = 9.7e-7.
+
+def calls_to_count(due: Expected) -> int:
+    """How many calls show each share of what is expected: the smallest is missed by all more rarely than ``rarely``.
+
+    Of a share of 5 % beside one of 95 % this is 297: 0.95^297 = 2.4e-7.
     """
     least = min(float(share.chance) for share in due.shares)
-    enough = math.ceil(math.log(MISSED_BY_CHANCE) / math.log(1 - least)) if least < 1 else 1
+    enough = math.ceil(math.log(rarely(due)) / math.log(1 - least)) if least < 1 else 1
     return min(MOST_CALLS_IF_RANDOM, max(LEAST_CALLS_IF_RANDOM, enough))
 
 

@@ -2,7 +2,7 @@
 
 Each call is put to the shares that explain it. A call that none explains is wrong by itself. Then they are counted. Of
 n calls a share of p gets k or fewer, or k or more, with a probability that the binomial distribution says exactly; one
-that is less likely than ``MISSED_BY_CHANCE`` over the number of these tests is wrong.
+that is less likely than ``rarely`` is wrong.
 
     200 calls, shares of 90 % and 10 %: right proxies have between 2 and 43 of the smaller one, but for 1 in a million
 """
@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from urllib.parse import urlsplit
 
 from meshlab.lab.calls.endings import is_waypoints
-from meshlab.lab.proving.matrix import MISSED_BY_CHANCE, PlannedCell
+from meshlab.lab.proving.matrix import MISSED_BY_CHANCE, PlannedCell, rarely
 from meshlab.model import Call, Expected, HeaderEdits, Outcome, Reaches, Request, Share, Status, Way
 
 _DEFAULT_PORTS = {"http": 80, "https": 443}
@@ -36,12 +36,12 @@ def wrong_shares(cell: PlannedCell, calls: Sequence[Call]) -> str:
     """Which share is too small or too large to be chance, as half a sentence; empty where none is."""
     due, total = cell.due, len(calls)
     explaining = [[share for share in due.shares if not _unlike(share, call, due)] for call in calls]
-    likely = MISSED_BY_CHANCE / (2 * len(due.shares))
+    least = rarely(due)
     for share in due.shares:
         alone = sum(found == [share] for found in explaining)
         at_most = sum(share in found for found in explaining)
         chance = float(share.chance)
-        if _at_most(at_most, total, chance) < likely or _at_most(total - alone, total, 1 - chance) < likely:
+        if _at_most(at_most, total, chance) < least or _at_most(total - alone, total, 1 - chance) < least:
             return (
                 f"{at_most} of {total} calls came to {_named(share)}, which should get {chance:.4g} of them"
                 f" (by chance less often than {MISSED_BY_CHANCE:g})"
