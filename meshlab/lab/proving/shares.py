@@ -4,7 +4,7 @@ Each call is put to the shares that explain it. A call that none explains is wro
 n calls a share of p gets k or fewer, or k or more, with a probability that the binomial distribution says exactly; one
 that is less likely than ``rarely`` is wrong.
 
-    200 calls, shares of 90 % and 10 %: right proxies have between 2 and 43 of the smaller one, but for 1 in a million
+    200 calls, shares of 90 % and 10 %: right proxies have 3 to 44 of the smaller one, but for 1 in a million
 """
 
 from __future__ import annotations
