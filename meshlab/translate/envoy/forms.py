@@ -19,6 +19,8 @@ OWN, ROOT = "default", "ROOTCA"
 
 PEER = "meshlab.peer"
 """Filter state: the identity of the client whose connection this is."""
+SOURCE = "meshlab.source"
+"""Filter state: the address of that client."""
 TUNNEL = "meshlab.tunnel"
 """Metadata of an endpoint: the identity that it must show."""
 ORIGINAL = "envoy.filters.listener.original_dst"

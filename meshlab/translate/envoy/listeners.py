@@ -14,7 +14,18 @@ from collections.abc import Collection, Sequence
 
 from meshlab.model import Action, Address, AuthorizationPolicy, Mesh
 from meshlab.model.ambient import HBONE_PORT
-from meshlab.translate.envoy.forms import FROM_ADS, ORIGINAL, PEER, TUNNEL, Json, certified, extension, tcp_proxy, tls
+from meshlab.translate.envoy.forms import (
+    FROM_ADS,
+    ORIGINAL,
+    PEER,
+    SOURCE,
+    TUNNEL,
+    Json,
+    certified,
+    extension,
+    tcp_proxy,
+    tls,
+)
 from meshlab.translate.envoy.rbac import rules
 from meshlab.translate.envoy.routes import ALLOW, DENY, FAULT
 from meshlab.translate.envoy.serving import Served
@@ -34,7 +45,8 @@ def terminate(mesh: Mesh) -> Json:
     kept = {
         f"{ORIGINAL}.local_ip": "%REQ(:AUTHORITY)%",
         f"{ORIGINAL}.remote_ip": "%DOWNSTREAM_REMOTE_ADDRESS%",
-        PEER: "%DOWNSTREAMPEER_URI_SAN%",
+        PEER: "%DOWNSTREAM_PEER_URI_SAN%",
+        SOURCE: "%DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT%",
     }
     keeping = {"on_request_headers": [_kept(name, text) for name, text in kept.items()]}
     connect = {"upgrade_type": "CONNECT", "connect_config": {}}
@@ -45,7 +57,7 @@ def terminate(mesh: Mesh) -> Json:
     log = {
         "direction": "inbound",
         "src.addr": "%DOWNSTREAM_REMOTE_ADDRESS%",
-        "src.identity": "%DOWNSTREAMPEER_URI_SAN%",
+        "src.identity": "%DOWNSTREAM_PEER_URI_SAN%",
         "dst.hbone_addr": "%REQ(:AUTHORITY)%",
         "dst.identity": "%DOWNSTREAM_LOCAL_URI_SAN%",
     }
@@ -80,14 +92,14 @@ def terminate(mesh: Mesh) -> Json:
 
 def _kept(name: str, text: str) -> Json:
     """A hashable value parts the pools of those who differ in it; else one client would ride another's tunnel."""
-    hashable = {"factory_key": "envoy.hashable_string"} if name == PEER else {}
+    made_by = {PEER: "envoy.hashable_string", SOURCE: "envoy.network.ip"}
     return {
         "object_key": name,
         "format_string": {"text_format_source": {"inline_string": text}, "omit_empty_values": True},
         "skip_if_empty": True,
         # the authority goes on to connect_originate, for endpoints that have no address of their own in metadata
         "shared_with_upstream": "TRANSITIVE" if name.endswith(".local_ip") else "ONCE",
-        **hashable,
+        **({"factory_key": made_by[name]} if name in made_by else {}),
     }
 
 
@@ -190,7 +202,7 @@ def originate(own: str) -> Json:
         "src.addr": "%UPSTREAM_LOCAL_ADDRESS%",
         "src.identity": own,
         "dst.hbone_addr": "%DOWNSTREAM_LOCAL_ADDRESS%",
-        "dst.identity": "%UPSTREAMPEER_URI_SAN%",
+        "dst.identity": "%UPSTREAM_PEER_URI_SAN%",
     }
     tunnelling = {"tunneling_config": {"hostname": "%DOWNSTREAM_LOCAL_ADDRESS%"}, "access_log": [_log(log)]}
     return {

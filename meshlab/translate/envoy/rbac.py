@@ -35,7 +35,7 @@ from meshlab.model import (
     Source,
     Waypoint,
 )
-from meshlab.translate.envoy.forms import PEER, Json, extension, regex
+from meshlab.translate.envoy.forms import PEER, SOURCE, Json, extension, regex
 
 Strings = tuple[str, ...]
 
@@ -222,7 +222,8 @@ def _nobody(_: str) -> Json:
 
 
 def _source_ip(value: str) -> Json:
-    return {"direct_remote_ip": _range(value)}
+    """Of the client's connection to the waypoint; what Envoy calls ``direct_remote_ip`` is its own inner one's."""
+    return {"filter_state": {"key": SOURCE, "address_match": {"ranges": [_range(value)]}}}
 
 
 def _remote_ip(value: str) -> Json:

@@ -82,7 +82,6 @@ def routes(mesh: Mesh, name: str, own: Share, policies: Iterable[AuthorizationPo
         "name": name,
         "virtual_hosts": [host],
         "validate_clusters": False,
-        "most_specific_header_mutations_wins": True,
         "max_direct_response_body_size_bytes": _MAX_BODY_BYTES,
     }
 
@@ -141,8 +140,6 @@ def _route(mesh: Mesh, own: Share, entry: Entry) -> Json:
         **({"name": rule.name} if rule.name else {}),
         "match": _match(entry),
         **_action(mesh, own, entry),
-        **_edits("request", rule.request_headers),
-        **_edits("response", rule.response_headers),
         **({"typed_per_filter_config": {FAULT: faults}} if faults else {}),
     }
 
@@ -194,10 +191,12 @@ def _text(text: StringMatch) -> Json:
 def _action(mesh: Mesh, own: Share, entry: Entry) -> Json:
     rule = entry.rule
     if rule.redirect is not None:
-        return {"redirect": _redirect(rule.redirect, entry, own.port.port)}
+        moved = _redirect(rule.redirect, entry, own.port.port)
+        return {"redirect": moved, **_edits("response", rule.response_headers)}
     if rule.direct_response is not None:
         body = {"body": {"inline_string": rule.direct_response.body}} if rule.direct_response.body else {}
-        return {"direct_response": {"status": rule.direct_response.status, **body}}
+        answer = {"status": rule.direct_response.status, **body}
+        return {"direct_response": answer, **_edits("response", rule.response_headers)}
     clusters = _clusters(mesh, own, entry)
     if not clusters:
         return {"direct_response": {"status": 500 if entry.gateway_api else 503}}
@@ -229,8 +228,8 @@ def _cluster(mesh: Mesh, own: Share, backend: Backend, rule: HttpRule, weight: i
     return {
         "name": _NOT_FOUND if found is None else found.name,
         "weight": weight,
-        **_edits("request", backend.request_headers),
-        **_edits("response", backend.response_headers),
+        **_edits("request", _one_after_the_other(rule.request_headers, backend.request_headers)),
+        **_edits("response", _one_after_the_other(rule.response_headers, backend.response_headers)),
         **({"host_rewrite_literal": authority} if authority else {}),
     }
 
@@ -311,6 +310,19 @@ def _authority(rule: HttpRule) -> str | None:
 
 def _set_authority(edits: HeaderEdits) -> str | None:
     return next((value for name, value in (*edits.set, *edits.add) if name in _AUTHORITY), None)
+
+
+def _one_after_the_other(first: HeaderEdits, then: HeaderEdits) -> HeaderEdits:
+    """A rule's edits, and those of a backend of it, which have the last word.
+
+    Envoy has them the other way round where a rule has several backends.
+    """
+    undone = {*then.remove, *(name for name, _ in then.set)}
+    left = HeaderEdits(
+        set=tuple(each for each in first.set if each[0] not in undone),
+        add=tuple(each for each in first.add if each[0] not in undone),
+    )
+    return HeaderEdits(set=left.set + then.set, add=left.add + then.add, remove=first.remove + then.remove)
 
 
 def _edits(of: str, edits: HeaderEdits) -> Json:
