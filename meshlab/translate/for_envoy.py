@@ -17,7 +17,7 @@ from meshlab.model import Mesh, Pod
 from meshlab.translate.envoy import clusters, listeners
 from meshlab.translate.envoy.forms import CLUSTER_TYPE, LISTENER_TYPE, OWN, ROOT, ROUTE_TYPE, SECRET_TYPE, Json
 from meshlab.translate.envoy.rbac import bound
-from meshlab.translate.envoy.routes import routes, shares
+from meshlab.translate.envoy.routes import CONNECT, connect, connects, routes, shares
 from meshlab.translate.envoy.serving import Served, Share, served
 
 __all__ = ["CLUSTER_TYPE", "LISTENER_TYPE", "ROUTE_TYPE", "SECRET_TYPE", "Credentials", "Json", "resources"]
@@ -37,8 +37,6 @@ def resources(
 ) -> dict[str, dict[str, Json]]:
     """Everything that the Envoy of the waypoint ``key`` subscribes to: type URL -> resource name -> JSON form.
 
-    Route configurations are among it only where a chain reads HTTP, since else Envoy asks for none.
-
     Args:
         own: the waypoint's certificate, and the root that the mesh's certificates chain to.
         unhealthy: keys of the pods that are not to be chosen as endpoints *now*.
@@ -55,7 +53,7 @@ def resources(
     ]
     return {
         CLUSTER_TYPE: {"main_internal": clusters.MAIN, "hbone": clusters.hbone(mesh), **parts.clusters},
-        **({ROUTE_TYPE: parts.routes} if parts.routes else {}),
+        ROUTE_TYPE: {CONNECT: connects(parts.connects.values()), **parts.routes},
         LISTENER_TYPE: {str(listener["name"]): listener for listener in some},
         SECRET_TYPE: {
             OWN: {
@@ -77,6 +75,7 @@ class _Parts:
         self.served: dict[str, Served] = {}
         self.chains: dict[str, Json] = {}
         self.routes: dict[str, Json] = {}
+        self.connects: dict[str, Json] = {}
         self.clusters: dict[str, Json] = {}
 
     def add(self, mesh: Mesh, key: str, unhealthy: Collection[str]) -> None:
@@ -93,9 +92,12 @@ class _Parts:
                 self.routes[one.name] = routes(mesh, one.name, one.to, policies)
             elif isinstance(one.to, Pod) or one.to.endpoints(mesh, unhealthy):
                 self._take(one, listeners.bytes_chain(one, policies))
+                if (judged := connect(one, policies)) is not None:
+                    self.connects[one.name] = judged
         self.clusters.update(clusters.clusters(mesh, here, routed, unhealthy))
 
     def _take(self, one: Served, chain: Json) -> None:
         self.served[one.name] = one
         self.chains[one.name] = chain
         self.routes.pop(one.name, None)
+        self.connects.pop(one.name, None)

@@ -20,6 +20,7 @@ from meshlab.model import (
     AuthorizationPolicy,
     Backend,
     Call,
+    Condition,
     Delay,
     DirectResponse,
     Family,
@@ -57,16 +58,26 @@ spec:
   pods:
     shop/client: {node: node-1, serviceAccount: client}
     shop/other: {node: node-1, serviceAccount: other}
-    shop/v1: {node: node-2, ports: [8080], serviceAccount: v1, labels: {app: v1}}
+    shop/v1:
+      node: node-2
+      ports: [8080, {containerPort: 2525, mode: server-first}]
+      serviceAccount: v1
+      labels: {app: v1}
     shop/v2: {node: node-2, ports: [8080], serviceAccount: v2, labels: {app: v2}}
 ---
 apiVersion: v1
 kind: Namespace
 metadata: {name: shop, labels: {istio.io/dataplane-mode: ambient, istio.io/use-waypoint: gate}}
 ---
-{apiVersion: v1, kind: Service, metadata: {name: v1, namespace: shop},
- spec: {selector: {app: v1}, ports: [{name: http, port: 80, targetPort: 8080},
-                                      {name: tcp, port: 90, targetPort: 8080}]}}
+apiVersion: v1
+kind: Service
+metadata: {name: v1, namespace: shop}
+spec:
+  selector: {app: v1}
+  ports:
+  - {name: http, port: 80, targetPort: 8080}
+  - {name: tcp, port: 90, targetPort: 8080}
+  - {name: smtp, port: 25, targetPort: 2525}
 ---
 {apiVersion: v1, kind: Service, metadata: {name: v2, namespace: shop},
  spec: {selector: {app: v2}, ports: [{name: http, port: 80, targetPort: 8080}]}}
@@ -302,5 +313,10 @@ def test_where_bytes_pass_a_policy_judges_connections(lab: Lab) -> None:
     calls = [lab.pod(f"shop/{one}") for one in ("client", "other")]
     have(lab, policies=[policy(Action.DENY, who)])
     assert [call.tcp("v1.shop:90").answered for call in calls] == [False, True]
+    assert [call.tcp("v1.shop:25").received_bytes > 0 for call in calls] == [False, True]
     have(lab, policies=[policy(Action.ALLOW, who)])
     assert [call.tcp("v1.shop:90").answered for call in calls] == [False, False]
+    here = Condition(key="destination.ip", values=("0.0.0.0/0",))
+    have(lab, policies=[policy(Action.ALLOW, Rule(operations=(Operation(ports=("25",)),), conditions=(here,)))])
+    assert [calls[0].tcp(f"v1.shop:{port}").answered for port in (25, 90)] == [True, False]
+    assert not calls[0].tcp("v1.shop:25", family=6).answered

@@ -49,7 +49,6 @@ def test_each_address_and_port_of_a_service_has_a_chain_and_a_cluster() -> None:
 
 def test_an_endpoint_of_the_mesh_is_reached_by_a_tunnel_to_whom_it_must_be() -> None:
     mesh = topology().mesh
-    service = next(each for each in mesh.services if each.key == "server.shop")
     (group,) = made()[CLUSTER_TYPE]["server.shop|80||v4"]["load_assignment"]["endpoints"]
     (endpoint,) = group["lb_endpoints"]
     assert endpoint["endpoint"]["address"]["envoy_internal_address"] == {

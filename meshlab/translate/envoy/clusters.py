@@ -36,12 +36,12 @@ def clusters(
 
 def _of_share(mesh: Mesh, one: Share, unhealthy: Collection[str]) -> Json:
     endpoints = [_endpoint(mesh, each, one.family) for each in one.endpoints(mesh, unhealthy)]
-    spoken: Json = {"http_protocol_options": {}} if one.port.protocol == "http" else {"http2_protocol_options": {}}
+    spoken = "http2_protocol_options" if one.port.protocol in ("http2", "grpc") else "http_protocol_options"
     requests = {
         "common_http_protocol_options": {"max_requests_per_connection": 1},
-        "explicit_http_config": spoken,
+        "explicit_http_config": {spoken: {}},
     }
-    return {**_static(one.name, endpoints), **(_http(requests) if one.port.is_http else {})}
+    return {**_static(one.name, endpoints), **_http(requests)}
 
 
 def _of_pod(mesh: Mesh, name: str, pod: Pod, family: Family) -> Json:

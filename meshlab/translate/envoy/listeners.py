@@ -1,8 +1,8 @@
 """The three listeners of a waypoint, and the filter chains of the one in the middle.
 
 A chain reads HTTP, with its routes from the control plane, or passes bytes on. Routes and what is allowed to requests
-change with the routes, so that a connection that is open sees them at its next request; what is allowed to connections
-is part of their chain, and counts for new ones.
+change with the routes, so that a connection that is open sees them at its next request. Connections whose bytes are
+passed on are judged when their CONNECT comes, and again in their chain.
 
 Source: https://www.envoyproxy.io/docs/envoy/latest/configuration/other_features/internal_listener and
 https://github.com/istio/istio/blob/master/pilot/pkg/networking/core/listener_waypoint.go (the same three listeners)
@@ -27,12 +27,14 @@ from meshlab.translate.envoy.forms import (
     tls,
 )
 from meshlab.translate.envoy.rbac import rules
-from meshlab.translate.envoy.routes import ALLOW, DENY, FAULT
+from meshlab.translate.envoy.routes import ALLOW, CONNECT, DENY, FAULT
 from meshlab.translate.envoy.serving import Served
 
 _TIME = "%START_TIME(%Y-%m-%dT%H:%M:%S.%6fZ)%"
 _TEXT = "type.googleapis.com/google.protobuf.StringValue"
 _MANAGER = "filters.network.http_connection_manager.v3.HttpConnectionManager"
+_JUDGES = (extension(DENY, "filters.http.rbac.v3.RBAC"), extension(ALLOW, "filters.http.rbac.v3.RBAC"))
+"""What they go by is in the routes."""
 _ROUTER = extension("router", "filters.http.router.v3.Router", {"suppress_envoy_headers": True})
 
 
@@ -49,11 +51,6 @@ def terminate(mesh: Mesh) -> Json:
         SOURCE: "%DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT%",
     }
     keeping = {"on_request_headers": [_kept(name, text) for name, text in kept.items()]}
-    connect = {"upgrade_type": "CONNECT", "connect_config": {}}
-    route = {
-        "match": {"connect_matcher": {}},
-        "route": {"cluster": "main_internal", "timeout": "0s", "upgrade_configs": [connect]},
-    }
     log = {
         "direction": "inbound",
         "src.addr": "%DOWNSTREAM_REMOTE_ADDRESS%",
@@ -69,13 +66,10 @@ def terminate(mesh: Mesh) -> Json:
         "upgrade_configs": [{"upgrade_type": "CONNECT"}],
         "http2_protocol_options": {"allow_connect": True, "max_concurrent_streams": 100},
         "access_log": [_log(log)],
-        "route_config": {
-            "name": "connect",
-            "validate_clusters": False,
-            "virtual_hosts": [{"name": "any", "domains": ["*"], "routes": [route]}],
-        },
+        "rds": {"route_config_name": CONNECT, "config_source": FROM_ADS},
         "http_filters": [
             extension("keep", "filters.http.set_filter_state.v3.Config", keeping),
+            *_JUDGES,
             _ROUTER,
         ],
     }
@@ -151,8 +145,7 @@ def http_chain(one: Served) -> Json:
         "path_with_escaped_slashes_action": "KEEP_UNCHANGED",
         "upgrade_configs": [{"upgrade_type": "websocket"}],
         "http_filters": [
-            extension(DENY, "filters.http.rbac.v3.RBAC"),
-            extension(ALLOW, "filters.http.rbac.v3.RBAC"),
+            *_JUDGES,
             extension(FAULT, "filters.http.fault.v3.HTTPFault"),
             _ROUTER,
         ],

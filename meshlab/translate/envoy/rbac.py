@@ -8,7 +8,8 @@ A part of a rule that only a request can answer is no part of a connection. An A
 and a DENY rule is enforced without it: each denies more than was asked for, and never allows more. There are no
 RequestAuthentications, so that no request has a principal or claims, and a tunnel to a waypoint has no SNI.
 
-Ports and addresses of the destination are those that were called: the Service's, as the inner connection has them.
+Ports and addresses of the destination are those that were called: the Service's, as the inner connection has them. A
+CONNECT says them in its authority.
 
 Source: https://www.envoyproxy.io/docs/envoy/latest/api-v3/config/rbac/v3/rbac.proto,
 https://istio.io/latest/docs/reference/config/security/authorization-policy/ and
@@ -26,6 +27,7 @@ from typing import Any
 from meshlab.model import (
     WAYPOINT_CLASS,
     Action,
+    Address,
     AuthorizationPolicy,
     Condition,
     Mesh,
@@ -66,26 +68,32 @@ def _is_at(mesh: Mesh, policy: AuthorizationPolicy, ref: Json, waypoint: Waypoin
             return False
 
 
-def rules(policies: Iterable[AuthorizationPolicy], action: Action, *, reads_http: bool) -> Json | None:
+def rules(
+    policies: Iterable[AuthorizationPolicy], action: Action, *, reads_http: bool, asked: Address | None = None
+) -> Json | None:
     """The rules of one RBAC filter; ``None`` where no policy has this action.
 
     Those of ALLOW deny what none of them matches, also where there is none.
+
+    Args:
+        asked: the address that CONNECTs ask for, where it is those that are judged.
     """
     some = [policy for policy in policies if policy.action is action]
     entries = {
         f"{policy.key}[{number}]": entry
         for policy in some
         for number, rule in enumerate(policy.rules)
-        if (entry := _entry(rule, policy, reads_http=reads_http)) is not None
+        if (entry := _entry(rule, policy, reads_http, asked)) is not None
     }
     return {"action": action.value, "policies": entries} if some else None
 
 
-def _entry(rule: Rule, policy: AuthorizationPolicy, *, reads_http: bool) -> Json | None:
+def _entry(rule: Rule, policy: AuthorizationPolicy, reads_http: bool, asked: Address | None) -> Json | None:
     """``None``: the rule is left out."""
-    when = [_condition(condition, policy.namespace) for condition in rule.conditions]
+    called = _CALLED if asked is None else _Called(_asked_port, lambda value: _asked_ip(asked, value))
+    when = [_condition(condition, policy.namespace, called) for condition in rule.conditions]
     whos = [[*_source(source, policy.namespace), *when] for source in rule.sources] or [when]
-    whats = [[*_operation(operation), *when] for operation in rule.operations] or [when]
+    whats = [[*_operation(operation, called), *when] for operation in rule.operations] or [when]
     given = [field for entry in (*whos, *whats) for field in entry if field.values or field.not_values]
     if not reads_http and policy.action is Action.ALLOW and any(field.only_http for field in given):
         return None
@@ -121,6 +129,14 @@ class _Field:
     only_http: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class _Called:
+    """How a value of a port, and of an address, is compared with what was called."""
+
+    port: Callable[[str], Json]
+    ip: Callable[[str], Json]
+
+
 def _all(fields: Iterable[_Field], reads_http: bool, words: _Words) -> Json:
     parts: list[Json] = []
     for field in fields:
@@ -144,16 +160,16 @@ def _source(source: Source, namespace: str) -> list[_Field]:
     ]
 
 
-def _operation(operation: Operation) -> list[_Field]:
+def _operation(operation: Operation, called: _Called) -> list[_Field]:
     return [
         _Field(operation.hosts, operation.not_hosts, _host, _WHAT, only_http=True),
         _Field(operation.methods, operation.not_methods, _method, _WHAT, only_http=True),
         _Field(operation.paths, operation.not_paths, _path, _WHAT, only_http=True),
-        _Field(operation.ports, operation.not_ports, _port, _WHAT),
+        _Field(operation.ports, operation.not_ports, called.port, _WHAT),
     ]
 
 
-def _condition(condition: Condition, namespace: str) -> _Field:
+def _condition(condition: Condition, namespace: str, called: _Called) -> _Field:
     key = condition.key
     who: dict[str, Callable[[str], Json]] = {
         "source.principal": _principal,
@@ -163,7 +179,7 @@ def _condition(condition: Condition, namespace: str) -> _Field:
         "source.ip": _source_ip,
         "remote.ip": _remote_ip,
     }
-    what: dict[str, Callable[[str], Json]] = {"destination.ip": _destination_ip, "destination.port": _port}
+    what = {"destination.ip": called.ip, "destination.port": called.port}
     if key in who:
         return _Field(condition.values, condition.not_values, who[key], _WHO)
     if key.startswith("request."):  # headers and what a token says
@@ -243,6 +259,14 @@ def _port(value: str) -> Json:
     return {"destination_port": int(value)}
 
 
+def _asked_port(value: str) -> Json:
+    return {"header": {"name": ":authority", "string_match": {"suffix": f":{int(value)}"}}}
+
+
+def _asked_ip(asked: Address, value: str) -> Json:
+    return _ANY if asked in ip_network(value, strict=False) else _NEVER_WHAT
+
+
 def _host(value: str) -> Json:
     """The authority as it was sent, with its port where it has one: Istio matches no less.
 
@@ -266,3 +290,6 @@ def _path(value: str) -> Json:
         template = {"path_template": value.replace("{*}", "*").replace("{**}", "**")}
         return {"uri_template": extension("template", "path.match.uri_template.v3.UriTemplateMatchConfig", template)}
     return {"url_path": {"path": _text(value)}}
+
+
+_CALLED = _Called(_port, _destination_ip)

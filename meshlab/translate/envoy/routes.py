@@ -15,12 +15,13 @@ https://gateway-api.sigs.k8s.io/reference/spec/#httprouterule and of istio/istio
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from meshlab.model import (
     Action,
+    Address,
     AuthorizationPolicy,
     Backend,
     HeaderEdits,
@@ -34,8 +35,10 @@ from meshlab.model import (
 )
 from meshlab.translate.envoy.forms import Json, regex, typed
 from meshlab.translate.envoy.rbac import rules
-from meshlab.translate.envoy.serving import Share, share
+from meshlab.translate.envoy.serving import Served, Share, share
 
+CONNECT = "connect"
+"""Name of the routes of CONNECTs."""
 ALLOW, DENY, FAULT = "allow", "deny", "fault"
 """Names of the HTTP filters that routes have a say in."""
 _MAX_BODY_BYTES = 1 << 20
@@ -62,27 +65,61 @@ class Entry:
     """Whether it is of an HTTPRoute."""
 
 
-def routes(mesh: Mesh, name: str, own: Share, policies: Iterable[AuthorizationPolicy]) -> Json:
+def routes(mesh: Mesh, name: str, own: Share, policies: Collection[AuthorizationPolicy]) -> Json:
     """The route configuration ``name`` for calls to ``own``."""
-    policies = tuple(policies)
-    judged = {
-        filter_: typed("filters.http.rbac.v3.RBACPerRoute", {"rbac": {"rules": some}})
-        for filter_, action in ((DENY, Action.DENY), (ALLOW, Action.ALLOW))
-        if (some := rules(policies, action, reads_http=True)) is not None
-    }
     found = [_route(mesh, own, entry) for entry in entries(mesh, own)]
     default = {"match": {"prefix": "/"}, "route": {"cluster": own.name, "timeout": "0s"}}
     host = {
         "name": "all",
         "domains": ["*"],
         "routes": [*(found or [default]), {"match": {"prefix": ""}, "direct_response": {"status": 404}}],
-        "typed_per_filter_config": judged,
+        "typed_per_filter_config": _judged(policies, reads_http=True),
     }
     return {
         "name": name,
         "virtual_hosts": [host],
         "validate_clusters": False,
         "max_direct_response_body_size_bytes": _MAX_BODY_BYTES,
+    }
+
+
+def connects(judged: Iterable[Json]) -> Json:
+    """The routes of CONNECTs, of which ``judged`` are some."""
+    host = {"name": "any", "domains": ["*"], "routes": [*judged, _connect()]}
+    return {"name": CONNECT, "validate_clusters": False, "virtual_hosts": [host]}
+
+
+def connect(one: Served, policies: Collection[AuthorizationPolicy]) -> Json | None:
+    """The route of CONNECTs to where bytes pass, which judges them; ``None`` where no policy does.
+
+    The chain judges its connections, too. But its filter does so with the first byte that the client sends, when the
+    server has been called, and a server that speaks first has been heard.
+
+    Source: https://github.com/envoyproxy/envoy/issues/9023
+    """
+    judged = _judged(policies, reads_http=False, asked=one.address)
+    host = f"[{one.address}]" if one.family == 6 else str(one.address)
+    asked = {"prefix": f"{host}:"} if one.port is None else {"exact": f"{host}:{one.port}"}
+    headers = [{"name": ":authority", "string_match": asked}]
+    return {**_connect(headers), "typed_per_filter_config": judged} if judged else None
+
+
+def _connect(headers: Sequence[Json] = ()) -> Json:
+    upgrade = {"upgrade_type": "CONNECT", "connect_config": {}}
+    return {
+        "match": {"connect_matcher": {}, "headers": headers},
+        "route": {"cluster": "main_internal", "timeout": "0s", "upgrade_configs": [upgrade]},
+    }
+
+
+def _judged(
+    policies: Collection[AuthorizationPolicy], *, reads_http: bool, asked: Address | None = None
+) -> dict[str, Json]:
+    """What the RBAC filters have to go by, by their names."""
+    return {
+        filter_: typed("filters.http.rbac.v3.RBACPerRoute", {"rbac": {"rules": some}})
+        for filter_, action in ((DENY, Action.DENY), (ALLOW, Action.ALLOW))
+        if (some := rules(policies, action, reads_http=reads_http, asked=asked)) is not None
     }
 
 
