@@ -56,6 +56,7 @@ def routed(*http_routes: HttpRoute, **more: Any) -> list[Any]:
     """The routes of the Service's chain but the last one, which is always the same."""
     made = mesh(http_routes=http_routes, **more)
     (host,) = for_envoy.resources(made, "shop/gate", OWN)[ROUTE_TYPE][chain(made)]["virtual_hosts"]
+    some: list[Any]
     *some, last = host["routes"]
     assert last == {"match": {"prefix": ""}, "direct_response": {"status": 404}}
     return some
