@@ -27,6 +27,9 @@ from meshlab.protocols.xds import ZTUNNEL_TYPES, Request, Response
 
 _INVALID_ARGUMENT = 3  # gRPC's status code
 _LATE = frozenset({ADDRESS_TYPE, "type.googleapis.com/envoy.config.listener.v3.Listener"})
+"""Their resources name those of other types, which go before them."""
+_LEFT_LAST = frozenset({"type.googleapis.com/envoy.config.cluster.v3.Cluster"})
+"""Resources of other types name theirs, and have to change before any of theirs is removed."""
 _UNKNOWN = ""  # the version of a resource of which we do not know whether the client holds it
 
 
@@ -176,10 +179,20 @@ class Stream:
         """Type URL to the version that the client has accepted in full; empty: none yet."""
         return {type_url: subscription.acknowledged for type_url, subscription in self._subscriptions.items()}
 
-    def has(self, type_url: str, version: str) -> bool:
-        """Whether the client has accepted this version in full, and nothing else was sent since."""
+    def has(self, type_url: str, version: str, names: Iterable[str] = ()) -> bool:
+        """Whether the client has accepted this version in full, and nothing else was sent since.
+
+        Args:
+            names: resources that it has to hold. What it has not asked for yet it cannot have accepted: an Envoy asks
+                for routes when it is sent the listener that names them.
+        """
         subscription = self._subscriptions.get(type_url)
-        return subscription is not None and subscription.settled and subscription.acknowledged == version
+        return (
+            subscription is not None
+            and subscription.settled
+            and subscription.acknowledged == version
+            and subscription.held.keys() >= set(names)
+        )
 
     def receive(self, request: Request) -> list[Response]:
         """The responses to a request.
@@ -205,14 +218,17 @@ class Stream:
     def update(self, snapshot: Snapshot) -> list[Response]:
         """The responses that bring the client from the snapshot before to this one.
 
-        Policies go before the workloads that name them, and clusters before the listeners that lead to them.
+        Policies go before the workloads that name them, and clusters before the routes and listeners that lead to
+        them. Clusters that nothing leads to any more are removed when everything else has changed.
+
+        Source: https://www.envoyproxy.io/docs/envoy/latest/api-docs/xds_protocol#eventual-consistency-considerations
         """
         self.snapshot = snapshot
         responses: list[Response] = []
         for type_url, subscription in sorted(self._subscriptions.items(), key=lambda item: item[0] in _LATE):
             if subscription.version != snapshot.version(type_url):
                 responses += self._send(type_url, subscription, even_empty=False)
-        return responses
+        return sorted(responses, key=_is_left_last)
 
     def _answered(self, request: Request, subscription: _Subscription) -> None:
         nonce = request.response_nonce
@@ -238,15 +254,29 @@ class Stream:
         if not (changed or removed or even_empty):
             subscription.settle()
             return []
+        if changed and removed and type_url in _LEFT_LAST:
+            return [
+                self._response(type_url, subscription, changed, []),
+                self._response(type_url, subscription, {}, removed),
+            ]
+        return [self._response(type_url, subscription, changed, removed)]
+
+    def _response(
+        self, type_url: str, subscription: _Subscription, changed: Mapping[str, Resource], removed: list[str]
+    ) -> Response:
         self._sent += 1
         nonce = _nonce(self._sent)
         parts = {name: resource.version for name, resource in changed.items()} | dict.fromkeys(removed)
         subscription.outstanding[nonce] = subscription.version, parts
-        return [_response(type_url, subscription.version, nonce, changed, removed)]
+        return _response(type_url, subscription.version, nonce, changed, removed)
 
 
 def _nonce(number: int) -> str:
     return f"n{number}"
+
+
+def _is_left_last(response: Response) -> bool:
+    return response.type_url in _LEFT_LAST and bool(response.removed_resources)
 
 
 def _response(type_url: str, version: str, nonce: str, changed: Mapping[str, Resource], removed: list[str]) -> Response:
@@ -319,6 +349,11 @@ class Views:
         own = self._own(client)
         return ZTUNNEL_TYPES if own is None else tuple(own.types)
 
+    def names_of(self, client: str, type_url: str) -> Iterable[str]:
+        """The resources that the client has to ask for; a ztunnel asks for what it needs."""
+        own = self._own(client)
+        return () if own is None else own.named(type_url)
+
     def _own(self, client: str) -> Snapshot | None:
         return self.own.get(InstanceId.parse(client).first) if self.own else None
 
@@ -363,7 +398,8 @@ class DeltaServer:
             streams = [stream for stream in self.streams if stream.client == client]
             for type_url in self.served.types_of(client):
                 version = self.served.of(client).version(type_url)
-                behind = [stream for stream in streams if not stream.has(type_url, version)]
+                names = self.served.names_of(client, type_url)
+                behind = [stream for stream in streams if not stream.has(type_url, version, names)]
                 if behind:
                     lags.append(Lag(client, behind[0].node, type_url, behind[0].acknowledged.get(type_url, "")))
                 elif not streams:

@@ -44,13 +44,12 @@ def test_each_address_and_port_of_a_service_has_a_chain_and_a_cluster() -> None:
     resources = made()
     wanted = {f"to|{service.ipv4}|80", f"to|{service.ipv6}|80"}
     assert chains(resources[LISTENER_TYPE]) == wanted
-    assert resources[CLUSTER_TYPE].keys() == {"main_internal", "hbone", *wanted}
+    assert resources[CLUSTER_TYPE].keys() == {"main_internal", "hbone", "server.shop|80||v4", "server.shop|80||v6"}
 
 
 def test_an_endpoint_of_the_mesh_is_reached_by_a_tunnel_to_whom_it_must_be() -> None:
     mesh = topology().mesh
-    service = next(each for each in mesh.services if each.key == "server.shop")
-    (group,) = made()[CLUSTER_TYPE][f"to|{service.ipv4}|80"]["load_assignment"]["endpoints"]
+    (group,) = made()[CLUSTER_TYPE]["server.shop|80||v4"]["load_assignment"]["endpoints"]
     (endpoint,) = group["lb_endpoints"]
     assert endpoint["endpoint"]["address"]["envoy_internal_address"] == {
         "server_listener_name": "connect_originate",

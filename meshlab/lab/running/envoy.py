@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from meshlab.errors import UsageError
 from meshlab.implementations import EnvoyWaypoint, WaypointChoice, installed_envoy
 from meshlab.protocols.embedded import files_in
-from meshlab.translate.for_envoy import CLUSTER_TYPE, LISTENER_TYPE, SECRET_TYPE, Json
+from meshlab.translate.for_envoy import CLUSTER_TYPE, LISTENER_TYPE, ROUTE_TYPE, SECRET_TYPE, Json
 
 if TYPE_CHECKING:
     from google.protobuf.descriptor_pool import DescriptorPool
@@ -88,7 +88,7 @@ def load(path: Path) -> Envoy:
         if name.startswith(("envoy/", "xds/", "google/protobuf/")):
             add(name)
     try:
-        for kind in (CLUSTER_TYPE, LISTENER_TYPE, SECRET_TYPE):
+        for kind in (CLUSTER_TYPE, LISTENER_TYPE, ROUTE_TYPE, SECRET_TYPE):
             pool.FindMessageTypeByName(kind.partition("/")[2])
     except KeyError as error:
         raise UsageError(f"{path} is no Envoy: {error.args[0]}") from None

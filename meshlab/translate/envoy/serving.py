@@ -1,0 +1,82 @@
+"""What a waypoint serves, and where it sends calls."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+
+from meshlab.model import FAMILIES, Address, Family, Mesh, Pod, PodPort, Service, ServicePort, has_labels
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """The endpoints of a Service's port that a subset has, at their addresses of one family: what a cluster is of."""
+
+    service: Service
+    port: ServicePort
+    subset: str
+    """Empty: all endpoints."""
+    family: Family
+
+    @property
+    def name(self) -> str:
+        return f"{self.service.key}|{self.port.port}|{self.subset}|v{self.family}"
+
+    def endpoints(self, mesh: Mesh, unhealthy: Collection[str]) -> tuple[PodPort, ...]:
+        """Those that may be chosen now."""
+        labels = mesh.subset(self.service, self.subset) or {}
+        return tuple(
+            PodPort(pod.key, number)
+            for pod, number in mesh.backends(self.service, self.port)
+            if pod.key not in unhealthy and has_labels(pod.labels, labels)
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """An address and a port of it at which the waypoint takes calls."""
+
+    address: Address
+    family: Family
+    to: Share | Pod
+    """A pod: at every port."""
+
+    @property
+    def port(self) -> int | None:
+        """``None``: every port."""
+        return self.to.port.port if isinstance(self.to, Share) else None
+
+    @property
+    def name(self) -> str:
+        """Of its filter chain, and of the routes of that."""
+        return f"to|{self.address}|{self.port or '*'}"
+
+    @property
+    def cluster(self) -> str:
+        """Where its calls go, unless a route sends them elsewhere."""
+        return self.to.name if isinstance(self.to, Share) else self.name
+
+
+def served(mesh: Mesh, key: str) -> Iterator[Served]:
+    """All that the waypoint ``key`` serves."""
+    for service in mesh.services:
+        waypoint = mesh.waypoint_of(service)
+        for port in service.ports if waypoint is not None and waypoint.key == key else ():
+            for family in FAMILIES:
+                if (address := service.address(family)) is not None:
+                    yield Served(address, family, Share(service, port, "", family))
+    for pod in mesh.pods:
+        waypoint = mesh.waypoint_of(pod)
+        if waypoint is not None and waypoint.key == key:
+            for family in FAMILIES:
+                yield Served(pod.address(family), family, pod)
+
+
+def share(mesh: Mesh, service: str, port: int, subset: str, family: Family) -> Share | None:
+    """The share that a backend names; ``None`` where the Service, its port or its subset is missing."""
+    for each in mesh.services:
+        if each.key == service and mesh.subset(each, subset) is not None:
+            for one in each.ports:
+                if one.port == port:
+                    return Share(each, one, subset, family)
+    return None
