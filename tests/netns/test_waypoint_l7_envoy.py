@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
+from meshlab.errors import RejectedError
 from meshlab.implementations import installed_envoy
 from meshlab.model import (
     Abort,
@@ -22,6 +23,7 @@ from meshlab.model import (
     Call,
     Condition,
     Delay,
+    DestinationRule,
     DirectResponse,
     Family,
     HeaderEdits,
@@ -39,6 +41,7 @@ from meshlab.model import (
     StringMatch,
 )
 from meshlab.model.route import Matching
+from meshlab.model.workload import Labels
 from meshlab.plan.netns import pod_netns
 
 if TYPE_CHECKING:
@@ -107,9 +110,11 @@ def lab(started: Lab) -> Lab:
 
 
 def declared(mesh: Mesh) -> Mesh:
-    """``mesh`` with what is spoken at its ports, by their names."""
+    """``mesh`` with what is spoken at its ports, by their names, and two names for all of v1."""
+    subsets: dict[str, Labels] = {"one": {"app": "v1"}, "other": {"app": "v1"}}
     return replace(
         mesh,
+        destination_rules=(DestinationRule(name="v1", namespace="shop", service="v1.shop", subsets=subsets),),
         services=tuple(
             replace(each, ports=tuple(replace(port, protocol=port.name) for port in each.ports))
             for each in mesh.services
@@ -262,11 +267,41 @@ def test_the_path_the_authority_and_headers_are_rewritten(lab: Lab) -> None:
     assert call.headers["x-answer"] == "yes"
 
 
-def test_a_timeout_ends_what_a_delay_does_not(lab: Lab) -> None:
-    have(lab, HttpRule(delay=Delay(seconds=0.3), backends=(to("v1"),), timeout_s=5.0))
-    call = ask(lab)
+def test_a_delay_holds_a_request_up_and_a_timeout_ends_it(lab: Lab) -> None:
+    have(
+        lab,
+        HttpRule(matches=at("exact", "/delayed"), delay=Delay(seconds=0.3), backends=(to("v1"),), timeout_s=5.0),
+        HttpRule(timeout_s=0.2, backends=(to("v1"),)),
+    )
+    call = ask(lab, "delayed")
     assert server(call) == "shop/v1"
     assert call.ended_ns - call.started_ns > 0.3e9
+    assert ask(lab, "slow?delay=5s").status == 504
+
+
+def test_while_routes_change_no_request_is_lost(lab: Lab) -> None:
+    with lab.traffic([("shop/client", URL)], rate=200) as traffic:
+        for name in ("one", "other", "one", "other"):  # clusters that come and go, of the same pod
+            have(lab, HttpRule(backends=(to("v1", subset=name),)))
+            made = traffic.calls_made
+            traffic.wait_for(lambda made=made: traffic.calls_made > made + 20)  # type: ignore[misc]
+    assert (traffic.failed_new, traffic.in_plaintext) == (0, 0)
+
+
+def test_routes_that_envoy_refuses_are_taken_back(lab: Lab) -> None:
+    have(lab, HttpRule(backends=(to("v2"),)))
+    with pytest.raises(RejectedError, match=r"refused .*RouteConfiguration: .*missing \)"):
+        have(lab, HttpRule(matches=at("regex", "/("), backends=(to("v1"),)))
+    assert server(ask(lab)) == "shop/v2"
+
+
+@pytest.mark.parametrize("instance", ["waypoint@shop/gate", "control-plane"])
+def test_routes_are_in_effect_again_after_a_restart(lab: Lab, instance: str) -> None:
+    have(lab, HttpRule(backends=(to("v2"),)))
+    lab.instance(instance).restart()
+    assert server(ask(lab)) == "shop/v2"
+    have(lab, HttpRule(backends=(to("v1"),)))
+    assert server(ask(lab)) == "shop/v1"
 
 
 def test_a_connection_that_is_open_sees_new_routes_and_policies_at_its_next_request(lab: Lab) -> None:

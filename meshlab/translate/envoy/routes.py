@@ -207,16 +207,18 @@ def _path(path: StringMatch) -> Json:
 
 
 def _header(header: NamedMatch) -> Json:
-    """A header that is missing is not one that matches, so that it is one that does not."""
+    """A header that is missing has no value that matches, so that it is one that does not match."""
+    value = _value(header.value)
     inverted = {"invert_match": True} if header.inverted else {}
-    missing = {"treat_missing_header_as_empty": True} if header.inverted and header.value is not None else {}
-    return {"name": header.name, **_value(header.value), **inverted, **missing}
+    missing = {"treat_missing_header_as_empty": True} if header.inverted and "string_match" in value else {}
+    return {"name": header.name, **value, **inverted, **missing}
 
 
 def _value(value: StringMatch | None) -> Json:
-    """Every text begins with nothing, and Envoy refuses to be asked for that."""
-    is_any = value is None or (value.how == "prefix" and not value.value)
-    return {"present_match": True} if value is None or is_any else {"string_match": _text(value)}
+    """Every text begins with an empty one, and Envoy refuses to be asked for that."""
+    if value is None or (value.how == "prefix" and not value.value):
+        return {"present_match": True}
+    return {"string_match": _text(value)}
 
 
 def _text(text: StringMatch) -> Json:
