@@ -116,11 +116,11 @@ def _named(headers: Headers, name: str) -> set[str]:
 
 
 def _edited(headers: Headers, every: Iterable[HeaderEdits]) -> Headers:
-    """What is removed goes first."""
+    """What is removed goes first. What concerns one connection only stays as it is."""
     for edits in every:
         replaced = {*edits.remove, *(name for name, _ in edits.set)}
         headers = (*(pair for pair in headers if pair[0] not in replaced), *edits.set, *edits.add)
-    return headers
+    return _end_to_end(headers)
 
 
 def _response(status: int, headers: Headers, reason: bytes) -> h11.Response:

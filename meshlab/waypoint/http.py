@@ -31,6 +31,7 @@ HEAD_BYTES = 64 * 1024
 LINGER_S = 1.0
 """How long the rest of a request that was answered early is read and dropped: a client that is still sending when its
 connection is closed could lose the answer."""
+_VERSIONS = (b"1.0", b"1.1")
 MALFORMED = 400
 TIMED_OUT = 504
 
@@ -105,6 +106,8 @@ class HttpStream:
         event = await self._client.next()
         if not isinstance(event, h11.Request):
             return False
+        if event.http_version not in _VERSIONS:  # h11 takes the preface of HTTP/2 for a request
+            raise h11.RemoteProtocolError("no HTTP/1.1", error_status_hint=505)
         request = request_of(event)
         self._method = request.method
         share = self.judge(request)
