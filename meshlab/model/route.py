@@ -83,7 +83,7 @@ class Backend:
     service: str
     """``name.namespace``; it need not be there."""
     port: int
-    """Of that Service."""
+    """Of that Service. 0: its only port; where it has several, the port that was called."""
     subset: str = ""
     """Of the DestinationRule for that Service; empty: all its endpoints."""
     weight: int = 1
@@ -110,7 +110,7 @@ class Rewrite:
     path: str | None = None
     """Of the whole path; the query stays."""
     prefix: str | None = None
-    """What stands in the place of the prefix that matched."""
+    """What stands in the place of the prefix that matched; where no path was asked for, ``/`` matched."""
     authority: str | None = None
 
 

@@ -16,7 +16,7 @@ from ipaddress import IPv4Address, IPv6Address
 from itertools import count
 from typing import Any, TypeVar
 
-from meshlab.model import Address, Mesh, Namespace, Pod, Service, Waypoint, addresses
+from meshlab.model import Address, HttpRoute, Mesh, Namespace, Pod, Service, Waypoint, addresses
 from meshlab.topology import gateways, placement
 from meshlab.topology import services as manifests
 from meshlab.topology.gathered import Gathered
@@ -42,18 +42,25 @@ def assembled(before: Mesh, given: Gathered, ground: placement.Ground, notes: No
         namespaces=_namespaces(before, given),
         services=_services(before, given.services.values(), given.waypoints, owned, notes),
         waypoints=merged(before.waypoints, given.waypoints),
-        endpoints_by_hand=merged(before.endpoints_by_hand, given.endpoints, lambda one: (one.kind, one.key)),
+        endpoints_by_hand=merged(before.endpoints_by_hand, given.endpoints, _kind_and_key),
+        http_routes=_http_routes(before, given, notes),
+        destination_rules=merged(before.destination_rules, given.destination_rules),
         authorization_policies=merged(before.authorization_policies, given.authorization_policies),
         peer_authentications=merged(before.peer_authentications, given.peer_authentications),
     )
     mesh = placement.with_drafts(mesh, given, ground, owned, notes, remake=remake)
     mesh = _with_target_ports(mesh, given.services, notes)
     _refuse_shared_addresses(mesh, given, notes)
+    _warn_of_routes(mesh, given, notes)
     return mesh
 
 
 def _key(thing: Any) -> str:
     return str(thing.key)
+
+
+def _kind_and_key(thing: Any) -> tuple[str, str]:
+    return thing.kind, thing.key
 
 
 def merged(old: Iterable[T], new: Iterable[T], key: Callable[[T], Any] = _key) -> tuple[T, ...]:
@@ -157,3 +164,49 @@ def _refuse_shared_addresses(mesh: Mesh, given: Gathered, notes: Notes) -> None:
 
 def _named(owner: Pod | Service) -> str:
     return f"{'pod' if isinstance(owner, Pod) else 'Service'} '{owner.key}'"
+
+
+# --- routes ----------------------------------------------------------------------------------------------------------
+
+
+def _http_routes(before: Mesh, given: Gathered, notes: Notes) -> tuple[HttpRoute, ...]:
+    """Every route that is for a Service; those of both kinds for one Service are an issue.
+
+    Source: https://istio.io/latest/docs/ambient/usage/l7-features/
+    """
+    both = merged(before.http_routes, given.http_routes, _kind_and_key)
+    routes = tuple(route for route in both if route.services)
+    kinds: dict[str, HttpRoute] = {}
+    for route in routes:
+        for service, _ in route.services:
+            first = kinds.setdefault(service, route)
+            if first.kind != route.kind:
+                place = given.places.get((route.kind, route.key)) or given.places[first.kind, first.key]
+                notes.refuse(
+                    place,
+                    f"the {route.kind} '{route.key}' is for Service '{service}', as is the {first.kind} '{first.key}': "
+                    f"Istio does not support both kinds for one Service; write routes of one kind",
+                )
+    return routes
+
+
+def _warn_of_routes(mesh: Mesh, given: Gathered, notes: Notes) -> None:
+    """Note which of the given routes and DestinationRules have no effect as the mesh is now."""
+    services = {service.key: service for service in mesh.services}
+    for route in given.http_routes:
+        for service in dict.fromkeys(service for service, _ in route.services):
+            waypoint = mesh.waypoint_of(services[service]) if service in services else None
+            if service not in services:
+                why = "there is no such Service"
+            elif waypoint is None:
+                why = "calls to it pass no waypoint"
+            elif route.namespace not in (services[service].namespace, waypoint.namespace):
+                why = "a waypoint honours routes of its own namespace and of the Service's only"
+            else:
+                continue
+            about = f"the {route.kind} '{route.key}' has no effect on Service '{service}': {why}"
+            notes.warn(given.places[route.kind, route.key], about)
+    for rule in given.destination_rules:
+        if rule.service not in services:
+            about = f"the DestinationRule '{rule.key}' has no effect: there is no Service '{rule.service}'"
+            notes.warn(given.places["DestinationRule", rule.key], about)

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
-from meshlab.model import Endpoints, Mesh, Topology
+from meshlab.model import Endpoints, HttpRoute, Mesh, Topology
 from meshlab.topology.assembly import assembled
 from meshlab.topology.check import check, check_kind
 from meshlab.topology.gathered import Gathered, expanded
@@ -150,6 +150,9 @@ _HELD = {
     "Endpoints": "endpoints_by_hand",
     "EndpointSlice": "endpoints_by_hand",
     "Gateway": "waypoints",
+    "HTTPRoute": "http_routes",
+    "VirtualService": "http_routes",
+    "DestinationRule": "destination_rules",
     "AuthorizationPolicy": "authorization_policies",
     "PeerAuthentication": "peer_authentications",
 }
@@ -171,7 +174,7 @@ def _keys(mesh: Mesh, kind: str) -> list[str] | None:
 
 def _is_of(thing: Any, kind: str) -> bool:
     """Whether ``thing`` is of ``kind``, of the two that one field may hold."""
-    return not isinstance(thing, Endpoints) or thing.kind == kind
+    return not isinstance(thing, Endpoints | HttpRoute) or thing.kind == kind
 
 
 def _less(mesh: Mesh, kind: str, key: str) -> Mesh:

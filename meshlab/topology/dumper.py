@@ -43,9 +43,10 @@ from meshlab.topology.keys import LAB_API
 from meshlab.topology.nodes import read_documents
 from meshlab.topology.notes import Notes
 from meshlab.topology.policies import DRY_RUN, operation_fields, source_fields
-from meshlab.topology.services import SERVICE_NAME
+from meshlab.topology.services import SERVICE_NAME, named_protocol
 from meshlab.topology.steps import TRAFFIC_NUMBERS
-from meshlab.topology.writing import plain, write
+from meshlab.topology.writing import given, headed, plain, write
+from meshlab.topology.writing_routes import destination_rule, http_route
 
 _SECURITY = "security.istio.io/v1"
 _DEFAULT_TIMEOUT_S = 10.0
@@ -59,19 +60,16 @@ def dump(topology: Topology) -> str:
 def _documents(topology: Topology) -> Iterator[dict[str, Any]]:
     mesh = topology.mesh
     for namespace in mesh.namespaces:
-        metadata = _given(name=namespace.name, labels=dict(namespace.labels))
+        metadata = given(name=namespace.name, labels=dict(namespace.labels))
         yield {"apiVersion": "v1", "kind": "Namespace", "metadata": metadata}
     yield _lab(topology)
     yield from map(_gateway, mesh.waypoints)
     yield from map(_service, (service for service in mesh.services if not mesh.is_of_waypoint(service)))
     yield from map(_endpoints, mesh.endpoints_by_hand)
+    yield from map(http_route, mesh.http_routes)
+    yield from map(destination_rule, mesh.destination_rules)
     yield from map(_authorization_policy, mesh.authorization_policies)
     yield from map(_peer_authentication, mesh.peer_authentications)
-
-
-def _given(**values: Any) -> dict[str, Any]:
-    """``values`` without the empty ones."""
-    return {name: value for name, value in values.items() if value}
 
 
 def _lab(topology: Topology) -> dict[str, Any]:
@@ -80,9 +78,9 @@ def _lab(topology: Topology) -> dict[str, Any]:
         "nodes": [_node(node) for node in topology.nodes],
         "dataplane": {
             "ztunnel": topology.ztunnel,
-            **_given(waypoint=topology.waypoint if topology.waypoint != "reference" else ""),
+            **given(waypoint=topology.waypoint if topology.waypoint != "reference" else ""),
         },
-        **_given(
+        **given(
             pods=_pods(topology),
             waypoints=_waypoints(topology),
             images={pattern: _program(program) for pattern, program in topology.images.items()},
@@ -102,7 +100,7 @@ def _node(node: Node) -> str | dict[str, str]:
 def _port(port: ContainerPort) -> int | dict[str, Any]:
     if not port.name and not port.server_first:
         return port.number
-    return _given(containerPort=port.number, name=port.name, mode="server-first" if port.server_first else "")
+    return given(containerPort=port.number, name=port.name, mode="server-first" if port.server_first else "")
 
 
 def _pods(topology: Topology) -> dict[str, dict[str, Any]]:
@@ -117,7 +115,7 @@ def _waypoints(topology: Topology) -> dict[str, dict[str, Any]]:
     gates = [pod for pod in topology.mesh.pods if pod.gateway]
     first = len(topology.mesh.pods) - len(gates)
     return {
-        pod.key: {"node": pod.node, **_given(ips=_unusual(pod, place, nodes[pod.node]))}
+        pod.key: {"node": pod.node, **given(ips=_unusual(pod, place, nodes[pod.node]))}
         for place, pod in enumerate(gates, first)
     }
 
@@ -132,7 +130,7 @@ def _pod(pod: Pod, place: int, node: int) -> dict[str, Any]:
     ports = [_port(port) for port in pod.ports]
     return {
         "node": pod.node,
-        **_given(
+        **given(
             ips=_unusual(pod, place, node),
             serviceAccount=pod.service_account if pod.service_account != "default" else "",
             ports=ports,
@@ -152,20 +150,20 @@ def _pod(pod: Pod, place: int, node: int) -> dict[str, Any]:
 def _program(program: Program | None) -> dict[str, Any]:
     if program is None:
         return {}
-    return _given(run=list(program.argv), env=dict(program.env), workingDir=program.working_dir)
+    return given(run=list(program.argv), env=dict(program.env), workingDir=program.working_dir)
 
 
 def _row(row: Expectation) -> dict[str, Any]:
-    return {"from": row.source, "to": row.to, "verdict": row.verdict.value, **_given(family=row.family)}
+    return {"from": row.source, "to": row.to, "verdict": row.verdict.value, **given(family=row.family)}
 
 
 def _step(step: Step) -> dict[str, Any]:
     match step:
         case CallStep():
             more = {
-                **_given(family=step.family),
+                **given(family=step.family),
                 **_shape(step.shape),
-                **_given(times=step.times if step.times > 1 else 0),
+                **given(times=step.times if step.times > 1 else 0),
             }
             call = {"from": step.source, "to": step.to, **more}
             return {"call": call, "expect": step.expect.value}
@@ -181,7 +179,7 @@ def _step(step: Step) -> dict[str, Any]:
             body = base64.b64encode(step.body).decode()
             return {"push": {"type": step.type_name, "name": step.name, "body": body}}
         case ConnectStep():
-            more = _given(family=step.family, mode="half-close" if step.half_close else "")
+            more = given(family=step.family, mode="half-close" if step.half_close else "")
             return {"connect": {"from": step.source, "to": step.to, "as": step.name, **more}}
         case AskStep():
             return {"ask": step.name, "expect": "alive" if step.alive else "closed"}
@@ -200,23 +198,18 @@ def _traffic(step: TrafficStep) -> dict[str, Any]:
         "open": step.open,
         "during": [_step(each) for each in step.during],
     }
-    return {"traffic": traffic, **_given(expect=expect)}
+    return {"traffic": traffic, **given(expect=expect)}
 
 
 def _shape(shape: CallShape) -> dict[str, Any]:
     """What is not as it would be where nothing is given."""
     plain = CallShape()
     named = {name: getattr(shape, name) for name in ("kind", "mode", "method")}
-    body = {"bytes": shape.body_bytes, **_given(seed=shape.body_seed)} if shape.body_bytes else {}
+    body = {"bytes": shape.body_bytes, **given(seed=shape.body_seed)} if shape.body_bytes else {}
     return {
         **{name: value for name, value in named.items() if value != getattr(plain, name)},
-        **_given(body=body),
+        **given(body=body),
     }
-
-
-def _object(kind: str, version: str, name: str, namespace: str, **metadata: Any) -> dict[str, Any]:
-    about = {"name": name, "namespace": namespace, **_given(**metadata)}
-    return {"apiVersion": version, "kind": kind, "metadata": about}
 
 
 def _gateway(waypoint: Waypoint) -> dict[str, Any]:
@@ -224,7 +217,7 @@ def _gateway(waypoint: Waypoint) -> dict[str, Any]:
     listener = {"name": "mesh", "port": HBONE_PORT, "protocol": "HBONE"}
     if waypoint.from_all:
         listener["allowedRoutes"] = {"namespaces": {"from": "All"}}
-    about = _object("Gateway", "gateway.networking.k8s.io/v1", waypoint.name, waypoint.namespace, labels=labels)
+    about = headed("Gateway", "gateway.networking.k8s.io/v1", waypoint.name, waypoint.namespace, labels=labels)
     return {**about, "spec": {"gatewayClassName": WAYPOINT_CLASS, "listeners": [listener]}}
 
 
@@ -232,27 +225,28 @@ def _service(service: Service) -> dict[str, Any]:
     families = {"IPv4": service.ipv4, "IPv6": service.ipv6}
     addresses = [str(address) for address in families.values() if address]
     spec = {
-        **_given(selector=dict(service.selector), ports=[_service_port(port) for port in service.ports]),
+        **given(selector=dict(service.selector), ports=[_service_port(port) for port in service.ports]),
         **({"clusterIPs": addresses} if addresses else {"clusterIP": "None"}),
         **({"ipFamilies": [name for name, address in families.items() if address]} if len(addresses) == 1 else {}),
     }
-    return {**_object("Service", "v1", service.name, service.namespace, labels=dict(service.labels)), "spec": spec}
+    return {**headed("Service", "v1", service.name, service.namespace, labels=dict(service.labels)), "spec": spec}
 
 
 def _service_port(port: ServicePort) -> dict[str, Any]:
-    return {**_given(name=port.name), "port": port.port, "targetPort": port.target_port}
+    protocol = port.protocol if port.protocol != named_protocol(port.name) else ""
+    return {**given(name=port.name, appProtocol=protocol), "port": port.port, "targetPort": port.target_port}
 
 
 def _endpoints(endpoints: Endpoints) -> dict[str, Any]:
-    ports = [{**_given(name=port.name), "port": port.number} for port in endpoints.ports]
+    ports = [{**given(name=port.name), "port": port.number} for port in endpoints.ports]
     if endpoints.kind == "Endpoints":
-        subset = _given(addresses=[{"ip": str(address)} for address in endpoints.addresses], ports=ports)
-        about = _object("Endpoints", "v1", endpoints.name, endpoints.namespace)
+        subset = given(addresses=[{"ip": str(address)} for address in endpoints.addresses], ports=ports)
+        about = headed("Endpoints", "v1", endpoints.name, endpoints.namespace)
         return {**about, "subsets": [subset] if subset else []}
     version = endpoints.addresses[0].version if endpoints.addresses else 4
     labels = {SERVICE_NAME: endpoints.service}
     return {
-        **_object("EndpointSlice", "discovery.k8s.io/v1", endpoints.name, endpoints.namespace, labels=labels),
+        **headed("EndpointSlice", "discovery.k8s.io/v1", endpoints.name, endpoints.namespace, labels=labels),
         "addressType": f"IPv{version}",
         "endpoints": [{"addresses": [str(address)]} for address in endpoints.addresses],
         "ports": ports,
@@ -260,7 +254,7 @@ def _endpoints(endpoints: Endpoints) -> dict[str, Any]:
 
 
 def _selector(selector: Mapping[str, str] | None) -> dict[str, Any]:
-    return {} if selector is None else {"selector": _given(matchLabels=dict(selector))}
+    return {} if selector is None else {"selector": given(matchLabels=dict(selector))}
 
 
 def _authorization_policy(policy: AuthorizationPolicy) -> dict[str, Any]:
@@ -269,18 +263,18 @@ def _authorization_policy(policy: AuthorizationPolicy) -> dict[str, Any]:
         **_selector(policy.selector),
         "action": policy.action.value,
         "rules": [_rule(rule) for rule in policy.rules],
-        **_given(targetRefs=[dict(target) for target in policy.target_refs]),
+        **given(targetRefs=[dict(target) for target in policy.target_refs]),
     }
-    about = _object("AuthorizationPolicy", _SECURITY, policy.name, policy.namespace, annotations=annotations)
+    about = headed("AuthorizationPolicy", _SECURITY, policy.name, policy.namespace, annotations=annotations)
     return {**about, "spec": spec}
 
 
 def _rule(rule: Rule) -> dict[str, Any]:
-    return _given(
+    return given(
         **{"from": [{"source": _lists(source_fields(source))} for source in rule.sources]},
         to=[{"operation": _lists(operation_fields(operation))} for operation in rule.operations],
         when=[
-            {"key": when.key, **_lists(_given(values=when.values, notValues=when.not_values))}
+            {"key": when.key, **_lists(given(values=when.values, notValues=when.not_values))}
             for when in rule.conditions
         ],
     )
@@ -292,5 +286,5 @@ def _lists(fields: Mapping[str, tuple[str, ...]]) -> dict[str, list[str]]:
 
 def _peer_authentication(policy: PeerAuthentication) -> dict[str, Any]:
     ports = {str(port): {"mode": mode.value} for port, mode in policy.port_level_mtls.items()}
-    spec = {**_selector(policy.selector), "mtls": {"mode": policy.mode.value}, **_given(portLevelMtls=ports)}
-    return {**_object("PeerAuthentication", _SECURITY, policy.name, policy.namespace), "spec": spec}
+    spec = {**_selector(policy.selector), "mtls": {"mode": policy.mode.value}, **given(portLevelMtls=ports)}
+    return {**headed("PeerAuthentication", _SECURITY, policy.name, policy.namespace), "spec": spec}

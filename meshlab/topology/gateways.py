@@ -31,6 +31,12 @@ def waypoint(document: Map, notes: Notes) -> Waypoint | None:
             f"{WAYPOINT_CLASS} are waypoints",
         )
         return None
+    for each in spec.maps("listeners"):
+        if each.value("port") not in (None, HBONE_PORT):
+            notes.refuse(each.at("port"), f"port {each.text('port')} is refused: a waypoint listens on {HBONE_PORT}")
+        if each.text("protocol", "HBONE") != "HBONE":
+            why = "a waypoint takes nothing but HBONE"
+            notes.refuse(each.at("protocol"), f"the protocol '{each.text('protocol')}' is refused: {why}")
     admitting = (each.map("allowedRoutes").map("namespaces").text("from") for each in spec.maps("listeners"))
     return Waypoint(
         name=metadata.text("name"),

@@ -7,8 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from meshlab.model import AuthorizationPolicy, Endpoints, Namespace, PeerAuthentication, Waypoint
-from meshlab.topology import gateways, policies, services, workloads
+from meshlab.model import (
+    AuthorizationPolicy,
+    DestinationRule,
+    Endpoints,
+    HttpRoute,
+    Namespace,
+    PeerAuthentication,
+    Waypoint,
+)
+from meshlab.topology import gateways, http_routes, policies, services, virtual_services, workloads
 from meshlab.topology.nodes import Map
 from meshlab.topology.notes import Notes, Place
 
@@ -31,7 +39,8 @@ class Gathered:
 
     def __init__(self, notes: Notes) -> None:
         self._notes = notes
-        self._lines: dict[tuple[str, str], int] = {}
+        self.places: dict[tuple[str, str], Place] = {}
+        """Kind and key -> where it is named."""
         self.declared: dict[str, Namespace] = {}
         self.mentioned: dict[str, None] = {}
         """Namespaces in which something is: they exist, declared or not."""
@@ -42,6 +51,9 @@ class Gathered:
         """Service (``name.namespace``) -> its document: which addresses it has is known later."""
         self.endpoints: list[Endpoints] = []
         self.waypoints: list[Waypoint] = []
+        self.http_routes: list[HttpRoute] = []
+        """Those that have no effect, too: one of them may take the place of one that had."""
+        self.destination_rules: list[DestinationRule] = []
         self.authorization_policies: list[AuthorizationPolicy] = []
         self.peer_authentications: list[PeerAuthentication] = []
 
@@ -72,6 +84,12 @@ class Gathered:
                 if (made := gateways.waypoint(document, self._notes)) is not None:
                     self.waypoints.append(made)
                     self.add_pods([gateways.draft(made, document)])
+            case "HTTPRoute":
+                self.http_routes.append(http_routes.http_route(document, self._notes))
+            case "VirtualService":
+                self.http_routes.append(virtual_services.virtual_service(document, self._notes))
+            case "DestinationRule":
+                self.destination_rules.append(virtual_services.destination_rule(document, self._notes))
             case "AuthorizationPolicy":
                 self.authorization_policies.append(policies.authorization_policy(document, self._notes))
             case "PeerAuthentication":
@@ -87,7 +105,7 @@ class Gathered:
 
     def refuse_second(self, kind: str, key: str, place: Place) -> None:
         """Note an issue if there is a ``kind`` called ``key`` already."""
-        if (kind, key) in self._lines:
+        if (kind, key) in self.places:
             named = f" '{key}'" if key else ""
-            self._notes.refuse(place, f"the {kind}{named} is already on line {self._lines[kind, key]}")
-        self._lines.setdefault((kind, key), place.line)
+            self._notes.refuse(place, f"the {kind}{named} is already on line {self.places[kind, key].line}")
+        self.places.setdefault((kind, key), place)

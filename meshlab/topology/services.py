@@ -11,6 +11,8 @@ from meshlab.topology.notes import Notes, Place
 
 SERVICE_NAME = "kubernetes.io/service-name"
 """Label of an EndpointSlice: the Service that it is of."""
+_PROTOCOLS = frozenset({"http", "http2", "grpc", "https", "tls", "tcp", "udp", "mongo", "mysql", "redis"})
+_OF_KUBERNETES = {"kubernetes.io/h2c": "http2", "kubernetes.io/ws": "http", "kubernetes.io/wss": "https"}
 
 
 def service(document: Map, default: tuple[IPv4Address | None, IPv6Address | None], notes: Notes) -> Service:
@@ -43,8 +45,12 @@ def _service_ports(spec: Map, notes: Notes) -> tuple[ServicePort, ...]:
         if not isinstance(number, int):
             continue
         target = entry.value("targetPort")
+        name = entry.text("name")
         port = ServicePort(
-            port=number, target_port=target if isinstance(target, int | str) else number, name=entry.text("name")
+            port=number,
+            target_port=target if isinstance(target, int | str) else number,
+            name=name,
+            protocol=declared_protocol(entry.text("appProtocol")) or named_protocol(name),
         )
         if number in known:
             notes.refuse(entry.at("port"), f"port {number} is there twice")
@@ -56,6 +62,21 @@ def _service_ports(spec: Map, notes: Notes) -> tuple[ServicePort, ...]:
             ports.append(port)
             known |= {number, port.name}
     return tuple(ports)
+
+
+def declared_protocol(app_protocol: str) -> str:
+    """Return the protocol that ``appProtocol`` declares, in Istio's words where it has one.
+
+    Source: https://istio.io/latest/docs/ops/configuration/traffic-management/protocol-selection/
+    """
+    text = app_protocol.lower()
+    return _OF_KUBERNETES.get(text) or named_protocol(text) or text
+
+
+def named_protocol(port: str) -> str:
+    """Return the protocol that the first part of a port's name declares; nothing if it is none of Istio's."""
+    first = "grpc" if port.startswith("grpc-web") else port.partition("-")[0]
+    return first if first in _PROTOCOLS else ""
 
 
 def _virtual_addresses(

@@ -8,13 +8,15 @@ from __future__ import annotations
 import base64
 import ipaddress
 import re
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from decimal import Decimal
 
 from meshlab.model import addresses
 from meshlab.model.workload import TRUE_WORDS
 from meshlab.topology.nodes import Scalar, describe
-from meshlab.topology.notes import did_you_mean, listed
+from meshlab.topology.notes import START, did_you_mean, listed
 
 _LABEL = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
 _SUBDOMAIN = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*")
@@ -24,9 +26,22 @@ _PREFIX_LENGTH = re.compile(r"0|[1-9][0-9]{0,2}")
 _PATH_LITERAL = re.compile(r"[-a-zA-Z0-9._~%!$&'()+,;:@=]+")
 """The characters of a path (RFC 3986, appendix A), without the star."""
 FALSE_WORDS = ("0", "f", "F", "false", "FALSE", "False")
+_HEADER = re.compile(r"[-!#$%&'*+.^_`|~0-9A-Za-z]+")
+"""A token of RFC 9110, section 5.6.2."""
+_HEADER_VALUE = re.compile(r"[\t -$&-~]*")
+"""Visible ASCII without ``%``."""
+_PART_OF_A_DURATION = re.compile(r"([0-9]+\.?[0-9]*|\.[0-9]+)(ns|us|µs|ms|s|m|h)")
+_GATEWAY_DURATION = re.compile(r"([0-9]{1,5}(h|m|s|ms)){1,4}")
+_UNITS_MS = {"ns": "1e-6", "us": "1e-3", "µs": "1e-3", "ms": "1", "s": "1e3", "m": "6e4", "h": "36e5"}
+_LONGEST_MS = 3_600_000_000
+_READ_OTHERWISE = re.compile(r"\(\?([=!>(#]|<[=!]|P[=>])|\\[1-9zZpPCQ]|[*+?}]\+")
+"""What Python and RE2 do not both have: looking ahead and back, references, ``\\z``, possessive repetition."""
 _THIS_NETWORK = ipaddress.IPv4Network("0.0.0.0/8")
 _BROADCAST = ipaddress.IPv4Address("255.255.255.255")
 _SUBDOMAIN_LENGTH = 253
+_CLUSTER_DOMAIN = ".svc.cluster.local"
+_LONGEST_DURATION = 64
+_MOST_WEIGHT = 1_000_000
 
 # fmt: off
 CAPABILITIES = (
@@ -62,8 +77,11 @@ class Shape:
             return ""
         return f"{describe(scalar)} must be {self.words}.{self._hint(scalar)}"
 
+    def takes(self, text: str) -> bool:
+        return self.accepts(Scalar(START, text, text))
+
     def _hint(self, scalar: Scalar) -> str:
-        if not isinstance(scalar.value, str) and self.accepts(Scalar(scalar.place, scalar.text, scalar.text)):
+        if not isinstance(scalar.value, str) and self.takes(scalar.text):
             return f' Put it in quotes: "{scalar.text}"'
         return did_you_mean(scalar.text, self.choices)
 
@@ -78,6 +96,10 @@ def _whole(low: int, high: int) -> Callable[[Scalar], bool]:
 
 def _number(scalar: Scalar) -> bool:
     return isinstance(scalar.value, int | float) and scalar.value is not True and 0 < scalar.value < 1e6
+
+
+def _percent(scalar: Scalar) -> bool:
+    return isinstance(scalar.value, int | float) and not isinstance(scalar.value, bool) and 0 <= scalar.value <= 100
 
 
 def is_label(text: str) -> bool:
@@ -173,6 +195,58 @@ def _is_base64(text: str) -> bool:
     return True
 
 
+def milliseconds(text: str) -> Decimal | None:
+    """Return what a duration of Go, such as ``1m30s`` or ``500ms``, comes to; ``None`` if it is not one.
+
+    Source: https://pkg.go.dev/time#ParseDuration
+    """
+    parts = _PART_OF_A_DURATION.findall(text)
+    if not text or len(text) > _LONGEST_DURATION or "".join(map("".join, parts)) != text:
+        return None
+    return sum((Decimal(number) * Decimal(_UNITS_MS[unit]) for number, unit in parts), Decimal())
+
+
+def _is_duration(text: str) -> bool:
+    """At least one millisecond and a whole number of them, as Istio wants it."""
+    found = milliseconds(text)
+    return found is not None and 1 <= found <= _LONGEST_MS and found % 1 == 0
+
+
+def _is_gateway_duration(text: str) -> bool:
+    found = milliseconds(text)
+    return _GATEWAY_DURATION.fullmatch(text) is not None and found is not None and found <= _LONGEST_MS
+
+
+def is_regex(text: str) -> bool:
+    """Whether ``text`` is a regular expression that means the same in RE2, which Envoy has, and in Python."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")  # of sets within sets, which Python may read otherwise one day
+            re.compile(text)
+    except (re.error, FutureWarning, DeprecationWarning, OverflowError, RecursionError):
+        return False
+    return bool(text) and not _READ_OTHERWISE.search(text)
+
+
+def service_key(host: str, namespace: str) -> str:
+    """Return the Service, ``name.namespace``, that Istio takes ``host`` for in ``namespace``; nothing if it is none.
+
+    A host with a dot is taken as it stands: ``reviews.shop`` is no Service.
+
+    Source: ResolveShortnameToFQDN in pkg/config of istio/istio
+    """
+    if is_label(host):
+        return f"{host}.{namespace}"
+    key = host.removesuffix(_CLUSTER_DOMAIN)
+    return key if key != host and [is_label(part) for part in key.split(".")] == [True, True] else ""
+
+
+def _is_route_path(text: str) -> bool:
+    """Source: the validation rules of HTTPPathMatch, https://gateway-api.sigs.k8s.io/reference/spec/#httppathmatch"""
+    odd = ("//", "/./", "/../", "%2f", "%2F", "#")
+    return text.startswith("/") and not any(each in text for each in odd) and not text.endswith(("/..", "/."))
+
+
 def one_of(*choices: str) -> Shape:
     return Shape(f"one of {listed(choices)}", _text(lambda text: text in choices), choices)
 
@@ -219,3 +293,25 @@ PARSE_BOOL = one_of(*TRUE_WORDS, *FALSE_WORDS)
 TRUST_DOMAIN = Shape("a trust domain, with '*' at one end at most, and without spiffe://", _text(is_trust_domain))
 PATH_PATTERN = Shape("a path, or a template of {*} and, as the last of them, {**}", _text(is_path_pattern))
 FAMILY = Shape("4 or 6", lambda s: type(s.value) is int and s.value in (4, 6))
+HEADER = Shape("the name of a header", _text(_HEADER.fullmatch))
+EDITED_HEADER = Shape(
+    "the name of a header, or ':authority'", _text(lambda t: t == ":authority" or _HEADER.fullmatch(t))
+)
+HEADER_VALUE = Shape("visible ASCII without '%', which Envoy takes for a variable", _text(_HEADER_VALUE.fullmatch))
+HTTP_METHOD = one_of("GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH")
+REGEX = Shape("a regular expression that RE2 and Python read alike", _text(is_regex))
+ROUTE_PATH = Shape("a path, normalised, without '#' and '%2F'", _text(_is_route_path))
+DURATION = Shape("a duration in whole milliseconds, 1ms to 1000h, such as 10s or 500ms", _text(_is_duration))
+GATEWAY_DURATION = Shape(
+    "a duration, 0s to 1000h, of h, m, s and ms, such as 10s or 1m30s", _text(_is_gateway_duration)
+)
+HTTP_STATUS = Shape("an HTTP status, 200 to 599", _whole(200, 599))
+REDIRECT_STATUS = Shape(
+    "301, 302, 303, 307 or 308", lambda s: type(s.value) is int and s.value in (301, 302, 303, 307, 308)
+)
+WEIGHT = Shape(f"a whole number, 0 to {_MOST_WEIGHT}", _whole(0, _MOST_WEIGHT))
+PERCENT = Shape("a number, 0 to 100", _percent)
+HOST = Shape(
+    "the host of a Service: NAME or NAME.NAMESPACE.svc.cluster.local", _text(lambda t: service_key(t, "default"))
+)
+SUBSET = Shape("a subset's name (letters, digits, '-', '_' and '.', at most 63)", _text(_QUALIFIED.fullmatch))

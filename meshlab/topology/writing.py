@@ -44,6 +44,17 @@ def write(documents: Iterable[dict[str, Any]]) -> str:
     return stream.getvalue()
 
 
+def given(**values: Any) -> dict[str, Any]:
+    """``values`` without the empty ones."""
+    return {name: value for name, value in values.items() if value}
+
+
+def headed(kind: str, version: str, name: str, namespace: str, **metadata: Any) -> dict[str, Any]:
+    """The head of a manifest: everything but what the object is about."""
+    about = {"name": name, "namespace": namespace, **given(**metadata)}
+    return {"apiVersion": version, "kind": kind, "metadata": about}
+
+
 def plain(node: Node) -> Any:
     """``node`` as ``write`` takes it."""
     if isinstance(node, Map):

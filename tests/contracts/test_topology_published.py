@@ -62,9 +62,11 @@ def test_every_file_loads_or_is_refused_with_places_and_reasons(
 
 
 REFUSED_FOR = {
+    "istio-istio/samples/bookinfo/networking/destination-rule-reviews.yaml": "trafficPolicy.loadBalancer is refused",
     "istio-istio/samples/bookinfo/platform/kube/productpage-nodeport.yaml": "spec.type is refused",
     "istio-istio/samples/httpbin/httpbin-nodeport.yaml": "spec.type is refused",
     "istio-istio/samples/mtls-echo/mtls-echo.yaml": "volume 'ca-certs' is not among the pod's volumes",
+    "istio-istio/samples/tcp-echo/tcp-echo-20-v2.yaml": "spec.tcp is refused",
 }
 """Sample files of supported kinds only that are refused, and what for."""
 

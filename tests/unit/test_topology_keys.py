@@ -158,7 +158,7 @@ BASES = {
         metadata: {name: web, namespace: shop, labels: {tier: front}}
         spec:
           selector: {app: web}
-          ports: [{port: 80, targetPort: web, name: http}]
+          ports: [{port: 80, targetPort: web, name: web, appProtocol: tcp}]
           clusterIP: 172.16.0.10
           clusterIPs: [172.16.0.10, "fd00::10"]
           ipFamilies: [IPv4, IPv6]
@@ -189,6 +189,107 @@ BASES = {
         kind: Gateway
         metadata: {name: gate, namespace: shop, labels: {istio.io/waypoint-for: workload}}
         spec: {gatewayClassName: istio-waypoint, listeners: [{allowedRoutes: {namespaces: {from: Same}}}]}
+        """,
+    "HTTPRoute": """
+        apiVersion: gateway.networking.k8s.io/v1
+        kind: HTTPRoute
+        metadata: {name: route, namespace: shop}
+        spec:
+          parentRefs: [{group: "", kind: Service, name: web, port: 80}, {group: "", kind: Service, name: api}]
+          rules:
+            - name: one
+              matches:
+                - path: {type: PathPrefix, value: /a}
+                  method: GET
+                  headers: [{type: Exact, name: X-A, value: a}]
+                  queryParams: [{type: Exact, name: q, value: a}]
+              filters:
+                - type: RequestHeaderModifier
+                  requestHeaderModifier: {set: [{name: a, value: a}], add: [{name: b, value: b}], remove: [c]}
+                - type: ResponseHeaderModifier
+                  responseHeaderModifier: {set: [{name: a, value: a}], add: [{name: b, value: b}], remove: [c]}
+                - type: URLRewrite
+                  urlRewrite: {hostname: a.example, path: {type: ReplacePrefixMatch, replacePrefixMatch: /b}}
+              backendRefs:
+                - name: web
+                  port: 80
+                  weight: 2
+                  filters:
+                    - type: RequestHeaderModifier
+                      requestHeaderModifier: {set: [{name: a, value: a}], add: [{name: b, value: b}], remove: [c]}
+                    - type: ResponseHeaderModifier
+                      responseHeaderModifier: {set: [{name: a, value: a}], add: [{name: b, value: b}], remove: [c]}
+              timeouts: {request: 10s}
+            - filters:
+                - type: RequestRedirect
+                  requestRedirect:
+                    scheme: http
+                    hostname: a.example
+                    port: 80
+                    statusCode: 302
+                    path: {type: ReplacePrefixMatch, replacePrefixMatch: /b}
+            - matches: [{path: {type: PathPrefix, value: /c}}]
+              filters: [{type: URLRewrite, urlRewrite: {path: {type: ReplaceFullPath, replaceFullPath: /b}}}]
+            - filters: [{type: RequestRedirect, requestRedirect: {path: {type: ReplaceFullPath, replaceFullPath: /b}}}]
+        """,
+    "VirtualService": """
+        apiVersion: networking.istio.io/v1
+        kind: VirtualService
+        metadata: {name: route, namespace: shop}
+        spec:
+          hosts: [web]
+          gateways: [mesh]
+          http:
+            - name: one
+              match:
+                - uri: {prefix: /a}
+                  ignoreUriCase: true
+                  method: {exact: GET}
+                  authority: {exact: a}
+                  headers: {x-a: {exact: a}}
+                  withoutHeaders: {x-b: {exact: a}}
+                  queryParams: {q: {exact: a}}
+                  port: 80
+              route:
+                - destination: {host: web, subset: v1, port: {number: 80}}
+                  weight: 90
+                  headers:
+                    request: {set: {a: a}, add: {b: b}, remove: [c]}
+                    response: {set: {a: a}, add: {b: b}, remove: [c]}
+                - destination: {host: web, subset: v2}
+                  weight: 10
+              rewrite: {uri: /b, authority: b}
+              timeout: 10s
+              fault:
+                delay: {fixedDelay: 1s, percentage: {value: 10}}
+                abort: {httpStatus: 500, percentage: {value: 10}}
+              headers:
+                request: {set: {a: a}, add: {b: b}, remove: [c]}
+                response: {set: {a: a}, add: {b: b}, remove: [c]}
+            - redirect: {uri: /b, authority: b, scheme: http, port: 80, redirectCode: 302}
+            - redirect: {prefixRewrite: /b}
+            - directResponse: {status: 200, body: {string: fine}}
+            - match:
+                - uri: {exact: /a}
+                  method: {prefix: a}
+                  authority: {prefix: a}
+                  headers: {x-a: {prefix: a}}
+                  withoutHeaders: {x-b: {prefix: a}}
+                  queryParams: {q: {prefix: a}}
+                - uri: {regex: /a}
+                  method: {regex: a}
+                  authority: {regex: a}
+                  headers: {x-a: {regex: a}}
+                  withoutHeaders: {x-b: {regex: a}}
+                  queryParams: {q: {regex: a}}
+              route: [{destination: {host: web}}]
+              fault: {delay: {fixedDelay: 1s, percent: 10}}
+        """,
+    "DestinationRule": """
+        apiVersion: networking.istio.io/v1
+        kind: DestinationRule
+        metadata: {name: web, namespace: shop}
+        spec: {host: web, subsets: [{name: v1, labels: {version: v1}}]}
         """,
     "AuthorizationPolicy": """
         apiVersion: security.istio.io/v1
@@ -302,6 +403,25 @@ _OTHER_POLICY = {
     "metadata": {"name": "other", "namespace": "a"},
 }
 
+_EDITS = {
+    **{
+        f"{side}HeaderModifier {verb} 0 {key}": "other"
+        for side in ("request", "response")
+        for verb in ("set", "add")
+        for key in ("name", "value")
+    },
+    **{f"{side}HeaderModifier remove 0": "other" for side in ("request", "response")},
+}
+_VIRTUAL_EDITS = {
+    **{
+        f"headers {side} {verb} {name}": "other"
+        for side in ("request", "response")
+        for verb, name in (("set", "a"), ("add", "b"))
+    },
+    **{f"headers {side} remove 0": "other" for side in ("request", "response")},
+}
+_VALUES = ("method", "authority", "headers x-a", "withoutHeaders x-b", "queryParams q")
+
 _VERBS = ("restart", "kill", "stop", "pause", "resume")
 
 CHANGES: dict[str, dict[str, Any]] = {
@@ -413,6 +533,7 @@ CHANGES: dict[str, dict[str, Any]] = {
         "spec ports 0 port": 81,
         "spec ports 0 targetPort": 8080,
         "spec ports 0 name": "other",
+        "spec ports 0 appProtocol": "http",
         "spec clusterIP": "None",
         "spec clusterIPs 1": "fd00::11",
     },
@@ -436,6 +557,78 @@ CHANGES: dict[str, dict[str, Any]] = {
         "metadata labels istio.io/waypoint-for": "all",
         "spec gatewayClassName": "istio",
         "spec listeners 0 allowedRoutes namespaces from": "All",
+    },
+    "HTTPRoute": {
+        **_NAMED,
+        "spec parentRefs 0 kind": "Gateway",
+        "spec parentRefs 0 name": "other",
+        "spec parentRefs 0 namespace": "other",
+        "spec parentRefs 0 port": 81,
+        "spec rules 0 name": "other",
+        "spec rules 2 matches 0 path type": "Exact",
+        "spec rules 0 matches 0 path value": "/other",
+        "spec rules 0 matches 0 method": "PUT",
+        **{f"spec rules 0 matches 0 {key} 0 type": "RegularExpression" for key in ("headers", "queryParams")},
+        **{f"spec rules 0 matches 0 {key} 0 name": "other" for key in ("headers", "queryParams")},
+        **{f"spec rules 0 matches 0 {key} 0 value": "other" for key in ("headers", "queryParams")},
+        **{f"spec rules 0 filters {int(path.startswith('response'))} {path}": "other" for path in _EDITS},
+        "spec rules 0 filters 2 urlRewrite hostname": "b.example",
+        "spec rules 0 filters 2 urlRewrite path replacePrefixMatch": "/other",
+        "spec rules 2 filters 0 urlRewrite path replaceFullPath": "/other",
+        "spec rules 1 filters 0 requestRedirect scheme": "https",
+        "spec rules 1 filters 0 requestRedirect hostname": "b.example",
+        "spec rules 1 filters 0 requestRedirect port": 81,
+        "spec rules 1 filters 0 requestRedirect statusCode": 308,
+        "spec rules 1 filters 0 requestRedirect path replacePrefixMatch": "/other",
+        "spec rules 3 filters 0 requestRedirect path replaceFullPath": "/other",
+        "spec rules 0 backendRefs 0 name": "other",
+        "spec rules 0 backendRefs 0 port": 81,
+        "spec rules 0 backendRefs 0 weight": 3,
+        **{f"spec rules 0 backendRefs 0 filters {int(path.startswith('response'))} {path}": "other" for path in _EDITS},
+        "spec rules 0 timeouts request": "500ms",
+    },
+    "VirtualService": {
+        **_NAMED,
+        "spec hosts 0": "other",
+        "spec gateways 0": "other",
+        "spec http 0 name": "other",
+        "spec http 0 match 0 uri prefix": "/other",
+        "spec http 0 match 0 ignoreUriCase": False,
+        "spec http 0 match 0 port": 81,
+        "spec http 4 match 0 uri exact": "/other",
+        "spec http 4 match 1 uri regex": "/other",
+        **{f"spec http 0 match 0 {key} exact": "other" for key in _VALUES},
+        **{f"spec http 4 match 0 {key} prefix": "other" for key in _VALUES},
+        **{f"spec http 4 match 1 {key} regex": "other" for key in _VALUES},
+        **{f"spec http 0 match 0 {key}": {} for key in _VALUES[2:]},
+        "spec http 0 route 0 destination host": "other",
+        "spec http 0 route 0 destination subset": "other",
+        "spec http 0 route 0 destination port number": 81,
+        "spec http 0 route 0 weight": 80,
+        **{f"spec http 0 route 0 {path}": value for path, value in _VIRTUAL_EDITS.items()},
+        **{f"spec http 0 {path}": value for path, value in _VIRTUAL_EDITS.items()},
+        "spec http 0 rewrite uri": "/other",
+        "spec http 0 rewrite authority": "other",
+        "spec http 0 timeout": "1m",
+        "spec http 0 fault delay fixedDelay": "2s",
+        "spec http 0 fault delay percentage value": 0.5,
+        "spec http 4 fault delay percent": 50,
+        "spec http 0 fault abort httpStatus": 503,
+        "spec http 0 fault abort percentage value": 50,
+        "spec http 1 redirect uri": "/other",
+        "spec http 1 redirect authority": "other",
+        "spec http 1 redirect scheme": "https",
+        "spec http 1 redirect port": 81,
+        "spec http 1 redirect redirectCode": 308,
+        "spec http 2 redirect prefixRewrite": "/other",
+        "spec http 3 directResponse status": 404,
+        "spec http 3 directResponse body string": "other",
+    },
+    "DestinationRule": {
+        **_NAMED,
+        "spec host": "other",
+        "spec subsets 0 name": "other",
+        "spec subsets 0 labels version": "v2",
     },
     "AuthorizationPolicy": {
         **_NAMED,
@@ -493,6 +686,14 @@ ELSEWHERE = {
     "spec.template.spec.initContainers[].image": "as of a Pod",
     "spec.serviceAccount": "test_topology_load: the older name of serviceAccountName",
     "spec.template.spec.serviceAccount": "as of a Pod",
+    "spec.listeners[].port": "test_topology_routes: a waypoint has 15008, another Gateway any",
+    "spec.listeners[].protocol": "test_topology_routes: a waypoint has HBONE, another Gateway any",
+    "spec.parentRefs[].group": "test_topology_routes: it is '' for a Service",
+    "spec.rules[].filters[].type": "it goes with the filter's own key, which is here",
+    "spec.rules[].filters[].urlRewrite.path.type": "it goes with the path, which is here",
+    "spec.rules[].filters[].requestRedirect.path.type": "it goes with the path, which is here",
+    "spec.rules[].backendRefs[].namespace": "test_topology_routes: only the route's own",
+    "spec.rules[].backendRefs[].filters[].type": "it goes with the filter's own key, which is here",
     "spec.volumes[].name": "it goes with the mount's name, which is here",
     "spec.template.spec.volumes[].name": "it goes with the mount's name, which is here",
 }

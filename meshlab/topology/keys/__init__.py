@@ -7,7 +7,8 @@
 A path is written as in ``kubectl explain``, with ``[]`` for the entries of a list and ``*`` for keys that the user
 names. What stands below an inert or refused key is not looked at. A key that is not here is unknown, and an error.
 
-Sources: https://kubernetes.io/docs/reference/kubernetes-api/ and https://istio.io/latest/docs/reference/config/security/
+Sources: https://kubernetes.io/docs/reference/kubernetes-api/ and https://istio.io/latest/docs/reference/config/security/,
+https://istio.io/latest/docs/reference/config/networking/, https://gateway-api.sigs.k8s.io/reference/spec/
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from meshlab.topology.keys.key import Key, Kind, Use, each, inert, refused
 from meshlab.topology.keys.lab import LAB
 from meshlab.topology.keys.pods import DEPLOYMENT, POD
 from meshlab.topology.keys.policies import AUTHORIZATION_POLICY, PEER_AUTHENTICATION
+from meshlab.topology.keys.routes import DESTINATION_RULE, HTTP_ROUTE, VIRTUAL_SERVICE
 from meshlab.topology.keys.services import ENDPOINT_SLICE, ENDPOINTS, SERVICE
 
 __all__ = ["KINDS", "LAB_API", "Branch", "Key", "Kind", "Use", "parts", "render_keys_page", "tree"]
@@ -48,6 +50,8 @@ _MARK = re.compile(r"(.*?\b(?:labels|annotations))\.(.+)")
 
 LAB_API = "meshlab.dev/v1alpha1"
 _SECURITY = ("security.istio.io/v1", "security.istio.io/v1beta1")
+_NETWORKING = ("networking.istio.io/v1", "networking.istio.io/v1beta1", "networking.istio.io/v1alpha3")
+_GATEWAY_API = ("gateway.networking.k8s.io/v1", "gateway.networking.k8s.io/v1beta1")
 
 KINDS: Mapping[str, Kind] = {
     kind.name: kind
@@ -60,7 +64,10 @@ KINDS: Mapping[str, Kind] = {
         Kind("Service", ("v1",), SERVICE),
         Kind("Endpoints", ("v1",), ENDPOINTS),
         Kind("EndpointSlice", ("discovery.k8s.io/v1",), ENDPOINT_SLICE),
-        Kind("Gateway", ("gateway.networking.k8s.io/v1", "gateway.networking.k8s.io/v1beta1"), GATEWAY),
+        Kind("Gateway", _GATEWAY_API, GATEWAY),
+        Kind("HTTPRoute", _GATEWAY_API, HTTP_ROUTE),
+        Kind("VirtualService", _NETWORKING, VIRTUAL_SERVICE),
+        Kind("DestinationRule", _NETWORKING, DESTINATION_RULE),
         Kind("AuthorizationPolicy", _SECURITY, AUTHORIZATION_POLICY),
         Kind("PeerAuthentication", _SECURITY, PEER_AUTHENTICATION),
     )

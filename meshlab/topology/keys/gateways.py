@@ -26,8 +26,8 @@ GATEWAY = {
         "write `from: All`, or a waypoint for each namespace"
     ),
     "spec.listeners[].allowedRoutes.kinds": inert("nothing but HBONE comes in"),
-    "spec.listeners[].port": refused("a waypoint listens on 15008", unless=(15008,)),
-    "spec.listeners[].protocol": refused("a waypoint takes nothing but HBONE", unless=("HBONE",)),
+    "spec.listeners[].port": honoured(shapes.PORT, why="of a waypoint, 15008"),
+    "spec.listeners[].protocol": honoured(why="of a waypoint, HBONE"),
     **under("spec.listeners[].", each("name hostname tls", inert("a waypoint listens on 15008, for HBONE"))),
     **under(
         "spec.", each("addresses infrastructure backendTLS", inert("the lab gives a waypoint its pod and its address"))

@@ -18,7 +18,9 @@ SERVICE = {
     "spec.ports[].targetPort": honoured(shapes.TARGET_PORT, why="the port itself where it is not given"),
     "spec.ports[].name": honoured(shapes.LABEL),
     "spec.ports[].protocol": refused("only TCP is captured and proven", unless=("TCP",)),
-    "spec.ports[].appProtocol": inert("a ztunnel sees TCP only"),
+    "spec.ports[].appProtocol": honoured(
+        why="what is spoken there; where it is not given, the first part of the name says it (`http-web`)"
+    ),
     "spec.ports[].nodePort": refused("nothing of the host is taken: call the ClusterIP"),
     "spec.clusterIP": honoured(shapes.CLUSTER_IP, why="None: headless; from its place in the file where not given"),
     "spec.clusterIPs[]": honoured(shapes.CLUSTER_IP),
