@@ -90,16 +90,21 @@ class HttpStream:
     async def serve(self) -> None:
         """Serve until the client has ended, or has said what is not HTTP/1.1."""
         try:
+            await self._serve_all()
+            self._client.pipe.finish()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(LINGER_S):
+                    while await self._client.pipe.read():
+                        pass
+        finally:
+            self._client.pipe.leave()
+
+    async def _serve_all(self) -> None:
+        try:
             while await self._serve_one():
                 self._client.connection.start_next_cycle()
         except h11.RemoteProtocolError as error:
             await self._fail(error.error_status_hint)
-        self._client.pipe.finish()
-        with suppress(TimeoutError):
-            async with asyncio.timeout(LINGER_S):
-                while await self._client.pipe.read():
-                    pass
-        self._client.pipe.leave()
 
     async def _serve_one(self) -> bool:
         """Serve one request; return whether another one may follow."""
