@@ -12,12 +12,13 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, ClassVar
 
-from meshlab.model import PodPort, SpiffeId
+from meshlab.model import Mesh, PodPort, Request, SpiffeId
 from meshlab.model.ambient import HBONE_PORT
+from meshlab.oracle.http import DENIED, Came, Share, authorize, shares
 from meshlab.protocols.hbone import Refusal, Target
 from meshlab.protocols.messages import MANIFESTS_TYPE
 from meshlab.protocols.xds import DeltaClient, Node, Update
@@ -32,8 +33,10 @@ from meshlab.proxykit.tasks import Tasks
 from meshlab.proxykit.tls import Tls, in_trust_domain, one_of
 from meshlab.proxykit.xds_client import XdsClient
 from meshlab.topology import load
-from meshlab.waypoint.serving import Known
-from meshlab.waypoint.tunnel import ServerTunnel
+from meshlab.waypoint.heads import draw
+from meshlab.waypoint.http import HttpStream
+from meshlab.waypoint.serving import Asked, Client, Known
+from meshlab.waypoint.tunnel import ServerTunnel, Way
 
 _BACKLOG = 1024
 
@@ -49,6 +52,8 @@ class _Stream(XdsClient):
 
 class Waypoint:
     """One waypoint, from its environment to SIGTERM."""
+
+    stream_class: ClassVar[type[HttpStream]] = HttpStream
 
     def __init__(self, config: Config, identity: SpiffeId) -> None:
         self.tasks = Tasks()
@@ -103,13 +108,49 @@ class Waypoint:
         check = in_trust_domain(self._identity.trust_domain)
         return Tls(credentials.server_context, server_side=True, check_peer=check)
 
-    def choose(self, authority: str, source: Target) -> tuple[Target, PodPort] | Refusal:
-        found = self.known.endpoints(authority)
-        if isinstance(found, Refusal):
-            return found
-        endpoint = self.rng.choice(found)
+    def choose(self, authority: str, client: Client) -> Way | Refusal:
+        """Where a CONNECT leads. Where requests are read, they are judged one by one; else it is judged as a whole."""
+        asked = self.known.asked(authority)
+        if isinstance(asked, Refusal):
+            return asked
+        if asked.is_http:
+            return Way(asked, Target(asked.address, asked.number))
+        decision = authorize(asked.mesh, asked.waypoint, asked.service, asked.connection(client), None)
+        if not decision.allowed:
+            return Refusal(DENIED, decision.rule)
+        found = self.known.endpoints_of(asked)
+        return found if isinstance(found, Refusal) else Way(asked, *self.pick(found, client))
+
+    def pick(self, endpoints: Sequence[PodPort], client: Client) -> tuple[Target, PodPort]:
+        endpoint = self.rng.choice(endpoints)
         pod = self.known.mesh.pod(endpoint.pod)
-        return Target(pod.ipv4 if source.address.version == 4 else pod.ipv6, endpoint.port), endpoint
+        return Target(pod.ipv4 if client.address.version == 4 else pod.ipv6, endpoint.port), endpoint
+
+    # --- requests --------------------------------------------------------------------------------------------------
+
+    async def speak(self, authority: str, asked: Asked, client: Client, half: Half) -> None:
+        """Serve the requests of a stream, each by what is in effect when it comes.
+
+        A waypoint that no longer serves the address goes on as it was asked for: the connection came before.
+        """
+
+        def judge(request: Request) -> Share:
+            now = self.known.asked(authority)
+            return self.judge(asked if isinstance(now, Refusal) else now, client, request)
+
+        async def reach(pods: Sequence[PodPort]) -> Half:
+            return await self.connect(*self.pick(pods, client))
+
+        await self.stream_class(half, self.tasks, judge, reach).serve()
+
+    def judge(self, asked: Asked, client: Client, request: Request) -> Share:
+        assert asked.service is not None, "requests are read at the ports of Services"
+        assert asked.port is not None
+        came = Came(asked.waypoint, asked.service, asked.port, asked.connection(client), request)
+        return draw(self.shares(asked.mesh, came), self.rng)
+
+    def shares(self, mesh: Mesh, came: Came) -> Sequence[Share]:
+        return shares(mesh, came, sorted(self.known.unhealthy))
 
     # --- out -------------------------------------------------------------------------------------------------------
 
@@ -146,7 +187,7 @@ class Waypoint:
 
     # --- what it says ----------------------------------------------------------------------------------------------
 
-    def opened(self, authority: str, source: Target, peer: str, target: Target) -> None:
+    def opened(self, authority: str, source: Target, peer: str) -> None:
         self._log("inbound", source, peer, authority, str(self._identity))
 
     def _log(self, direction: str, source: Target, client: str, authority: str, server: str) -> None:

@@ -1,11 +1,58 @@
-"""Where a CONNECT to a waypoint leads: the endpoints of what it asks for. Pure."""
+"""Where a CONNECT to a waypoint leads: what it asks for, and the endpoints of that. Pure."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from ipaddress import IPv4Address, IPv6Address
 
-from meshlab.model import Mesh, Pod, PodPort
+from meshlab.model import Connection, Mesh, Pod, PodPort, Service, ServicePort, SpiffeId, Waypoint
 from meshlab.protocols.hbone import Authority, Refusal
+
+_HTTP_1 = "http"
+"""The protocol of the Service ports whose requests are read here. HTTP/2 is passed on as bytes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Client:
+    """Who opened an HBONE connection to a waypoint."""
+
+    identity: SpiffeId | None
+    """Of its certificate."""
+    address: IPv4Address | IPv6Address
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asked:
+    """What a CONNECT asks for: a port of a Service, or of a pod."""
+
+    mesh: Mesh
+    """The mesh that knows the address."""
+    waypoint: Waypoint
+    address: IPv4Address | IPv6Address
+    """As it was dialled."""
+    number: int
+    """The port that was dialled."""
+    service: Service | None = None
+    port: ServicePort | None = None
+    """Of ``service``."""
+    pod: Pod | None = None
+
+    @property
+    def is_http(self) -> bool:
+        """Whether requests are read: at Service ports that speak HTTP/1.1, and never at a pod's own address."""
+        return self.port is not None and self.port.protocol == _HTTP_1
+
+    def connection(self, client: Client) -> Connection:
+        """What policies judge."""
+        destination = self.service or self.pod
+        assert destination is not None
+        return Connection(
+            source=client.identity,
+            source_ip=client.address,
+            destination=destination.key,
+            destination_ip=self.address,
+            port=self.number,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,35 +67,48 @@ class Known:
     unhealthy: frozenset[str] = frozenset()
     """Keys of the pods that are no endpoints for now."""
 
-    def endpoints(self, requested: str) -> list[PodPort] | Refusal:
-        """As ``_endpoints``, in the one mesh or the other."""
-        found = self._endpoints(self.mesh, requested)
-        return self._endpoints(self.also, requested) if isinstance(found, Refusal) and self.also is not None else found
-
-    def _endpoints(self, mesh: Mesh, requested: str) -> list[PodPort] | Refusal:
-        """The pods that may serve the authority of a CONNECT, each with its port; or why there are none."""
+    def asked(self, requested: str) -> Asked | Refusal:
+        """What the authority of a CONNECT is here, in the one mesh or the other; or why it is nothing."""
         try:
             authority = Authority.parse(requested)
         except ValueError as error:
             return Refusal(400, str(error))
-        for service in mesh.services:
-            if authority.host in (service.ipv4, service.ipv6) and self._serves(mesh.waypoint_of(service)):
-                port = next((port for port in service.ports if port.port == authority.port), None)
-                if port is None:
-                    return Refusal(404, f"{service.key} has no port {authority.port}")
-                found = [
-                    PodPort(pod.key, number)
-                    for pod, number in mesh.backends(service, port)
-                    if pod.key not in self.unhealthy
-                ]
-                return found or Refusal(503, f"no healthy endpoint: {service.key} port {authority.port}")
-        for pod in mesh.pods:
-            if authority.host in (pod.ipv4, pod.ipv6) and self._serves(mesh.waypoint_of(pod)):
-                return [PodPort(pod.key, authority.port)]
-        return Refusal(404, f"this waypoint does not serve {authority}")
+        found = self._asked(self.mesh, authority)
+        return self._asked(self.also, authority) if isinstance(found, Refusal) and self.also is not None else found
 
-    def _serves(self, waypoint: object) -> bool:
-        return getattr(waypoint, "key", None) == self.key
+    def endpoints(self, requested: str) -> list[PodPort] | Refusal:
+        """The pods that may serve the authority of a CONNECT, each with its port; or why there are none."""
+        asked = self.asked(requested)
+        return asked if isinstance(asked, Refusal) else self.endpoints_of(asked)
+
+    def endpoints_of(self, asked: Asked) -> list[PodPort] | Refusal:
+        """The same for what was found."""
+        if asked.service is None or asked.port is None:
+            assert asked.pod is not None
+            return [PodPort(asked.pod.key, asked.number)]
+        found = [
+            PodPort(pod.key, number)
+            for pod, number in asked.mesh.backends(asked.service, asked.port)
+            if pod.key not in self.unhealthy
+        ]
+        return found or Refusal(503, f"no healthy endpoint: {asked.service.key} port {asked.number}")
+
+    def _asked(self, mesh: Mesh, authority: Authority) -> Asked | Refusal:
+        host, number = authority.host, authority.port
+        if isinstance(host, str):
+            return Refusal(404, f"this waypoint serves addresses, and {authority} is none")
+        for service in mesh.services:
+            waypoint = mesh.waypoint_of(service)
+            if host in (service.ipv4, service.ipv6) and waypoint is not None and waypoint.key == self.key:
+                port = next((port for port in service.ports if port.port == number), None)
+                if port is None:
+                    return Refusal(404, f"{service.key} has no port {number}")
+                return Asked(mesh=mesh, waypoint=waypoint, address=host, number=number, service=service, port=port)
+        for pod in mesh.pods:
+            waypoint = mesh.waypoint_of(pod)
+            if host in (pod.ipv4, pod.ipv6) and waypoint is not None and waypoint.key == self.key:
+                return Asked(mesh=mesh, waypoint=waypoint, address=host, number=number, pod=pod)
+        return Refusal(404, f"this waypoint does not serve {authority}")
 
     @property
     def own(self) -> Pod | None:

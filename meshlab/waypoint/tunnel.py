@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Protocol
 
 from meshlab.errors import ProtocolError
@@ -27,6 +28,17 @@ from meshlab.proxykit.splice import Half, join
 from meshlab.proxykit.tasks import Tasks
 from meshlab.proxykit.tls import Tls
 from meshlab.proxykit.tunnel import TunnelConnection
+from meshlab.waypoint.serving import Asked, Client
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """Where a stream leads."""
+
+    asked: Asked
+    target: Target
+    endpoint: PodPort | None = None
+    """Where its bytes go; ``None``: its requests are read, and each goes where it has to."""
 
 
 class Gate(Protocol):
@@ -37,13 +49,16 @@ class Gate(Protocol):
     async def secure(self) -> Tls:
         """TLS towards a client that must be of the mesh."""
 
-    def choose(self, authority: str, source: Target) -> tuple[Target, PodPort] | Refusal:
-        """The endpoint for one stream, with its address."""
+    def choose(self, authority: str, client: Client) -> Way | Refusal:
+        """Where one stream leads."""
 
     async def connect(self, target: Target, endpoint: PodPort) -> Half:
         """The way to an endpoint; raises ``OSError`` or ``ProtocolError``."""
 
-    def opened(self, authority: str, source: Target, peer: str, target: Target) -> None:
+    async def speak(self, authority: str, asked: Asked, client: Client, half: Half) -> None:
+        """Serve the requests of one stream."""
+
+    def opened(self, authority: str, source: Target, peer: str) -> None:
         """A stream goes on."""
 
 
@@ -55,8 +70,9 @@ class ServerTunnel(TunnelConnection):
         self._gate = gate
         self._on_end = on_end
         self._source: Target
-        self._chosen: dict[int, tuple[str, PodPort]] = {}
-        self._dialling: dict[int, asyncio.Task[None]] = {}
+        self._chosen: dict[int, tuple[str, Way]] = {}
+        self._serving: dict[int, asyncio.Task[None]] = {}
+        """Whatever ends with its stream: dialling, or reading requests."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
@@ -73,40 +89,59 @@ class ServerTunnel(TunnelConnection):
             self.check_established()
             self.transport.resume_reading()
 
+    @property
+    def _client(self) -> Client:
+        return Client(self.tls.peer if self.tls else None, self._source.address)
+
     def _judge(self, event: ConnectReceived) -> Target | Refusal:
-        chosen = self._gate.choose(event.authority, self._source)
-        if isinstance(chosen, Refusal):
-            return chosen
-        target, endpoint = chosen
-        self._chosen[event.stream] = event.authority, endpoint
-        return target
+        way = self._gate.choose(event.authority, self._client)
+        if isinstance(way, Refusal):
+            return way
+        self._chosen[event.stream] = event.authority, way
+        return way.target
 
     def perform(self, effect: OpenUpstream | TunnelOpened | TunnelRefused) -> None:
         assert isinstance(effect, OpenUpstream)  # the others are a client's
-        authority, endpoint = self._chosen.pop(effect.stream)
-        serving = self._serve(effect.stream, effect.target, authority, endpoint)
-        self._dialling[effect.stream] = self._gate.tasks.spawn(serving)
+        authority, way = self._chosen.pop(effect.stream)
+        serving = (
+            self._speak(effect.stream, authority, way.asked)
+            if way.endpoint is None
+            else self._splice(effect.stream, authority, way.target, way.endpoint)
+        )
+        self._serving[effect.stream] = self._gate.tasks.spawn(serving)
 
     def stream_closed(self, stream: int) -> None:
-        if (serving := self._dialling.pop(stream, None)) is not None:
+        if (serving := self._serving.pop(stream, None)) is not None:
             self._loop.call_soon(serving.cancel)
 
-    async def _serve(self, stream: int, target: Target, authority: str, endpoint: PodPort) -> None:
+    async def _splice(self, stream: int, authority: str, target: Target, endpoint: PodPort) -> None:
         client, upstream = Half(), None
         try:
             upstream = await self._gate.connect(target, endpoint)
-            self._dialling.pop(stream, None)
-            self.open_transport(stream, client)
-            self.tell(UpstreamOpened(stream, {}))
-            self._gate.opened(authority, self._source, str(self.tls.peer or "") if self.tls else "", target)
+            self._serving.pop(stream, None)
+            self._open(stream, authority, client)
             await join(client, upstream)
         except (OSError, TimeoutError, ProtocolError):
             self.tell(UpstreamFailed(stream))
         finally:
-            self._dialling.pop(stream, None)
+            self._serving.pop(stream, None)
             client.close()
             if upstream is not None:
                 upstream.close()
+
+    async def _speak(self, stream: int, authority: str, asked: Asked) -> None:
+        half = Half()
+        try:
+            self._open(stream, authority, half)
+            await self._gate.speak(authority, asked, self._client, half)
+        finally:
+            self._serving.pop(stream, None)
+            half.close()
+
+    def _open(self, stream: int, authority: str, half: Half) -> None:
+        self.open_transport(stream, half)
+        self.tell(UpstreamOpened(stream, {}))
+        self._gate.opened(authority, self._source, str(self._client.identity or ""))
 
     # --- the connection --------------------------------------------------------------------------------------------
 

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from meshlab.model import PodPort
-from meshlab.protocols.hbone import Refusal, Target
+from meshlab.protocols.hbone import Target
 from meshlab.proxykit.pool import ClientTunnel, Key
 from meshlab.proxykit.splice import Half
 from meshlab.waypoint import main as waypoint
+from meshlab.waypoint.serving import Client
 from meshlab.ztunnel.main import Parts
 from meshlab.ztunnel.main import run as run_ztunnel
 from meshlab.ztunnel.state import State
@@ -41,10 +42,9 @@ def waypoint_forwards_in_plaintext(config: Mapping[str, Any], fds: Mapping[str, 
 
 
 class _OneEndpoint(waypoint.Waypoint):
-    def choose(self, authority: str, source: Target) -> tuple[Target, PodPort] | Refusal:
+    def pick(self, endpoints: Sequence[PodPort], client: Client) -> tuple[Target, PodPort]:
         """Take the first endpoint, always."""
-        self.rng.seed(1)
-        return super().choose(authority, source)
+        return super().pick(endpoints[:1], client)
 
 
 def waypoint_keeps_to_one_endpoint(config: Mapping[str, Any], fds: Mapping[str, int]) -> None:
