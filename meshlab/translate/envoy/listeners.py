@@ -39,6 +39,7 @@ _ROUTER = extension("router", "filters.http.router.v3.Router", {"suppress_envoy_
 
 
 def terminate(mesh: Mesh) -> Json:
+    """Where tunnels to the waypoint end."""
     context = {
         "tls_params": {"tls_minimum_protocol_version": "TLSv1_3"},
         "alpn_protocols": ["h2"],
@@ -85,7 +86,11 @@ def terminate(mesh: Mesh) -> Json:
 
 
 def _kept(name: str, text: str) -> Json:
-    """A hashable value parts the pools of those who differ in it; else one client would ride another's tunnel."""
+    """An object of filter state, which the inner connection gets, too.
+
+    A hashable value parts the pools of those who differ in it; else one client would ride another's tunnel. An address
+    can be compared with ranges.
+    """
     made_by = {PEER: "envoy.hashable_string", SOURCE: "envoy.network.ip"}
     return {
         "object_key": name,
@@ -182,6 +187,7 @@ def _take(one: Served) -> Json:
 
 
 def originate(own: str) -> Json:
+    """Where tunnels to endpoints begin, under the identity ``own``."""
     san = {
         "object_key": "envoy.network.upstream_subject_alt_names",
         "format_string": {
