@@ -23,6 +23,8 @@ from ipaddress import ip_address
 
 from meshlab.model import Address, Peer
 
+OWN_HEADERS = "x-meshlab-"
+"""How the names of all headers of the lab's own begin, in lower case."""
 CANARY_HEADER = "X-Meshlab-Canary"
 STATUS_HEADER = "X-Meshlab-Status"
 ECHO_HEADER = "X-Meshlab-Echo"

@@ -50,7 +50,11 @@ def decide(mesh: Mesh, connection: Connection) -> Decision:
 
 
 def judged_by(
-    policies: Sequence[AuthorizationPolicy], connection: Connection, request: Request | None = None
+    policies: Sequence[AuthorizationPolicy],
+    connection: Connection,
+    request: Request | None = None,
+    *,
+    at_waypoint: bool = False,
 ) -> Decision:
     """What these policies say: DENY before ALLOW; where there is an ALLOW, one has to match.
 
@@ -60,11 +64,11 @@ def judged_by(
     denying = [policy for policy in policies if policy.action is Action.DENY]
     allowing = [policy for policy in policies if policy.action is Action.ALLOW]
     for policy in denying:
-        reason = match_policy(policy, connection, request)
+        reason = match_policy(policy, connection, request, at_waypoint=at_waypoint)
         if reason is not None:
             return Decision(Verdict.DENY, f"AuthorizationPolicy {policy.key} denies: {reason}")
     for policy in allowing:
-        reason = match_policy(policy, connection, request)
+        reason = match_policy(policy, connection, request, at_waypoint=at_waypoint)
         if reason is not None:
             return Decision(Verdict.ALLOW, f"AuthorizationPolicy {policy.key} allows: {reason}")
     if allowing:

@@ -2,6 +2,9 @@
 
     normalise -> authorize (DENY, then ALLOW) -> abort or delay -> the rule that matches -> one of its backends
 
+Of a rule's edits of headers and those of its backend, the backend's come last, but for the authority, where the rule's
+wins: so Istio makes them, whether there is one backend or several.
+
 What is random is a list of outcomes with their chances. An outcome is an answer of the waypoint's own, or the request
 as it is sent on, with the pods that may get it. What the server's node proxy says of that is not judged here.
 
@@ -31,6 +34,7 @@ from meshlab.model import (
     RequestMatch,
     Service,
     ServicePort,
+    StringMatch,
     Verdict,
     Waypoint,
 )
@@ -106,7 +110,7 @@ def authorize(
     Source: https://istio.io/latest/docs/ambient/usage/l7-features/#targeting-policies-or-routing-rules
     """
     bound = [policy for policy in mesh.authorization_policies if _binds(policy, mesh, waypoint, service)]
-    return judged_by(sorted(bound, key=lambda policy: policy.key), connection, request)
+    return judged_by(sorted(bound, key=lambda policy: policy.key), connection, request, at_waypoint=True)
 
 
 def shares(mesh: Mesh, came: Came, unhealthy: Sequence[str] = ()) -> tuple[Share, ...]:
@@ -193,12 +197,14 @@ def _is_for(route: HttpRoute, came: Came) -> bool:
     return any(key == came.service.key and number in (None, came.port.port) for key, number in route.services)
 
 
-def _precedence(match: RequestMatch) -> tuple[bool, int, bool, int, int]:
-    """Less comes first: exact path, the longest prefix, a method, the most headers, the most query parameters."""
-    path = match.path
-    exact = path is not None and path.how == "exact"
-    length = len(path.value) if path is not None and not exact else 0
-    return (not exact, -length, match.method is None, -len(match.headers), -len(match.query))
+def _precedence(match: RequestMatch) -> tuple[int, int, bool, int, int]:
+    """Less comes first: exact path, the longest prefix, a method, the most headers, the most query parameters.
+
+    An expression comes behind the prefixes, which the Gateway API leaves open. No path is the prefix of all.
+    """
+    path = match.path or StringMatch("segments", "/")
+    rank = {"exact": 0, "segments": 1, "prefix": 1, "regex": 2}[path.how]
+    return (rank, -len(path.value), match.method is None, -len(match.headers), -len(match.query))
 
 
 # --- what it does ----------------------------------------------------------------------------------------------------
@@ -232,7 +238,8 @@ def _routed(
 ) -> Iterator[Share]:
     one = Fraction(1)
     if rule.redirect is not None:
-        location = _location(came.request, rule.redirect, match)
+        called = came.port.port if route is not None and route.kind == "HTTPRoute" else None
+        location = _location(came.request, rule.redirect, match, called)
         yield Share(one, Answered(rule.redirect.status, location), f"{name} redirects")
         return
     if rule.direct_response is not None:
@@ -261,7 +268,7 @@ def _to_backend(
 ) -> Share:
     """Its rule is what has to be added to the name of the route's."""
     one = Fraction(1)
-    response_headers = (backend.response_headers, rule.response_headers)
+    response_headers = (rule.response_headers, backend.response_headers)
     service = next((service for service in mesh.services if service.key == backend.service), None)
     wanted = backend.port or came.port.port
     port = next((port for port in service.ports if port.port == wanted), None) if service else None
@@ -275,9 +282,10 @@ def _to_backend(
     )
     if not pods:
         return Share(one, Answered(UNAVAILABLE), ", which has no endpoint", response_headers=response_headers)
-    request = _rewritten(came.request, rule, match)
-    for edits in (backend.request_headers, rule.request_headers):
-        request = _edited(request, edits)
+    request = _edited(came.request, rule.request_headers)
+    authority = request.authority if request.authority != came.request.authority else None
+    request = _edited(request, backend.request_headers)
+    request = _rewritten(replace(request, authority=authority or request.authority), rule, match)
     return Share(one, Forwarded(pods, request, rule.timeout_s), "", response_headers=response_headers)
 
 
@@ -337,12 +345,18 @@ def _edited(request: Request, edits: HeaderEdits) -> Request:
     return replace(request, authority=authority, headers=tuple(headers))
 
 
-def _location(request: Request, redirect: Redirect, match: RequestMatch) -> str:
+def _location(request: Request, redirect: Redirect, match: RequestMatch, called: int | None) -> str:
+    """Where a redirect leads.
+
+    Args:
+        called: of an HTTPRoute, the port that is meant where the redirect names neither port nor scheme.
+    """
     scheme = redirect.scheme or "http"
     host = redirect.authority or request.authority
-    if redirect.port is not None:
+    port = redirect.port or (called if redirect.scheme is None else None)
+    if port is not None:
         bare = host if redirect.authority else _without_port(host)
-        host = bare if redirect.port == _DEFAULT_PORTS.get(scheme) else f"{bare}:{redirect.port}"
+        host = bare if port == _DEFAULT_PORTS.get(scheme) else f"{bare}:{port}"
     elif redirect.scheme and not redirect.authority:
         host = _without_port(host)
     return f"{scheme}://{host}{_other_path(request.path, match, redirect.path, redirect.prefix)}"

@@ -7,9 +7,9 @@
     field  = OR of its values AND none of its not-values
 
 Where there is no request to look at, only what L4 can know takes part. An ALLOW rule with an L7 part is as if it were
-not there (it would allow more than was asked for); a DENY rule is enforced without its L7 parts (it denies more), and
-an entry of which nothing is left never matches. So ``rules: [{}]`` matches everything, and ``from: [{source: {}}]``
-nothing.
+not there (it would allow more than was asked for); a DENY rule is enforced without its L7 parts (it denies more). An
+entry of which nothing is left never matches at a ztunnel, and always at a waypoint. So ``rules: [{}]`` matches
+everything, and ``from: [{source: {}}]`` nothing at a ztunnel.
 
 Source: https://istio.io/latest/docs/reference/config/security/authorization-policy/ and, where page and code disagree
 on L7 parts, the code (pilot/pkg/serviceregistry/ambient/authorization.go).
@@ -39,7 +39,6 @@ from meshlab.oracle.requests import header, is_like_path, path_of
 
 Strings = tuple[str, ...]
 _HEADER_KEY = re.compile(r"request\.headers\[(.+)\]")
-_HAS_PORT = re.compile(r".*[^:]:[0-9]+|\[.*\]:[0-9]+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,22 +50,27 @@ class _Field:
     matches: Callable[[str], bool]
 
 
-def match_policy(policy: AuthorizationPolicy, connection: Connection, request: Request | None = None) -> str | None:
+def match_policy(
+    policy: AuthorizationPolicy, connection: Connection, request: Request | None = None, *, at_waypoint: bool = False
+) -> str | None:
     """Say which rule of ``policy`` matches and by what, e.g. ``rule 1 (ports 9090)``; ``None`` where none does.
 
     Args:
         request: what a waypoint reads on the connection; ``None`` where it carries nothing but bytes.
+        at_waypoint: whether an entry of which nothing is left matches everything, as it does at a waypoint.
     """
     for number, rule in enumerate(policy.rules, 1):
         if request is None and policy.action is Action.ALLOW and _has_l7(rule):
             continue
-        reasons = _match_rule(rule, policy.namespace, connection, request)
+        reasons = _match_rule(rule, policy.namespace, connection, request, at_waypoint)
         if reasons is not None:
             return f"rule {number} ({', '.join(reasons) or 'everything'})"
     return None
 
 
-def _match_rule(rule: Rule, namespace: str, connection: Connection, request: Request | None) -> list[str] | None:
+def _match_rule(
+    rule: Rule, namespace: str, connection: Connection, request: Request | None, at_waypoint: bool
+) -> list[str] | None:
     """What in the rule matched (nothing, for a rule without parts); ``None`` where a part did not."""
     parts: list[list[list[_Field]]] = []
     if rule.sources:
@@ -76,15 +80,15 @@ def _match_rule(rule: Rule, namespace: str, connection: Connection, request: Req
     parts.extend([_condition_fields(condition, namespace, connection, request)] for condition in rule.conditions)
     reasons = []
     for entries in parts:
-        reason = next((found for entry in entries if (found := _match_entry(entry)) is not None), None)
-        if reason is None:
+        found = [reason for entry in entries if (reason := _match_entry(entry)) or (reason == "" and at_waypoint)]
+        if not found:
             return None
-        reasons.append(reason)
+        reasons.append(found[0] or "what L7 alone can tell")
     return reasons
 
 
 def _match_entry(fields: Iterable[_Field]) -> str | None:
-    """AND over the fields that say something; an entry in which none does never matches."""
+    """AND over the fields that say something. The text is empty where none does."""
     reasons = []
     for field in fields:
         if field.values:
@@ -96,7 +100,7 @@ def _match_entry(fields: Iterable[_Field]) -> str | None:
             if any(field.matches(value) for value in field.not_values):
                 return None
             reasons.append(f"{field.name} not {' or '.join(field.not_values)}")
-    return ", ".join(reasons) or None
+    return ", ".join(reasons)
 
 
 def _source_fields(source: Source, namespace: str, connection: Connection, request: Request | None) -> list[_Field]:
@@ -172,10 +176,11 @@ def _never(value: str) -> bool:
 
 
 def _is_host(authority: str, pattern: str) -> bool:
-    """Hosts are compared without regard to case; one without a port means any."""
-    own, wanted = authority.lower(), pattern.lower()
-    bare = own.rpartition(":")[0] if _HAS_PORT.fullmatch(own) else own
-    return _is_like(own, wanted) or _is_like(bare, wanted)
+    """Hosts are compared without regard to case, and with their port: ``shop.example`` is not ``shop.example:80``.
+
+    Source: https://istio.io/latest/docs/ops/best-practices/security/#understand-host-header-matching
+    """
+    return _is_like(authority.lower(), pattern.lower())
 
 
 def _has_l7(rule: Rule) -> bool:

@@ -204,12 +204,10 @@ def test_more_headers_beat_fewer_and_a_method_beats_none() -> None:
     headers = (NamedMatch("a", StringMatch("exact", "1")), NamedMatch("b", None))
     two = HttpRule(matches=(RequestMatch(headers=headers),), direct_response=DirectResponse(status=202))
     method = HttpRule(matches=(RequestMatch(method=StringMatch("exact", "PUT")),), backends=(TWO,))
-    mesh = routed(HttpRule(matches=(RequestMatch(headers=headers[:1]),), backends=(ONE,)), two, method, plain)
-    assert comes_to(mesh, headers=(("a", "1"), ("b", "x"))) == [(1.0, "one")]  # a prefix of "/" is longer than none
-    assert comes_to(mesh, method="PUT") == [(1.0, "one")]
-    mesh = routed(HttpRule(matches=(RequestMatch(headers=headers[:1]),), backends=(ONE,)), two, method)
+    mesh = routed(plain, HttpRule(matches=(RequestMatch(headers=headers[:1]),), backends=(ONE,)), two, method)
     assert comes_to(mesh, headers=(("a", "1"), ("b", "x"))) == [(1.0, "202")]
     assert comes_to(mesh, method="PUT", headers=(("a", "1"),)) == [(1.0, "two")]
+    assert comes_to(mesh) == [(1.0, "one")]
 
 
 def test_where_no_rule_matches_the_answer_is_404() -> None:
@@ -271,24 +269,24 @@ def test_a_rewrite(match: RequestMatch, rewrite: Rewrite, sent: str, seen: str) 
     assert share.request.path == seen
 
 
-def test_headers_are_removed_before_they_are_set_and_the_rules_edits_come_last() -> None:
+def test_headers_are_removed_before_they_are_set_and_a_backends_edits_come_last_but_for_the_authority() -> None:
     backend = replace(ONE, request_headers=HeaderEdits(set=(("host", "backend"), ("a", "1")), add=(("b", "2"),)))
     edits = HeaderEdits(set=((":authority", "rule"), ("a", "3")), add=(("b", "4"),), remove=("c", "b"))
     mesh = routed(HttpRule(backends=(backend,), request_headers=edits))
     sent = Request(authority="client", headers=(("b", "0"), ("c", "0"), ("d", "0")))
     (share,) = expected(mesh, mesh.pods[0], mesh.services[0], 80, 4, sent).shares
-    assert share.request == Request(authority="rule", headers=(("d", "0"), ("a", "3"), ("b", "4")))
+    assert share.request == Request(authority="rule", headers=(("d", "0"), ("b", "4"), ("a", "1"), ("b", "2")))
 
 
 @pytest.mark.parametrize(
     ("redirect", "location"),
     [
-        (Redirect(status=301, path="/new"), "http://shop:8080/new?q"),
+        (Redirect(status=301, path="/new"), "http://shop/new?q"),
         (Redirect(status=302, authority="other"), "http://other/a/b?q"),
         (Redirect(status=302, scheme="https"), "https://shop/a/b?q"),
         (Redirect(status=302, port=81), "http://shop:81/a/b?q"),
         (Redirect(status=302, scheme="https", port=443), "https://shop/a/b?q"),
-        (Redirect(status=302, prefix="/x"), "http://shop:8080/x/b?q"),
+        (Redirect(status=302, prefix="/x"), "http://shop/x/b?q"),
     ],
 )
 def test_a_redirect(redirect: Redirect, location: str) -> None:
@@ -316,7 +314,8 @@ CLIENT = Source(principals=("cluster.local/ns/shop/sa/client",))
         (Rule(operations=(Operation(paths=("/a*",)),)), Request(path="/x/../a"), 403),
         (Rule(operations=(Operation(paths=("/a*",)),)), Request(path="/b"), 0),
         (Rule(operations=(Operation(methods=("PUT",)),)), Request(method="PUT"), 403),
-        (Rule(operations=(Operation(hosts=("shop.example",)),)), Request(authority="SHOP.example:80"), 403),
+        (Rule(operations=(Operation(hosts=("shop.example",)),)), Request(authority="SHOP.example"), 403),
+        (Rule(operations=(Operation(hosts=("shop.example",)),)), Request(authority="shop.example:80"), 0),
         (Rule(operations=(Operation(hosts=("*.example",)),)), Request(authority="a.example"), 403),
         (Rule(operations=(Operation(not_paths=("/free",)),)), Request(path="/free"), 0),
         (Rule(operations=(Operation(ports=("80",)),)), Request(), 403),
@@ -377,7 +376,8 @@ def test_on_a_port_that_is_not_http_a_policy_judges_the_connection() -> None:
     mesh = replace(MESH, services=(quiet,))
     for rule, passage in (
         (Rule(sources=(CLIENT,)), "deny"),
-        (Rule(sources=(CLIENT,), operations=(Operation(paths=("/a",)),)), "allow"),  # of which nothing is left
+        (Rule(sources=(CLIENT,), operations=(Operation(paths=("/a",)),)), "deny"),
+        (Rule(operations=(Operation(paths=("/a",)),)), "deny"),  # nothing is left, which denies all
     ):
         denied = replace(mesh, authorization_policies=(policy(Action.DENY, rule),))
         due = expected(denied, denied.pods[0], denied.services[0], 80, 4)

@@ -12,7 +12,7 @@ request at random is asked so often that a share that is too large or too small 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence, Set
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -164,7 +164,7 @@ def cells(topology: Topology, not_listening: Places = frozenset()) -> list[Plann
         UsageError: a row of ``spec.expect`` names no cell, so nothing would ever contradict it.
     """
     mesh = topology.mesh
-    planned = [_expect(cell, topology.expect) for cell in _all_cells(mesh, not_listening)]
+    planned = [_expect(cell, topology.expect) for cell in _told_apart(_all_cells(mesh, not_listening))]
     for row in topology.expect:
         if not any(_names(row, cell) for cell in planned):
             raise UsageError(_names_nothing(row, mesh))
@@ -241,6 +241,17 @@ def _all_cells(mesh: Mesh, not_listening: Places) -> Iterator[PlannedCell]:
         reached = behind(mesh, f"{cell.to}:{cell.port}")
         silent = tuple(pod.key for pod, port in reached if (pod.key, port, cell.family) in not_listening)
         yield replace(cell, silent=silent) if silent else cell
+
+
+def _told_apart(planned: Iterable[PlannedCell]) -> Iterator[PlannedCell]:
+    """Without those whose request is another one's of the same port and of the same outcome by the same rule, but for
+    the caller: every caller makes the plain request, and of the others one caller of each kind."""
+    seen: set[tuple[object, ...]] = set()
+    for cell in planned:
+        kind = (cell.to, cell.port, cell.family, cell.asked, cell.due.rule)
+        if _is_plain(cell) or kind not in seen:
+            yield cell
+        seen.add(kind)
 
 
 def _pod_cells(mesh: Mesh) -> Iterator[PlannedCell]:

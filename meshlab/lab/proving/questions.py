@@ -17,6 +17,7 @@ from dataclasses import dataclass, replace
 from itertools import chain
 
 from meshlab.model import (
+    WAYPOINT_CLASS,
     AuthorizationPolicy,
     HttpRoute,
     Mesh,
@@ -60,7 +61,7 @@ def questions(mesh: Mesh, service: Service, port: ServicePort) -> Questions:
     """The requests for a Service port that is read by a waypoint; each is there once."""
     plain = Request(authority=_authority(service, port))
     routes = [route for route in mesh.http_routes if _is_for(route, service, port)]
-    policies = [policy for policy in mesh.authorization_policies if policy.target_refs]
+    policies = [policy for policy in mesh.authorization_policies if _may_bind(policy, mesh, service)]
     unasked = dict.fromkeys(chain(*(_without_example(route) for route in routes)))
     found = dict.fromkeys(
         chain(
@@ -83,6 +84,13 @@ def _authority(service: Service, port: ServicePort) -> str:
 
 def _is_for(route: HttpRoute, service: Service, port: ServicePort) -> bool:
     return any(key == service.key and number in (None, port.port) for key, number in route.services)
+
+
+def _may_bind(policy: AuthorizationPolicy, mesh: Mesh, service: Service) -> bool:
+    """Whether a policy is for the Service or for its waypoint; of one that is not, a request more is asked."""
+    waypoint = mesh.waypoint_of(service)
+    names = {"Service": service.name, "Gateway": waypoint.name if waypoint else "", "GatewayClass": WAYPOINT_CLASS}
+    return any(names.get(target["kind"]) == target["name"] for target in policy.target_refs)
 
 
 # --- of a route ------------------------------------------------------------------------------------------------------
