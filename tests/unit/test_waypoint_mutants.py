@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import importlib
 import inspect
 import random
@@ -18,6 +19,7 @@ from meshlab.model import (
     HeaderEdits,
     HttpRule,
     NamedMatch,
+    PodPort,
     Request,
     RequestMatch,
     Rewrite,
@@ -25,7 +27,8 @@ from meshlab.model import (
     StringMatch,
 )
 from meshlab.oracle.http import Answered, Forwarded, Share
-from meshlab.protocols.hbone import Refusal
+from meshlab.protocols.hbone import Refusal, Target
+from meshlab.proxykit.splice import Half
 from meshlab.proxykit.tasks import Tasks
 from meshlab.testing.mutants import waypoint as mutants
 from meshlab.testing.registry import MUTANTS, VARIANTS, Mutant
@@ -206,6 +209,33 @@ def test_one_that_judges_wrongly_lets_a_denied_request_pass(kind: type[Waypoint]
     known = world.known(TO_ONE, policies=policies)
     assert judged(Waypoint, known, request, identity).outcome == Answered(403)
     assert isinstance(judged(kind, known, request, identity).outcome, Forwarded)
+
+
+def test_one_that_forwards_before_it_authorizes_delivers_what_it_denies() -> None:
+    got = b""
+
+    class Connected(mutants.ForwardsBeforeItAuthorizes):
+        async def connect(self, target: Target, endpoint: PodPort) -> Half:
+            half, (reader, writer) = await world.pair()
+            self.tasks.spawn(serve(reader, writer))
+            return half
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal got
+        got = await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+        await reader.read()
+        writer.close()
+
+    async def scenario() -> None:
+        known = world.known(TO_ONE, policies=world.POLICY % ("DENY", NO_ADMIN))
+        made = waypoint(Connected, known)
+        share = made.judge(world.asked(known), world.client(known), world.request("/admin"))
+        assert share.outcome == Answered(403)
+        await made.tasks.finished()
+
+    asyncio.run(scenario())
+    assert got == b"GET /admin HTTP/1.1\r\nhost: one.shop\r\n\r\n"
 
 
 # --- the reference ---------------------------------------------------------------------------------------------------

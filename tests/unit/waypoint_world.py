@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
+import socket
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 from meshlab.model import Backend, HttpRoute, HttpRule, Mesh, Request, SpiffeId
 from meshlab.protocols.hbone import Refusal
+from meshlab.proxykit.splice import Half
 from meshlab.topology import load
 from meshlab.waypoint.serving import Asked, Client, Known
 
@@ -49,6 +52,7 @@ kind: AuthorizationPolicy
 metadata: {name: rules, namespace: shop}
 spec: {targetRefs: [{kind: Service, group: "", name: one}], action: %s, rules: [%s]}
 """
+Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 ONE, TWO = Backend(service="one.shop", port=80), Backend(service="two.shop", port=80)
 CLIENT = SpiffeId("cluster.local", "shop", "client")
 
@@ -77,3 +81,10 @@ def client(known: Known, identity: SpiffeId = CLIENT) -> Client:
 
 def request(path: str = "/", headers: Sequence[tuple[str, str]] = (), **fields: Any) -> Request:
     return Request(path=path, authority="one.shop", headers=tuple(headers), **fields)
+
+
+async def pair() -> tuple[Half, Streams]:
+    """A waypoint's side of a connection, and the far end of it."""
+    near, far = socket.socketpair()
+    _, half = await asyncio.get_running_loop().create_connection(Half, sock=near)
+    return half, await asyncio.open_connection(sock=far)
