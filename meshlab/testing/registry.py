@@ -66,6 +66,10 @@ def _waypoint(name: str, does: str) -> Mutant:
     return Mutant(name, does, "waypoint", f"meshlab.testing.mutants.waypoints:{name.replace('-', '_')}")
 
 
+def _request(name: str, does: str) -> Mutant:
+    return Mutant(name, does, "waypoint", f"meshlab.testing.mutants.waypoint:{name.replace('-', '_')}")
+
+
 MUTANTS = _named(
     _ztunnel("leaks-plaintext", "sends what it tunnels in clear to the application's port as well"),
     _ztunnel("falls-back-to-plaintext", "calls in clear when a tunnel is refused"),
@@ -317,6 +321,26 @@ MUTANTS = _named(
     ),
     _waypoint("waypoint-forwards-in-plaintext", "goes on to the server without a tunnel"),
     _waypoint("waypoint-keeps-to-one-endpoint", "takes every call of a Service to the same endpoint"),
+    _request("ignores-header-matches", "takes a rule of a route for matched whatever the headers are"),
+    _request("matches-path-as-a-prefix", "takes an exact path of a route for a prefix"),
+    _request("takes-the-first-rule", "does with every request what the first rule of its route says"),
+    _request("routes-every-port", "follows a route for one port of a Service on all of its ports"),
+    _request("swaps-weights", "gives the last backend of a rule the weight of the first"),
+    _request("one-backend-only", "sends every request to the first pod of the first backend of its rule"),
+    _request("skips-faults", "injects no abort and no delay"),
+    _request("ignores-timeouts", "waits for an answer for as long as it takes"),
+    _request("forgets-the-rewrite", "sends requests on with the path and the authority that they came with"),
+    _request("keeps-removed-headers", "passes on the headers that a route removes"),
+    _request("answers-404-as-503", "answers 503 to a request that no rule matches"),
+    _request("forwards-the-path-as-it-came", "judges a path in its normal form, and sends it on as it came"),
+    _request("ignores-l7-policy", "evaluates no policy for requests"),
+    _request("judges-itself-for-its-client", "judges requests by the identity of the waypoint, not of the client"),
+    _request(
+        "trusts-a-header-for-identity",
+        "takes a client for whom its x-forwarded-client-cert names, and not for whom its certificate does",
+    ),
+    _request("forwards-before-it-authorizes", "sends a request on that it answers with 403"),
+    _request("sticky-rule", "judges the first request of a connection, and does with the others as with it"),
 )
 
 VARIANTS = _named(
@@ -337,6 +361,9 @@ VARIANTS = _named(
         "sends log lines without a canary off the mesh: in datagrams, IP fragments, chunks and HTTP/2 headers",
     ),
     _waypoint("waypoint-without-a-pool", "goes on in a tunnel of its own for each call"),
+    _request("waypoint-chunks-every-body", "sends each body of a request or an answer in chunks"),
+    _request("waypoint-title-case-headers", "writes the names of headers with capitals"),
+    _request("waypoint-closes-after-each-answer", "closes a client's connection after each answer, and says so"),
 )
 
 

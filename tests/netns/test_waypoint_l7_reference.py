@@ -13,6 +13,7 @@ import pytest
 
 from meshlab.apps.http1 import ResponseReader
 from meshlab.model import Call, Family
+from meshlab.testing.registry import VARIANTS
 
 if TYPE_CHECKING:
     from meshlab.lab import Lab
@@ -217,6 +218,17 @@ def test_a_living_connection_sees_a_change_with_its_next_request(lab: Lab) -> No
             answers.append(ask(sock, request))
         answers.append(ask(sock, request))
     assert answers == [200, 403, 200]
+
+
+@pytest.mark.parametrize("variant", [name for name in VARIANTS if name.startswith("waypoint-")])
+def test_a_legal_variant_answers_as_the_reference_does(variant: str, lab_factory: LabFactory) -> None:
+    deny = on_one("DENY", "{to: [{operation: {paths: [/admin]}}]}")
+    with lab_factory(f"{PODS}---\n{deny}", waypoint="reference", variant=variant) as lab:
+        client = lab.pod("shop/client")
+        assert client.http(f"{URL}/").answered
+        assert client.http(f"{URL}/x", method="POST", body=bytes(200_000)).answered
+        assert client.http(f"{URL}/x", method="HEAD").answered
+        assert client.http(f"{URL}/admin").status == 403
 
 
 def ask(sock: socket.socket, request: bytes) -> int:

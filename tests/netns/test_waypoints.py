@@ -41,7 +41,7 @@ kind: Service
 metadata: {name: server, namespace: shop}
 spec:
   selector: {app: server}
-  ports: [{name: http, port: 80, targetPort: 8080}, {name: smtp, port: 25, targetPort: 2525}]
+  ports: [{name: web, port: 80, targetPort: 8080}, {name: smtp, port: 25, targetPort: 2525}]
 """
 GATE = """
 apiVersion: gateway.networking.k8s.io/v1

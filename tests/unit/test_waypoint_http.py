@@ -3,36 +3,34 @@
 from __future__ import annotations
 
 import asyncio
-import socket
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from fractions import Fraction
 
 import pytest
+from waypoint_world import Streams, pair
 
+from meshlab.apps.http1 import ResponseReader
 from meshlab.model import HeaderEdits, PodPort, Request
 from meshlab.oracle.http import Answered, Forwarded, Share
 from meshlab.proxykit.splice import Half
 from meshlab.proxykit.tasks import Tasks
-from meshlab.waypoint.http import HttpStream
+from meshlab.testing.mutants.waypoint import Chunking, Closing, StickyRule, TitleCase, speaking
+from meshlab.waypoint.http import HttpStream, Talk
 
-Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 Server = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 GET = b"GET /x HTTP/1.1\r\nHost: one.shop\r\n\r\n"
 LAST = b"GET /x HTTP/1.1\r\nHost: one.shop\r\nConnection: close\r\n\r\n"
 
 
-async def _pair() -> tuple[Half, Streams]:
-    near, far = socket.socketpair()
-    _, half = await asyncio.get_running_loop().create_connection(Half, sock=near)
-    return half, await asyncio.open_connection(sock=far)
-
-
 class World:
     """A client, a waypoint's stream, and a server for each request that is sent on."""
 
-    def __init__(self, server: Server, share: Callable[[Request], Share] | None = None) -> None:
+    def __init__(
+        self, server: Server, share: Callable[[Request], Share] | None = None, kind: type[HttpStream] = HttpStream
+    ) -> None:
         self.server = server
+        self.kind = kind
         self.share = share or sent_on()
         self.tasks = Tasks()
         self.judged: list[Request] = []
@@ -44,7 +42,7 @@ class World:
 
     async def reach(self, pods: Sequence[PodPort]) -> Half:
         self.reached += 1
-        half, streams = await _pair()
+        half, streams = await pair()
         self.tasks.spawn(self.play(*streams))
         return half
 
@@ -54,8 +52,8 @@ class World:
         writer.close()
 
     async def client(self) -> Streams:
-        half, streams = await _pair()
-        self.serving = self.tasks.spawn(HttpStream(half, self.tasks, self.judge, self.reach).serve())
+        half, streams = await pair()
+        self.serving = self.tasks.spawn(self.kind(half, self.tasks, self.judge, self.reach).serve())
         return streams
 
 
@@ -123,6 +121,32 @@ def test_a_change_takes_effect_for_the_next_request_of_a_connection() -> None:
     heard = say(world, GET + LAST, end=False)
     assert (heard.count(b" 200 OK"), heard.count(b" 403 Forbidden"), world.reached) == (1, 1, 1)
     assert heard.endswith(b"RBAC: access denied")
+
+
+def test_a_sticky_one_does_with_every_request_as_with_the_first() -> None:
+    world = World(ok, kind=StickyRule.stream_class)
+    world.share = lambda request: (answered(403) if len(world.judged) > 1 else sent_on())(request)
+    heard = say(world, GET + LAST, end=False)
+    assert (heard.count(b" 200 OK"), len(world.judged), world.reached) == (2, 1, 2)
+
+
+@pytest.mark.parametrize("talk", [Chunking, TitleCase, Closing], ids=lambda talk: talk.__name__)
+def test_a_legal_variant_says_the_same_in_another_way(talk: type[Talk]) -> None:
+    async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = await reader.readuntil(b"\r\n\r\n")
+        body = await reader.readexactly(2) if b"ength: 2" in head else await reader.readuntil(b"\r\n0\r\n\r\n")
+        assert b"hi" in body
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi")
+
+    post = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\nhi"
+    seen = {}
+    for kind in (HttpStream, speaking(talk).stream_class):
+        heard, reader = say(World(echo, kind=kind), post), ResponseReader()
+        reader.feed(heard)
+        seen[kind] = heard, reader.status, bytes(reader.body.kept)
+    (usual, *usually), (other, *otherwise) = seen.values()
+    assert other != usual
+    assert usually == otherwise == [200, b"hi"]
 
 
 def test_bodies_pass_both_ways_at_once() -> None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
+import socket
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from meshlab.model import Backend, HttpRoute, HttpRule, Mesh, Request, ServicePort, SpiffeId
+from meshlab.model import Backend, HttpRoute, HttpRule, Mesh, Request, SpiffeId
 from meshlab.protocols.hbone import Refusal
+from meshlab.proxykit.splice import Half
 from meshlab.topology import load
 from meshlab.waypoint.serving import Asked, Client, Known
 
@@ -30,12 +33,12 @@ metadata: {name: shop, labels: {istio.io/dataplane-mode: ambient, istio.io/use-w
 apiVersion: v1
 kind: Service
 metadata: {name: one, namespace: shop}
-spec: {selector: {app: one}, ports: [{port: 80, targetPort: 8080}, {port: 81, targetPort: 8080}]}
+spec: {selector: {app: one}, ports: [{name: http, port: 80, targetPort: 8080}, {name: tcp, port: 81, targetPort: 8080}]}
 ---
 apiVersion: v1
 kind: Service
 metadata: {name: two, namespace: shop}
-spec: {selector: {app: two}, ports: [{port: 80, targetPort: 8080}]}
+spec: {selector: {app: two}, ports: [{name: http, port: 80, targetPort: 8080}]}
 ---
 apiVersion: gateway.networking.k8s.io/v1
 kind: Gateway
@@ -49,20 +52,16 @@ kind: AuthorizationPolicy
 metadata: {name: rules, namespace: shop}
 spec: {targetRefs: [{kind: Service, group: "", name: one}], action: %s, rules: [%s]}
 """
+Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 ONE, TWO = Backend(service="one.shop", port=80), Backend(service="two.shop", port=80)
 CLIENT = SpiffeId("cluster.local", "shop", "client")
-
-
-def http(port: ServicePort) -> ServicePort:
-    return replace(port, protocol="http") if port.port == 80 else port
 
 
 def mesh(*rules: HttpRule, policies: str = "") -> Mesh:
     """With one route for port 80 of ``one.shop``, where there are rules for it."""
     made = load(TEXT + policies, "routes").mesh
-    services = tuple(replace(each, ports=tuple(map(http, each.ports))) for each in made.services)
     route = HttpRoute(kind="HTTPRoute", name="r", namespace="shop", services=(("one.shop", 80),), rules=rules)
-    return replace(made, services=services, http_routes=(route,) if rules else ())
+    return replace(made, http_routes=(route,) if rules else ())
 
 
 def known(*rules: HttpRule, policies: str = "", **fields: Any) -> Known:
@@ -82,3 +81,10 @@ def client(known: Known, identity: SpiffeId = CLIENT) -> Client:
 
 def request(path: str = "/", headers: Sequence[tuple[str, str]] = (), **fields: Any) -> Request:
     return Request(path=path, authority="one.shop", headers=tuple(headers), **fields)
+
+
+async def pair() -> tuple[Half, Streams]:
+    """A waypoint's side of a connection, and the far end of it."""
+    near, far = socket.socketpair()
+    _, half = await asyncio.get_running_loop().create_connection(Half, sock=near)
+    return half, await asyncio.open_connection(sock=far)
