@@ -116,23 +116,23 @@ def _refuse_remote_addresses(spec: Map, notes: Notes) -> None:
 
 
 def _warn_of_http(spec: Map, action: Action, notes: Notes) -> None:
-    """A policy without a target is for node proxies, which do not read requests.
-
-    Source: https://istio.io/latest/docs/ambient/usage/l4-policy/
-    """
+    """Source: https://istio.io/latest/docs/ambient/usage/l4-policy/"""
     effect = {
-        Action.ALLOW: "this rule allows nothing there",
-        Action.DENY: "this rule denies there without asking for it, and nothing if it asks for nothing else",
+        Action.ALLOW: "this rule allows nothing",
+        Action.DENY: "this rule denies what its other parts match",
     }
     for rule in spec.maps("rules"):
         if parts := list(_http_parts(rule)):
             names = listed({name for _, name in parts})
-            why = "a policy without targetRefs is enforced by node proxies, which do not read HTTP"
-            notes.warn(parts[0][0], f"{names} has no effect: {why}; {effect[action]}")
+            notes.warn(
+                parts[0][0],
+                f"no node proxy can judge {names}, and without targetRefs only node proxies enforce a policy: "
+                f"{effect[action]}. Give it targetRefs to have a waypoint enforce it",
+            )
 
 
 def _http_parts(rule: Map) -> Iterator[tuple[Place, str]]:
-    """Where ``rule`` asks for what only a waypoint knows, and the name of it."""
+    """Where ``rule`` asks for what no node proxy can judge, and the name of it."""
     for list_, part in (("from", "source"), ("to", "operation")):
         for fields in (entry.map(part) for entry in rule.maps(list_)):
             yield from ((fields.at(name), name) for name in fields.entries if name not in _AT_A_NODE)

@@ -108,6 +108,7 @@ def test_what_istio_accepts_is_accepted_and_what_it_refuses_refused(case: dict[s
     assert isinstance(outcome, Topology) == case["valid"], outcome
 
 
+_ROUTE = {"route": [{"destination": {"host": "web"}}]}
 _AS_RULE: dict[str, Callable[[Any], dict[str, Any]]] = {
     "VirtualService.http[]": lambda given: given,
     "RootHTTPRoute": lambda given: given,
@@ -120,7 +121,6 @@ _AS_RULE: dict[str, Callable[[Any], dict[str, Any]]] = {
     "HTTPFaultInjection.delay": lambda given: {**_ROUTE, "fault": {"delay": given}},
 }
 """The kind of a case -> the rule of a VirtualService that has it."""
-_ROUTE = {"route": [{"destination": {"host": "web"}}]}
 _OURS = (
     *("is refused", "must be the host of a Service", "which Envoy takes for a variable", "redirectCode: 0"),
     *("the key 'hosts'", "the key 'httpStatus'", "match[0]: empty"),
