@@ -56,6 +56,8 @@ class Player:
     """Plays steps on one lab. ``close`` ends what it holds open and gives what was wrong."""
 
     lab: Lab
+    busy: frozenset[str] = frozenset()
+    """The pods that call meanwhile, as traffic."""
     prove: bool = True
     """Also that nothing was in plaintext and that identities are the pods' own; else verdicts only."""
     numbers: dict[int, Traffic] = field(default_factory=dict)
@@ -133,7 +135,7 @@ class Player:
     def _call(self, place: int, step: CallStep) -> None:
         self.open_window()
         calls = self.lab.calls(list(_requests(self.lab, step)))
-        self.wrong += [replace(one, stage=place) for one in _wrong(self.lab, step, calls)]
+        self.wrong += [replace(one, stage=place) for one in _wrong(self.lab, step, calls, self.busy)]
         if not calls:
             self.doubt = f"nobody can be called at {step.to}: it has no address of that family, or nobody listens"
         self._made |= {call.number: (place, call) for call in calls}
@@ -178,7 +180,8 @@ class Player:
 
     def _traffic(self, place: int, step: TrafficStep) -> None:
         self._close_window()
-        inner = Player(self.lab, prove=False, _held=self._held)
+        busy = frozenset(source for source, _ in step.pairs)
+        inner = Player(self.lab, busy=busy, prove=False, _held=self._held)
         with self.lab.traffic(list(step.pairs), rate=step.rate, open=step.open) as traffic:
             for each in step.during:
                 inner.play(place, each)
@@ -259,9 +262,9 @@ def _requests(lab: Lab, step: CallStep) -> Iterator[Request]:
         yield from [shaped(lab, ask(lab.mesh, pod.key, target), step.shape)] * step.times
 
 
-def _wrong(lab: Lab, step: CallStep, calls: Sequence[Call]) -> list[Wrong]:
+def _wrong(lab: Lab, step: CallStep, calls: Sequence[Call], busy: frozenset[str]) -> list[Wrong]:
     allowed = step.expect is Verdict.ALLOW
-    arrivals = arrived(lab, [] if allowed else calls, calls)
+    arrivals = arrived(lab, [] if allowed else calls, calls, busy)
     return [
         Wrong(
             kind="verdict",

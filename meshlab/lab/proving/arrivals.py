@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from ipaddress import ip_address
 
@@ -21,30 +21,37 @@ from meshlab.proofs.links import Wiring
 _PATIENCE_S = 10.0
 
 
-def arrived(lab: ViewForProofs, denied: Sequence[Call], made: Sequence[Call]) -> dict[int, str]:
+def arrived(
+    lab: ViewForProofs, denied: Sequence[Call], made: Sequence[Call], busy: Collection[str] = ()
+) -> dict[int, str]:
     """Number of each call of which more reached a server than should have -> what, as half a sentence.
 
     Args:
         denied: the calls of which nothing should have.
         made: all calls of that time, each of which should have made one connection at most.
+        busy: the pods that call meanwhile, beside these calls: whose a connection of theirs is nobody can say, so that
+            of what was denied to them only canaries count, and of what passes a waypoint as well.
     """
     if not made:
         return {}
     counted = lab.arrivals(denied, min(call.started_ns for call in made))
     wiring = lab.captures.wiring()
-    found = beyond(lab.mesh, wiring, counted, made)
+    found = beyond(lab.mesh, wiring, counted, made, busy)
     for call in denied:
         paths = due_of(lab.mesh, call).paths
-        if some := unexplained(counted, wiring, call, paths, made):
+        shared = call.source in busy or (bool(busy) and any(len(path.legs) > 1 for path in paths))
+        if not shared and (some := unexplained(counted, wiring, call, paths, made)):
             found[call.number] = str(some[0])
         elif call.number in counted.canaries:
             found[call.number] = "its canary reached a server"
     return found
 
 
-def beyond(mesh: Mesh, wiring: Wiring, counted: Arrivals, made: Sequence[Call]) -> dict[int, str]:
+def beyond(
+    mesh: Mesh, wiring: Wiring, counted: Arrivals, made: Sequence[Call], busy: Collection[str] = ()
+) -> dict[int, str]:
     """Number of a call -> a connection beyond those that the calls made, as half a sentence."""
-    clients = [pod.key for pod in mesh.pods if pod.program is None]
+    clients = [pod.key for pod in mesh.pods if pod.program is None and pod.key not in busy]
     more = surplus(counted, wiring, made, clients)
     return {
         number: f"the servers counted one connection more than calls were made: {one}" for number, one in more.items()
