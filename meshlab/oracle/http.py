@@ -131,11 +131,7 @@ def shares(mesh: Mesh, came: Came, unhealthy: Sequence[str] = ()) -> tuple[Share
 
 def rules(mesh: Mesh, service: Service, port: ServicePort) -> list[tuple[HttpRoute, HttpRule, RequestMatch, str]]:
     """Every rule for ``port`` of ``service`` with each of its matches, the one that is looked at first first."""
-    routes = [
-        route
-        for route in mesh.http_routes
-        if any(key == service.key and number in (None, port.port) for key, number in route.services)
-    ]
+    routes = [route for route in mesh.http_routes if _is_for(route, mesh, service, port)]
     if routes and routes[0].kind == "VirtualService":
         del routes[1:]
     each = [
@@ -184,7 +180,7 @@ def _is_target(
 
 def _rule(mesh: Mesh, came: Came) -> tuple[HttpRoute | None, HttpRule, RequestMatch, str] | Share:
     possible = rules(mesh, came.service, came.port)
-    if not any(_is_for(route, came) for route in mesh.http_routes):
+    if not any(_is_for(route, mesh, came.service, came.port) for route in mesh.http_routes):
         own = HttpRule(backends=(Backend(service=came.service.key, port=came.port.port),))
         return None, own, RequestMatch(), f"{came.service.key} has no route"
     for route, rule, match, name in possible:
@@ -193,8 +189,12 @@ def _rule(mesh: Mesh, came: Came) -> tuple[HttpRoute | None, HttpRule, RequestMa
     return Share(Fraction(1), Answered(NO_ROUTE), f"no rule of a route of {came.service.key} matches")
 
 
-def _is_for(route: HttpRoute, came: Came) -> bool:
-    return any(key == came.service.key and number in (None, came.port.port) for key, number in route.services)
+def _is_for(route: HttpRoute, mesh: Mesh, service: Service, port: ServicePort) -> bool:
+    """A waypoint honours routes of its own namespace, and of the Service's."""
+    waypoint = mesh.waypoint_of(service)
+    near = {service.namespace, waypoint.namespace if waypoint else service.namespace}
+    named = any(key == service.key and number in (None, port.port) for key, number in route.services)
+    return named and route.namespace in near
 
 
 def _precedence(match: RequestMatch) -> tuple[int, int, bool, int, int]:
@@ -270,7 +270,7 @@ def _to_backend(
     one = Fraction(1)
     response_headers = (rule.response_headers, backend.response_headers)
     service = next((service for service in mesh.services if service.key == backend.service), None)
-    wanted = backend.port or came.port.port
+    wanted = backend.port or (came.port.port if service is None or len(service.ports) > 1 else service.ports[0].port)
     port = next((port for port in service.ports if port.port == wanted), None) if service else None
     labels = mesh.subset(service, backend.subset) if service else None
     if service is None or port is None or labels is None:

@@ -38,7 +38,7 @@ def arrived(
     wiring = lab.captures.wiring()
     found = beyond(lab.mesh, wiring, counted, made, busy)
     for call in denied:
-        paths = due_of(lab.mesh, call).paths
+        paths = [path for way in due_of(lab.mesh, call).ways for path in way.kept_from or (way.path,)]
         shared = call.source in busy or (bool(busy) and any(len(path.legs) > 1 for path in paths))
         if not shared and (some := unexplained(counted, wiring, call, paths, made)):
             found[call.number] = str(some[0])
