@@ -43,7 +43,7 @@ def replaced(text: str, source: str, topology: Topology) -> Mesh:
     """``topology.mesh`` with each object of ``text`` in place of the one of its name, of which nothing stays.
 
     A pod is another pod then, at the same address if it stays on its node and names no other. Policies are replaced as
-    a whole: if the text has any, or is empty, exactly these are in effect.
+    a whole: if the text has any, or is empty, exactly these are in effect. Routes are replaced one by one.
 
     Raises:
         TopologyError: with every issue found.

@@ -6,12 +6,13 @@ Source: pkg/config/validation/validation.go of istio/istio, ValidateAuthorizatio
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 
 from meshlab.model import Action, AuthorizationPolicy, Condition, MtlsMode, Operation, PeerAuthentication, Rule, Source
 from meshlab.model.workload import TRUE_WORDS
 from meshlab.topology import shapes
 from meshlab.topology.nodes import Map, Node, Scalar, Sequence
-from meshlab.topology.notes import Notes, did_you_mean, listed
+from meshlab.topology.notes import Notes, Place, did_you_mean, listed
 from meshlab.topology.shapes import Shape
 
 DRY_RUN = "istio.io/dry-run"
@@ -63,6 +64,13 @@ _OPERATION_FIELDS = {
     "paths": "paths",
     "notPaths": "not_paths",
 }
+_AT_A_NODE = {
+    *("principals", "notPrincipals", "namespaces", "notNamespaces", "serviceAccounts", "notServiceAccounts"),
+    *("ipBlocks", "notIpBlocks", "ports", "notPorts"),
+    *("source.principal", "source.namespace", "source.ip", "destination.ip", "destination.port"),
+}
+"""What a node proxy can judge."""
+_OF_REMOTE = {"remoteIpBlocks", "notRemoteIpBlocks", "remote.ip"}
 _GROUPS = {
     "Gateway": ("gateway.networking.k8s.io",),
     "GatewayClass": ("gateway.networking.k8s.io",),
@@ -86,6 +94,10 @@ def authorization_policy(document: Map, notes: Notes) -> AuthorizationPolicy:
     action = Action(spec.text("action", "ALLOW"))
     if action is Action.DENY and "rules" not in spec:
         notes.refuse(spec.place, "a DENY without rules matches nothing; Istio refuses it")
+    if "targetRef" in spec or "targetRefs" in spec:
+        _refuse_remote_addresses(spec, notes)
+    else:
+        _warn_of_http(spec, action, notes)
     return AuthorizationPolicy(
         name=metadata.text("name"),
         namespace=metadata.text("namespace", "default"),
@@ -95,6 +107,38 @@ def authorization_policy(document: Map, notes: Notes) -> AuthorizationPolicy:
         target_refs=_target_refs(spec, notes),
         dry_run=metadata.strings("annotations").get(DRY_RUN) in TRUE_WORDS,
     )
+
+
+def _refuse_remote_addresses(spec: Map, notes: Notes) -> None:
+    for place, name in (part for rule in spec.maps("rules") for part in _http_parts(rule)):
+        if name in _OF_REMOTE:
+            notes.refuse(place, f"{name} is refused: the lab does not support it at a waypoint yet")
+
+
+def _warn_of_http(spec: Map, action: Action, notes: Notes) -> None:
+    """Source: https://istio.io/latest/docs/ambient/usage/l4-policy/"""
+    effect = {
+        Action.ALLOW: "this rule allows nothing",
+        Action.DENY: "this rule denies what its other parts match",
+    }
+    for rule in spec.maps("rules"):
+        if parts := list(_http_parts(rule)):
+            names = listed({name for _, name in parts})
+            notes.warn(
+                parts[0][0],
+                f"no node proxy can judge {names}, and without targetRefs only node proxies enforce a policy: "
+                f"{effect[action]}. Give it targetRefs to have a waypoint enforce it",
+            )
+
+
+def _http_parts(rule: Map) -> Iterator[tuple[Place, str]]:
+    """Where ``rule`` asks for what no node proxy can judge, and the name of it."""
+    for list_, part in (("from", "source"), ("to", "operation")):
+        for fields in (entry.map(part) for entry in rule.maps(list_)):
+            yield from ((fields.at(name), name) for name in fields.entries if name not in _AT_A_NODE)
+    for condition in rule.maps("when"):
+        if (key := condition.text("key")) not in _AT_A_NODE:
+            yield condition.at("key"), key
 
 
 def _selector(spec: Map) -> dict[str, str] | None:

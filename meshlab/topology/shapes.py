@@ -312,6 +312,8 @@ REDIRECT_STATUS = Shape(
 WEIGHT = Shape(f"a whole number, 0 to {_MOST_WEIGHT}", _whole(0, _MOST_WEIGHT))
 PERCENT = Shape("a number, 0 to 100", _percent)
 HOST = Shape(
-    "the host of a Service: NAME or NAME.NAMESPACE.svc.cluster.local", _text(lambda t: service_key(t, "default"))
+    "the host of a Service, NAME or NAME.NAMESPACE.svc.cluster.local (of NAME.NAMESPACE Istio makes no Service)",
+    _text(lambda t: service_key(t, "default")),
 )
+GATEWAY = Shape("`mesh`, GATEWAY or NAMESPACE/GATEWAY", _text(is_account))
 SUBSET = Shape("a subset's name (letters, digits, '-', '_' and '.', at most 63)", _text(_QUALIFIED.fullmatch))

@@ -83,7 +83,7 @@ def _rule(rule: Map, namespace: str, notes: Notes) -> HttpRule:
         name=rule.text("name"),
         matches=tuple(_match(match, notes) for match in rule.maps("match")),
         backends=_backends(rule, namespace, notes),
-        redirect=_redirect(rule.map("redirect"), notes) if "redirect" in rule else None,
+        redirect=_redirect(rule, notes) if "redirect" in rule else None,
         direct_response=_direct_response(rule.map("directResponse")) if "directResponse" in rule else None,
         rewrite=_rewrite(rule, notes) if "rewrite" in rule else None,
         abort=_abort(rule.map("fault").map("abort"), notes) if "abort" in rule.map("fault") else None,
@@ -95,7 +95,7 @@ def _rule(rule: Map, namespace: str, notes: Notes) -> HttpRule:
 
 def _refuse_what_does_not_go_together(rule: Map, notes: Notes) -> None:
     answers = [key for key in ("route", "redirect", "directResponse") if key in rule]
-    if len(answers) != 1:
+    if len(answers) != 1 and "delegate" not in rule.key_places:
         found = f"this one has {' and '.join(answers)}" if answers else "this one has none"
         notes.refuse(rule.place, f"a rule has one of route, redirect and directResponse; {found}")
     for key in ("rewrite", "fault"):
@@ -185,7 +185,10 @@ def _edited(edits: Map) -> HeaderEdits:
     return HeaderEdits(**pairs, remove=tuple(name.lower() for name in edits.texts("remove")))
 
 
-def _redirect(entry: Map, notes: Notes) -> Redirect:
+def _redirect(rule: Map, notes: Notes) -> Redirect:
+    entry = rule.map("redirect")
+    if "prefixRewrite" in entry and True in _whole_paths(rule):
+        notes.refuse(entry.at("prefixRewrite"), "prefixRewrite does not go with an exact match, nor with a regex")
     if "uri" in entry and "prefixRewrite" in entry:
         notes.refuse(entry.at("prefixRewrite"), "uri and prefixRewrite exclude each other")
     return Redirect(
@@ -206,13 +209,18 @@ def _rewrite(rule: Map, notes: Notes) -> Rewrite:
     """A prefix that matched is replaced; of an exact match, or one by a regex, the whole path."""
     entry = rule.map("rewrite")
     uri, authority = entry.text("uri") or None, entry.text("authority") or None
-    if uri is None and authority is None:
+    if uri is None and authority is None and "uriRegexRewrite" not in entry.key_places:
         notes.refuse(entry.place, "a rewrite needs uri or authority")
-    whole = {bool({"exact", "regex"} & set(match.map("uri").entries)) for match in rule.maps("match")} or {False}
+    whole = _whole_paths(rule)
     if uri is not None and len(whole) > 1:
         why = "it stands in the place of the prefix for one match, and of the whole path for another"
         notes.refuse(entry.at("uri"), f"{why}: write two rules")
     return Rewrite(authority=authority, **{"path" if True in whole else "prefix": uri})
+
+
+def _whole_paths(rule: Map) -> set[bool]:
+    """For each match, whether it is of the whole path; else it is of a prefix, which ``/`` is where none is given."""
+    return {bool({"exact", "regex"} & set(match.map("uri").entries)) for match in rule.maps("match")} or {False}
 
 
 def _abort(entry: Map, notes: Notes) -> Abort:

@@ -107,7 +107,10 @@ _deployments = st.builds(
 _services = st.builds(
     lambda ports, rest: {"ports": [{**port, "name": f"p{n}"} for n, port in enumerate(ports)], **rest},
     st.lists(
-        st.fixed_dictionaries({"port": st.integers(1, 65535)}, optional={"targetPort": st.sampled_from([80, "http"])}),
+        st.fixed_dictionaries(
+            {"port": st.integers(1, 65535)},
+            optional={"targetPort": st.sampled_from([80, "http"]), "appProtocol": st.sampled_from(["http", "own/x"])},
+        ),
         unique_by=lambda port: port["port"],
         max_size=3,
     ),
@@ -206,7 +209,85 @@ _slices = st.builds(
     _ips,
     _endpoint_ports,
 )
+_matches = _optional(exact=_texts) | _optional(prefix=_texts) | st.just({"regex": ".*"})
+_edits = _optional(
+    set=st.dictionaries(st.just("x-a"), st.just("a, 1")),
+    add=st.dictionaries(st.just("host"), st.just("a")),
+    remove=st.just(["x-b"]),
+)
+_headers = _optional(request=_edits, response=_edits)
+_durations = st.sampled_from(["1ms", "1.5s", "1h1m1s1ms", "300m"])
+_percentages = st.floats(0, 100).map(lambda value: {"value": value})
+_destinations = st.lists(
+    st.fixed_dictionaries(
+        {"destination": st.fixed_dictionaries({"host": _names}, optional={"subset": _names})},
+        optional={"weight": st.integers(1, 100), "headers": _headers},
+    ),
+    min_size=1,
+    max_size=1,
+)
+_routed = st.fixed_dictionaries(
+    {"route": _destinations},
+    optional={
+        "rewrite": _some(uri=_texts, authority=_texts),
+        "timeout": _durations,
+        "fault": _optional(
+            delay=st.fixed_dictionaries({"fixedDelay": _durations}, optional={"percentage": _percentages}),
+            abort=st.fixed_dictionaries({"httpStatus": st.integers(200, 599)}, optional={"percentage": _percentages}),
+        ),
+        "match": _optional(
+            uri=_matches,
+            ignoreUriCase=st.booleans(),
+            method=_matches,
+            authority=_matches,
+            headers=st.dictionaries(st.sampled_from(["X-A", "b"]), _matches),
+            withoutHeaders=st.dictionaries(st.sampled_from(["X-A", "b"]), _matches),
+            queryParams=st.dictionaries(_texts, _matches, max_size=2),
+            port=st.integers(1, 65535),
+        ).map(lambda match: [match]),
+        "headers": _headers,
+        "name": _texts,
+    },
+)
+_answered = st.sampled_from(
+    [
+        {"redirect": {"uri": "/b", "redirectCode": 307}},
+        {"redirect": {"prefixRewrite": "/b", "scheme": "https", "port": 8443}},
+        {"directResponse": {"status": 200}},
+        {"directResponse": {"status": 404, "body": {"string": "no\n"}}},
+    ]
+)
+_virtual_services = st.fixed_dictionaries(
+    {"hosts": st.lists(_names, min_size=1, max_size=2), "http": st.lists(_routed | _answered, max_size=3)},
+    optional={"gateways": st.sampled_from([["mesh"], ["edge"]])},
+)
+_http_rules = st.sampled_from(
+    [
+        {"timeouts": {"request": "0s"}, "name": "one"},
+        {"matches": [{"path": {"type": "RegularExpression", "value": "/a+"}, "method": "GET"}, {}]},
+        {"backendRefs": [{"name": "web", "port": 80}, {"name": "web", "port": 81, "weight": 0}]},
+        {"filters": [{"type": "URLRewrite", "urlRewrite": {"hostname": "a"}}], "timeouts": {"request": "1h1ms"}},
+        {"filters": [{"type": "RequestRedirect", "requestRedirect": {"port": 80, "statusCode": 301}}]},
+    ]
+)
+_http_routes = _optional(
+    parentRefs=st.lists(
+        st.sampled_from([{"name": "edge"}, {"group": "", "kind": "Service", "name": "9web", "port": 80}]), max_size=2
+    ),
+    rules=st.lists(_http_rules, max_size=3),
+)
+_destination_rules = st.builds(
+    lambda host, subsets: {
+        "host": host,
+        "subsets": [{"name": name, "labels": labels} for name, labels in subsets.items()],
+    },
+    _names,
+    st.dictionaries(_names, _labels, max_size=2),
+)
 _manifests = st.one_of(
+    _object("HTTPRoute", "gateway.networking.k8s.io/v1", _http_routes),
+    _object("VirtualService", "networking.istio.io/v1", _virtual_services),
+    _object("DestinationRule", "networking.istio.io/v1", _destination_rules),
     _endpoints,
     _slices,
     _object("Pod", "v1", _pod_specs, labels=_labels),

@@ -179,7 +179,10 @@ VIRTUAL_SERVICE = {
     "spec.hosts[]": honoured(
         shapes.TEXT, why="NAME, of the object's own namespace, or NAME.NAMESPACE.svc.cluster.local; others are inert"
     ),
-    "spec.gateways[]": honoured(why="with others than `mesh` only, the object is inert: the lab has no ingress"),
+    "spec.gateways[]": honoured(
+        shapes.GATEWAY,
+        why="with others than `mesh` only, the object is inert: the lab has no ingress",
+    ),
     "spec.exportTo": inert("a waypoint reads the routes of its Services' namespaces and of its own"),
     **under("spec.http[].", _VIRTUAL_RULE),
     **under("spec.", each("tcp tls", refused("the lab routes HTTP only"))),
