@@ -16,6 +16,7 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, ClassVar
 
+from meshlab.errors import ProtocolError
 from meshlab.model import Mesh, PodPort, Request, SpiffeId
 from meshlab.model.ambient import HBONE_PORT
 from meshlab.oracle.http import DENIED, Came, Share, authorize, shares
@@ -139,7 +140,11 @@ class Waypoint:
             return self.judge(asked if isinstance(now, Refusal) else now, client, request)
 
         async def reach(pods: Sequence[PodPort]) -> Half:
-            return await self.connect(*self.pick(pods, client))
+            try:
+                target, endpoint = self.pick(pods, client)
+            except KeyError as error:
+                raise ProtocolError("the endpoint was deleted while its request was delayed") from error
+            return await self.connect(target, endpoint)
 
         await self.stream_class(half, self.tasks, judge, reach).serve()
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from fractions import Fraction
 
 import pytest
@@ -235,6 +237,14 @@ def test_a_client_that_is_denied_before_it_sends_is_not_asked_for_more() -> None
     )
     assert b"100" not in heard.partition(b"\r\n")[0]
     assert b"403 Forbidden" in heard
+
+
+def test_a_request_that_is_delayed_is_sent_on_later_and_its_delay_is_no_part_of_its_timeout() -> None:
+    world = World(ok)
+    world.share = lambda request: replace(sent_on(0.2)(request), delay_s=0.3)
+    started = time.monotonic()
+    assert b" 200 OK" in say(world, GET)
+    assert time.monotonic() - started >= 0.3
 
 
 def test_a_server_that_is_late_gives_504() -> None:
