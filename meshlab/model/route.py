@@ -151,7 +151,7 @@ class HttpRule:
     abort: Abort | None = None
     delay: Delay | None = None
     timeout_s: float | None = None
-    """Of the request as a whole, from its first byte at the waypoint; ``None``: none."""
+    """Of the request as a whole, from when it is sent on: a delay comes before; ``None``: none."""
     request_headers: HeaderEdits = HeaderEdits()
     response_headers: HeaderEdits = HeaderEdits()
 

@@ -129,10 +129,13 @@ def _judged(
 def entries(mesh: Mesh, own: Share) -> list[Entry]:
     """Those for calls to ``own``, in the order in which they are tried.
 
-    Where both kinds of route are for it, the kind of the oldest counts.
+    Those of the Service's namespace and of the waypoint's count. Where both kinds of route are for it, the kind of the
+    oldest counts.
     """
     at = {(own.service.key, own.port.port), (own.service.key, None)}
-    some = [route for route in mesh.http_routes if at & set(route.services)]
+    waypoint = mesh.waypoint_of(own.service)
+    near = {own.service.namespace, waypoint.namespace if waypoint else ""}
+    some = [route for route in mesh.http_routes if at & set(route.services) and route.namespace in near]
     if not some:
         return []
     gateway_api = some[0].kind == "HTTPRoute"
@@ -164,7 +167,7 @@ def shares(mesh: Mesh, own: Share) -> Iterator[Share]:
 
 
 def _share(mesh: Mesh, own: Share, backend: Backend) -> Share | None:
-    return share(mesh, backend.service, backend.port or own.port.port, backend.subset, own.family)
+    return share(mesh, backend, own.port.port, own.family)
 
 
 # --- one entry -------------------------------------------------------------------------------------------------------

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
-from meshlab.model import FAMILIES, Address, Family, Mesh, Pod, PodPort, Service, ServicePort, has_labels
+from meshlab.model import FAMILIES, Address, Backend, Family, Mesh, Pod, PodPort, Service, ServicePort, has_labels
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,11 +72,16 @@ def served(mesh: Mesh, key: str) -> Iterator[Served]:
                 yield Served(pod.address(family), family, pod)
 
 
-def share(mesh: Mesh, service: str, port: int, subset: str, family: Family) -> Share | None:
-    """The share that a backend names; ``None`` where the Service, its port or its subset is missing."""
+def share(mesh: Mesh, backend: Backend, called: int, family: Family) -> Share | None:
+    """The share that a backend names; ``None`` where the Service, its port or its subset is missing.
+
+    Args:
+        called: the port that is meant where the backend names none, and its Service has several.
+    """
     for each in mesh.services:
-        if each.key == service and mesh.subset(each, subset) is not None:
+        if each.key == backend.service and mesh.subset(each, backend.subset) is not None:
+            port = backend.port or (each.ports[0].port if len(each.ports) == 1 else called)
             for one in each.ports:
                 if one.port == port:
-                    return Share(each, one, subset, family)
+                    return Share(each, one, backend.subset, family)
     return None
