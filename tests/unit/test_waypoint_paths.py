@@ -136,6 +136,7 @@ def test_the_server_judges_who_calls_it_which_is_the_waypoint(account: str, via:
     assert expected(mesh, client, service, 80, 4).passage == via
     assert expected(mesh, client, server, 8080, 4).passage == direct
     (way,) = expected(mesh, client, service, 80, 6).ways
+    assert way.connection is not None
     assert way.connection.source_ip == mesh.pod("shop/gate").ipv6
     assert [leg.carried for leg in way.path.legs] == ["hbone", "hbone"]
 
