@@ -65,6 +65,16 @@ def test_a_body_is_what_its_seed_makes_of_it_on_every_machine() -> None:
     assert len(zlib.compress(body)) > len(body), "it has no pattern"
 
 
+def test_a_call_says_its_path_and_its_headers() -> None:
+    topology = load(
+        f"{HEAD}    - {_sending('path: /a?b, headers: {x-a: b}')}\n".replace("expect: deny", "expect: allow"), "x"
+    )
+    (step,) = topology.steps
+    assert isinstance(step, CallStep)
+    assert (step.shape.path, step.shape.headers) == ("/a?b", (("x-a", "b"),))
+    assert load(dump(topology), "again") == topology
+
+
 def test_an_empty_replace_takes_every_policy_away() -> None:
     topology = load(f"{HEAD}    - replace: []\n", "x")
     assert topology.steps == (PolicyStep(replaces=True),)
@@ -97,6 +107,9 @@ def test_an_empty_replace_takes_every_policy_away() -> None:
         (_sending("mode: echo-body, kind: tcp"), "echo-body asks an HTTP answer for the body"),
         (_sending("mode: echo-body, method: HEAD"), "echo-body asks an HTTP answer for the body"),
         (_sending("method: POST, kind: tcp"), "method is of kind: http"),
+        (_sending("path: /x, kind: tcp"), "path is of kind: http"),
+        (_sending("headers: {a: b}, kind: tcp"), "headers is of kind: http"),
+        (_sending("path: x"), "must be an absolute path"),
         (_sending("method: post"), "must be an HTTP method in capitals"),
         (_sending("body: {bytes: 16777217}"), "must be a whole number of bytes, at most 16777216"),
         (_sending("body: {seed: 1}"), "needs the key 'bytes'"),

@@ -677,6 +677,8 @@ ELSEWHERE = {
     "spec.steps[].push.body": "test_topology_steps: with the type and the name that it needs",
     "spec.steps[].call.kind": "test_bugfile_steps: with the modes and the methods that go with it",
     "spec.steps[].call.method": "test_bugfile_steps: with the kind that it goes with",
+    "spec.steps[].call.path": "test_bugfile_steps: with the kind that it goes with",
+    "spec.steps[].call.headers.*": "test_bugfile_steps: with the kind that it goes with",
     "spec.waypoints.*": "test_waypoint_paths: they go with a Gateway",
     "spec.waypoints.*.node": "test_waypoint_paths: they go with a Gateway",
     "spec.waypoints.*.ips[]": "test_waypoint_paths: they go with a Gateway",
