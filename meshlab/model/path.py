@@ -103,6 +103,8 @@ class Way:
     """The rule that decides, as a sentence."""
     kept_from: tuple[Path, ...] = ()
     """Where the waypoint answers by itself: the paths to the pods that the call must not reach."""
+    too_late: bool = False
+    """Whether the server gets the request, and answers later than its rule waits."""
 
     @property
     def verdict(self) -> Verdict:

@@ -32,6 +32,8 @@ class Request:
     """``Host`` or ``:authority``."""
     headers: Pairs = ()
     """Names in lower case, without ``host``."""
+    takes_s: float = 0.0
+    """How long the server takes to answer it, where the caller knows that."""
 
 
 NO_HTTP = Request(method="")

@@ -139,9 +139,11 @@ def _of_request(
             case http.Answered(status, location, body):
                 ways = (Way(to_waypoint, None, Status(status), one.rule, tuple(way.path for way in own)),)
                 share = Share(chance=one.chance, ways=ways, location=location, body=body)
-            case http.Forwarded(pods, sent):
+            case http.Forwarded(pods, sent, timeout_s):
                 found = [_way(mesh, source, waypoint, mesh.pod(to.pod), port.port, to.port, family) for to in pods]
                 ways = tuple(_unavailable(way) if way.verdict is Verdict.DENY else way for way in found)
+                if timeout_s is not None and request.takes_s > timeout_s:
+                    ways = tuple(_late(way, timeout_s) if way.verdict is Verdict.ALLOW else way for way in ways)
                 share = Share(chance=one.chance, ways=ways, request=sent)
         shares.append(replace(share, delay_s=one.delay_s, response_headers=one.response_headers))
     rule = "; ".join(dict.fromkeys(_said(one.rule, share) for one, share in zip(said, shares, strict=True)))
@@ -181,6 +183,12 @@ def _denial(mesh: Mesh, waypoint: Pod, service: Service | None, seen: Connection
 def _kept_from(way: Way, rule: str) -> Way:
     """The way of a call that its waypoint refuses."""
     return Way(Path(way.path.legs[:1]), None, Refused(), rule, (way.path,))
+
+
+def _late(way: Way, timeout_s: float) -> Way:
+    """The way of a request that its server answers after the rule has ceased to wait."""
+    rule = f"{way.rule}, and after {timeout_s:g} s the waypoint answers {http.TIMED_OUT}"
+    return replace(way, response=Status(http.TIMED_OUT), rule=rule, too_late=True)
 
 
 def _unavailable(way: Way) -> Way:

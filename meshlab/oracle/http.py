@@ -47,6 +47,7 @@ BAD_REQUEST = 400
 DENIED = 403
 NO_ROUTE = 404
 UNAVAILABLE = 503
+TIMED_OUT = 504
 _BROKEN = {"HTTPRoute": 500, "VirtualService": 503}
 """What a share of the requests gets whose backend is not there."""
 _DEFAULT_PORTS = {"http": 80, "https": 443}

@@ -8,15 +8,18 @@ denied call's targets and is no other call's.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from types import MappingProxyType
 
 from meshlab.model import Address, Call, Path, PodPort
 from meshlab.proofs.links import Wiring
 
 Kernel = Mapping[tuple[PodPort, Address], int]
 """(pod and port, client's address) -> connections."""
+Late = Mapping[int, Collection[PodPort]]
+"""Number of a call -> the servers of which one got its request, and answered too late."""
 _LATE_NS = 10**9
 """A connection from an address that is no pod's is held against the calls of the second before it."""
 
@@ -71,7 +74,12 @@ class Arrivals:
 
 
 def unexplained(
-    arrivals: Arrivals, wiring: Wiring, call: Call, paths: Iterable[Path], calls: Sequence[Call]
+    arrivals: Arrivals,
+    wiring: Wiring,
+    call: Call,
+    paths: Iterable[Path],
+    calls: Sequence[Call],
+    late: Late = MappingProxyType({}),
 ) -> list[Arrival]:
     """Return what reached the servers of ``paths`` as ``call`` would since it began, or from an address of no pod.
 
@@ -79,6 +87,7 @@ def unexplained(
 
     Args:
         calls: the other calls of the window. Each that was answered explains one connection in its time.
+        late: by number, those that were not, and reached one of some servers all the same.
     """
     pods = frozenset(address for site in wiring.sites.values() for address in site.addresses)
     found = []
@@ -86,7 +95,7 @@ def unexplained(
         own = wiring.sites[path.legs[-1].source].addresses
         seen = [one for one in arrivals.of(path.server) if one.last_ns >= call.started_ns]
         mine = [one for one in seen if one.client.packed in own and one.client.version == call.family]
-        found += _without(mine, _answered(calls, call, path.server, own)) if mine else []
+        found += _without(mine, _explaining(calls, call, path.server, own, late)) if mine else []
         found += [one for one in seen if _is_a_stranger(one, pods) and one.opened_ns <= call.ended_ns + _LATE_NS]
     return found
 
@@ -146,17 +155,20 @@ def kernel_connections(arrivals: Arrivals, wiring: Wiring, call: Call, paths: It
     )
 
 
-def _answered(calls: Sequence[Call], call: Call, target: PodPort, own: frozenset[bytes]) -> list[Call]:
-    """The other calls that ``target`` answered, and saw come from one of ``own``, in the family of ``call``."""
+def _explaining(calls: Sequence[Call], call: Call, target: PodPort, own: frozenset[bytes], late: Late) -> list[Call]:
+    """The other calls that ``target`` answered, and saw come from one of ``own``, in the family of ``call``; and those
+    whose answer was too late."""
+    others = [other for other in calls if other.number != call.number and other.family == call.family]
     return [
         other
-        for other in calls
-        if other.number != call.number
-        and other.answered
-        and other.peer is not None
-        and (other.peer.pod, other.peer.server_port) == (target.pod, target.port)
-        and other.peer.address.packed in own
-        and other.family == call.family
+        for other in others
+        if target in late.get(other.number, ())
+        or (
+            other.answered
+            and other.peer is not None
+            and (other.peer.pod, other.peer.server_port) == (target.pod, target.port)
+            and other.peer.address.packed in own
+        )
     ]
 
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from meshlab.model import Call, Outcome, Path
 from meshlab.model.report import Grade, Proof
-from meshlab.proofs.arrivals import Arrivals, kernel_connections, reached, unexplained
+from meshlab.proofs.arrivals import Arrivals, Late, kernel_connections, reached, unexplained
 from meshlab.proofs.draft import Draft
 from meshlab.proofs.links import Wiring
 from meshlab.proofs.route import hops, passed, routes
@@ -37,6 +38,7 @@ def denied(
     instead: str = "",
     calls: Sequence[Call] = (),
     statuses: Collection[int] = (),
+    late: Late = MappingProxyType({}),
 ) -> Proof:
     """Nothing of the call reached a server, where a twin's bytes did, which shows that they could have.
 
@@ -49,6 +51,7 @@ def denied(
         twin: a call of another pod to the same place, which was allowed.
         instead: where everybody is denied, the control that stands for the twin, as a phrase.
         calls: the calls of the window, whose connections are not taken for this call's.
+        late: which of them reached a server that answered too late.
         statuses: with which a waypoint may answer a request that it denies.
     """
     shown = f"call {twin.call.number} of {twin.call.source} was allowed" if twin else instead
@@ -57,7 +60,7 @@ def denied(
     denied_by_status = call.peer is None and call.status in {status for status in statuses if status >= _DENIES}
     if call.answered and not denied_by_status:
         return draft.failed("it was answered")
-    if opposite := _arrived(wiring, call, paths, arrivals, calls):
+    if opposite := _arrived(wiring, call, paths, arrivals, calls, late):
         return draft.failed(f"{opposite} (the caller saw: {call.outcome})")
     if doubt := _uncounted(call, paths, arrivals):
         return draft.cannot_tell(doubt)
@@ -74,9 +77,11 @@ def denied(
     return draft.held(packets, f"{told}, no connection and 0 bytes at the server")
 
 
-def _arrived(wiring: Wiring, call: Call, paths: Sequence[Path], arrivals: Arrivals, calls: Sequence[Call]) -> str:
+def _arrived(
+    wiring: Wiring, call: Call, paths: Sequence[Path], arrivals: Arrivals, calls: Sequence[Call], late: Late
+) -> str:
     """What of the call reached a server, or seems to have; empty where nothing did."""
-    found = unexplained(arrivals, wiring, call, paths, calls)
+    found = unexplained(arrivals, wiring, call, paths, calls, late)
     if found:
         return f"{found[0]}" + (f", and {len(found) - 1} more" if len(found) > 1 else "")
     if call.number in arrivals.canaries:

@@ -226,6 +226,14 @@ def test_a_backend_that_is_not_there_has_its_share(kind: str, status: str) -> No
         assert comes_to(mesh) == [(0.5, "one"), (0.5, status)]
 
 
+def test_a_server_that_answers_too_late_gets_the_request_and_the_client_504() -> None:
+    mesh = routed(HttpRule(backends=(ONE,), timeout_s=0.2))
+    assert comes_to(mesh) == [(1.0, "one")]
+    assert comes_to(mesh, takes_s=0.5) == [(1.0, "504")]
+    due = expected(mesh, mesh.pods[0], mesh.services[0], 80, 4, Request(takes_s=0.5))
+    assert [(way.too_late, way.path.server.pod) for way in due.ways] == [(True, "shop/one")]
+
+
 def test_a_backend_without_endpoints_gets_503() -> None:
     mesh = replace(routed(HttpRule(backends=(ONE,))), pods=tuple(p for p in MESH.pods if p.name != "one"))
     assert comes_to(mesh) == [(1.0, "503")]

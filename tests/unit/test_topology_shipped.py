@@ -100,7 +100,7 @@ def test_its_rows_say_what_the_oracle_says(path: Path) -> None:
 
 @shipped
 def test_every_denied_cell_has_a_row_and_an_allowed_twin(path: Path) -> None:
-    """Between pods: what a Service denies follows from its endpoints. Round a waypoint one row stands for all callers."""
+    """Between pods: what a Service denies follows from its endpoints. Round a waypoint one row stands for all."""
     topology = _load(path)
     rows, cells = _rows(topology), _cells(topology)
     denied_to = {to for (_, to, _), verdict in rows.items() if verdict is Verdict.DENY}

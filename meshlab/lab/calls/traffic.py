@@ -17,6 +17,7 @@ from concurrent.futures import Future
 from ipaddress import IPv4Address, IPv6Address
 from typing import Any, TypeVar
 
+from meshlab.apps import language
 from meshlab.lab.calls.attempt import Attempt, End, Request
 from meshlab.model import Address, Call, Outcome
 from meshlab.model import Request as HttpRequest
@@ -133,6 +134,7 @@ def _asked(attempt: Attempt) -> HttpRequest:
         path=attempt.request.path,
         authority=headers.pop("host", ""),
         headers=tuple(headers.items()),
+        takes_s=language.delay_s(attempt.request.path) if attempt.request.echo else 0.0,
     )
 
 

@@ -38,11 +38,12 @@ def arrived(
     wiring = lab.captures.wiring()
     found = beyond(lab.mesh, wiring, counted, made, busy)
     for call in denied:
-        paths = [path for way in due_of(lab.mesh, call).ways for path in way.kept_from or (way.path,)]
+        ways = [way for way in due_of(lab.mesh, call).ways if not way.too_late]
+        paths = [path for way in ways for path in way.kept_from or (way.path,)]
         shared = call.source in busy or (bool(busy) and any(len(path.legs) > 1 for path in paths))
         if not shared and (some := unexplained(counted, wiring, call, paths, made)):
             found[call.number] = str(some[0])
-        elif call.number in counted.canaries:
+        elif ways and call.number in counted.canaries:
             found[call.number] = "its canary reached a server"
     return found
 

@@ -23,8 +23,9 @@ from meshlab.lab.calls.names import due_of
 from meshlab.lab.proving.arrivals import beyond, by_kernel
 from meshlab.lab.proving.identities import AccessLogs
 from meshlab.lab.view import ViewForProofs
-from meshlab.model import Call, Expected, Family, Mesh, Path, SpiffeId, Verdict
+from meshlab.model import Call, Expected, Family, Mesh, Path, PodPort, SpiffeId, Verdict
 from meshlab.model.report import Grade, Proof, Result
+from meshlab.oracle.http import TIMED_OUT
 from meshlab.proofs import verdicts
 from meshlab.proofs.arrivals import Arrivals, Kernel
 from meshlab.proofs.cohorts import Together, cohorts
@@ -167,6 +168,7 @@ class Capture:
             instead=instead,
             calls=list(self._calls.values()),
             statuses=self.due(call).statuses,
+            late={one.number: late for one in self._calls.values() if (late := self._late(one))},
         )
 
     def beyond(self) -> dict[int, str]:
@@ -270,10 +272,16 @@ class Capture:
         """The paths that a call may have taken."""
         return self.due(call).paths
 
+    def _late(self, call: Call) -> frozenset[PodPort]:
+        """The servers of which one got the request of ``call``, and answered too late."""
+        if call.status != TIMED_OUT or call.peer is not None:
+            return frozenset()
+        return frozenset(way.path.server for way in self.due(call).ways if way.too_late)
+
     def _denying(self, call: Call) -> tuple[Path, ...]:
         """Of the paths of ``call``, those on which the policies in effect deny it; all, where none does."""
         told = self.due(call)
-        denied = [way for way in told.ways if way.verdict is Verdict.DENY]
+        denied = [way for way in told.ways if way.verdict is Verdict.DENY and not way.too_late]
         return tuple(path for way in denied for path in way.kept_from or (way.path,)) or told.paths
 
     def _counted(self, call: Call | None) -> Arrivals:

@@ -135,7 +135,7 @@ class PlannedCell:
     @property
     def denying(self) -> frozenset[PodPort]:
         """Those of them that deny the caller."""
-        denied = [way for way in self.due.ways if way.verdict is Verdict.DENY]
+        denied = [way for way in self.due.ways if way.verdict is Verdict.DENY and not way.too_late]
         return frozenset(path.server for way in denied for path in way.kept_from or (way.path,))
 
 
@@ -153,9 +153,9 @@ class Control:
 def cells(topology: Topology, not_listening: Places = frozenset()) -> list[PlannedCell]:
     """Every cell of the matrix, in the order of the file.
 
-    One allowed pair of each family is ``bulk``. Of each request that has a random outcome one caller's cell is
-    ``counted``. Of each Service port with several endpoints, which nothing prefers to one another, one allowed caller
-    on each node is ``balanced`` in each family.
+    One allowed pair of each family is ``bulk``. Of each rule with a random outcome one cell is ``counted``. Of each
+    Service port with several endpoints, which nothing prefers to one another, one allowed caller on each node is
+    ``balanced`` in each family.
 
     Args:
         not_listening: where nobody listens, as a running lab knows it (``lab.not_listening``).
@@ -355,11 +355,11 @@ def _balanced(mesh: Mesh, planned: Sequence[PlannedCell]) -> set[int]:
 
 
 def _counted(planned: Sequence[PlannedCell]) -> set[int]:
-    """Of each random request in each family the first caller's cell, where only echoes answer."""
+    """Of each rule with a random outcome, in each family, the first request."""
     first: dict[tuple[str, int, int, str], PlannedCell] = {}
     for cell in planned:
         if not cell.due.is_certain and cell.listening:
-            first.setdefault((cell.to, cell.port, cell.family, cell.asked), cell)
+            first.setdefault((cell.to, cell.port, cell.family, cell.due.rule), cell)
     return {id(cell) for cell in first.values()}
 
 

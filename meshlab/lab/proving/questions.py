@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import chain
 
+from meshlab.apps import language
 from meshlab.model import (
     WAYPOINT_CLASS,
     AuthorizationPolicy,
@@ -34,6 +35,8 @@ MOST = 64
 """Of one Service port."""
 _HEADER_KEY = re.compile(r"request\.headers\[(.+)\]")
 _OTHER_METHOD = "PUT"
+_LATE_S = 0.5
+"""By so much a slow answer is later than its rule waits."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +108,8 @@ def _of_route(plain: Request, route: HttpRoute) -> Iterator[Request]:
             yield hit
             yield from _more(hit, match)
             yield from _misses(hit, match)
+            if rule.timeout_s is not None and rule.timeout_s + _LATE_S < language.MOST_DELAY_S:
+                yield _slow(hit, rule.timeout_s + _LATE_S)
 
 
 def _hit(plain: Request, match: RequestMatch) -> Request | None:
@@ -132,6 +137,12 @@ def _more(hit: Request, match: RequestMatch) -> Iterator[Request]:
     path, _, query = hit.path.partition("?")
     if match.path is not None and match.path.how in ("prefix", "segments") and path != "/":
         yield replace(hit, path=_joined(f"{path.rstrip('/')}/x", query))
+
+
+def _slow(hit: Request, seconds: float) -> Request:
+    """The same, but that the built-in echo takes so long to answer."""
+    mark = "&" if "?" in hit.path else "?"
+    return replace(hit, path=f"{hit.path}{mark}delay={round(seconds * 1000)}ms", takes_s=seconds)
 
 
 def _misses(hit: Request, match: RequestMatch) -> Iterator[Request]:
