@@ -1,7 +1,8 @@
 """What a waypoint sees of a request, and whether a match of a route or a policy matches it.
 
 A path is normalised before anything looks at it, as Istio's waypoint does by default (``BASE``): dot segments go,
-backslashes become slashes, and characters that need no escape lose it. Slashes are not merged.
+backslashes become slashes, and characters that need no escape lose it. Slashes are not merged. What a client says of
+its own certificate (``x-forwarded-client-cert``) is taken away.
 
     /a/./b/../c\\d?x=1 -> /a/c/d?x=1        /%61%2Fb -> /a%2Fb
 
@@ -19,6 +20,7 @@ from urllib.parse import parse_qsl
 
 from meshlab.model import NamedMatch, Request, RequestMatch, StringMatch
 
+CLIENT_CERTIFICATE = "x-forwarded-client-cert"
 _ESCAPED = re.compile(r"%([0-9a-fA-F]{2})")
 _UNRESERVED = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~")
 _SEGMENT = r"[^/]+"
@@ -26,6 +28,7 @@ _SEGMENT = r"[^/]+"
 
 def normalised(request: Request) -> Request:
     """The request as a waypoint takes it."""
+    request = replace(request, headers=tuple(pair for pair in request.headers if pair[0] != CLIENT_CERTIFICATE))
     path, mark, query = request.path.partition("?")
     if not path.startswith("/"):
         return request  # the asterisk of OPTIONS

@@ -54,6 +54,23 @@ KILLED_BY = {
     "goes-round-the-waypoint": {"cells"},
     "waypoint-forwards-in-plaintext": {"cells", "encrypted"},
     "waypoint-keeps-to-one-endpoint": {"cells"},
+    "ignores-header-matches": {"cells"},
+    "matches-path-as-a-prefix": {"cells"},
+    "takes-the-first-rule": {"cells", "denied"},
+    "routes-every-port": {"cells"},
+    "swaps-weights": {"cells"},
+    "one-backend-only": {"cells"},
+    "skips-faults": {"cells", "denied"},
+    "ignores-timeouts": {"cells"},
+    "forgets-the-rewrite": {"cells"},
+    "keeps-removed-headers": {"cells"},
+    "answers-404-as-503": {"cells"},
+    "forwards-the-path-as-it-came": {"cells"},
+    "ignores-l7-policy": {"cells", "denied"},
+    "judges-itself-for-its-client": {"cells"},
+    "trusts-a-header-for-identity": {"cells"},
+    "forwards-before-it-authorizes": {"denied"},
+    "sticky-rule": {"cells"},
 }
 """Mutant -> checks that must each notice it; others may as well."""
 ON_POLICIES = {
@@ -68,9 +85,42 @@ ON_POLICIES = {
 """What shows only where a Service denies somebody, has endpoints on two nodes, a caller has a replica, or many call."""
 
 
+ON_ROUTES = {
+    "ignores-header-matches",
+    "matches-path-as-a-prefix",
+    "takes-the-first-rule",
+    "routes-every-port",
+    "swaps-weights",
+    "one-backend-only",
+    "skips-faults",
+    "ignores-timeouts",
+    "forgets-the-rewrite",
+    "keeps-removed-headers",
+    "answers-404-as-503",
+    "forwards-the-path-as-it-came",
+    "ignores-l7-policy",
+    "judges-itself-for-its-client",
+    "trusts-a-header-for-identity",
+    "forwards-before-it-authorizes",
+    "sticky-rule",
+    "waypoint-chunks-every-body",
+    "waypoint-title-case-headers",
+    "waypoint-closes-after-each-answer",
+}
+"""What is wrong with requests, or unusual about them."""
+
+
 def run(*, mutant: str | None = None, variant: str | None = None) -> CheckReport:
     name = f"{mutant or variant}"
-    source = read("waypoint" if "waypoint" in name else "policies" if name in ON_POLICIES else "quickstart")
+    source = read(
+        "routes"
+        if name in ON_ROUTES
+        else "waypoint"
+        if "waypoint" in name
+        else "policies"
+        if name in ON_POLICIES
+        else "quickstart"
+    )
     return check.run(source.topology, source_path=source.path, mutant=mutant, variant=variant)
 
 

@@ -2,7 +2,7 @@
 
 A plain request comes first. Then, for each match of each rule, and for each operation and header of each policy that
 binds there, come the requests that it matches, and for each of its parts one that differs from those in that part
-alone.
+alone. Who is allowed by name is claimed to be the caller in a header, too, which must change nothing.
 
     path exact /a         ->  /a                          /ax
     path prefix /a        ->  /a   /a/x                   /ax
@@ -30,6 +30,7 @@ from meshlab.model import (
     ServicePort,
     StringMatch,
 )
+from meshlab.oracle.requests import CLIENT_CERTIFICATE
 
 MOST = 64
 """Of one Service port."""
@@ -215,6 +216,10 @@ def _of_policy(plain: Request, policy: AuthorizationPolicy) -> Iterator[Request]
         if headers:
             yield base
             yield plain
+        for source in rule.sources:
+            for principal in source.principals[:1]:
+                said = (CLIENT_CERTIFICATE, f"URI=spiffe://{principal.replace('*', 'x')}")
+                yield replace(base, headers=(*headers, said))
         for operation in rule.operations:
             for request in _of_operation(base, operation):
                 yield request
