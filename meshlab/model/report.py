@@ -170,6 +170,8 @@ class CheckReport:
     topology: str
     implementations: Mapping[str, str]
     """Node -> name of its node proxy."""
+    waypoints: Mapping[str, str] = field(default_factory=dict)
+    """Gateway, ``namespace/name`` -> name of its waypoint."""
     cells: tuple[Cell, ...] = ()
     proofs: tuple[Proof, ...] = ()
     steps: tuple[StepRow, ...] = ()
@@ -212,6 +214,7 @@ class CheckReport:
             "schemaVersion": SCHEMA_VERSION,
             "topology": self.topology,
             "implementations": dict(self.implementations),
+            **({"waypoints": dict(self.waypoints)} if self.waypoints else {}),
             "result": self.result.value,
             "cells": [cell.to_json() for cell in self.cells],
             "proofs": [proof.to_json() for proof in self.proofs],

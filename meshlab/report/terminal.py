@@ -21,7 +21,8 @@ from meshlab.report.troubles import STYLE, pair, print_troubles
 
 def print_report(report: CheckReport, console: Console) -> None:
     """Write all of ``report``; the last line is the summary."""
-    proxies = ", ".join(f"{node}: {name}" for node, name in report.implementations.items())
+    running = (*report.implementations.items(), *report.waypoints.items())
+    proxies = ", ".join(f"{place}: {name}" for place, name in running)
     console.print(Text.assemble((report.topology, "bold"), f"  ({proxies})" if proxies else ""), soft_wrap=True)
     print_troubles(report, console)
     if report.cells:
@@ -68,8 +69,7 @@ def _print_cells(cells: tuple[Cell, ...], console: Console) -> None:
     table = _table("", "from -> to", "IP", "expected", "oracle", "seen", "outcome", "rule")
     for cell, families in _families_joined(cells):
         verdicts = (cell.expected, cell.oracle, cell.seen, cell.response or cell.outcome, rules.number(cell.rule))
-        asked = f"{pair(cell)} {cell.request}" if cell.request else pair(cell)
-        parts = (asked, families, *verdicts)
+        parts = (pair(cell), families, *verdicts)
         table.add_row(_word(cell.result), *(Text(part) for part in parts))
     console.print()
     console.print(table)

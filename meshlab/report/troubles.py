@@ -49,8 +49,9 @@ def print_troubles(report: CheckReport, console: Console) -> None:
 
 
 def pair(row: Cell | Proof) -> str:
-    """How a row names its two ends."""
-    return f"{row.source} -> {row.to}:{row.port}"
+    """How a row names its two ends, and what was asked for where a waypoint reads it."""
+    asked = f" {row.request}" if isinstance(row, Cell) and row.request else ""
+    return f"{row.source} -> {row.to}:{row.port}{asked}"
 
 
 def _stories(report: CheckReport) -> dict[_Story, dict[str, _Families]]:
@@ -70,7 +71,7 @@ def _not_held(report: CheckReport) -> Iterator[Cell | Proof]:
 
 def _story(row: Cell | Proof) -> _Story:
     if isinstance(row, Cell):
-        what = f"expected {row.expected}, seen {row.seen} ({row.outcome})"
+        what = f"expected {row.expected}, seen {row.seen} ({row.response or row.outcome})"
         return _Story(row.result, "", what, (("rule", row.rule), ("reason", row.reason)))
     return _Story(row.result, row.kind, f"grade {row.grade}", (("reason", row.reason), ("control", row.control)))
 
@@ -103,6 +104,8 @@ def _next_step(report: CheckReport) -> str:
     cells = [cell for cell in report.cells if cell.result is Result.FAILED]
     if any(cell.expected != cell.oracle for cell in cells):
         return "a row of spec.expect contradicts the policies; correct the row, or the policy that its rule names"
+    if any(cell.request for cell in cells):
+        return "look at the rule and the request above, and at the waypoint's log there"
     if cells:
         return "open the destination's capture and the node proxies' logs there, at the pair named above"
     if report.audit:

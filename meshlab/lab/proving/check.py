@@ -154,6 +154,7 @@ def check_cells(lab: Lab, planned: Sequence[PlannedCell], say: Callable[[str], N
     report = CheckReport(
         topology=lab.topology.name,
         implementations=lab.implementations,
+        waypoints=dict.fromkeys(lab.site.waypoints, lab.site.waypoint.name),
         cells=tuple(
             judge(
                 cell,
