@@ -7,7 +7,15 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Literal, TypedDict, get_type_hints
 
 from meshlab.errors import UsageError
-from meshlab.implementations import Choice, Reference, ReferenceWaypoint, WaypointChoice, resolve, resolve_waypoint
+from meshlab.implementations import (
+    Choice,
+    Reference,
+    ReferenceWaypoint,
+    WaypointChoice,
+    installed_envoy,
+    resolve,
+    resolve_waypoint,
+)
 from meshlab.lab.arguments import check_value
 from meshlab.lab.steps import Step, no_step
 from meshlab.model import Topology
@@ -109,12 +117,14 @@ class Settings:
         Raises:
             UsageError: an option names nothing, or a mutant of the reference has no reference to break.
         """
-        choice = resolve_waypoint(self.waypoint or topology.waypoint)
-        for name in filter(None, (self.mutant, self.variant)):
-            if (found := find(name)).part == "waypoint":
-                if not isinstance(choice.proxy, ReferenceWaypoint):
-                    raise UsageError(f"'{name}' is made of the reference waypoint, and {choice.name} runs")
-                choice = WaypointChoice(f"{choice.name} ({name})", ReferenceWaypoint(found.entry))
+        given = (find(name) for name in (self.mutant, self.variant) if name)
+        own = [found for found in given if found.part == "waypoint"]
+        usual = "reference" if own or installed_envoy() is None else "envoy"
+        choice = resolve_waypoint(self.waypoint or topology.waypoint or usual)
+        for found in own:
+            if not isinstance(choice.proxy, ReferenceWaypoint):
+                raise UsageError(f"'{found.name}' is made of the reference waypoint, and {choice.name} runs")
+            choice = WaypointChoice(f"{choice.name} ({found.name})", ReferenceWaypoint(found.entry))
         return choice
 
 

@@ -174,8 +174,9 @@ class Topology:
     mesh: Mesh
     ztunnel: str = "reference"
     """``spec.dataplane.ztunnel``: reference, none, an entry point's name or [NAME=]PATH."""
-    waypoint: str = "reference"
-    """``spec.dataplane.waypoint``: reference, envoy, none, an entry point's name or [NAME=]PATH of an Envoy."""
+    waypoint: str = ""
+    """``spec.dataplane.waypoint``: envoy, reference, none, an entry point's name or [NAME=]PATH of an Envoy. Where it is
+    empty it is envoy, if that is installed, and else reference."""
     expect: tuple[Expectation, ...] = ()
     images: Mapping[str, Program | None] = field(default_factory=dict)
     """Pattern (fnmatch) -> program; ``None``: the built-in echo."""

@@ -78,7 +78,7 @@ def _lab(topology: Topology) -> dict[str, Any]:
         "nodes": [_node(node) for node in topology.nodes],
         "dataplane": {
             "ztunnel": topology.ztunnel,
-            **given(waypoint=topology.waypoint if topology.waypoint != "reference" else ""),
+            **given(waypoint=topology.waypoint),
         },
         **given(
             pods=_pods(topology),

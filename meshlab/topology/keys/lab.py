@@ -39,7 +39,9 @@ LAB = {
     "spec.waypoints.*": honoured(None, names=shapes.POD, why="a Gateway of the class istio-waypoint, NAMESPACE/NAME"),
     "spec.waypoints.*.node": honoured(shapes.LABEL, why="of its pod; where the fewest of its kind are, if not given"),
     "spec.waypoints.*.ips[]": honoured(shapes.POD_IP, why="of its pod, as of spec.pods"),
-    "spec.dataplane.waypoint": honoured(why="reference, envoy, none, an entry point's name or [NAME=]PATH of an Envoy"),
+    "spec.dataplane.waypoint": honoured(
+        why="envoy, reference, none, an entry point's name or [NAME=]PATH of an Envoy; envoy where it is installed"
+    ),
     "spec.images.*": honoured(None, names=shapes.TEXT, why="an image's pattern; `{}` is the built-in echo"),
     "spec.images.*.run[]": honoured(shapes.ANY_TEXT),
     "spec.images.*.env.*": honoured(shapes.ANY_TEXT, names=shapes.TEXT),
