@@ -34,7 +34,7 @@ ZTUNNEL_AT = click.option(
 WAYPOINT = click.option(
     "--waypoint",
     metavar="NAME|[NAME=]PATH",
-    help="What runs as waypoints: envoy (where it is installed), reference, none, a plug-in's name or the path of an Envoy.",
+    help="Waypoints: envoy (the default, if installed), reference, none, a plug-in's name or the path of an Envoy.",
 )
 MUTANT = click.option("--mutant", metavar="NAME", help="Break one part on purpose, to see that it is noticed.")
 VARIANT = click.option("--variant", metavar="NAME", help="Use an unusual, but right, part.")

@@ -52,7 +52,11 @@ def begin(topology: Topology, settings: Settings, visible: tuple[str, ...]) -> S
             mounts=Mounts(sandbox, binds(visible)),
             ca=ca,
             waypoint=waypoint,
-            mesh=Mesh(trust_domain=topology.mesh.trust_domain, root_namespace=topology.mesh.root_namespace),
+            mesh=Mesh(
+                trust_domain=topology.mesh.trust_domain,
+                root_namespace=topology.mesh.root_namespace,
+                profile=topology.mesh.profile,
+            ),
         )
     except BaseException as error:
         if sandbox is not None:

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import Literal
 
 from meshlab.model.gateway import USE_WAYPOINT, USE_WAYPOINT_NAMESPACE, Serves, Waypoint
 from meshlab.model.policy import AuthorizationPolicy, PeerAuthentication
 from meshlab.model.route import DestinationRule, HttpRoute
 from meshlab.model.workload import Endpoints, Labels, Namespace, Pod, Service, ServicePort
 
+Profile = Literal["advisory", "required"]
 DATAPLANE_MODE = "istio.io/dataplane-mode"
 _NEVER_ENROLLED = frozenset({"kube-system"})
 
@@ -35,6 +37,8 @@ class Mesh:
     """In the order of the file, which is their age: the oldest wins."""
     trust_domain: str = "cluster.local"
     root_namespace: str = "istio-system"
+    profile: Profile = "advisory"
+    """Whether destinations insist on their waypoints (``profile.py``)."""
     places: int = 0
     """How many places pods have had: the next pod that is added gets the addresses of this one."""
     former: Mapping[str, int] = field(default_factory=dict)
@@ -119,14 +123,18 @@ class Mesh:
             isinstance(object_, Service) and self.is_of_waypoint(object_)
         ):
             return None
-        labels = object_.labels if USE_WAYPOINT in object_.labels else self.namespace_labels(object_.namespace)
-        name = labels.get(USE_WAYPOINT, "none")
-        namespace = labels.get(USE_WAYPOINT_NAMESPACE, object_.namespace)
+        found = self.wanted_waypoint(object_)
         for waypoint in self.waypoints:
-            if (waypoint.name, waypoint.namespace) == (name, namespace) and name != "none":
-                admits = waypoint.from_all or namespace == object_.namespace
+            if (waypoint.namespace, waypoint.name) == found:
+                admits = waypoint.from_all or waypoint.namespace == object_.namespace
                 return waypoint if admits and waypoint.serves in (wanted, "all") else None
         return None
+
+    def wanted_waypoint(self, object_: Pod | Service) -> tuple[str, str] | None:
+        """Namespace and name of the Gateway that labels ask for, whether or not there is one."""
+        labels = object_.labels if USE_WAYPOINT in object_.labels else self.namespace_labels(object_.namespace)
+        name = labels.get(USE_WAYPOINT, "none")
+        return None if name == "none" else (labels.get(USE_WAYPOINT_NAMESPACE, object_.namespace), name)
 
     def subset(self, service: Service, name: str) -> Labels | None:
         """The labels that pods of a subset of ``service`` have; ``None`` where no DestinationRule has it.

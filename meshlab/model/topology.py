@@ -175,8 +175,8 @@ class Topology:
     ztunnel: str = "reference"
     """``spec.dataplane.ztunnel``: reference, none, an entry point's name or [NAME=]PATH."""
     waypoint: str = ""
-    """``spec.dataplane.waypoint``: envoy, reference, none, an entry point's name or [NAME=]PATH of an Envoy. Where it is
-    empty it is envoy, if that is installed, and else reference."""
+    """``spec.dataplane.waypoint``: envoy, reference, none, an entry point's name or [NAME=]PATH of an Envoy. Empty: it
+    is envoy, if that is installed, and else reference."""
     expect: tuple[Expectation, ...] = ()
     images: Mapping[str, Program | None] = field(default_factory=dict)
     """Pattern (fnmatch) -> program; ``None``: the built-in echo."""

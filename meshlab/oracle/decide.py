@@ -26,6 +26,7 @@ from meshlab.model import (
     Verdict,
     has_labels,
 )
+from meshlab.model.profile import policies_in_force
 from meshlab.model.workload import BYPASS_INBOUND
 from meshlab.oracle.matching import match_policy
 from meshlab.oracle.mtls import strict_rule
@@ -80,7 +81,7 @@ def judged_by(
 
 def _policies_of(mesh: Mesh, pod: Pod) -> list[AuthorizationPolicy]:
     """Every policy in force at ``pod``'s node proxy, by name: the sentence must not depend on the file's order."""
-    chosen = [policy for policy in mesh.authorization_policies if _selects(policy, mesh, pod)]
+    chosen = [policy for policy in policies_in_force(mesh) if _selects(policy, mesh, pod)]
     return sorted(chosen, key=lambda policy: policy.key)
 
 

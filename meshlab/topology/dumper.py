@@ -81,6 +81,7 @@ def _lab(topology: Topology) -> dict[str, Any]:
             **given(waypoint=topology.waypoint),
         },
         **given(
+            profile=topology.mesh.profile if topology.mesh.profile != "advisory" else "",
             pods=_pods(topology),
             waypoints=_waypoints(topology),
             images={pattern: _program(program) for pattern, program in topology.images.items()},

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 
 from meshlab.errors import Issue
 from meshlab.model import WAYPOINT_CLASS, Mesh, Node, Program, Topology
+from meshlab.model.mesh import Profile
 from meshlab.topology import placement, workloads
 from meshlab.topology.assembly import assembled
 from meshlab.topology.check import check, check_kind
@@ -90,7 +91,8 @@ class _File:
         nodes = self._nodes(spec)
         self._images = {pattern: workloads.program(entry) for pattern, entry in _maps(spec.map("images"))}
         self._place_waypoints(spec.map("waypoints"))
-        mesh = assembled(Mesh(), self._given, placement.Ground(nodes, self._images), self._notes)
+        profile: Profile = "required" if spec.text("profile") == "required" else "advisory"
+        mesh = assembled(Mesh(profile=profile), self._given, placement.Ground(nodes, self._images), self._notes)
         topology = Topology(
             name=lab.map("metadata").text("name", DEFAULT_NAME),
             nodes=nodes,

@@ -19,6 +19,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from meshlab.model import Action, AuthorizationPolicy, Condition, Mesh, Operation, Pod, Rule, Source, has_labels
+from meshlab.model.profile import policies_in_force
 from meshlab.protocols.messages import message
 from meshlab.translate.values import Values, addresses, ports, service_accounts, string_matches
 
@@ -41,7 +42,7 @@ def authorization_policies(mesh: Mesh) -> Iterator[tuple[str, Authorization]]:
     Raises:
         ValueError: one names an address block that is none.
     """
-    for policy in mesh.authorization_policies:
+    for policy in policies_in_force(mesh):
         if _is_sent(policy):
             try:
                 yield policy.key, _authorization(policy, mesh.root_namespace)
@@ -54,7 +55,7 @@ def selecting_policy_keys(mesh: Mesh, pod: Pod) -> Iterator[str]:
 
     Source: https://istio.io/latest/docs/reference/config/security/authorization-policy/ (``selector``)
     """
-    for policy in mesh.authorization_policies:
+    for policy in policies_in_force(mesh):
         in_reach = policy.namespace in (pod.namespace, mesh.root_namespace)
         if _is_sent(policy) and policy.selector and in_reach and has_labels(pod.labels, policy.selector):
             yield policy.key

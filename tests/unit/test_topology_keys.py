@@ -677,6 +677,7 @@ ELSEWHERE = {
     "spec.steps[].push.body": "test_topology_steps: with the type and the name that it needs",
     "spec.steps[].call.kind": "test_bugfile_steps: with the modes and the methods that go with it",
     "spec.steps[].call.method": "test_bugfile_steps: with the kind that it goes with",
+    "spec.profile": "test_waypoint_profile: what each profile lets through",
     "spec.steps[].call.path": "test_bugfile_steps: with the kind that it goes with",
     "spec.steps[].call.headers.*": "test_bugfile_steps: with the kind that it goes with",
     "spec.waypoints.*": "test_waypoint_paths: they go with a Gateway",

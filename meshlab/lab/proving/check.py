@@ -177,6 +177,11 @@ def _notes(planned: Sequence[PlannedCell]) -> Iterator[str]:
     """What a reader should know of a check that held."""
     if not any(cell.denying for cell in planned):
         yield "no cell is denied: nothing here shows that this mesh can refuse a call"
+    if around := _ways_round(planned):
+        yield (
+            f"{len(around)} pods behind a waypoint can be called round it, such as {around[0]}: as in Istio, unless a"
+            " policy there or `spec.profile: required` insists on the waypoint"
+        )
     for calls in sorted({cell.calls for cell in planned if cell.counted}):
         yield (
             f"what becomes of a request at random is counted over {calls} calls; a right proxy fails with a probability"
@@ -187,6 +192,25 @@ def _notes(planned: Sequence[PlannedCell]) -> Iterator[str]:
             f"each of {endpoints} endpoints of a Service has to answer one of {calls_to_reach_all(endpoints)} fresh"
             f" connections; a random choice leaves one out with a probability of {missed_by_chance(endpoints):.1e}"
         )
+
+
+def _ways_round(planned: Sequence[PlannedCell]) -> list[str]:
+    """The pods that a waypoint stands before, and that somebody may call at their own address, each with a caller."""
+    before = {cell.to: cell.due for cell in planned}
+    guarded = {
+        path.server.pod
+        for due in before.values()
+        for way in due.ways
+        for path in way.kept_from or (way.path,)
+        if len(path.legs) > 1
+    }
+    return [
+        *{
+            cell.to: f"{cell.to}:{cell.port} by {cell.source.key}"
+            for cell in planned
+            if cell.to in guarded and cell.oracle == "allow"
+        }.values()
+    ]
 
 
 # --- calls -----------------------------------------------------------------------------------------------------------

@@ -39,6 +39,11 @@ LAB = {
     "spec.waypoints.*": honoured(None, names=shapes.POD, why="a Gateway of the class istio-waypoint, NAMESPACE/NAME"),
     "spec.waypoints.*.node": honoured(shapes.LABEL, why="of its pod; where the fewest of its kind are, if not given"),
     "spec.waypoints.*.ips[]": honoured(shapes.POD_IP, why="of its pod, as of spec.pods"),
+    "spec.profile": honoured(
+        shapes.one_of("advisory", "required"),
+        why="`advisory` where it is not given, as Istio is; `required`: pods behind a Service that asks for a waypoint"
+        " refuse whoever is not that waypoint",
+    ),
     "spec.dataplane.waypoint": honoured(
         why="envoy, reference, none, an entry point's name or [NAME=]PATH of an Envoy; envoy where it is installed"
     ),
