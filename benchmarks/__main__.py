@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from typing import Any
 
-from benchmarks import calls, hostile, lifetime, living, plugin, pods, soak, start
+from benchmarks import calls, hostile, lifetime, living, plugin, pods, soak, start, waypoint
 from benchmarks.measure import Report
 
 BENCHMARKS: Mapping[str, Callable[..., Report]] = {
@@ -21,10 +21,11 @@ BENCHMARKS: Mapping[str, Callable[..., Report]] = {
     "hostile": hostile.run,
     "living": living.run,
     "soak": soak.run,
+    "waypoint": waypoint.run,
 }
-_LONG = ("living", "soak")
+_LONG = ("living", "soak", "waypoint")
 """Only when they are named."""
-_WITH_ZTUNNEL = ("start", "calls", "lifetime", "living", "soak")
+_WITH_ZTUNNEL = ("start", "calls", "lifetime", "living", "soak", "waypoint")
 
 
 def main(arguments: list[str] | None = None) -> int:
