@@ -18,6 +18,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 from fractions import Fraction
 from functools import cache
 from pathlib import Path
@@ -60,6 +61,37 @@ since its ``compareRequest`` of a mesh looks at the status, the headers of the a
 
 Source: conformance/utils/echo/pod.go of kubernetes-sigs/gateway-api
 """
+
+
+REASONS = {
+    "the policy text is not published here": ("TestAuthz_*: *", "ambient-*: *"),
+    "the case has no request": (
+        "HTTPRouteBackendRequestHeaderModifier",
+        "HTTPRouteDisallowedKind",
+        "HTTPRouteInvalidCrossNamespaceParentRef",
+        "HTTPRouteInvalidParentRefNotMatchingSectionName",
+        "HTTPRouteInvalidParentRefSectionNameNotMatchingPort",
+    ),
+    "the hostnames of listeners decide, and a waypoint has none": (
+        "GatewayHTTPListenerIsolation/*",
+        "HTTPRouteHostnameIntersection/*",
+        "HTTPRouteListenerPortMatching/4",
+    ),
+    "the listener ends TLS, which no waypoint does": (
+        *(f"HTTPRouteRedirectPortAndScheme/{number}" for number in range(9, 15)),
+    ),
+    "the lab's clients speak HTTP/1.1": ("GRPC*", "HTTPRouteBackendProtocolH2C/0"),
+    "the case needs a server that fails a given number of times": ("HTTPRouteRetry*",),
+    "a backend in the namespace 'gateway-conformance-web-backend' is refused: it needs a ReferenceGrant": (
+        "HTTPRouteReferenceGrant/*",
+        "HTTPRouteInvalidCrossNamespaceBackendRef/0",
+    ),
+    "not supported yet: mirroring": ("HTTPRouteRequestMultipleMirrors/*", "HTTPRouteRequestPercentageMirror/*"),
+    "cors is refused: the lab does not support it yet": ("HTTPRouteCORS/*",),
+    "requestRedirect is refused: the lab does not support it yet": ("HTTPRouteBackendRequestRedirect/*",),
+    "redirect.derivePort is refused: the lab does not support it yet": ("redirect request port/*",),
+}
+"""Part of what is said of a case that is left out -> the patterns of the names of such cases."""
 
 
 class NotAskedError(Exception):
@@ -396,6 +428,11 @@ def _addresses(kind: str) -> list[str]:
 
 def _lower(headers: Mapping[str, str]) -> dict[str, str]:
     return {name.lower(): value for name, value in headers.items()}
+
+
+def reasons_for(name: str) -> list[str]:
+    """The reasons for which the case of that name is listed as left out."""
+    return [reason for reason, patterns in REASONS.items() if any(fnmatchcase(name, each) for each in patterns)]
 
 
 # --- what is seen ----------------------------------------------------------------------------------------------------

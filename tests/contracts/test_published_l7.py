@@ -11,6 +11,7 @@ import pytest
 from published_cases import FOLDER
 from published_l7 import (
     POLICY_CASES,
+    REASONS,
     ROUTE_CASES,
     VIRTUAL_SERVICE_CASES,
     Case,
@@ -18,6 +19,7 @@ from published_l7 import (
     Setting,
     groups,
     of_oracle,
+    reasons_for,
     topology,
     unlike,
 )
@@ -32,35 +34,6 @@ pytestmark = pytest.mark.skipif(
 )
 
 GROUPS, NOT_ASKED = groups() if all(path.is_file() for path in _FILES) else ([], {})
-REASONS = {
-    "the policy text is not published here": ("TestAuthz_*: *", "ambient-*: *"),
-    "the case has no request": (
-        "HTTPRouteBackendRequestHeaderModifier",
-        "HTTPRouteDisallowedKind",
-        "HTTPRouteInvalidCrossNamespaceParentRef",
-        "HTTPRouteInvalidParentRefNotMatchingSectionName",
-        "HTTPRouteInvalidParentRefSectionNameNotMatchingPort",
-    ),
-    "the hostnames of listeners decide, and a waypoint has none": (
-        "GatewayHTTPListenerIsolation/*",
-        "HTTPRouteHostnameIntersection/*",
-        "HTTPRouteListenerPortMatching/4",
-    ),
-    "the listener ends TLS, which no waypoint does": (
-        *(f"HTTPRouteRedirectPortAndScheme/{number}" for number in range(9, 15)),
-    ),
-    "the lab's clients speak HTTP/1.1": ("GRPC*", "HTTPRouteBackendProtocolH2C/0"),
-    "the case needs a server that fails a given number of times": ("HTTPRouteRetry*",),
-    "a backend in the namespace 'gateway-conformance-web-backend' is refused: it needs a ReferenceGrant": (
-        "HTTPRouteReferenceGrant/*",
-        "HTTPRouteInvalidCrossNamespaceBackendRef/0",
-    ),
-    "not supported yet: mirroring": ("HTTPRouteRequestMultipleMirrors/*", "HTTPRouteRequestPercentageMirror/*"),
-    "cors is refused: the lab does not support it yet": ("HTTPRouteCORS/*",),
-    "requestRedirect is refused: the lab does not support it yet": ("HTTPRouteBackendRequestRedirect/*",),
-    "redirect.derivePort is refused: the lab does not support it yet": ("redirect request port/*",),
-}
-"""Part of what is said of a case that is left out -> the patterns of the names of such cases."""
 
 
 @cache
@@ -95,26 +68,21 @@ def _wrong(group: Group, case: Case) -> str:
     return ""
 
 
-def _reasons(name: str) -> list[str]:
-    """The reasons for which the case of that name is listed as left out."""
-    return [reason for reason, patterns in REASONS.items() if any(fnmatchcase(name, each) for each in patterns)]
-
-
 ASKED = [(group, case) for group in GROUPS for case in group.cases]
 
 
 @pytest.mark.parametrize(
-    ("group", "case"), [pytest.param(*one, id=one[1].name) for one in ASKED if not _reasons(one[1].name)]
+    ("group", "case"), [pytest.param(*one, id=one[1].name) for one in ASKED if not reasons_for(one[1].name)]
 )
 def test_the_oracle_says_what_upstream_expects(group: Group, case: Case) -> None:
     assert _wrong(group, case) == ""
 
 
 def test_a_case_is_left_out_for_the_one_reason_that_is_listed_and_for_no_less() -> None:
-    refused = {case.name: _wrong(group, case) for group, case in ASKED if _reasons(case.name)}
+    refused = {case.name: _wrong(group, case) for group, case in ASKED if reasons_for(case.name)}
     told = NOT_ASKED | refused
-    assert {name: _reasons(name) for name in told if len(_reasons(name)) != 1} == {}
-    assert {name: said for name, said in told.items() if _reasons(name)[0] not in said} == {}
+    assert {name: reasons_for(name) for name in told if len(reasons_for(name)) != 1} == {}
+    assert {name: said for name, said in told.items() if reasons_for(name)[0] not in said} == {}
 
 
 def test_no_reason_is_listed_for_nothing() -> None:
