@@ -294,6 +294,10 @@ TRUST_DOMAIN = Shape("a trust domain, with '*' at one end at most, and without s
 PATH_PATTERN = Shape("a path, or a template of {*} and, as the last of them, {**}", _text(is_path_pattern))
 FAMILY = Shape("4 or 6", lambda s: type(s.value) is int and s.value in (4, 6))
 HEADER = Shape("the name of a header", _text(_HEADER.fullmatch))
+MATCHED_HEADER = Shape(
+    "the name of a header, ':method' or ':authority'",
+    _text(lambda t: t in (":method", ":authority") or _HEADER.fullmatch(t)),
+)
 EDITED_HEADER = Shape(
     "the name of a header, or ':authority'", _text(lambda t: t == ":authority" or _HEADER.fullmatch(t))
 )

@@ -109,8 +109,8 @@ def _refuse_what_does_not_go_together(rule: Map, notes: Notes) -> None:
 def _match(match: Map, notes: Notes) -> RequestMatch:
     return RequestMatch(
         path=_path(match, notes),
-        method=_text(match, "method", notes),
-        authority=_text(match, "authority", notes),
+        method=_pseudo(match, "method", notes),
+        authority=_pseudo(match, "authority", notes),
         headers=(
             *_named(match.map("headers"), notes, lower=True),
             *_named(match.map("withoutHeaders"), notes, lower=True, inverted=True),
@@ -124,6 +124,19 @@ def _path(match: Map, notes: Notes) -> StringMatch | None:
     path = _text(match, "uri", notes)
     ignores = match.value("ignoreUriCase") is True and path is not None and path.how != "regex"
     return replace(path, ignore_case=True) if path and ignores else path
+
+
+def _pseudo(match: Map, key: str, notes: Notes) -> StringMatch | None:
+    """What ``method`` or ``authority`` asks for, which a header of the name ``:method`` or ``:authority`` may say, too.
+
+    Source: "pseudo header matches" in tests/integration/pilot/common/routing.go of istio/istio
+    """
+    headers = match.map("headers")
+    if f":{key}" not in headers:
+        return _text(match, key, notes)
+    if key in match:
+        notes.refuse(match.at(key), f"{key} is asked for twice, also as the header ':{key}'")
+    return _text(headers, f":{key}", notes)
 
 
 def _text(owner: Map, key: str, notes: Notes) -> StringMatch | None:
@@ -145,6 +158,8 @@ def _text(owner: Map, key: str, notes: Notes) -> StringMatch | None:
 def _named(entries: Map, notes: Notes, *, lower: bool = False, inverted: bool = False) -> Iterator[NamedMatch]:
     known: set[str] = set()
     for key in entries.entries:
+        if lower and key.startswith(":"):
+            continue  # read by _pseudo
         name = key.lower() if lower else key
         if name in known:
             notes.refuse(entries.key_places[key], f"'{name}' is there twice, as the names of headers have no case")

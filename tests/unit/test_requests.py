@@ -9,7 +9,19 @@ import pytest
 
 from meshlab.lab.calls.names import Target, ports_of
 from meshlab.lab.calls.requests import ask, is_echo, plan, speaks_first
-from meshlab.model import ContainerPort, Mesh, Pod, Program, Service, ServicePort
+from meshlab.model import (
+    Backend,
+    ContainerPort,
+    HttpRoute,
+    HttpRule,
+    Mesh,
+    Namespace,
+    Pod,
+    Program,
+    Service,
+    ServicePort,
+    Waypoint,
+)
 from meshlab.model.addresses import pod4, pod6, service4, service6
 
 GREETER = ContainerPort(number=25, server_first=True)
@@ -33,6 +45,9 @@ SERVICE = Service(
 )
 
 
+SHOP = Namespace(name="shop", labels={"istio.io/use-waypoint": "gate"})
+
+
 def _target(to: str) -> Target:
     return Target(to, ip_address("10.0.0.1"), int(to.rpartition(":")[2]), 4)
 
@@ -50,6 +65,18 @@ def test_of_an_address_that_nobody_has_no_echo_is_known(to: str) -> None:
 def test_behind_a_service_every_pod_must_be_the_echo() -> None:
     assert is_echo(MESH, "mail.shop:1000")
     assert not is_echo(BOTH, "mail.shop:1000")
+
+
+@pytest.mark.parametrize(("program", "echo"), [(None, True), (REDIS.program, False)])
+def test_what_answers_may_be_where_a_route_leads(program: Program | None, echo: bool) -> None:
+    front = replace(SERVICE, name="front", selector={})
+    rule = HttpRule(backends=(Backend(service=SERVICE.key, port=1000),))
+    route = HttpRoute(kind="HTTPRoute", name="r", namespace="shop", services=((front.key, None),), rules=(rule,))
+    mesh = Mesh(
+        pods=(replace(MAIL, program=program),), services=(front, SERVICE), http_routes=(route,), namespaces=(SHOP,)
+    )
+    assert not is_echo(mesh, "front.shop:1000"), "no waypoint reads the route"
+    assert is_echo(replace(mesh, waypoints=(Waypoint(name="gate", namespace="shop"),)), "front.shop:1000") is echo
 
 
 def test_only_the_echo_greets_where_its_port_says_so() -> None:

@@ -327,6 +327,17 @@ def test_the_matches_of_a_virtual_service() -> None:
     )
 
 
+def test_the_pseudo_headers_of_a_virtual_service_are_the_method_and_the_authority() -> None:
+    match = {"headers": {":method": {"exact": "GET"}, ":authority": {"prefix": "web"}, "a": {}}}
+    assert _rule(_virtual({"match": [match], "route": [TO_WEB]})).matches == (
+        RequestMatch(
+            method=StringMatch("exact", "GET"),
+            authority=StringMatch("prefix", "web"),
+            headers=(NamedMatch("a", None),),
+        ),
+    )
+
+
 def test_an_empty_match_matches_every_request() -> None:
     assert _rule(_virtual({"match": [{}], "route": [TO_WEB]})).matches == (RequestMatch(),)
 
@@ -470,6 +481,14 @@ def test_a_host_with_a_dot_is_no_service_unless_it_is_written_in_full(host: str)
         ({"route": [TO_WEB], "match": [{"uri": {"exact": "/", "prefix": "/"}}]}, "exact and prefix exclude each other"),
         ({"route": [TO_WEB], "match": [{"uri": {"regex": "a++"}}]}, "regex: 'a++' must be a regular expression"),
         ({"route": [TO_WEB], "match": [{"headers": {"a": {}, "A": {}}}]}, "'a' is there twice"),
+        (
+            {"route": [TO_WEB], "match": [{"method": {"exact": "GET"}, "headers": {":method": {"exact": "PUT"}}}]},
+            "method is asked for twice, also as the header ':method'",
+        ),
+        (
+            {"route": [TO_WEB], "match": [{"headers": {":path": {"exact": "/"}}}]},
+            "the key ':path' must be the name of a header, ':method' or ':authority'",
+        ),
         (
             {"route": [TO_WEB], "headers": {"request": {"set": {"a": "%HOSTNAME%"}}}},
             "'%HOSTNAME%' must be visible ASCII without '%', which Envoy takes for a variable",

@@ -100,7 +100,12 @@ _VALUE = {
     "prefix": honoured(why=_EXCLUSIVE),
     "regex": honoured(why=f"{_EXCLUSIVE}; `*` is any value"),
 }
-_NAMED_VALUE = {f"{_name}.*": honoured(None, names=shapes.HEADER) for _name in ("headers", "withoutHeaders")}
+_NAMED_VALUE = {
+    "headers.*": honoured(
+        None, names=shapes.MATCHED_HEADER, why="`:method` and `:authority` are as the keys of that name"
+    ),
+    "withoutHeaders.*": honoured(None, names=shapes.HEADER),
+}
 _NO_SOURCES = refused("a waypoint ignores it, so the match would be wider than it reads")
 _VIRTUAL_MATCH = {
     **under("uri.", _VALUE),
