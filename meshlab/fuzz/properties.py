@@ -108,13 +108,14 @@ def wrong_verdicts(lab: Lab, chosen: Sequence[Chosen], made: Sequence[Call]) -> 
     return [
         Wrong(
             kind="verdict",
-            text=f"{named(call)}: {told}; the policies {one.decision.verdict} it ({one.decision.rule})",
+            text=f"{named(call, one.shape)}: {told}; the policies {one.decision.verdict} it ({one.decision.rule})",
             source=call.source,
             to=call.to,
             family=call.family,
             seen=told,
             number=call.number,
             expect=one.decision.verdict,
+            shape=one.shape,
         )
         for one, call in zip(chosen, made, strict=True)
         if (told := fault(lab.mesh, call, allowed=one.decision.allowed, arrived=arrivals.get(call.number, "")))

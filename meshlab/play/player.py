@@ -264,17 +264,19 @@ def _requests(lab: Lab, step: CallStep) -> Iterator[Request]:
 
 def _wrong(lab: Lab, step: CallStep, calls: Sequence[Call], busy: frozenset[str]) -> list[Wrong]:
     allowed = step.expect is Verdict.ALLOW
+    due = "answered" if allowed else "refused"
     arrivals = arrived(lab, [] if allowed else calls, calls, busy)
     return [
         Wrong(
             kind="verdict",
-            text=f"{named(call)} should be {'answered' if allowed else 'refused'}: {told}; {said(lab.mesh, call)}",
+            text=f"{named(call, step.shape)} should be {due}: {told}; {said(lab.mesh, call)}",
             source=call.source,
             to=call.to,
             family=call.family,
             seen=told,
             number=call.number,
             expect=step.expect,
+            shape=step.shape,
         )
         for call in calls
         if (told := fault(lab.mesh, call, allowed=allowed, arrived=arrivals.get(call.number, "")))

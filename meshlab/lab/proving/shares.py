@@ -22,6 +22,8 @@ from meshlab.model import Call, Expected, HeaderEdits, Outcome, Reaches, Request
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 _OF_THE_CONNECTION = frozenset({"connection", "keep-alive", "transfer-encoding", "te", "upgrade", "content-length"})
 """Headers that each proxy writes anew."""
+_OF_A_PROXY = frozenset({"x-forwarded-client-cert"})
+"""Headers that only a proxy may vouch for: one that a client made up may be taken away, and a server may see others."""
 
 
 def wrong_answer(due: Expected, call: Call) -> str:
@@ -142,7 +144,7 @@ def _unlike_request(sent: Request, call: Call) -> str:
     for name, value in sent.headers:
         wanted[name] = f"{wanted[name]}, {value}" if name in wanted else value
     for name, value in wanted.items():
-        if name not in _OF_THE_CONNECTION and _listed(peer.headers.get(name)) != _listed(value):
+        if name not in _OF_THE_CONNECTION | _OF_A_PROXY and _listed(peer.headers.get(name)) != _listed(value):
             return f"the server saw {name}: {peer.headers.get(name)!r}, not {value!r}"
     for name, _ in asked.headers if asked is not None else ():
         own = name in _OF_THE_CONNECTION or name.startswith(language.OWN_HEADERS)
