@@ -16,7 +16,7 @@ from operator import attrgetter
 from meshlab.fuzz.questions import questions
 from meshlab.fuzz.requests import Oddities, nothing_odd, shapes
 from meshlab.lab.calls.names import behind
-from meshlab.lab.proving.matrix import Places
+from meshlab.lab.proving.matrix import Places, least_to_count
 from meshlab.lab.proving.questions import is_read
 from meshlab.model import (
     FAMILIES,
@@ -37,6 +37,8 @@ MOST = 48
 """Calls of one set of policies."""
 _UNREAD = 4
 """Where a waypoint reads requests, one call in so many goes where none does."""
+_MOST_ALIKE = 24
+"""So many calls show both of two outcomes that share evenly."""
 _PLAIN = CallShape()
 
 
@@ -95,6 +97,8 @@ class Chosen:
     call: Candidate
     decision: Decision
     shape: CallShape = field(default_factory=CallShape)
+    times: int = 1
+    """How many such calls show each outcome that they share."""
 
 
 def candidates(mesh: Mesh, not_listening: Places = frozenset()) -> tuple[Candidate, ...]:
@@ -200,7 +204,8 @@ def choose(
 def _asking(mesh: Mesh, read: Sequence[Candidate], most: int, turn: int, odd: Oddities) -> list[Chosen]:
     """Requests on both sides of every match and rule: each request, and each rule by which one of a caller is decided.
 
-    Each request goes over one family, every other one over the other.
+    Each request goes over one family, every other one over the other. One that two outcomes share evenly is asked so
+    often, one after the other, that both have to be seen.
     """
     known: list[Chosen] = []
     places: dict[str, list[Candidate]] = {}
@@ -215,7 +220,11 @@ def _asking(mesh: Mesh, read: Sequence[Candidate], most: int, turn: int, odd: Od
             known += [one for call in turned if (one := decided(mesh, call, shape))]
     picked = _Picks(known, most)
     picked.cover(_told(known))
-    return picked.chosen()
+    chosen = picked.chosen()
+    shared = next((one for one in chosen if 1 < one.times <= _MOST_ALIKE), None)
+    if shared is None:
+        return chosen
+    return [*(one for one in chosen if one is not shared), *[shared] * shared.times]
 
 
 def _told(known: Sequence[Chosen]) -> list[int]:
@@ -242,7 +251,8 @@ def decided(mesh: Mesh, call: Candidate, shape: CallShape = _PLAIN) -> Chosen | 
         due = expected(mesh, call.source, target, call.dialled_port, call.family, request)
         if due.passage == "mixed":
             return None
-        return Chosen(call, Decision(Verdict(due.passage), due.rule), shape)
+        times = 1 if due.is_certain else least_to_count(due)
+        return Chosen(call, Decision(Verdict(due.passage), due.rule), shape, times)
     decision = decide(mesh, call.connection)
     if any(decide(mesh, other.connection).verdict is not decision.verdict for other in call.also):
         return None

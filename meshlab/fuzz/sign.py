@@ -76,6 +76,8 @@ def _ending(wrong: Wrong) -> str:
     """
     if wrong.seen.endswith("arrived"):
         return "arrived"
+    if " calls came to " in wrong.seen:
+        return "shares"
     word = wrong.seen.partition(" ")[0].rstrip(":")
     if "/" in word:
         return "answered"

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from itertools import groupby
 
 from meshlab.fuzz.choose import Chosen, decided
 from meshlab.fuzz.example import Example, Stage
@@ -38,8 +39,9 @@ def _stories(
     stage = example.stages[place]
     failing = _named(stage, wrong[0])
     earlier = [*(before.stages if before else ()), *example.stages[:place]]
-    for one in failing:
-        yield _told(base, [(stage, [one])])
+    for one, group in groupby(failing):
+        alone = [*group]
+        yield _told(base, [(stage, alone)])
         here = [each for each in wrong if _place(example, each) == place]
         together = [other for other in stage.calls if any(other in _named(stage, each) for each in here)]
         if len(together) > 1:
@@ -47,9 +49,9 @@ def _stories(
         turned = Stage(_turning(stage.mesh, one), ())
         again = decided(turned.mesh, one.call, one.shape)
         if again is not None and again.decision.verdict is not one.decision.verdict:
-            yield _told(base, [(turned, [one]), (stage, [one])])
+            yield _told(base, [(turned, [one]), (stage, alone)])
         for others in _others(stage, one):
-            yield _told(base, [(stage, [*others, one])])
+            yield _told(base, [(stage, [*others, *alone])])
     if earlier:
         yield _told(base, [(earlier[-1], earlier[-1].calls), (stage, [*stage.calls, *failing])])
     yield _told(base, [(each, each.calls) for each in example.stages])
@@ -106,19 +108,26 @@ def _told(base: Topology, stages: Sequence[tuple[Stage, Sequence[Chosen]]]) -> T
     (first, calls), *rest = stages
     if any(stage.mesh.http_routes != first.mesh.http_routes for stage, _ in rest):
         return None
-    steps: list[Step] = [*map(_step, calls)]
+    steps: list[Step] = [*_steps(calls)]
     for stage, more in rest:
         change = PolicyStep(
             authorization_policies=stage.mesh.authorization_policies,
             peer_authentications=stage.mesh.peer_authentications,
             replaces=True,
         )
-        steps += [change, *map(_step, more)]
+        steps += [change, *_steps(more)]
     return expecting(replace(base, mesh=first.mesh, expect=(), steps=tuple(steps)))
 
 
-def _step(one: Chosen) -> CallStep:
-    call = one.call
-    return CallStep(
-        source=call.source.key, to=call.to, family=call.family, expect=one.decision.verdict, shape=one.shape
-    )
+def _steps(calls: Sequence[Chosen]) -> Iterator[CallStep]:
+    """Equal calls, one after the other, are one step."""
+    for one, group in groupby(calls):
+        call = one.call
+        yield CallStep(
+            source=call.source.key,
+            to=call.to,
+            family=call.family,
+            expect=one.decision.verdict,
+            shape=one.shape,
+            times=len([*group]),
+        )

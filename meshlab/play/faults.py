@@ -10,7 +10,7 @@ from meshlab.lab.calls.attempt import Request
 from meshlab.lab.calls.endings import ending
 from meshlab.lab.calls.names import due_of
 from meshlab.lab.proving.capture import Capture
-from meshlab.lab.proving.shares import wrong_answer
+from meshlab.lab.proving.shares import wrong_answer, wrong_shares
 from meshlab.model import Call, CallShape, Mesh, Verdict, Way
 from meshlab.model.report import Result
 
@@ -78,6 +78,12 @@ def fault(mesh: Mesh, call: Call, *, allowed: bool, arrived: str) -> str:
     if end != "deny":
         return detail
     return f"{detail}, and {arrived}" if arrived else ""
+
+
+def miscounted(mesh: Mesh, calls: Sequence[Call]) -> str:
+    """What equal calls came to too seldom or too often to be chance, as half a sentence; empty where nothing is."""
+    due = due_of(mesh, calls[0])
+    return "" if due.is_certain else wrong_shares(due, calls)
 
 
 def _way(mesh: Mesh, call: Call) -> Way | None:

@@ -42,7 +42,7 @@ from meshlab.model import (
     Verdict,
 )
 from meshlab.model.report import Grade, Result
-from meshlab.play.faults import Wrong, fault, in_clear, is_tunnelled, named, shaped
+from meshlab.play.faults import Wrong, fault, in_clear, is_tunnelled, miscounted, named, shaped
 from meshlab.topology import after
 
 _ANSWER_S = 3.0
@@ -266,6 +266,15 @@ def _wrong(lab: Lab, step: CallStep, calls: Sequence[Call], busy: frozenset[str]
     allowed = step.expect is Verdict.ALLOW
     due = "answered" if allowed else "refused"
     arrivals = arrived(lab, [] if allowed else calls, calls, busy)
+    found = [
+        (call, told)
+        for call in calls
+        if (told := fault(lab.mesh, call, allowed=allowed, arrived=arrivals.get(call.number, "")))
+    ]
+    for family in FAMILIES if step.times > 1 and not found else ():
+        alike = [call for call in calls if call.family == family]
+        if alike and (told := miscounted(lab.mesh, alike)):
+            found.append((alike[0], told))
     return [
         Wrong(
             kind="verdict",
@@ -278,8 +287,7 @@ def _wrong(lab: Lab, step: CallStep, calls: Sequence[Call], busy: frozenset[str]
             expect=step.expect,
             shape=step.shape,
         )
-        for call in calls
-        if (told := fault(lab.mesh, call, allowed=allowed, arrived=arrivals.get(call.number, "")))
+        for call, told in found
     ]
 
 

@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 
 from meshlab.apps import language
 from meshlab.lab.calls.endings import is_waypoints
-from meshlab.lab.proving.matrix import MISSED_BY_CHANCE, PlannedCell, rarely
+from meshlab.lab.proving.matrix import MISSED_BY_CHANCE, rarely
 from meshlab.model import Call, Expected, HeaderEdits, Outcome, Reaches, Request, Share, Status, Way
 
 _DEFAULT_PORTS = {"http": 80, "https": 443}
@@ -35,9 +35,9 @@ def wrong_answer(due: Expected, call: Call) -> str:
     return f"{_what_came(call)}: {(own or reasons)[0]}"
 
 
-def wrong_shares(cell: PlannedCell, calls: Sequence[Call]) -> str:
+def wrong_shares(due: Expected, calls: Sequence[Call]) -> str:
     """Which share is too small or too large to be chance, as half a sentence; empty where none is."""
-    due, total = cell.due, len(calls)
+    total = len(calls)
     explaining = [[share for share in due.shares if not _unlike(share, call, due)] for call in calls]
     least = rarely(due)
     for share in due.shares:
