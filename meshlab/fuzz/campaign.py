@@ -31,15 +31,17 @@ from meshlab.fuzz.example import Example, examples, of_policies
 from meshlab.fuzz.histories import History
 from meshlab.fuzz.properties import make, wrong_identities, wrong_verdicts
 from meshlab.fuzz.tally import Failure, Tally
-from meshlab.lab import Lab
+from meshlab.lab import Lab, edits
+from meshlab.model import Mesh
 from meshlab.play.bench import Bench
-from meshlab.play.faults import Wrong, in_clear
+from meshlab.play.faults import Wrong, in_clear, is_tunnelled
 from meshlab.play.replay import play as play_file
 
 _CHUNK = 200
 """Examples of one run of Hypothesis; a failure ends it, and each has a seed of its own."""
 _IDENTITIES_EVERY = 10
 _AUDIT_EVERY = 50
+_CHANGE_S = 10.0
 _HAPPENS = 8
 """So many things happen in a history, at most."""
 _ALIKE = 3
@@ -247,10 +249,22 @@ def play(lab: Lab, example: Drawn) -> tuple[list[Wrong], str]:
     stage_of: dict[int, int] = {}
     with lab.capture() as capture:
         for place, stage in enumerate(example.stages):
-            lab.replace(stage.mesh)
+            _put(lab, stage.mesh)
             made = make(lab, stage.calls)
             stage_of |= {call.number: place for call in made}
             wrong += wrong_verdicts(lab, stage.calls, made)
-            tunnelled += [call for one, call in zip(stage.calls, made, strict=True) if one.call.hbone]
+            for one, call in zip(stage.calls, made, strict=True):
+                if is_tunnelled(lab.mesh, call) if one.call.is_read else one.call.hbone:
+                    tunnelled.append(call)
     leaked, doubt = in_clear(capture, tunnelled)
     return [replace(one, stage=stage_of[one.number]) for one in (*leaked, *wrong)], doubt
+
+
+def _put(lab: Lab, mesh: Mesh) -> None:
+    """Put the policies of ``mesh`` into effect, and its routes where these are others."""
+    if lab.mesh.http_routes == mesh.http_routes:
+        lab.replace(mesh)
+        return
+    lab.transitions.put(
+        lambda now: edits.with_policies_of(replace(now, http_routes=mesh.http_routes), mesh), _CHANGE_S, wait=True
+    )

@@ -14,8 +14,10 @@ from dataclasses import dataclass, field, replace
 from operator import attrgetter
 
 from meshlab.fuzz.questions import questions
+from meshlab.fuzz.requests import Oddities, nothing_odd, shapes
 from meshlab.lab.calls.names import behind
-from meshlab.lab.proving.matrix import Places
+from meshlab.lab.proving.matrix import Places, least_to_count
+from meshlab.lab.proving.questions import is_read
 from meshlab.model import (
     FAMILIES,
     Address,
@@ -26,11 +28,18 @@ from meshlab.model import (
     Mesh,
     Pod,
     Service,
+    Verdict,
 )
-from meshlab.oracle import decide, travelled
+from meshlab.oracle import decide, expected, travelled
+from meshlab.play.moments import asked
 
 MOST = 48
 """Calls of one set of policies."""
+_UNREAD = 4
+"""Where a waypoint reads requests, one call in so many goes where none does."""
+_MOST_ALIKE = 24
+"""So many calls show both of two outcomes that share evenly."""
+_PLAIN = CallShape()
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +59,8 @@ class Candidate:
     service_port: int = 0
     also: tuple[Candidate, ...] = ()
     """The same call at the other pods of the service: the proxy takes any of them."""
+    is_read: bool = False
+    """Whether a waypoint reads what is asked for."""
 
     @property
     def address(self) -> Address:
@@ -86,6 +97,8 @@ class Chosen:
     call: Candidate
     decision: Decision
     shape: CallShape = field(default_factory=CallShape)
+    times: int = 1
+    """How many such calls show each outcome that they share."""
 
 
 def candidates(mesh: Mesh, not_listening: Places = frozenset()) -> tuple[Candidate, ...]:
@@ -124,7 +137,14 @@ def _to_services(mesh: Mesh) -> Iterator[Candidate]:
                             _candidate(mesh, source, service, pod, port.port, number, family) for pod, number in reached
                         )
                         leaves = all(way.hbone for way in (one, *others))
-                        yield replace(one, service=service, service_port=port.port, also=tuple(others), hbone=leaves)
+                        yield replace(
+                            one,
+                            service=service,
+                            service_port=port.port,
+                            also=tuple(others),
+                            hbone=leaves,
+                            is_read=is_read(mesh, service, port),
+                        )
 
 
 def _callers(mesh: Mesh) -> list[Pod]:
@@ -153,33 +173,90 @@ def choose(
     most: int = MOST,
     turn: int = 0,
     before: Mesh | None = None,
+    odd: Oddities = nothing_odd,
 ) -> list[Chosen]:
-    """At most ``most`` calls that split what the policies of ``mesh`` say.
+    """At most ``most`` calls that split what the policies and routes of ``mesh`` say.
 
     Args:
         possible: ``candidates`` of the mesh.
         turn: which of two calls that tell the same comes first; another number, another choice.
         before: policies that were in effect until now: calls that these judged otherwise come first.
+        odd: gives further requests, beside those that are chosen for a Service port that a waypoint reads.
     """
+    read = [call for call in possible if call.is_read]
+    if read:
+        others = [call for call in possible if not call.is_read]
+        chosen = choose(mesh, others, most=most // _UNREAD, turn=turn, before=before)
+        return [*chosen, *_asking(mesh, read, most - len(chosen), turn, odd)]
     turn %= max(1, len(possible))
     ordered = [*possible[turn:], *possible[:turn]]
-    decided = [one for call in ordered if (one := _decided(mesh, call))]
-    picked = _Picks(decided, most)
-    picked.take(place for place, one in enumerate(decided) if not mesh.is_enrolled(one.call.source))
+    known = [one for call in ordered if (one := decided(mesh, call))]
+    picked = _Picks(known, most)
+    picked.take(place for place, one in enumerate(known) if not mesh.is_enrolled(one.call.source))
     if before is not None:
-        flipped = (place for place, one in enumerate(decided) if _flips(before, one))
+        flipped = (place for place, one in enumerate(known) if _flips(before, one))
         picked.take(flipped, at_most=most // 3)
-    picked.cover(_answers(mesh, decided))
+    picked.cover(_answers(mesh, known))
     picked.balance()
     return picked.chosen()
 
 
-def _decided(mesh: Mesh, call: Candidate) -> Chosen | None:
-    """``None``: the pods that it may reach are of different minds."""
+def _asking(mesh: Mesh, read: Sequence[Candidate], most: int, turn: int, odd: Oddities) -> list[Chosen]:
+    """Requests on both sides of every match and rule: each request, and each rule by which one of a caller is decided.
+
+    Each request goes over one family, every other one over the other. One that two outcomes share evenly is asked so
+    often, one after the other, that both have to be seen.
+    """
+    known: list[Chosen] = []
+    places: dict[str, list[Candidate]] = {}
+    for call in read:
+        places.setdefault(call.to, []).append(call)
+    for calls in places.values():
+        families = sorted({call.family for call in calls})
+        for number, shape in enumerate(shapes(mesh, calls[0].service, calls[0].service_port, odd), turn):
+            family = families[number % len(families)]
+            start = number % len(calls)
+            turned = [call for call in (*calls[start:], *calls[:start]) if call.family == family]
+            known += [one for call in turned if (one := decided(mesh, call, shape))]
+    picked = _Picks(known, most)
+    picked.cover(_told(known))
+    chosen = picked.chosen()
+    shared = next((one for one in chosen if 1 < one.times <= _MOST_ALIKE), None)
+    if shared is None:
+        return chosen
+    return [*(one for one in chosen if one is not shared), *[shared] * shared.times]
+
+
+def _told(known: Sequence[Chosen]) -> list[int]:
+    """For each call a bit for its request, for the rule that decides, and for that rule with its caller."""
+    bits: dict[object, int] = {}
+    return [
+        sum(
+            1 << bits.setdefault(fact, len(bits))
+            for fact in (
+                (one.call.to, one.shape),
+                (one.call.to, one.decision.rule),
+                (one.call.to, one.decision.rule, one.call.source.key),
+            )
+        )
+        for one in known
+    ]
+
+
+def decided(mesh: Mesh, call: Candidate, shape: CallShape = _PLAIN) -> Chosen | None:
+    """What the policies say of a call; ``None``: that is left to chance, as pods or routes are of different minds."""
+    if mesh.waypoints:
+        target = call.service or call.destination
+        request = asked(mesh, call.to, call.family, shape)
+        due = expected(mesh, call.source, target, call.dialled_port, call.family, request)
+        if due.passage == "mixed":
+            return None
+        times = 1 if due.is_certain else least_to_count(due)
+        return Chosen(call, Decision(Verdict(due.passage), due.rule), shape, times)
     decision = decide(mesh, call.connection)
     if any(decide(mesh, other.connection).verdict is not decision.verdict for other in call.also):
         return None
-    return Chosen(call, decision)
+    return Chosen(call, decision, shape)
 
 
 def _flips(before: Mesh, one: Chosen) -> bool:

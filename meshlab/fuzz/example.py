@@ -8,18 +8,23 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 from hypothesis import strategies as st
 
 from meshlab.fuzz.choose import MOST, Candidate, Chosen, choose
+from meshlab.fuzz.requests import oddities
 from meshlab.model import Action, AuthorizationPolicy, CallShape, Mesh
 from meshlab.strategies.choices import Choices, drawn
 from meshlab.strategies.policies import Drawing, draw_policies
+from meshlab.strategies.routes import draw_routing
 from meshlab.strategies.shapes import draw_shape
 
 _CHOICES = 220
 """Of 300 examples, one took 142, and half of them 66."""
+_CHOICES_IF_READ = 900
+"""Where a waypoint reads requests, whose oddities are drawn for each port."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +50,8 @@ class Example:
 
 def examples(mesh: Mesh, possible: tuple[Candidate, ...], most: int = MOST) -> st.SearchStrategy[Example]:
     """Examples on the pods of ``mesh``; at most ``most`` calls in each stage."""
+    if any(call.is_read for call in possible):
+        return drawn(lambda choices: _draw_either(choices, mesh, possible, most), _CHOICES_IF_READ)
     return drawn(lambda choices: draw_example(choices, mesh, possible, most), _CHOICES)
 
 
@@ -64,6 +71,19 @@ def draw_example(choices: Choices, mesh: Mesh, possible: tuple[Candidate, ...], 
     return Example(tuple(stages))
 
 
+def _draw_either(choices: Choices, mesh: Mesh, possible: tuple[Candidate, ...], most: int) -> Example:
+    """Mostly routes and policies of requests."""
+    make = choices.one_of((draw_routed, draw_routed, draw_routed, draw_example))
+    return make(choices, mesh, possible, most)
+
+
+def draw_routed(choices: Choices, mesh: Mesh, possible: tuple[Candidate, ...], most: int) -> Example:
+    """Routes and policies of requests, in one stage."""
+    turn, routed = choices.number(), draw_routing(choices, mesh)
+    odd = partial(oddities, choices, mesh)
+    return Example((Stage(routed, tuple(choose(routed, possible, most=most, turn=turn, odd=odd))),))
+
+
 Shapes = tuple[tuple[int, CallShape], ...]
 """Numbers that say which calls, and what these send; all others are plain."""
 
@@ -75,7 +95,8 @@ def _draw_shapes(choices: Choices) -> Shapes:
 
 def _shaped(calls: Sequence[Chosen], shapes: Shapes) -> tuple[Chosen, ...]:
     """``calls``, some of those to a built-in echo with a shape of their own."""
-    shaped, echoed = [*calls], [place for place, one in enumerate(calls) if one.call.is_echoed]
+    shaped = [*calls]
+    echoed = [place for place, one in enumerate(calls) if one.call.is_echoed and not one.call.is_read]
     for number, shape in shapes if echoed else ():
         place = echoed[number % len(echoed)]
         shaped[place] = replace(calls[place], shape=shape)

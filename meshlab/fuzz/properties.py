@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 
 from meshlab.errors import CannotTellError, ProofFailedError
 from meshlab.fuzz.choose import Candidate, Chosen, candidates, choose
@@ -23,7 +24,7 @@ from meshlab.lab.calls.requests import ask
 from meshlab.lab.proving.arrivals import arrived
 from meshlab.lab.proving.capture import Capture
 from meshlab.model import Call, CallShape, InstanceId, Mesh, Pod
-from meshlab.play.faults import Wrong, fault, in_clear, is_tunnelled, named, shaped
+from meshlab.play.faults import Wrong, fault, in_clear, is_tunnelled, miscounted, named, shaped
 from meshlab.proofs.access_log import Opened, read_opened
 
 _PLAIN = CallShape()
@@ -105,20 +106,36 @@ def wrong_verdicts(lab: Lab, chosen: Sequence[Chosen], made: Sequence[Call]) -> 
     """The calls that did not end as the oracle decides, or whose bytes arrived although they were denied."""
     denied = [call for one, call in zip(chosen, made, strict=True) if not one.decision.allowed]
     arrivals = arrived(lab, denied, made)
+    found = [
+        (one, call, told)
+        for one, call in zip(chosen, made, strict=True)
+        if (told := fault(lab.mesh, call, allowed=one.decision.allowed, arrived=arrivals.get(call.number, "")))
+    ]
+    for one, calls in () if found else _repeated(chosen, made):
+        if told := miscounted(lab.mesh, calls):
+            found.append((one, calls[0], told))
     return [
         Wrong(
             kind="verdict",
-            text=f"{named(call)}: {told}; the policies {one.decision.verdict} it ({one.decision.rule})",
+            text=f"{named(call, one.shape)}: {told}; the policies {one.decision.verdict} it ({one.decision.rule})",
             source=call.source,
             to=call.to,
             family=call.family,
             seen=told,
             number=call.number,
             expect=one.decision.verdict,
+            shape=one.shape,
         )
-        for one, call in zip(chosen, made, strict=True)
-        if (told := fault(lab.mesh, call, allowed=one.decision.allowed, arrived=arrivals.get(call.number, "")))
+        for one, call, told in found
     ]
+
+
+def _repeated(chosen: Sequence[Chosen], made: Sequence[Call]) -> Iterator[tuple[Chosen, list[Call]]]:
+    """Calls that were made more than once, because what comes of them is shared among outcomes."""
+    for one, group in groupby(zip(chosen, made, strict=True), key=lambda pair: pair[0]):
+        calls = [call for _, call in group]
+        if len(calls) > 1:
+            yield one, calls
 
 
 def wrong_identities(lab: Lab) -> tuple[int, list[Wrong]]:

@@ -11,6 +11,7 @@ from dataclasses import fields, replace
 from ipaddress import ip_address
 from typing import Any, TypeVar
 
+from meshlab.fuzz.reduce_routes import backends_of, less_routes, routed_to, without_strangers
 from meshlab.lab.calls.names import behind
 from meshlab.model import (
     Address,
@@ -53,7 +54,7 @@ def fewer_steps(topology: Topology) -> Iterator[Topology]:
 
 def plainer(topology: Topology) -> Iterator[Topology]:
     """With less in its policies and steps; how often a call is made stays, for it would fail less often."""
-    for mesh in _less_policies(topology.mesh):
+    for mesh in (*less_routes(topology.mesh), *_less_policies(topology.mesh)):
         yield replace(topology, mesh=mesh)
     for place, step in enumerate(topology.steps):
         if isinstance(step, CallStep):
@@ -78,7 +79,10 @@ def _plainer(step: CallStep) -> Iterator[CallStep]:
     shape, plain = step.shape, CallShape()
     whole = replace(shape, body_bytes=0, body_seed=0)
     half = replace(shape, body_bytes=shape.body_bytes // 2)
-    for simpler in (plain, whole, replace(shape, mode=plain.mode), replace(shape, method=plain.method), half):
+    paths = [replace(shape, path=path) for path in (plain.path, shape.path.partition("?")[0])]
+    headers = [replace(shape, headers=_without(shape.headers, place)) for place in range(len(shape.headers))]
+    ways = (replace(shape, mode=plain.mode), replace(shape, method=plain.method), half, *paths, *headers)
+    for simpler in (plain, whole, *ways):
         if simpler != shape and (simpler.body_bytes or not simpler.body_seed):
             yield replace(step, shape=simpler)
 
@@ -222,12 +226,14 @@ def with_pods(topology: Topology, keys: Collection[str]) -> Topology:
     for old, new in zip(kept, pods, strict=True):
         moves |= {old.ipv4: new.ipv4, old.ipv6: new.ipv6}
     services = tuple(service for service in mesh.services if any(pod in kept for pod in mesh.endpoints(service)))
+    waypoints = tuple(waypoint for waypoint in mesh.waypoints if waypoint.key in {pod.key for pod in kept})
     holders: list[Mesh | PolicyStep] = [mesh, *(step for step in topology.steps if isinstance(step, PolicyStep))]
     used = {pod.namespace for pod in pods}
     for held in holders:
         used.update(policy.namespace for policy in held.authorization_policies)
         used.update(policy.namespace for policy in held.peer_authentications)
-    moved = _moved_policies(replace(mesh, pods=pods, services=services, places=len(pods)), moves)
+    fewer = replace(mesh, pods=pods, services=services, waypoints=waypoints, places=len(pods))
+    moved = _moved_policies(without_strangers(fewer), moves)
     return replace(
         topology,
         nodes=held_nodes,
@@ -243,14 +249,17 @@ def called(topology: Topology) -> frozenset[str]:
     for step in topology.steps:
         if isinstance(step, CallStep):
             keys.update((step.source, *(pod.key for pod, _ in behind(topology.mesh, step.to))))
+            keys.update(routed_to(topology.mesh, step.to))
     return frozenset(keys)
 
 
 def without_services(topology: Topology) -> Topology:
-    """Only those services that a step names."""
+    """Only those services that a step names, those that their routes lead to, and those of waypoints."""
+    mesh = topology.mesh
     named = {step.to.rpartition(":")[0] for step in topology.steps if isinstance(step, CallStep)}
-    services = tuple(service for service in topology.mesh.services if service.key in named)
-    return replace(topology, mesh=replace(topology.mesh, services=services))
+    named |= {backend for service in named for backend in backends_of(mesh, service)}
+    services = tuple(service for service in mesh.services if service.key in named or mesh.is_of_waypoint(service))
+    return replace(topology, mesh=without_strangers(replace(mesh, services=services)))
 
 
 def _moved_step(step: Step, moves: Mapping[Address, Address]) -> Step:

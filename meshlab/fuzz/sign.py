@@ -70,10 +70,17 @@ def seen_sign(wrong: Wrong) -> Sign:
 
 
 def _ending(wrong: Wrong) -> str:
-    """How a call of a wrong verdict ended. The endings of a refused call are one: which it meets is chance."""
+    """How a call of a wrong verdict ended, where what is left to chance counts as one ending.
+
+    Which ending a refused call meets is chance, and so is which pod of several answers a request.
+    """
     if wrong.seen.endswith("arrived"):
         return "arrived"
-    word = wrong.seen.partition(" ")[0]
+    if " calls came to " in wrong.seen:
+        return "shares"
+    word = wrong.seen.partition(" ")[0].rstrip(":")
+    if "/" in word:
+        return "answered"
     return "refused" if word in _REFUSED else word
 
 

@@ -13,11 +13,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from itertools import groupby
 
-from meshlab.fuzz.choose import Chosen
+from meshlab.fuzz.choose import Chosen, decided
 from meshlab.fuzz.example import Example, Stage
 from meshlab.model import Action, AuthorizationPolicy, CallStep, Mesh, PolicyStep, Rule, Step, Topology
-from meshlab.oracle import decide
 from meshlab.play.faults import Wrong
 from meshlab.play.moments import expecting
 
@@ -39,17 +39,19 @@ def _stories(
     stage = example.stages[place]
     failing = _named(stage, wrong[0])
     earlier = [*(before.stages if before else ()), *example.stages[:place]]
-    for one in failing:
-        yield _told(base, [(stage, [one])])
+    for one, group in groupby(failing):
+        alone = [*group]
+        yield _told(base, [(stage, alone)])
         here = [each for each in wrong if _place(example, each) == place]
         together = [other for other in stage.calls if any(other in _named(stage, each) for each in here)]
         if len(together) > 1:
             yield _told(base, [(stage, together)])
         turned = Stage(_turning(stage.mesh, one), ())
-        if decide(turned.mesh, one.call.connection).verdict is not one.decision.verdict:
-            yield _told(base, [(turned, [one]), (stage, [one])])
+        again = decided(turned.mesh, one.call, one.shape)
+        if again is not None and again.decision.verdict is not one.decision.verdict:
+            yield _told(base, [(turned, [one]), (stage, alone)])
         for others in _others(stage, one):
-            yield _told(base, [(stage, [*others, one])])
+            yield _told(base, [(stage, [*others, *alone])])
     if earlier:
         yield _told(base, [(earlier[-1], earlier[-1].calls), (stage, [*stage.calls, *failing])])
     yield _told(base, [(each, each.calls) for each in example.stages])
@@ -62,10 +64,14 @@ def _place(example: Example, wrong: Wrong) -> int:
 
 
 def _named(stage: Stage, wrong: Wrong) -> list[Chosen]:
-    """The call that ``wrong`` names; calls to services behind which is the pod that it names, if there is none."""
+    """The call that ``wrong`` names; calls to services behind which is the pod that it names, if there is none.
+
+    Of several between the same ends it is the one that sent the same, if any did.
+    """
     alike = [one for one in stage.calls if (one.call.source.key, one.call.family) == (wrong.source, wrong.family)]
     reached = [one for one in alike if wrong.to in {f"{way.destination.key}:{way.port}" for way in one.call.ways}]
-    return [one for one in alike if one.call.to == wrong.to] or reached
+    called = [one for one in alike if one.call.to == wrong.to]
+    return [one for one in called if one.shape == wrong.shape] or called or reached
 
 
 def _turning(mesh: Mesh, one: Chosen) -> Mesh:
@@ -95,21 +101,33 @@ def _shared(other: Chosen, one: Chosen) -> int:
 
 
 def _told(base: Topology, stages: Sequence[tuple[Stage, Sequence[Chosen]]]) -> Topology | None:
-    """``None``: the policies do not say one thing of each call, so that a right proxy may fail it."""
+    """``None``: the policies do not say one thing of each call, so that a right proxy may fail it.
+
+    So it is where routes differ: a step changes policies only.
+    """
     (first, calls), *rest = stages
-    steps: list[Step] = [*map(_step, calls)]
+    if any(stage.mesh.http_routes != first.mesh.http_routes for stage, _ in rest):
+        return None
+    steps: list[Step] = [*_steps(calls)]
     for stage, more in rest:
         change = PolicyStep(
             authorization_policies=stage.mesh.authorization_policies,
             peer_authentications=stage.mesh.peer_authentications,
             replaces=True,
         )
-        steps += [change, *map(_step, more)]
+        steps += [change, *_steps(more)]
     return expecting(replace(base, mesh=first.mesh, expect=(), steps=tuple(steps)))
 
 
-def _step(one: Chosen) -> CallStep:
-    call = one.call
-    return CallStep(
-        source=call.source.key, to=call.to, family=call.family, expect=one.decision.verdict, shape=one.shape
-    )
+def _steps(calls: Sequence[Chosen]) -> Iterator[CallStep]:
+    """Equal calls, one after the other, are one step."""
+    for one, group in groupby(calls):
+        call = one.call
+        yield CallStep(
+            source=call.source.key,
+            to=call.to,
+            family=call.family,
+            expect=one.decision.verdict,
+            shape=one.shape,
+            times=len([*group]),
+        )

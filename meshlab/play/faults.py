@@ -10,8 +10,11 @@ from meshlab.lab.calls.attempt import Request
 from meshlab.lab.calls.endings import ending
 from meshlab.lab.calls.names import due_of
 from meshlab.lab.proving.capture import Capture
+from meshlab.lab.proving.shares import wrong_answer, wrong_shares
 from meshlab.model import Call, CallShape, Mesh, Verdict, Way
 from meshlab.model.report import Result
+
+_PLAIN = CallShape()
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +35,8 @@ class Wrong:
     """Its place among the stages of an example, or among the steps of a file."""
     expect: Verdict | None = None
     """Of a wrong verdict: what the policies say."""
+    shape: CallShape = _PLAIN
+    """Of a wrong verdict: what the call sent."""
 
 
 def shaped(lab: Lab, plain: Request, shape: CallShape) -> Request:
@@ -48,11 +53,17 @@ def shaped(lab: Lab, plain: Request, shape: CallShape) -> Request:
 def fault(mesh: Mesh, call: Call, *, allowed: bool, arrived: str) -> str:
     """How ``call`` did not end as it should have; empty where it did.
 
+    Of a request that a waypoint reads more is known than whether it is allowed: which pod may answer, or with which
+    status the waypoint does, what the server has to see of it, and what of the answer comes back.
+
     Args:
         arrived: what reached a server and should not have, in words (``lab.proving.arrivals.arrived``); else empty.
     """
     detail = f"{call.outcome}{f' ({call.error})' if call.error else ''}"
-    end = ending(call, due_of(mesh, call))
+    due = due_of(mesh, call)
+    if due.shares and call.request is not None and (complaint := wrong_answer(due, call)):
+        return complaint
+    end = ending(call, due)
     if allowed:
         if end != "allow":
             return detail
@@ -67,6 +78,12 @@ def fault(mesh: Mesh, call: Call, *, allowed: bool, arrived: str) -> str:
     if end != "deny":
         return detail
     return f"{detail}, and {arrived}" if arrived else ""
+
+
+def miscounted(mesh: Mesh, calls: Sequence[Call]) -> str:
+    """What equal calls came to too seldom or too often to be chance, as half a sentence; empty where nothing is."""
+    due = due_of(mesh, calls[0])
+    return "" if due.is_certain else wrong_shares(due, calls)
 
 
 def _way(mesh: Mesh, call: Call) -> Way | None:
@@ -90,9 +107,12 @@ def in_clear(capture: Capture, calls: Sequence[Call]) -> tuple[list[Wrong], str]
     return wrong, doubts[0] if doubts else ""
 
 
-def named(call: Call) -> str:
-    """Who called whom, for a sentence."""
-    return f"{call.source} -> {call.to} over IPv{call.family}"
+def named(call: Call, shape: CallShape = _PLAIN) -> str:
+    """Who called whom, for a sentence; where ``shape`` has headers, also what it asked for."""
+    asked = ", ".join(f"{name}: {value}" for name, value in shape.headers)
+    return (
+        f"{call.source} -> {call.to} over IPv{call.family}{f' ({shape.method} {shape.path}, {asked})' if asked else ''}"
+    )
 
 
 def is_tunnelled(mesh: Mesh, call: Call) -> bool:

@@ -7,19 +7,23 @@ from dataclasses import dataclass, replace
 
 from meshlab.errors import TopologyError
 from meshlab.lab.calls.fates import fates
-from meshlab.lab.calls.names import due
+from meshlab.lab.calls.names import due, owner
 from meshlab.model import (
     FAMILIES,
     AskStep,
+    CallShape,
     CallStep,
     ChangeStep,
+    Family,
     Mesh,
     PolicyStep,
+    Request,
     Step,
     Topology,
     TrafficStep,
     Verdict,
 )
+from meshlab.model.route import NO_HTTP
 from meshlab.topology import after
 
 
@@ -66,7 +70,29 @@ def states_before(topology: Topology, place: int) -> Iterator[Mesh]:
 def verdicts(mesh: Mesh, step: CallStep) -> frozenset[Verdict]:
     """What the policies of ``mesh`` say of the call, over each family and at each pod that it may reach."""
     families = (step.family,) if step.family else FAMILIES
-    return frozenset(way.verdict for family in families for way in due(mesh, step.source, step.to, family).ways)
+    return frozenset(
+        way.verdict
+        for family in families
+        for way in due(mesh, step.source, step.to, family, asked(mesh, step.to, family, step.shape)).ways
+    )
+
+
+def asked(mesh: Mesh, to: str, family: Family, shape: CallShape) -> Request | None:
+    """What a call of ``shape`` asks for, as a waypoint reads it; ``None`` stands for a plain one."""
+    if shape == CallShape():
+        return None
+    if shape.kind == "tcp":
+        return NO_HTTP
+    headers = [(name.lower(), value) for name, value in shape.headers]
+    target = owner(mesh, to)
+    address, port = target.address(family) if target else None, to.rpartition(":")[2]
+    dialled = f"[{address}]:{port}" if family == 6 else f"{address}:{port}"
+    return Request(
+        method=shape.method,
+        path=shape.path,
+        authority=dict(headers).get("host", dialled),
+        headers=tuple(pair for pair in headers if pair[0] != "host"),
+    )
 
 
 def expecting(topology: Topology) -> Topology | None:

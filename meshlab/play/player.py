@@ -42,7 +42,7 @@ from meshlab.model import (
     Verdict,
 )
 from meshlab.model.report import Grade, Result
-from meshlab.play.faults import Wrong, fault, in_clear, is_tunnelled, named, shaped
+from meshlab.play.faults import Wrong, fault, in_clear, is_tunnelled, miscounted, named, shaped
 from meshlab.topology import after
 
 _ANSWER_S = 3.0
@@ -264,20 +264,30 @@ def _requests(lab: Lab, step: CallStep) -> Iterator[Request]:
 
 def _wrong(lab: Lab, step: CallStep, calls: Sequence[Call], busy: frozenset[str]) -> list[Wrong]:
     allowed = step.expect is Verdict.ALLOW
+    due = "answered" if allowed else "refused"
     arrivals = arrived(lab, [] if allowed else calls, calls, busy)
+    found = [
+        (call, told)
+        for call in calls
+        if (told := fault(lab.mesh, call, allowed=allowed, arrived=arrivals.get(call.number, "")))
+    ]
+    for family in FAMILIES if step.times > 1 and not found else ():
+        alike = [call for call in calls if call.family == family]
+        if alike and (told := miscounted(lab.mesh, alike)):
+            found.append((alike[0], told))
     return [
         Wrong(
             kind="verdict",
-            text=f"{named(call)} should be {'answered' if allowed else 'refused'}: {told}; {said(lab.mesh, call)}",
+            text=f"{named(call, step.shape)} should be {due}: {told}; {said(lab.mesh, call)}",
             source=call.source,
             to=call.to,
             family=call.family,
             seen=told,
             number=call.number,
             expect=step.expect,
+            shape=step.shape,
         )
-        for call in calls
-        if (told := fault(lab.mesh, call, allowed=allowed, arrived=arrivals.get(call.number, "")))
+        for call, told in found
     ]
 
 

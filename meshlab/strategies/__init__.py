@@ -1,4 +1,5 @@
-"""Hypothesis strategies that give plain ``meshlab.model`` objects: topologies, their parts, policies, calls.
+"""Hypothesis strategies that give plain ``meshlab.model`` objects: topologies, their parts, policies,
+routes, calls.
 
     @given(policies(lab.mesh))
     def test_any_policy(lab, mesh): lab.replace(mesh) ...
@@ -9,6 +10,7 @@ be written with ``topology.dump`` and read again. Needs the extra ``[fuzz]``.
 
 from meshlab.strategies.histories import histories
 from meshlab.strategies.policies import authorization_policies, peer_authentications, policies, policy_sets
+from meshlab.strategies.routes import http_routes, request_policies, routings
 from meshlab.strategies.shapes import call_shapes
 from meshlab.strategies.topologies import calls, services, spiffe_ids, topologies
 
@@ -17,9 +19,12 @@ __all__ = [
     "call_shapes",
     "calls",
     "histories",
+    "http_routes",
     "peer_authentications",
     "policies",
     "policy_sets",
+    "request_policies",
+    "routings",
     "services",
     "spiffe_ids",
     "topologies",

@@ -128,12 +128,12 @@ def _call(attempt: Attempt, end: End, number: int, started_ns: int) -> Call:
 
 
 def _asked(attempt: Attempt) -> HttpRequest:
-    headers = {name.lower(): value for name, value in attempt.request_headers.items()}
+    headers = [(name.lower(), value) for name, value in attempt.request_headers.items()]
     return HttpRequest(
         method=attempt.request.method,
         path=attempt.request.path,
-        authority=headers.pop("host", ""),
-        headers=tuple(headers.items()),
+        authority=dict(headers).get("host", ""),
+        headers=tuple(pair for pair in headers if pair[0] != "host"),
         takes_s=language.delay_s(attempt.request.path) if attempt.request.echo else 0.0,
     )
 

@@ -112,7 +112,7 @@ def _of_requests(planned: PlannedCell, calls: Sequence[Call]) -> tuple[Result, s
         if complaint := wrong_answer(planned.due, call):
             silent = call.outcome in _NO_ANSWER and not planned.listening
             return (Result.CANNOT_TELL if silent else Result.FAILED), complaint
-    if planned.counted and (complaint := wrong_shares(planned, calls)):
+    if planned.counted and (complaint := wrong_shares(planned.due, calls)):
         return Result.FAILED, complaint
     if planned.balanced and (left_out := _left_out(planned, calls)):
         return Result.FAILED, left_out

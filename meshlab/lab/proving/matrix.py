@@ -184,13 +184,17 @@ def rarely(due: Expected) -> float:
 
 
 def calls_to_count(due: Expected) -> int:
+    """How many calls a check makes, so that each share of what is expected shows, and its size as well."""
+    return min(MOST_CALLS_IF_RANDOM, max(LEAST_CALLS_IF_RANDOM, least_to_count(due)))
+
+
+def least_to_count(due: Expected) -> int:
     """How many calls show each share of what is expected: the smallest is missed by all more rarely than ``rarely``.
 
     Of a share of 5 % beside one of 95 % this is 297: 0.95^297 = 2.4e-7.
     """
     least = min(float(share.chance) for share in due.shares)
-    enough = math.ceil(math.log(rarely(due)) / math.log(1 - least)) if least < 1 else 1
-    return min(MOST_CALLS_IF_RANDOM, max(LEAST_CALLS_IF_RANDOM, enough))
+    return math.ceil(math.log(rarely(due)) / math.log(1 - least)) if least < 1 else 1
 
 
 def calls_to_reach_all(endpoints: int) -> int:

@@ -16,12 +16,14 @@ from urllib.parse import urlsplit
 
 from meshlab.apps import language
 from meshlab.lab.calls.endings import is_waypoints
-from meshlab.lab.proving.matrix import MISSED_BY_CHANCE, PlannedCell, rarely
+from meshlab.lab.proving.matrix import MISSED_BY_CHANCE, rarely
 from meshlab.model import Call, Expected, HeaderEdits, Outcome, Reaches, Request, Share, Status, Way
 
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 _OF_THE_CONNECTION = frozenset({"connection", "keep-alive", "transfer-encoding", "te", "upgrade", "content-length"})
 """Headers that each proxy writes anew."""
+_OF_A_PROXY = frozenset({"x-forwarded-client-cert"})
+"""Headers that only a proxy may vouch for: one that a client made up may be taken away, and a server may see others."""
 
 
 def wrong_answer(due: Expected, call: Call) -> str:
@@ -33,9 +35,9 @@ def wrong_answer(due: Expected, call: Call) -> str:
     return f"{_what_came(call)}: {(own or reasons)[0]}"
 
 
-def wrong_shares(cell: PlannedCell, calls: Sequence[Call]) -> str:
+def wrong_shares(due: Expected, calls: Sequence[Call]) -> str:
     """Which share is too small or too large to be chance, as half a sentence; empty where none is."""
-    due, total = cell.due, len(calls)
+    total = len(calls)
     explaining = [[share for share in due.shares if not _unlike(share, call, due)] for call in calls]
     least = rarely(due)
     for share in due.shares:
@@ -142,7 +144,7 @@ def _unlike_request(sent: Request, call: Call) -> str:
     for name, value in sent.headers:
         wanted[name] = f"{wanted[name]}, {value}" if name in wanted else value
     for name, value in wanted.items():
-        if name not in _OF_THE_CONNECTION and _listed(peer.headers.get(name)) != _listed(value):
+        if name not in _OF_THE_CONNECTION | _OF_A_PROXY and _listed(peer.headers.get(name)) != _listed(value):
             return f"the server saw {name}: {peer.headers.get(name)!r}, not {value!r}"
     for name, _ in asked.headers if asked is not None else ():
         own = name in _OF_THE_CONNECTION or name.startswith(language.OWN_HEADERS)
