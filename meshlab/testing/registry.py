@@ -70,6 +70,10 @@ def _request(name: str, does: str) -> Mutant:
     return Mutant(name, does, "waypoint", f"meshlab.testing.mutants.waypoint:{name.replace('-', '_')}")
 
 
+def _unseen_seven(name: str, does: str) -> Mutant:
+    return Mutant(name, does, "waypoint", f"meshlab.testing.mutants.unseen_seven:{name.replace('-', '_')}")
+
+
 MUTANTS = _named(
     _ztunnel("leaks-plaintext", "sends what it tunnels in clear to the application's port as well"),
     _ztunnel("falls-back-to-plaintext", "calls in clear when a tunnel is refused"),
@@ -341,6 +345,20 @@ MUTANTS = _named(
     ),
     _request("forwards-before-it-authorizes", "sends a request on that it answers with 403"),
     _request("sticky-rule", "judges the first request of a connection, and does with the others as with it"),
+    _unseen_seven(
+        "gives-a-lost-share-to-the-others",
+        "gives the share of a backend that is not there to the other backends of its rule",
+    ),
+    _unseen_seven("adds-over-what-is-there", "replaces the headers of a name that a route adds one to"),
+    _unseen_seven("compares-policy-paths-with-the-query", "takes the query for a part of the path that a policy names"),
+    _unseen_seven(
+        "replaces-prefixes-as-they-stand",
+        "keeps the slash at the end of a prefix that replaces another one: '/a' by '/' makes '/a/b' to '//b'",
+    ),
+    _unseen_seven(
+        "tunnels-after-a-refused-upgrade",
+        "judges no request that follows one for WebSocket, also where the server has refused that",
+    ),
 )
 
 VARIANTS = _named(
