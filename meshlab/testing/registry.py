@@ -341,6 +341,9 @@ MUTANTS = _named(
     ),
     _request("forwards-before-it-authorizes", "sends a request on that it answers with 403"),
     _request("sticky-rule", "judges the first request of a connection, and does with the others as with it"),
+    _request("ignores-token-expiry", "takes a token that has expired"),
+    _request("takes-a-token-unverified", "believes what a token says, whoever signed it"),
+    _request("lets-a-bad-token-pass-as-none", "takes a request with a bad token for one without a token"),
 )
 
 VARIANTS = _named(

@@ -90,13 +90,15 @@ class _File:
         nodes = self._nodes(spec)
         self._images = {pattern: workloads.program(entry) for pattern, entry in _maps(spec.map("images"))}
         self._place_waypoints(spec.map("waypoints"))
-        mesh = assembled(Mesh(), self._given, placement.Ground(nodes, self._images), self._notes)
+        urls = spec.strings("urls")
+        mesh = assembled(Mesh(), self._given, placement.Ground(nodes, self._images, urls), self._notes)
         topology = Topology(
             name=lab.map("metadata").text("name", DEFAULT_NAME),
             nodes=nodes,
             mesh=mesh,
             expect=expectations(spec.maps("expect"), Ends.of(mesh), self._notes),
             images=self._images,
+            urls=urls,
             mounts=spec.texts("mounts"),
         )
         topology = replace(topology, steps=steps(spec.maps("steps"), topology, self._notes))
