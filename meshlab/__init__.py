@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from meshlab.lab.calls.connections import OpenConnection
     from meshlab.model import Call, Outcome, SpiffeId
     from meshlab.model.report import Grade, Proof, Result
+    from meshlab.pki.tokens import TokenIssuer
 
 __all__ = [
     "AuditError",
@@ -66,6 +67,7 @@ __all__ = [
     "Result",
     "Settings",
     "SpiffeId",
+    "TokenIssuer",
     "TopologyError",
     "Traffic",
     "UsageError",
@@ -103,6 +105,7 @@ _HOMES = {
     "Result": "meshlab.model.report",
     "Settings": "meshlab.lab",
     "SpiffeId": "meshlab.model",
+    "TokenIssuer": "meshlab.pki.tokens",
     "TopologyError": "meshlab.errors",
     "Traffic": "meshlab.lab.calls.background",
     "UsageError": "meshlab.errors",

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from meshlab.model.gateway import USE_WAYPOINT, USE_WAYPOINT_NAMESPACE, Serves, Waypoint
-from meshlab.model.policy import AuthorizationPolicy, PeerAuthentication
+from meshlab.model.policy import AuthorizationPolicy, PeerAuthentication, RequestAuthentication
 from meshlab.model.route import DestinationRule, HttpRoute
 from meshlab.model.workload import Endpoints, Labels, Namespace, Pod, Service, ServicePort
 
@@ -35,6 +35,7 @@ class Mesh:
     authorization_policies: tuple[AuthorizationPolicy, ...] = ()
     peer_authentications: tuple[PeerAuthentication, ...] = ()
     """In the order of the file, which is their age: the oldest wins."""
+    request_authentications: tuple[RequestAuthentication, ...] = ()
     trust_domain: str = "cluster.local"
     root_namespace: str = "istio-system"
     profile: Profile = "advisory"

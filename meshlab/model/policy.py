@@ -1,9 +1,10 @@
-"""AuthorizationPolicy and PeerAuthentication, field by field as Istio's API names them.
+"""AuthorizationPolicy, PeerAuthentication and RequestAuthentication, field by field as Istio's API names them.
 
 These are the *manifests*. ``oracle`` judges them as they stand here; ``translate`` turns them into what a ztunnel is
 sent. L7 fields are kept, because they change what is sent at L4 (an ALLOW rule with one is dropped).
 
-Source: https://istio.io/latest/docs/reference/config/security/authorization-policy/
+Source: https://istio.io/latest/docs/reference/config/security/authorization-policy/,
+https://istio.io/latest/docs/reference/config/security/jwt/
 """
 
 from __future__ import annotations
@@ -117,6 +118,40 @@ class PeerAuthentication:
     mode: MtlsMode = MtlsMode.UNSET
     port_level_mtls: Mapping[int, MtlsMode] = field(default_factory=dict)
     """Only with a selector does Istio honour these."""
+
+    @property
+    def key(self) -> str:
+        return f"{self.namespace}/{self.name}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JwtRule:
+    """Whose tokens are good, and where a request has one."""
+
+    issuer: str
+    """Empty: any."""
+    jwks: str
+    """The issuer's public keys: a JWKS (RFC 7517) as JSON text, whether the manifest has it or a URL of it."""
+    audiences: Strings = ()
+    """Empty: any."""
+    from_headers: tuple[tuple[str, str], ...] = ()
+    """Names in lower case, each with the text that stands before the token."""
+    from_params: Strings = ()
+    """Of the query. Without any place, Istio takes ``Authorization: Bearer`` and the parameter ``access_token``."""
+    forward_original_token: bool = False
+    """Whether the server gets the token."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RequestAuthentication:
+    """It refuses bad tokens, and makes good ones known to AuthorizationPolicies. It requires none."""
+
+    name: str
+    namespace: str
+    rules: tuple[JwtRule, ...] = ()
+    selector: Mapping[str, str] | None = None
+    """No waypoint honours it."""
+    target_refs: tuple[Mapping[str, str], ...] = ()
 
     @property
     def key(self) -> str:

@@ -182,6 +182,8 @@ class Topology:
     """Pattern (fnmatch) -> program; ``None``: the built-in echo."""
     steps: tuple[Step, ...] = ()
     """``spec.steps``: what ``meshlab replay`` does, in order."""
+    urls: Mapping[str, str] = field(default_factory=dict)
+    """URL -> what the control plane reads there."""
     mounts: tuple[str, ...] = ()
     """Folders of the host that are readable in pods although they lie under /tmp."""
     ready_timeout_s: float = 10.0

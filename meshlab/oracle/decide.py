@@ -28,7 +28,7 @@ from meshlab.model import (
 )
 from meshlab.model.profile import policies_in_force
 from meshlab.model.workload import BYPASS_INBOUND
-from meshlab.oracle.matching import match_policy
+from meshlab.oracle.matching import NOBODY, Claims, match_policy
 from meshlab.oracle.mtls import strict_rule
 
 
@@ -54,6 +54,7 @@ def judged_by(
     policies: Sequence[AuthorizationPolicy],
     connection: Connection,
     request: Request | None = None,
+    claims: Claims = NOBODY,
     *,
     at_waypoint: bool = False,
 ) -> Decision:
@@ -61,15 +62,16 @@ def judged_by(
 
     Args:
         request: what a waypoint reads on the connection; ``None``: only the connection is judged.
+        claims: what its token says.
     """
     denying = [policy for policy in policies if policy.action is Action.DENY]
     allowing = [policy for policy in policies if policy.action is Action.ALLOW]
     for policy in denying:
-        reason = match_policy(policy, connection, request, at_waypoint=at_waypoint)
+        reason = match_policy(policy, connection, request, claims, at_waypoint=at_waypoint)
         if reason is not None:
             return Decision(Verdict.DENY, f"AuthorizationPolicy {policy.key} denies: {reason}")
     for policy in allowing:
-        reason = match_policy(policy, connection, request, at_waypoint=at_waypoint)
+        reason = match_policy(policy, connection, request, claims, at_waypoint=at_waypoint)
         if reason is not None:
             return Decision(Verdict.ALLOW, f"AuthorizationPolicy {policy.key} allows: {reason}")
     if allowing:

@@ -52,19 +52,26 @@ def _seen(mesh: Mesh, source: Pod, destination: Pod, port: int, family: Family, 
 
 
 def expected(
-    mesh: Mesh, source: Pod, destination: Pod | Service, port: int, family: Family, request: Request | None = None
+    mesh: Mesh,
+    source: Pod,
+    destination: Pod | Service,
+    port: int,
+    family: Family,
+    request: Request | None = None,
+    now_s: float = 0.0,
 ) -> Expected:
     """Return what should come of a call of ``source`` to ``port`` of a pod, or of a Service by its ClusterIP.
 
     Args:
         request: what it asks for, which counts where a waypoint reads it; ``GET /`` if it is not given.
+        now_s: when it is sent, in seconds since 1970, which counts for the token that it may have.
 
     The caller of a Service is in the mesh: nobody else carries a ClusterIP here. A call of a pod to its own address is
     never captured, and so it is always answered.
     """
     waypoint = _waypoint(mesh, source, destination)
     if isinstance(destination, Service):
-        return _of_service(mesh, source, waypoint, destination, port, family, request)
+        return _of_service(mesh, source, waypoint, destination, port, family, request, now_s)
     way = _way(mesh, source, waypoint, destination, port, port, family)
     if waypoint is not None:
         seen = _at_waypoint(mesh, source, destination, port, family)
@@ -95,6 +102,7 @@ def _of_service(
     port: int,
     family: Family,
     request: Request | None,
+    now_s: float,
 ) -> Expected:
     """Over every endpoint that the caller may reach; one without the named target port is none."""
     service_port = next((candidate for candidate in service.ports if candidate.port == port), None)
@@ -107,7 +115,7 @@ def _of_service(
         seen = _at_waypoint(mesh, source, service, port, family)
         if service_port.is_http:
             asked = request or Request(authority=_authority(seen))
-            return _of_request(mesh, source, waypoint, service, service_port, seen, asked, ways)
+            return _of_request(mesh, source, waypoint, service, service_port, seen, asked, now_s, ways)
         if denial := _denial(mesh, waypoint, service, seen):
             ways = tuple(_kept_from(way, denial) for way in ways)
     return Expected(ways, _rule(ways) or f"{service.key} has no endpoint for port {port}")
@@ -121,6 +129,7 @@ def _of_request(
     port: ServicePort,
     seen: Connection,
     request: Request,
+    now_s: float,
     own: tuple[Way, ...],
 ) -> Expected:
     """What becomes of a request that a waypoint reads.
@@ -133,10 +142,10 @@ def _of_request(
     to_waypoint = Path((Leg(source.key, waypoint.key, port.port, "hbone"),))
     shares: list[Share] = []
     ways: tuple[Way, ...]
-    said = http.shares(mesh, http.Came(known, service, port, seen, request))
+    said = http.shares(mesh, http.Came(known, service, port, seen, request, now_s))
     for one in said:
         match one.outcome:
-            case http.Answered(status, location, body):
+            case http.Answered(status, location, body, _):
                 ways = (Way(to_waypoint, None, Status(status), one.rule, tuple(way.path for way in own)),)
                 share = Share(chance=one.chance, ways=ways, location=location, body=body)
             case http.Forwarded(pods, sent, timeout_s):

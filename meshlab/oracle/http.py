@@ -1,6 +1,7 @@
 """What a waypoint does with a request: whether it is allowed, which rule of a route takes it, and what comes of it.
 
-    normalise -> authorize (DENY, then ALLOW) -> abort or delay -> the rule that matches -> one of its backends
+    normalise -> authenticate (the token) -> authorize (DENY, then ALLOW)
+        -> abort or delay -> the rule that matches -> one of its backends
 
 Of a rule's edits of headers and those of its backend, the backend's come last, but for the authority, where the rule's
 wins: so Istio makes them, whether there is one backend or several.
@@ -27,10 +28,12 @@ from meshlab.model import (
     HeaderEdits,
     HttpRoute,
     HttpRule,
+    JwtRule,
     Mesh,
     PodPort,
     Redirect,
     Request,
+    RequestAuthentication,
     RequestMatch,
     Service,
     ServicePort,
@@ -41,7 +44,9 @@ from meshlab.model import (
 from meshlab.model.gateway import WAYPOINT_CLASS
 from meshlab.model.route import NO_HTTP
 from meshlab.oracle.decide import judged_by
+from meshlab.oracle.matching import NOBODY, Claims
 from meshlab.oracle.requests import matches, normalised
+from meshlab.oracle.tokens import Rejected, authenticate
 
 BAD_REQUEST = 400
 DENIED = 403
@@ -63,6 +68,8 @@ class Answered:
     """Of a redirect."""
     body: str | None = None
     """``None``: any."""
+    bad_token: str = ""
+    """What is wrong with the token of the request."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,17 +108,37 @@ class Came:
     connection: Connection
     """From the client to the address of the Service: the client's identity and address, what was dialled."""
     request: Request
+    now_s: float = 0.0
+    """When, in seconds since 1970: tokens expire."""
 
 
 def authorize(
-    mesh: Mesh, waypoint: Waypoint, service: Service | None, connection: Connection, request: Request | None
+    mesh: Mesh,
+    waypoint: Waypoint,
+    service: Service | None,
+    connection: Connection,
+    request: Request | None,
+    claims: Claims = NOBODY,
 ) -> Decision:
     """What the policies that bind to ``waypoint``, or to ``service``, say of a connection or of a request on it.
 
+    Args:
+        claims: what the token of the request says.
+
     Source: https://istio.io/latest/docs/ambient/usage/l7-features/#targeting-policies-or-routing-rules
     """
-    bound = [policy for policy in mesh.authorization_policies if _binds(policy, mesh, waypoint, service)]
-    return judged_by(sorted(bound, key=lambda policy: policy.key), connection, request, at_waypoint=True)
+    bound = [
+        policy
+        for policy in mesh.authorization_policies
+        if not policy.dry_run and _binds(policy, mesh, waypoint, service)
+    ]
+    return judged_by(sorted(bound, key=lambda policy: policy.key), connection, request, claims, at_waypoint=True)
+
+
+def jwt_rules(mesh: Mesh, waypoint: Waypoint, service: Service) -> list[JwtRule]:
+    """The rules for tokens that bind to ``waypoint``, or to ``service``."""
+    bound = [policy for policy in mesh.request_authentications if _binds(policy, mesh, waypoint, service)]
+    return [rule for policy in bound for rule in policy.rules]
 
 
 def shares(mesh: Mesh, came: Came, unhealthy: Sequence[str] = ()) -> tuple[Share, ...]:
@@ -119,7 +146,12 @@ def shares(mesh: Mesh, came: Came, unhealthy: Sequence[str] = ()) -> tuple[Share
     if came.request == NO_HTTP:
         return (Share(Fraction(1), Answered(BAD_REQUEST), _no_http(came.service, came.port)),)
     came = replace(came, request=normalised(came.request))
-    decision = authorize(mesh, came.waypoint, came.service, came.connection, came.request)
+    checked = authenticate(jwt_rules(mesh, came.waypoint, came.service), came.request, came.now_s)
+    if isinstance(checked, Rejected):
+        answer = Answered(checked.status, bad_token=checked.why)
+        return (Share(Fraction(1), answer, f"a RequestAuthentication refuses the token: {checked.why}"),)
+    came = replace(came, request=checked.request)
+    decision = authorize(mesh, came.waypoint, came.service, came.connection, came.request, checked.claims)
     if decision.verdict is Verdict.DENY:
         return (Share(Fraction(1), Answered(DENIED), decision.rule),)
     found = _rule(mesh, came)
@@ -156,15 +188,16 @@ def _no_http(service: Service, port: ServicePort) -> str:
 # --- who may ---------------------------------------------------------------------------------------------------------
 
 
-def _binds(policy: AuthorizationPolicy, mesh: Mesh, waypoint: Waypoint, service: Service | None) -> bool:
-    return not policy.dry_run and any(
+_Policy = AuthorizationPolicy | RequestAuthentication
+
+
+def _binds(policy: _Policy, mesh: Mesh, waypoint: Waypoint, service: Service | None) -> bool:
+    return any(
         _is_target(target["kind"], target["name"], policy, mesh, waypoint, service) for target in policy.target_refs
     )
 
 
-def _is_target(
-    kind: str, name: str, policy: AuthorizationPolicy, mesh: Mesh, waypoint: Waypoint, service: Service | None
-) -> bool:
+def _is_target(kind: str, name: str, policy: _Policy, mesh: Mesh, waypoint: Waypoint, service: Service | None) -> bool:
     match kind:
         case "Gateway":
             return (name, policy.namespace) == (waypoint.name, waypoint.namespace)

@@ -18,10 +18,11 @@ on L7 parts, the code (pilot/pkg/serviceregistry/ambient/authorization.go).
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from ipaddress import IPv4Network, IPv6Network, ip_network
+from typing import Any
 
 from meshlab.model import (
     Action,
@@ -38,7 +39,12 @@ from meshlab.model import (
 from meshlab.oracle.requests import header, is_like_path, path_of
 
 Strings = tuple[str, ...]
+Claims = Mapping[str, Any]
+"""What a token says."""
+NOBODY: Claims = {}
 _HEADER_KEY = re.compile(r"request\.headers\[(.+)\]")
+_CLAIM_KEY = re.compile(r"request\.auth\.claims((?:\[[^\[\]]+\])+)")
+_CLAIMS = {"request.auth.audiences": ["aud"], "request.auth.presenter": ["azp"]}
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,33 +57,41 @@ class _Field:
 
 
 def match_policy(
-    policy: AuthorizationPolicy, connection: Connection, request: Request | None = None, *, at_waypoint: bool = False
+    policy: AuthorizationPolicy,
+    connection: Connection,
+    request: Request | None = None,
+    claims: Claims = NOBODY,
+    *,
+    at_waypoint: bool = False,
 ) -> str | None:
     """Say which rule of ``policy`` matches and by what, e.g. ``rule 1 (ports 9090)``; ``None`` where none does.
 
     Args:
         request: what a waypoint reads on the connection; ``None`` where it carries nothing but bytes.
+        claims: what the request's token says; nothing where it has none.
         at_waypoint: whether an entry of which nothing is left matches everything, as it does at a waypoint.
     """
     for number, rule in enumerate(policy.rules, 1):
         if request is None and policy.action is Action.ALLOW and _has_l7(rule):
             continue
-        reasons = _match_rule(rule, policy.namespace, connection, request, at_waypoint)
+        reasons = _match_rule(rule, policy.namespace, connection, request, claims, at_waypoint)
         if reasons is not None:
             return f"rule {number} ({', '.join(reasons) or 'everything'})"
     return None
 
 
 def _match_rule(
-    rule: Rule, namespace: str, connection: Connection, request: Request | None, at_waypoint: bool
+    rule: Rule, namespace: str, connection: Connection, request: Request | None, claims: Claims, at_waypoint: bool
 ) -> list[str] | None:
     """What in the rule matched (nothing, for a rule without parts); ``None`` where a part did not."""
     parts: list[list[list[_Field]]] = []
     if rule.sources:
-        parts.append([_source_fields(source, namespace, connection, request) for source in rule.sources])
+        parts.append([_source_fields(source, namespace, connection, request, claims) for source in rule.sources])
     if rule.operations:
         parts.append([_operation_fields(operation, connection, request) for operation in rule.operations])
-    parts.extend([_condition_fields(condition, namespace, connection, request)] for condition in rule.conditions)
+    parts.extend(
+        [_condition_fields(condition, namespace, connection, request, claims)] for condition in rule.conditions
+    )
     reasons = []
     for entries in parts:
         found = [reason for entry in entries if (reason := _match_entry(entry)) or (reason == "" and at_waypoint)]
@@ -103,7 +117,9 @@ def _match_entry(fields: Iterable[_Field]) -> str | None:
     return ", ".join(reasons)
 
 
-def _source_fields(source: Source, namespace: str, connection: Connection, request: Request | None) -> list[_Field]:
+def _source_fields(
+    source: Source, namespace: str, connection: Connection, request: Request | None, claims: Claims
+) -> list[_Field]:
     peer = connection.source
     l4 = [
         _Field("principals", source.principals, source.not_principals, _principal_matcher(peer)),
@@ -118,8 +134,12 @@ def _source_fields(source: Source, namespace: str, connection: Connection, reque
     ]
     if request is None:
         return l4
-    # no RequestAuthentication is read, so no request has a principal
-    requested = _Field("requestPrincipals", source.request_principals, source.not_request_principals, _never)
+    requested = _Field(
+        "requestPrincipals",
+        source.request_principals,
+        source.not_request_principals,
+        lambda value: _is_request_principal(claims, value),
+    )
     domains = _Field("trustDomains", source.trust_domains, source.not_trust_domains, _trust_domain_matcher(peer))
     return [*l4, requested, domains]
 
@@ -138,7 +158,7 @@ def _operation_fields(operation: Operation, connection: Connection, request: Req
 
 
 def _condition_fields(
-    condition: Condition, namespace: str, connection: Connection, request: Request | None
+    condition: Condition, namespace: str, connection: Connection, request: Request | None, claims: Claims
 ) -> list[_Field]:
     """One field, or none where the key is one that nobody can see here."""
     key, peer = condition.key, connection.source
@@ -159,6 +179,12 @@ def _condition_fields(
             found = _trust_domain_matcher(peer)
         case "source.serviceAccount":
             found = partial(_is_service_account, policy_namespace=namespace, peer=peer)
+        case "request.auth.principal":
+            found = partial(_is_request_principal, claims)
+        case _ if key in _CLAIMS:
+            found = _claim_matcher(claims, _CLAIMS[key])
+        case _ if named := _CLAIM_KEY.fullmatch(key):
+            found = _claim_matcher(claims, named[1][1:-1].split("]["))
         case _:
             found = _header_matcher(key, request)
     return [_Field(key, condition.values, condition.not_values, found)]
@@ -171,8 +197,34 @@ def _header_matcher(key: str, request: Request) -> Callable[[str], bool]:
     return lambda pattern: text is not None and _is_like(text, pattern)
 
 
-def _never(value: str) -> bool:
-    return False
+def _claim_matcher(claims: Claims, path: Iterable[str]) -> Callable[[str], bool]:
+    texts = _texts(claims, path)
+    return lambda pattern: any(_is_like(text, pattern) for text in texts)
+
+
+def _texts(claims: Claims, path: Iterable[str]) -> list[str]:
+    """The claim at ``path``: a text, or a list of texts; of any other kind Istio supports none."""
+    found: Any = claims
+    for name in path:
+        found = found.get(name) if isinstance(found, Mapping) else None
+    return [text for text in (found if isinstance(found, list) else [found]) if isinstance(text, str)]
+
+
+def _is_request_principal(claims: Claims, pattern: str) -> bool:
+    """Compares ``issuer/subject`` part by part: the last slash of the pattern is the one between them.
+
+        a/b  issuer a, subject b      *    any issuer and subject      a/*  */b  any of the other part
+        a*   issuer a*, any subject   *b   any issuer, subject *b
+
+    Source: ``requestPrincipalGenerator`` in pilot/pkg/security/authz/model/generator.go of istio/istio
+    """
+    issuer, slash, subject = pattern.rpartition("/")
+    if not slash:
+        subject = pattern if pattern.startswith("*") else "*" if pattern.endswith("*") else ""
+        issuer = "*" if pattern.startswith("*") else pattern
+    return any(_is_like(text, issuer) for text in _texts(claims, ["iss"])) and any(
+        _is_like(text, subject) for text in _texts(claims, ["sub"])
+    )
 
 
 def _is_host(authority: str, pattern: str) -> bool:

@@ -359,6 +359,9 @@ MUTANTS = _named(
         "tunnels-after-a-refused-upgrade",
         "judges no request that follows one for WebSocket, also where the server has refused that",
     ),
+    _request("ignores-token-expiry", "takes a token that has expired"),
+    _request("takes-a-token-unverified", "believes what a token says, whoever signed it"),
+    _request("lets-a-bad-token-pass-as-none", "takes a request with a bad token for one without a token"),
 )
 
 VARIANTS = _named(

@@ -17,7 +17,7 @@ from itertools import count
 from typing import Any, TypeVar
 
 from meshlab.model import Address, HttpRoute, Mesh, Namespace, Pod, Service, Waypoint, addresses
-from meshlab.topology import gateways, placement
+from meshlab.topology import gateways, placement, policies
 from meshlab.topology import services as manifests
 from meshlab.topology.gathered import Gathered
 from meshlab.topology.nodes import Map
@@ -32,7 +32,7 @@ def assembled(before: Mesh, given: Gathered, ground: placement.Ground, notes: No
     Args:
         before: the empty mesh for a file.
         given: one text.
-        ground: nodes and programs.
+        ground: nodes, programs and what URLs hold.
         notes: takes issues, and warnings of what has no effect.
         remake: whether pods that are there are replaced by others, and not changed.
     """
@@ -47,6 +47,10 @@ def assembled(before: Mesh, given: Gathered, ground: placement.Ground, notes: No
         destination_rules=merged(before.destination_rules, given.destination_rules),
         authorization_policies=merged(before.authorization_policies, given.authorization_policies),
         peer_authentications=merged(before.peer_authentications, given.peer_authentications),
+        request_authentications=merged(
+            before.request_authentications,
+            [policies.request_authentication(each, ground.urls, notes) for each in given.request_authentications],
+        ),
     )
     mesh = placement.with_drafts(mesh, given, ground, owned, notes, remake=remake)
     mesh = _with_target_ports(mesh, given.services, notes)

@@ -43,7 +43,8 @@ def replaced(text: str, source: str, topology: Topology) -> Mesh:
     """``topology.mesh`` with each object of ``text`` in place of the one of its name, of which nothing stays.
 
     A pod is another pod then, at the same address if it stays on its node and names no other. Policies are replaced as
-    a whole: if the text has any, or is empty, exactly these are in effect. Routes are replaced one by one.
+    a whole: if the text has any, or is empty, exactly these are in effect. Routes and
+    RequestAuthentications are replaced one by one.
 
     Raises:
         TopologyError: with every issue found.
@@ -117,7 +118,7 @@ def applied(documents: list[tuple[str, Map]], notes: Notes, topology: Topology, 
     if remake and (not documents or given.authorization_policies or given.peer_authentications):
         before = replace(before, authorization_policies=(), peer_authentications=())
     notes.issues += unrunnable(given.drafts, topology.images, notes)
-    return assembled(before, given, Ground(topology.nodes, topology.images), notes, remake=remake)
+    return assembled(before, given, Ground(topology.nodes, topology.images, topology.urls), notes, remake=remake)
 
 
 # --- delete ----------------------------------------------------------------------------------------------------------
@@ -155,6 +156,7 @@ _HELD = {
     "DestinationRule": "destination_rules",
     "AuthorizationPolicy": "authorization_policies",
     "PeerAuthentication": "peer_authentications",
+    "RequestAuthentication": "request_authentications",
 }
 """Kind -> the field of the mesh that holds it, and nothing else hangs on it."""
 

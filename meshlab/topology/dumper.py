@@ -22,12 +22,14 @@ from meshlab.model import (
     ContainerPort,
     Endpoints,
     Expectation,
+    JwtRule,
     Node,
     PeerAuthentication,
     Pod,
     PolicyStep,
     Program,
     PushStep,
+    RequestAuthentication,
     Rule,
     Service,
     ServicePort,
@@ -70,6 +72,7 @@ def _documents(topology: Topology) -> Iterator[dict[str, Any]]:
     yield from map(destination_rule, mesh.destination_rules)
     yield from map(_authorization_policy, mesh.authorization_policies)
     yield from map(_peer_authentication, mesh.peer_authentications)
+    yield from map(_request_authentication, mesh.request_authentications)
 
 
 def _lab(topology: Topology) -> dict[str, Any]:
@@ -87,6 +90,7 @@ def _lab(topology: Topology) -> dict[str, Any]:
             images={pattern: _program(program) for pattern, program in topology.images.items()},
             expect=[_row(row) for row in topology.expect],
             steps=[_step(step) for step in topology.steps],
+            urls=dict(topology.urls),
             mounts=list(topology.mounts),
             readyTimeoutSeconds=timeout if timeout != _DEFAULT_TIMEOUT_S else None,
         ),
@@ -289,3 +293,25 @@ def _peer_authentication(policy: PeerAuthentication) -> dict[str, Any]:
     ports = {str(port): {"mode": mode.value} for port, mode in policy.port_level_mtls.items()}
     spec = {**_selector(policy.selector), "mtls": {"mode": policy.mode.value}, **given(portLevelMtls=ports)}
     return {**headed("PeerAuthentication", _SECURITY, policy.name, policy.namespace), "spec": spec}
+
+
+def _request_authentication(policy: RequestAuthentication) -> dict[str, Any]:
+    spec = {
+        **_selector(policy.selector),
+        **given(
+            targetRefs=[dict(target) for target in policy.target_refs],
+            jwtRules=[_jwt_rule(rule) for rule in policy.rules],
+        ),
+    }
+    return {**headed("RequestAuthentication", _SECURITY, policy.name, policy.namespace), "spec": spec}
+
+
+def _jwt_rule(rule: JwtRule) -> dict[str, Any]:
+    return given(
+        issuer=rule.issuer,
+        jwks=rule.jwks,
+        audiences=list(rule.audiences),
+        fromHeaders=[{"name": name, **given(prefix=prefix)} for name, prefix in rule.from_headers],
+        fromParams=list(rule.from_params),
+        forwardOriginalToken=rule.forward_original_token,
+    )

@@ -56,6 +56,8 @@ class Gathered:
         self.destination_rules: list[DestinationRule] = []
         self.authorization_policies: list[AuthorizationPolicy] = []
         self.peer_authentications: list[PeerAuthentication] = []
+        self.request_authentications: list[Map] = []
+        """Documents: what is at their URLs is known later."""
 
     def add(self, kind: str, document: Map) -> None:
         """Read one checked document of any kind but ``Lab``."""
@@ -94,6 +96,8 @@ class Gathered:
                 self.authorization_policies.append(policies.authorization_policy(document, self._notes))
             case "PeerAuthentication":
                 self.peer_authentications.append(policies.peer_authentication(document, self._notes))
+            case "RequestAuthentication":
+                self.request_authentications.append(document)
             case _:
                 assert kind == "ServiceAccount"  # its namespace is mentioned above, and that is all it does
 

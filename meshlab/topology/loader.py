@@ -92,13 +92,15 @@ class _File:
         self._images = {pattern: workloads.program(entry) for pattern, entry in _maps(spec.map("images"))}
         self._place_waypoints(spec.map("waypoints"))
         profile: Profile = "required" if spec.text("profile") == "required" else "advisory"
-        mesh = assembled(Mesh(profile=profile), self._given, placement.Ground(nodes, self._images), self._notes)
+        ground = placement.Ground(nodes, self._images, spec.strings("urls"))
+        mesh = assembled(Mesh(profile=profile), self._given, ground, self._notes)
         topology = Topology(
             name=lab.map("metadata").text("name", DEFAULT_NAME),
             nodes=nodes,
             mesh=mesh,
             expect=expectations(spec.maps("expect"), Ends.of(mesh), self._notes),
             images=self._images,
+            urls=urls,
             mounts=spec.texts("mounts"),
         )
         topology = replace(topology, steps=steps(spec.maps("steps"), topology, self._notes))

@@ -27,6 +27,8 @@ class Ground:
 
     nodes: Sequence[Node]
     images: Mapping[str, Program | None]
+    urls: Mapping[str, str]
+    """URL -> what the control plane reads there."""
 
 
 _CHANGEABLE = {

@@ -1,18 +1,31 @@
-"""AuthorizationPolicy and PeerAuthentication: from checked documents to the model, refusing what Istio's API refuses.
+"""Policies and authentications: from checked documents to the model, refusing what Istio's API refuses.
 
-Source: pkg/config/validation/validation.go of istio/istio, ValidateAuthorizationPolicy and ValidatePeerAuthentication
+Source: pkg/config/validation/validation.go of istio/istio, ValidateAuthorizationPolicy, ValidatePeerAuthentication
+and ValidateRequestAuthentication
 """
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
-from meshlab.model import Action, AuthorizationPolicy, Condition, MtlsMode, Operation, PeerAuthentication, Rule, Source
+from meshlab.model import (
+    Action,
+    AuthorizationPolicy,
+    Condition,
+    JwtRule,
+    MtlsMode,
+    Operation,
+    PeerAuthentication,
+    RequestAuthentication,
+    Rule,
+    Source,
+)
 from meshlab.model.workload import TRUE_WORDS
 from meshlab.topology import shapes
 from meshlab.topology.nodes import Map, Node, Scalar, Sequence
-from meshlab.topology.notes import Notes, Place, did_you_mean, listed
+from meshlab.topology.notes import Notes, Place, did_you_mean, listed, shown
 from meshlab.topology.shapes import Shape
 
 DRY_RUN = "istio.io/dry-run"
@@ -241,3 +254,58 @@ def peer_authentication(document: Map, notes: Notes) -> PeerAuthentication:
 
 def _mode(mtls: Map) -> MtlsMode:
     return MtlsMode(mtls.text("mode", "UNSET"))
+
+
+def request_authentication(document: Map, urls: Mapping[str, str], notes: Notes) -> RequestAuthentication:
+    """A ``kind: RequestAuthentication``.
+
+    Args:
+        urls: URL -> what the control plane reads there.
+    """
+    metadata, spec = document.map("metadata"), document.map("spec")
+    targets = _target_refs(spec, notes)
+    if not targets:
+        why = "a waypoint honours one with targetRefs only, and no node proxy reads tokens"
+        notes.warn(spec.at("selector"), f"this RequestAuthentication has no effect: {why}")
+    return RequestAuthentication(
+        name=metadata.text("name"),
+        namespace=metadata.text("namespace", "default"),
+        rules=tuple(_jwt_rule(rule, urls, notes) for rule in spec.maps("jwtRules")),
+        selector=_selector(spec),
+        target_refs=targets,
+    )
+
+
+def _jwt_rule(rule: Map, urls: Mapping[str, str], notes: Notes) -> JwtRule:
+    headers = tuple((each.text("name").lower(), each.text("prefix")) for each in rule.maps("fromHeaders"))
+    return JwtRule(
+        issuer=rule.text("issuer"),
+        jwks=_jwks(rule, urls, notes),
+        audiences=rule.texts("audiences"),
+        from_headers=headers,
+        from_params=rule.texts("fromParams"),
+        forward_original_token=bool(rule.value("forwardOriginalToken")),
+    )
+
+
+def _jwks(rule: Map, urls: Mapping[str, str], notes: Notes) -> str:
+    """The keys as they stand in the rule, or else at their URL."""
+    url = rule.text("jwksUri")
+    text = rule.text("jwks") or urls.get(url, "")
+    if not text:
+        where = f"nothing is at {shown(url)}: write what is read there under spec.urls of the Lab" if url else "no keys"
+        notes.refuse(
+            rule.at("jwksUri"), f"{where}, or write the keys themselves as `jwks`; the lab reads no other host"
+        )
+    elif not _is_jwks(text):
+        notes.refuse(rule.at("jwks" if "jwks" in rule else "jwksUri"), 'the keys are no JWKS: {"keys": [{"kty": ...}]}')
+    return text
+
+
+def _is_jwks(text: str) -> bool:
+    try:
+        read = json.loads(text)
+    except ValueError:
+        return False
+    keys = read.get("keys") if isinstance(read, dict) else None
+    return isinstance(keys, list) and bool(keys) and all(isinstance(key, dict) and "kty" in key for key in keys)

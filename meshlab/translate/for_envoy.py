@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from meshlab.model import Mesh, Pod
 from meshlab.translate.envoy import clusters, listeners
 from meshlab.translate.envoy.forms import CLUSTER_TYPE, LISTENER_TYPE, OWN, ROOT, ROUTE_TYPE, SECRET_TYPE, Json
-from meshlab.translate.envoy.rbac import bound
+from meshlab.translate.envoy.rbac import bound, jwt_rules
 from meshlab.translate.envoy.routes import CONNECT, connect, connects, routes, shares
 from meshlab.translate.envoy.serving import Served, Share, served
 
@@ -85,10 +85,11 @@ class _Parts:
         routed: list[Share] = []
         for one in here:
             assert waypoint is not None, "who serves something is there"
-            policies = bound(mesh, waypoint, one.to.service if isinstance(one.to, Share) else None)
+            service = one.to.service if isinstance(one.to, Share) else None
+            policies = bound(mesh, waypoint, service)
             if isinstance(one.to, Share) and one.to.port.is_http:
                 routed += shares(mesh, one.to)
-                self._take(one, listeners.http_chain(one))
+                self._take(one, listeners.http_chain(one, jwt_rules(mesh, waypoint, service)))
                 self.routes[one.name] = routes(mesh, one.name, one.to, policies)
             elif isinstance(one.to, Pod) or one.to.endpoints(mesh, unhealthy):
                 self._take(one, listeners.bytes_chain(one, policies))

@@ -78,10 +78,13 @@ def interim_head(event: h11.InformationalResponse) -> h11.InformationalResponse:
 
 def own_answer(answered: Answered, method: str, edits: Iterable[HeaderEdits] = ()) -> tuple[h11.Response, bytes]:
     """An answer of the waypoint's own: its head, and the body that follows it to a request of ``method``."""
-    text = (_TEXTS.get(answered.status, "") if answered.body is None else answered.body).encode()
+    said = answered.bad_token or _TEXTS.get(answered.status, "")
+    text = (said if answered.body is None else answered.body).encode()
     headers: Headers = (("content-type", "text/plain"),) if text else ()
     if answered.location:
         headers += (("location", answered.location),)
+    if answered.bad_token:
+        headers += (("www-authenticate", 'Bearer error="invalid_token"'),)
     framing = () if answered.status in _BODILESS else (("content-length", str(len(text))),)
     head = _response(answered.status, (*_edited(headers, edits), *framing), _PHRASES.get(answered.status, "").encode())
     return head, b"" if method == "HEAD" or answered.status in _BODILESS else text

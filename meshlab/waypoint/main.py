@@ -151,7 +151,7 @@ class Waypoint:
     def judge(self, asked: Asked, client: Client, request: Request) -> Share:
         assert asked.service is not None, "requests are read at the ports of Services"
         assert asked.port is not None
-        came = Came(asked.waypoint, asked.service, asked.port, asked.connection(client), request)
+        came = Came(asked.waypoint, asked.service, asked.port, asked.connection(client), request, time.time())
         return draw(self.shares(asked.mesh, came), self.rng)
 
     def shares(self, mesh: Mesh, came: Came) -> Sequence[Share]:

@@ -15,7 +15,7 @@ from meshlab.translate.for_envoy import LISTENER_TYPE, ROUTE_TYPE
 
 GATE = {"kind": "Gateway", "name": "gate"}
 PEER = {"key": "meshlab.peer"}
-ANY, NEVER = {"any": True}, {"not_id": {"any": True}}
+ANY = {"any": True}
 
 
 def policy(*some: Rule, action: Action = Action.DENY, **more: Any) -> AuthorizationPolicy:
@@ -81,6 +81,20 @@ def test_an_allow_without_rules_lets_nobody_in() -> None:
     }
 
 
+SOME = {"safe_regex": {"regex": ".+"}}
+
+
+def claim(matches: dict[str, Any], *path: str) -> dict[str, Any]:
+    text = {"string_match": matches}
+    value = {"or_match": {"value_matchers": [text, {"list_match": {"one_of": text}}]}}
+    keys = [{"key": key} for key in ("payload", *path)]
+    return {"metadata": {"filter": "envoy.filters.http.jwt_authn", "path": keys, "value": value}}
+
+
+def subject(issuer: dict[str, Any], name: dict[str, Any]) -> dict[str, Any]:
+    return {"or_ids": {"ids": [{"and_ids": {"ids": [claim(issuer, "iss"), claim(name, "sub")]}}]}}
+
+
 # --- who -------------------------------------------------------------------------------------------------------------
 
 
@@ -95,8 +109,12 @@ def test_an_allow_without_rules_lets_nobody_in() -> None:
         (Source(service_accounts=("b",)), peer(safe_regex={"regex": "spiffe://.+/ns/shop/sa/b"})),
         (Source(service_accounts=("a/b.c",)), peer(safe_regex={"regex": r"spiffe://.+/ns/a/sa/b\.c"})),
         (Source(trust_domains=("td",)), peer(safe_regex={"regex": "spiffe://td/.*"})),
-        (Source(request_principals=("*",)), {"or_ids": {"ids": [NEVER]}}),
-        (Source(not_request_principals=("*",)), {"not_id": {"or_ids": {"ids": [NEVER]}}}),
+        (Source(request_principals=("https://a/b",)), subject({"exact": "https://a"}, {"exact": "b"})),
+        (Source(request_principals=("a/*",)), subject({"exact": "a"}, SOME)),
+        (Source(request_principals=("a*",)), subject({"prefix": "a"}, SOME)),
+        (Source(request_principals=("*b",)), subject(SOME, {"suffix": "b"})),
+        (Source(request_principals=("a",)), subject({"exact": "a"}, {"exact": ""})),
+        (Source(not_request_principals=("*",)), {"not_id": subject(SOME, SOME)}),
     ],
 )
 def test_a_source_is_who_the_tunnel_came_from(source: Source, form: object) -> None:

@@ -44,6 +44,7 @@ BASES = {
               workload: full
           dataplane: {ztunnel: reference, waypoint: reference}
           images: {"*/corp/tool:*": {run: [tool], env: {LEVEL: low}, workingDir: /opt}}
+          urls: {"https://keys.example": text}
           mounts: [/opt]
           readyTimeoutSeconds: 5
         """,
@@ -364,6 +365,44 @@ BASES = {
           mtls: {mode: STRICT}
           portLevelMtls: {"80": {mode: DISABLE}, "81": {mode: DISABLE}}
         """,
+    "RequestAuthentication": """
+        apiVersion: security.istio.io/v1
+        kind: RequestAuthentication
+        metadata: {name: tokens, namespace: shop}
+        spec:
+          selector: {matchLabels: {app: web}}
+          jwtRules:
+          - issuer: me
+            audiences: [shop]
+            jwks: '{"keys": [{"kty": "EC"}]}'
+            fromHeaders: [{name: x-token, prefix: "t:"}]
+            fromParams: [token]
+            forwardOriginalToken: true
+        """,
+    "RequestAuthentication of a target": """
+        apiVersion: security.istio.io/v1
+        kind: RequestAuthentication
+        metadata: {name: tokens, namespace: shop}
+        spec: {targetRef: {group: gateway.networking.k8s.io, kind: Gateway, name: web}}
+        """,
+    "RequestAuthentication of targets": """
+        apiVersion: security.istio.io/v1
+        kind: RequestAuthentication
+        metadata: {name: tokens, namespace: shop}
+        spec: {targetRefs: [{group: gateway.networking.k8s.io, kind: Gateway, name: web}]}
+        """,
+    "RequestAuthentication of a Service": """
+        apiVersion: security.istio.io/v1
+        kind: RequestAuthentication
+        metadata: {name: tokens, namespace: shop}
+        spec: {targetRef: {group: "", kind: Service, name: web}}
+        """,
+    "RequestAuthentication of Services": """
+        apiVersion: security.istio.io/v1
+        kind: RequestAuthentication
+        metadata: {name: tokens, namespace: shop}
+        spec: {targetRefs: [{group: "", kind: Service, name: web}]}
+        """,
 }
 
 _NAMED = {"metadata name": "other", "metadata namespace": "other"}
@@ -426,6 +465,7 @@ _VERBS = ("restart", "kill", "stop", "pause", "resume")
 
 CHANGES: dict[str, dict[str, Any]] = {
     "Lab": {
+        "spec urls https://keys.example": "other",
         "metadata name": "other",
         "spec nodes 0 name": "other",
         "spec nodes 0 ztunnel": "reference",
@@ -665,6 +705,27 @@ CHANGES: dict[str, dict[str, Any]] = {
         "spec portLevelMtls 80": GONE,
         "spec portLevelMtls 80 mode": "STRICT",
     },
+    "RequestAuthentication": {
+        **_NAMED,
+        "spec selector matchLabels app": "other",
+        "spec jwtRules 0 issuer": "other",
+        "spec jwtRules 0 audiences 0": "other",
+        "spec jwtRules 0 jwks": '{"keys": [{"kty": "RSA"}]}',
+        "spec jwtRules 0 fromHeaders 0 name": "other",
+        "spec jwtRules 0 fromHeaders 0 prefix": "other",
+        "spec jwtRules 0 fromParams 0": "other",
+        "spec jwtRules 0 forwardOriginalToken": False,
+    },
+    "RequestAuthentication of a target": {
+        "spec targetRef kind": "GatewayClass",
+        "spec targetRef name": "other",
+    },
+    "RequestAuthentication of targets": {
+        "spec targetRefs 0 kind": "GatewayClass",
+        "spec targetRefs 0 name": "other",
+    },
+    "RequestAuthentication of a Service": {"spec targetRef group": "core"},
+    "RequestAuthentication of Services": {"spec targetRefs 0 group": "core"},
 }
 """Base -> steps into it -> another value there."""
 
@@ -680,6 +741,7 @@ ELSEWHERE = {
     "spec.profile": "test_waypoint_profile: what each profile lets through",
     "spec.steps[].call.path": "test_bugfile_steps: with the kind that it goes with",
     "spec.steps[].call.headers.*": "test_bugfile_steps: with the kind that it goes with",
+    "spec.jwtRules[].jwksUri": "test_topology_tokens: it goes with spec.urls",
     "spec.waypoints.*": "test_waypoint_paths: they go with a Gateway",
     "spec.waypoints.*.node": "test_waypoint_paths: they go with a Gateway",
     "spec.waypoints.*.ips[]": "test_waypoint_paths: they go with a Gateway",

@@ -27,6 +27,7 @@ from meshlab.model import (
     StringMatch,
 )
 from meshlab.oracle.http import Answered, Forwarded, Share
+from meshlab.pki.tokens import TokenIssuer
 from meshlab.protocols.hbone import Refusal, Target
 from meshlab.proxykit.splice import Half
 from meshlab.proxykit.tasks import Tasks
@@ -209,6 +210,36 @@ def test_one_that_judges_wrongly_lets_a_denied_request_pass(kind: type[Waypoint]
     known = world.known(TO_ONE, policies=policies)
     assert judged(Waypoint, known, request, identity).outcome == Answered(403)
     assert isinstance(judged(kind, known, request, identity).outcome, Forwarded)
+
+
+ISSUER = TokenIssuer("me")
+TOKENS = f"""
+---
+apiVersion: security.istio.io/v1
+kind: RequestAuthentication
+metadata: {{name: tokens, namespace: shop}}
+spec: {{targetRefs: [{{kind: Service, group: "", name: one}}], jwtRules: [{{issuer: me, jwks: '{ISSUER.jwks}'}}]}}
+"""
+BAD: dict[type[Waypoint], str] = {
+    mutants.IgnoresTokenExpiry: ISSUER.token(exp=1000),
+    mutants.TakesATokenUnverified: TokenIssuer("me").token(),
+    mutants.LetsABadTokenPassAsNone: "x",
+}
+
+
+@pytest.mark.parametrize("kind", BAD, ids=lambda kind: kind.__name__)
+def test_one_that_takes_bad_tokens_lets_a_request_pass_that_has_one(kind: type[Waypoint]) -> None:
+    known = world.known(TO_ONE, policies=TOKENS)
+    bad, good, none = (
+        world.request(headers=[("authorization", f"{scheme} {token}")])
+        for scheme, token in (("Bearer", BAD[kind]), ("Bearer", ISSUER.token()), ("Basic", "x"))
+    )
+    outcome = judged(Waypoint, known, bad).outcome
+    assert isinstance(outcome, Answered)
+    assert outcome.status == 401
+    assert isinstance(judged(kind, known, bad).outcome, Forwarded)
+    for request in (good, none):
+        assert judged(kind, known, request) == judged(Waypoint, known, request)
 
 
 def test_one_that_forwards_before_it_authorizes_delivers_what_it_denies() -> None:

@@ -11,6 +11,7 @@ is port 8080 of the pod ``shop/server``. What is there decides; where both are, 
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 from ipaddress import IPv6Address, ip_address
 
@@ -116,7 +117,7 @@ def due(mesh: Mesh, source: str, to: str, family: Family, request: Request | Non
     target = owner(mesh, to)
     if caller is None or target is None:
         return Expected((), f"{to if caller else source} is not there")
-    return expected(mesh, caller, target, int(to.rpartition(":")[2]), family, request)
+    return expected(mesh, caller, target, int(to.rpartition(":")[2]), family, request, time.time())
 
 
 def ports_of(mesh: Mesh, pod: Pod) -> list[int]:

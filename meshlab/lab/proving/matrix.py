@@ -12,6 +12,7 @@ request at random is asked so often that a share that is too large or too small 
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -295,7 +296,7 @@ def _cell(
     address: Address,
     request: Request | None = None,
 ) -> PlannedCell:
-    due = expected(mesh, source, destination, port, family, request)
+    due = expected(mesh, source, destination, port, family, request, time.time())
     return PlannedCell(
         source=source,
         destination=destination,

@@ -3,14 +3,18 @@
 A plain request comes first. Then, for each match of each rule, and for each operation and header of each policy that
 binds there, come the requests that it matches, and for each of its parts one that differs from those in that part
 alone. Who is allowed by name is claimed to be the caller in a header, too, which must change nothing.
+For each rule of a RequestAuthentication come tokens that nobody signed: no private key is known here.
 
     path exact /a         ->  /a                          /ax
     path prefix /a        ->  /a   /a/x                   /ax
     header a exact 1      ->  a: 1                        a: 1x    no a
+    tokens of issuer a    ->                              text that is no token    one of a    one of another issuer
 """
 
 from __future__ import annotations
 
+import base64
+import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -21,10 +25,12 @@ from meshlab.model import (
     WAYPOINT_CLASS,
     AuthorizationPolicy,
     HttpRoute,
+    JwtRule,
     Mesh,
     NamedMatch,
     Operation,
     Request,
+    RequestAuthentication,
     RequestMatch,
     Service,
     ServicePort,
@@ -38,6 +44,8 @@ _HEADER_KEY = re.compile(r"request\.headers\[(.+)\]")
 _OTHER_METHOD = "PUT"
 _LATE_S = 0.5
 """By so much a slow answer is later than its rule waits."""
+_FAR_S = 1 << 33
+"""A time that has not come, in seconds since 1970."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,12 +74,14 @@ def questions(mesh: Mesh, service: Service, port: ServicePort) -> Questions:
     plain = Request(authority=_authority(service, port))
     routes = [route for route in mesh.http_routes if _is_for(route, service, port)]
     policies = [policy for policy in mesh.authorization_policies if _may_bind(policy, mesh, service)]
-    unasked = dict.fromkeys(chain(*(_without_example(route) for route in routes)))
+    reading = [one for one in mesh.request_authentications if _may_bind(one, mesh, service)]
+    unasked = dict.fromkeys(chain(*(_without_example(route) for route in routes), map(_unsigned, reading)))
     found = dict.fromkeys(
         chain(
             [plain],
             *(_of_route(plain, route) for route in routes),
             *(_of_policy(plain, policy) for policy in policies),
+            *(_of_tokens(plain, rule) for one in reading for rule in one.rules),
         )
     )
     kept = tuple(found)[:MOST]
@@ -90,7 +100,7 @@ def _is_for(route: HttpRoute, service: Service, port: ServicePort) -> bool:
     return any(key == service.key and number in (None, port.port) for key, number in route.services)
 
 
-def _may_bind(policy: AuthorizationPolicy, mesh: Mesh, service: Service) -> bool:
+def _may_bind(policy: AuthorizationPolicy | RequestAuthentication, mesh: Mesh, service: Service) -> bool:
     """Whether a policy is for the Service or for its waypoint; of one that is not, a request more is asked."""
     waypoint = mesh.waypoint_of(service)
     names = {"Service": service.name, "Gateway": waypoint.name if waypoint else "", "GatewayClass": WAYPOINT_CLASS}
@@ -262,3 +272,27 @@ def _like(pattern: str) -> str:
 def _path(pattern: str) -> str:
     text = pattern.replace("{**}", "x/y").replace("{*}", "x").replace("*", "x")
     return text if text.startswith("/") else f"/{text}"
+
+
+# --- of a token ------------------------------------------------------------------------------------------------------
+
+
+def _of_tokens(plain: Request, rule: JwtRule) -> Iterator[Request]:
+    for token in ("no-token", _forged(rule, rule.issuer), _forged(rule, f"not-{rule.issuer}")):
+        if rule.from_params and not rule.from_headers:
+            yield replace(plain, path=f"{plain.path}?{rule.from_params[0]}={token}")
+        else:
+            name, prefix = rule.from_headers[0] if rule.from_headers else ("authorization", "Bearer ")
+            yield replace(plain, headers=((name, f"{prefix}{token}"),))
+
+
+def _forged(rule: JwtRule, issuer: str) -> str:
+    """A token that is right but for its signature, which is the same each time."""
+    algorithm, size = ("RS256", 256) if '"RSA"' in rule.jwks else ("ES256", 64)
+    claims = {"iss": issuer, "sub": "nobody", "exp": _FAR_S, "aud": list(rule.audiences)}
+    parts = (json.dumps({"alg": algorithm, "typ": "JWT"}).encode(), json.dumps(claims).encode(), bytes(range(size)))
+    return ".".join(base64.urlsafe_b64encode(part).decode().rstrip("=") for part in parts)
+
+
+def _unsigned(one: RequestAuthentication) -> str:
+    return f"RequestAuthentication {one.key}: no request with a good token is asked, for want of a private key"

@@ -11,10 +11,12 @@ from dataclasses import replace
 from typing import Any, ClassVar
 
 import h11
+import jwt
 
 from meshlab.errors import ProtocolError
 from meshlab.model import Backend, HeaderEdits, HttpRoute, HttpRule, Mesh, PodPort, Request, SpiffeId
 from meshlab.oracle.http import DENIED, NO_ROUTE, UNAVAILABLE, Answered, Came, Forwarded, Share
+from meshlab.pki.tokens import TokenIssuer
 from meshlab.protocols.hbone import Target
 from meshlab.testing.mutants.policy import Program
 from meshlab.waypoint.heads import request_head
@@ -227,6 +229,45 @@ class ForwardsBeforeItAuthorizes(Waypoint):
         server.pipe.leave()
 
 
+class IgnoresTokenExpiry(Waypoint):
+    """G ``jwt-validation``: an expired token is as good as a new one."""
+
+    def shares(self, mesh: Mesh, came: Came) -> Sequence[Share]:
+        return super().shares(mesh, replace(came, now_s=0.0))
+
+
+class TakesATokenUnverified(Waypoint):
+    """G ``jwt-validation``: it believes what a token says, whoever signed it."""
+
+    def shares(self, mesh: Mesh, came: Came) -> Sequence[Share]:
+        signer = TokenIssuer("")
+        trusting = tuple(
+            replace(one, rules=tuple(replace(rule, jwks=signer.jwks) for rule in one.rules))
+            for one in mesh.request_authentications
+        )
+        headers = tuple((name, self._signed(value, signer)) for name, value in came.request.headers)
+        request = replace(came.request, headers=headers)
+        return super().shares(replace(mesh, request_authentications=trusting), replace(came, request=request))
+
+    def _signed(self, value: str, signer: TokenIssuer) -> str:
+        prefix, space, token = value.rpartition(" ")
+        try:
+            claims = jwt.decode(token, options={"verify_signature": False})
+        except jwt.InvalidTokenError:
+            return value
+        return f"{prefix}{space}{signer.token(**{'subject': '', **claims})}"
+
+
+class LetsABadTokenPassAsNone(Waypoint):
+    """G ``jwt-validation``: a request whose token is bad is one without a token."""
+
+    def shares(self, mesh: Mesh, came: Came) -> Sequence[Share]:
+        shares = super().shares(mesh, came)
+        if any(isinstance(share.outcome, Answered) and share.outcome.bad_token for share in shares):
+            return super().shares(replace(mesh, request_authentications=()), came)
+        return shares
+
+
 class _Sticky(HttpStream):
     _first: Share | None = None
 
@@ -261,6 +302,9 @@ judges_itself_for_its_client = _program(JudgesItself)
 trusts_a_header_for_identity = _program(TrustsAHeaderForIdentity)
 forwards_before_it_authorizes = _program(ForwardsBeforeItAuthorizes)
 sticky_rule = _program(StickyRule)
+ignores_token_expiry = _program(IgnoresTokenExpiry)
+takes_a_token_unverified = _program(TakesATokenUnverified)
+lets_a_bad_token_pass_as_none = _program(LetsABadTokenPassAsNone)
 
 
 # --- legal variants --------------------------------------------------------------------------------------------------

@@ -24,7 +24,7 @@ from meshlab.topology.keys.gateways import GATEWAY
 from meshlab.topology.keys.key import Key, Kind, Use, each, inert, refused
 from meshlab.topology.keys.lab import LAB
 from meshlab.topology.keys.pods import DEPLOYMENT, POD
-from meshlab.topology.keys.policies import AUTHORIZATION_POLICY, PEER_AUTHENTICATION
+from meshlab.topology.keys.policies import AUTHORIZATION_POLICY, PEER_AUTHENTICATION, REQUEST_AUTHENTICATION
 from meshlab.topology.keys.routes import DESTINATION_RULE, HTTP_ROUTE, VIRTUAL_SERVICE
 from meshlab.topology.keys.services import ENDPOINT_SLICE, ENDPOINTS, SERVICE
 
@@ -70,6 +70,7 @@ KINDS: Mapping[str, Kind] = {
         Kind("DestinationRule", _NETWORKING, DESTINATION_RULE),
         Kind("AuthorizationPolicy", _SECURITY, AUTHORIZATION_POLICY),
         Kind("PeerAuthentication", _SECURITY, PEER_AUTHENTICATION),
+        Kind("RequestAuthentication", _SECURITY, REQUEST_AUTHENTICATION),
     )
 }
 """In the order of the documentation. ``kind: List`` is its items."""

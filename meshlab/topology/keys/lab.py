@@ -111,6 +111,7 @@ LAB = {
     "spec.steps[].traffic.rate": honoured(shapes.RATE, why="50 where it is not given; calls a second in all"),
     "spec.steps[].traffic.open": honoured(shapes.REPLICAS, why="0 where it is not given; connections for each pair"),
     "spec.steps[].traffic.during[]": manifest("a step as of spec.steps, but no `traffic`"),
+    "spec.urls.*": honoured(shapes.ANY_TEXT, names=shapes.TEXT, why="what the control plane reads at a jwksUri"),
     "spec.mounts[]": honoured(shapes.PATH, why="folders that pods can read although they lie under /tmp"),
     "spec.readyTimeoutSeconds": honoured(shapes.SECONDS, why="10 where it is not given"),
 }

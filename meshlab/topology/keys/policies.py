@@ -1,4 +1,4 @@
-"""Keys of AuthorizationPolicy and PeerAuthentication."""
+"""Keys of AuthorizationPolicy, PeerAuthentication and RequestAuthentication."""
 
 from __future__ import annotations
 
@@ -62,4 +62,31 @@ PEER_AUTHENTICATION = {
     "spec.mtls.mode": _MODE,
     "spec.portLevelMtls.*": honoured(None, names=shapes.PORT_KEY),
     "spec.portLevelMtls.*.mode": _MODE,
+}
+
+_JWT_RULE = {
+    "issuer": honoured(shapes.ANY_TEXT, why="of the tokens; any where it is empty"),
+    "audiences[]": honoured(why="a token for another one gets 403"),
+    "jwks": honoured(why="the public keys, as JSON text"),
+    "jwksUri": honoured(why="looked up in spec.urls of the Lab: the lab reads no other host"),
+    "fromHeaders[].name": honoured(shapes.HEADER, required=True),
+    "fromHeaders[].prefix": honoured(shapes.ANY_TEXT),
+    "fromParams[]": honoured(
+        why="without any place a token is taken from `Authorization: Bearer`, or from the parameter access_token"
+    ),
+    "forwardOriginalToken": honoured(shapes.BOOLEAN, why="false where it is not given: the server gets no token"),
+    "fromCookies": refused("the lab reads no cookies; write fromHeaders"),
+    "spaceDelimitedClaims": refused("the lab takes scope and permission for lists of words, and no other claim"),
+    **each("outputClaimToHeaders outputPayloadToHeader", refused("the lab does not pass on what a token says")),
+    "timeout": inert("no keys are fetched"),
+}
+REQUEST_AUTHENTICATION = {
+    **object_keys(shapes.SUBDOMAIN),
+    **NO_LABELS,
+    **NO_ANNOTATIONS,
+    **_SELECTOR,
+    "spec.selector": honoured(None, why="one without targetRefs has no effect: no waypoint honours it"),
+    **under("spec.targetRef.", _TARGET),
+    **under("spec.targetRefs[].", _TARGET),
+    **under("spec.jwtRules[].", _JWT_RULE),
 }

@@ -23,6 +23,8 @@ SOURCE = "meshlab.source"
 """Filter state: the address of that client."""
 TUNNEL = "meshlab.tunnel"
 """Metadata of an endpoint: the identity that it must show."""
+TOKENS = "envoy.filters.http.jwt_authn"
+"""Metadata of a request: under ``payload``, what its token says."""
 ORIGINAL = "envoy.filters.listener.original_dst"
 FROM_ADS: Json = {"ads": {}, "resource_api_version": "V3"}
 

@@ -1,7 +1,8 @@
 """The three listeners of a waypoint, and the filter chains of the one in the middle.
 
 A chain reads HTTP, with its routes from the control plane, or passes bytes on. Routes and what is allowed to requests
-change with the routes, so that a connection that is open sees them at its next request. Connections whose bytes are
+change with the routes, so that a connection that is open sees them at its next request; which tokens are good is in the
+chain itself. Connections whose bytes are
 passed on are judged when their CONNECT comes, and again in their chain.
 
 Source: https://www.envoyproxy.io/docs/envoy/latest/configuration/other_features/internal_listener and
@@ -12,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 
-from meshlab.model import Action, Address, AuthorizationPolicy, Mesh
+from meshlab.model import Action, Address, AuthorizationPolicy, JwtRule, Mesh
 from meshlab.model.ambient import HBONE_PORT
 from meshlab.translate.envoy.forms import (
     FROM_ADS,
@@ -29,6 +30,7 @@ from meshlab.translate.envoy.forms import (
 from meshlab.translate.envoy.rbac import rules
 from meshlab.translate.envoy.routes import ALLOW, CONNECT, DENY, FAULT
 from meshlab.translate.envoy.serving import Served
+from meshlab.translate.envoy.tokens import reader
 
 _TIME = "%START_TIME(%Y-%m-%dT%H:%M:%S.%6fZ)%"
 _TEXT = "type.googleapis.com/google.protobuf.StringValue"
@@ -134,7 +136,7 @@ def bytes_chain(one: Served, policies: Collection[AuthorizationPolicy]) -> Json:
     return {"name": one.name, "filters": [*judged, tcp_proxy(one.name, one.cluster)]}
 
 
-def http_chain(one: Served) -> Json:
+def http_chain(one: Served, tokens: Collection[JwtRule]) -> Json:
     """One that reads requests; what becomes of them is in its routes, which are of the same name."""
     manager = {
         "stat_prefix": one.name,
@@ -150,6 +152,7 @@ def http_chain(one: Served) -> Json:
         "path_with_escaped_slashes_action": "KEEP_UNCHANGED",
         "upgrade_configs": [{"upgrade_type": "websocket"}],
         "http_filters": [
+            *reader(tokens),
             *_JUDGES,
             extension(FAULT, "filters.http.fault.v3.HTTPFault"),
             _ROUTER,

@@ -5,8 +5,8 @@
     field = any of its values AND none of its not-values
 
 A part of a rule that only a request can answer is no part of a connection. An ALLOW rule with one is left out there,
-and a DENY rule is enforced without it: each denies more than was asked for, and never allows more. There are no
-RequestAuthentications, so that no request has a principal or claims, and a tunnel to a waypoint has no SNI.
+and a DENY rule is enforced without it: each denies more than was asked for, and never allows more. A tunnel to a
+waypoint has no SNI.
 
 Ports and addresses of the destination are those that were called: the Service's, as the inner connection has them. A
 CONNECT says them in its authority.
@@ -30,19 +30,20 @@ from meshlab.model import (
     Address,
     AuthorizationPolicy,
     Condition,
+    JwtRule,
     Mesh,
     Operation,
+    RequestAuthentication,
     Rule,
     Service,
     Source,
     Waypoint,
 )
-from meshlab.translate.envoy.forms import PEER, SOURCE, Json, extension, regex
+from meshlab.translate.envoy.forms import PEER, SOURCE, TOKENS, Json, extension, regex
 
 Strings = tuple[str, ...]
 
 _ANY: Json = {"any": True}
-_NEVER_WHO: Json = {"not_id": _ANY}
 _NEVER_WHAT: Json = {"not_rule": _ANY}
 
 
@@ -55,7 +56,23 @@ def bound(mesh: Mesh, waypoint: Waypoint, service: Service | None) -> tuple[Auth
     )
 
 
-def _is_at(mesh: Mesh, policy: AuthorizationPolicy, ref: Json, waypoint: Waypoint, service: Service | None) -> bool:
+def jwt_rules(mesh: Mesh, waypoint: Waypoint, service: Service | None) -> tuple[JwtRule, ...]:
+    """The rules for tokens that it enforces there."""
+    return tuple(
+        rule
+        for policy in mesh.request_authentications
+        if any(_is_at(mesh, policy, ref, waypoint, service) for ref in policy.target_refs)
+        for rule in policy.rules
+    )
+
+
+def _is_at(
+    mesh: Mesh,
+    policy: AuthorizationPolicy | RequestAuthentication,
+    ref: Json,
+    waypoint: Waypoint,
+    service: Service | None,
+) -> bool:
     here = ref["name"], policy.namespace
     match ref["kind"]:
         case "Gateway":
@@ -156,7 +173,7 @@ def _source(source: Source, namespace: str) -> list[_Field]:
         _Field(source.trust_domains, source.not_trust_domains, _trust_domain, _WHO),
         _Field(source.ip_blocks, source.not_ip_blocks, _source_ip, _WHO),
         _Field(source.remote_ip_blocks, source.not_remote_ip_blocks, _remote_ip, _WHO),
-        _Field(source.request_principals, source.not_request_principals, _nobody, _WHO, only_http=True),
+        _Field(source.request_principals, source.not_request_principals, _request_principal, _WHO, only_http=True),
     ]
 
 
@@ -182,11 +199,21 @@ def _condition(condition: Condition, namespace: str, called: _Called) -> _Field:
     what = {"destination.ip": called.ip, "destination.port": called.port}
     if key in who:
         return _Field(condition.values, condition.not_values, who[key], _WHO)
-    if key.startswith("request."):  # headers and what a token says
-        named = key.removeprefix("request.headers[").removesuffix("]")
-        form = _nobody if key.startswith("request.auth.") else lambda value: {"header": _header(named, value)}
-        return _Field(condition.values, condition.not_values, form, _WHO, only_http=True)
+    if key.startswith("request."):
+        return _Field(condition.values, condition.not_values, _of_request(key), _WHO, only_http=True)
     return _Field(condition.values, condition.not_values, what.get(key, lambda _: _NEVER_WHAT), _WHAT)
+
+
+def _of_request(key: str) -> Callable[[str], Json]:
+    """A header, or what a token says."""
+    if key == "request.auth.principal":
+        return _request_principal
+    if key.startswith("request.auth."):
+        named = {"request.auth.audiences": ["aud"], "request.auth.presenter": ["azp"]}
+        path = named.get(key) or key.removeprefix("request.auth.claims[").removesuffix("]").split("][")
+        return lambda value: _claim(path, _text(value))
+    name = key.removeprefix("request.headers[").removesuffix("]")
+    return lambda value: {"header": _header(name, value)}
 
 
 # --- values ----------------------------------------------------------------------------------------------------------
@@ -233,8 +260,20 @@ def _account_in(policy_namespace: str) -> Callable[[str], Json]:
     return account
 
 
-def _nobody(_: str) -> Json:
-    return _NEVER_WHO
+def _request_principal(value: str) -> Json:
+    """``issuer/subject``, parted at the last slash, or one of both with a wildcard for the other."""
+    issuer, slash, subject = value.rpartition("/")
+    if not slash:
+        issuer, subject = ("*", value) if value.startswith("*") else (value, "*" if value.endswith("*") else "")
+    both = [_claim(["iss"], _text(issuer)), _claim(["sub"], _text(subject))]
+    return {"and_ids": {"ids": both}}
+
+
+def _claim(path: Iterable[str], matches: Json) -> Json:
+    """A text, or one of a list of texts."""
+    text = {"string_match": matches}
+    value = {"or_match": {"value_matchers": [text, {"list_match": {"one_of": text}}]}}
+    return {"metadata": {"filter": TOKENS, "path": [{"key": key} for key in ("payload", *path)], "value": value}}
 
 
 def _source_ip(value: str) -> Json:
