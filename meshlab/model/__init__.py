@@ -53,6 +53,7 @@ from meshlab.model.route import (
     RequestMatch,
     Rewrite,
     StringMatch,
+    TcpRule,
 )
 from meshlab.model.topology import (
     AskStep,
@@ -159,6 +160,7 @@ __all__ = [
     "Status",
     "Step",
     "StringMatch",
+    "TcpRule",
     "Topology",
     "TrafficStep",
     "Verb",

@@ -178,7 +178,7 @@ def _notes(planned: Sequence[PlannedCell]) -> Iterator[str]:
         yield "no cell is denied: nothing here shows that this mesh can refuse a call"
     for calls in sorted({cell.calls for cell in planned if cell.counted}):
         yield (
-            f"what becomes of a request at random is counted over {calls} calls; a right proxy fails with a probability"
+            f"what becomes of a call at random is counted over {calls} calls; a right proxy fails with a probability"
             f" of at most {MISSED_BY_CHANCE:g} per cell"
         )
     for endpoints in sorted({len(cell.due.ways) for cell in planned if cell.balanced}):

@@ -6,7 +6,7 @@ picked: that path is captured, unlike a call to its own address, so it is judged
 leaves the pod, and so no packet of it can serve as a control (``hairpin``).
 
 Of a Service port that a waypoint reads there is a cell for each request that ``questions`` chooses. What becomes of a
-request at random is asked so often that a share that is too large or too small shows.
+request or a connection at random is asked so often that a share that is too large or too small shows.
 """
 
 from __future__ import annotations
@@ -153,7 +153,7 @@ class Control:
 def cells(topology: Topology, not_listening: Places = frozenset()) -> list[PlannedCell]:
     """Every cell of the matrix, in the order of the file.
 
-    One allowed pair of each family is ``bulk``. Of each request that has a random outcome one caller's cell is
+    One allowed pair of each family is ``bulk``. Of each call that has a random outcome one caller's cell is
     ``counted``. Of each Service port with several endpoints, which nothing prefers to one another, one allowed caller
     on each node is ``balanced`` in each family.
 
@@ -355,7 +355,7 @@ def _balanced(mesh: Mesh, planned: Sequence[PlannedCell]) -> set[int]:
 
 
 def _counted(planned: Sequence[PlannedCell]) -> set[int]:
-    """Of each random request in each family the first caller's cell, where only echoes answer."""
+    """Of each random request or connection in each family the first caller's cell, where only echoes answer."""
     first: dict[tuple[str, int, int, str], PlannedCell] = {}
     for cell in planned:
         if not cell.due.is_certain and cell.listening:
