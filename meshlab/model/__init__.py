@@ -55,6 +55,7 @@ from meshlab.model.route import (
     RequestMatch,
     Rewrite,
     StringMatch,
+    TcpRule,
 )
 from meshlab.model.topology import (
     AskStep,
@@ -163,6 +164,7 @@ __all__ = [
     "Status",
     "Step",
     "StringMatch",
+    "TcpRule",
     "Topology",
     "TrafficStep",
     "Verb",

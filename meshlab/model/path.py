@@ -120,14 +120,14 @@ class Way:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Share:
-    """What becomes of a share of equal requests at a waypoint."""
+    """What becomes of a share of equal requests, or connections, at a waypoint."""
 
     chance: Fraction
     """Above 0; those of all shares add up to 1."""
     ways: tuple[Way, ...]
-    """One for each pod that may get the request; one, of the waypoint's own answer."""
+    """One for each pod that may get it; one, where the waypoint answers or refuses it itself."""
     request: Request | None = None
-    """As the server gets it; ``None`` where none does."""
+    """As the server gets it; ``None`` where none does, and of a connection whose bytes are not read."""
     delay_s: float = 0.0
     """How long the answer waits, at least."""
     location: str = ""
@@ -147,7 +147,10 @@ class Expected:
     rule: str
     """The rules that decide, as a sentence."""
     shares: tuple[Share, ...] = ()
-    """Of a request that a waypoint reads: what it comes to, with the chances. ``ways`` are those of all of them."""
+    """At a waypoint: what a request that it reads, or a connection that it routes, comes to, with the chances. ``ways``
+    are those of all of them."""
+    is_read: bool = False
+    """Whether a waypoint reads what is asked for."""
 
     @property
     def passage(self) -> Literal["allow", "deny", "mixed"]:
@@ -173,7 +176,7 @@ class Expected:
 
     @property
     def is_certain(self) -> bool:
-        """Whether all equal requests come to the same, up to the choice among endpoints."""
+        """Whether all equal calls come to the same, up to the choice among endpoints."""
         return len(self.shares) < 2
 
 

@@ -1,11 +1,11 @@
-"""Routes at L7, as HTTPRoute and VirtualService give them, and requests. Manifests only: what a request comes to is the
-oracle's business.
+"""Routes at a waypoint, as HTTPRoute, TCPRoute and VirtualService give them, and requests. Manifests only: what a
+request or a connection comes to is the oracle's business.
 
-Both kinds come to one form. They differ in what is left out of it: of an HTTPRoute's rules the most specific match
+All kinds come to one form. They differ in what is left out of it: of an HTTPRoute's rules the most specific match
 wins, of a VirtualService's the first.
 
-Source: https://gateway-api.sigs.k8s.io/reference/spec/#httproute and
-https://istio.io/latest/docs/reference/config/networking/virtual-service/
+Source: https://gateway-api.sigs.k8s.io/reference/spec/#httproute, https://gateway-api.sigs.k8s.io/reference/spec/#tcproute
+and https://istio.io/latest/docs/reference/config/networking/virtual-service/
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ class HeaderEdits:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Backend:
-    """Where a share of the requests goes."""
+    """Where a share of the requests, or of the connections, goes."""
 
     service: str
     """``name.namespace``; it need not be there."""
@@ -159,15 +159,27 @@ class HttpRule:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class HttpRoute:
-    """An HTTPRoute or a VirtualService."""
+class TcpRule:
+    """Where connections go whose bytes a waypoint does not read."""
 
-    kind: Literal["HTTPRoute", "VirtualService"]
+    ports: tuple[int, ...] = ()
+    """Of the Service; empty: every port."""
+    backends: tuple[Backend, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HttpRoute:
+    """An HTTPRoute, a TCPRoute or a VirtualService."""
+
+    kind: Literal["HTTPRoute", "TCPRoute", "VirtualService"]
     name: str
     namespace: str
     services: tuple[tuple[str, int | None], ...]
     """For which Services it is, ``name.namespace``, and for which port of each (``None``: all)."""
     rules: tuple[HttpRule, ...] = ()
+    """For the ports that speak HTTP."""
+    tcp: tuple[TcpRule, ...] = ()
+    """For the other ports; the first one that has the port counts."""
 
     @property
     def key(self) -> str:

@@ -29,7 +29,7 @@ from meshlab.model import (
     Verdict,
     Way,
 )
-from meshlab.oracle import http
+from meshlab.oracle import http, tcp
 from meshlab.oracle.decide import decide
 
 
@@ -118,6 +118,8 @@ def _of_service(
             return _of_request(mesh, source, waypoint, service, service_port, seen, asked, now_s, ways)
         if denial := _denial(mesh, waypoint, service, seen):
             ways = tuple(_kept_from(way, denial) for way in ways)
+        elif tcp.rule(mesh, service, service_port) is not None:
+            return _of_connection(mesh, source, waypoint, service, service_port, family, ways)
     return Expected(ways, _rule(ways) or f"{service.key} has no endpoint for port {port}")
 
 
@@ -156,12 +158,37 @@ def _of_request(
                 share = Share(chance=one.chance, ways=ways, request=sent)
         shares.append(replace(share, delay_s=one.delay_s, response_headers=one.response_headers))
     rule = "; ".join(dict.fromkeys(_said(one.rule, share) for one, share in zip(said, shares, strict=True)))
+    return Expected(tuple(way for share in shares for way in share.ways), rule, tuple(shares), is_read=True)
+
+
+def _of_connection(
+    mesh: Mesh,
+    source: Pod,
+    waypoint: Pod,
+    service: Service,
+    port: ServicePort,
+    family: Family,
+    own: tuple[Way, ...],
+) -> Expected:
+    """What becomes of a connection that a waypoint routes, and does not read.
+
+    Args:
+        own: the ways to the Service's own endpoints.
+    """
+    to_waypoint = Path((Leg(source.key, waypoint.key, port.port, "hbone"),))
+    shares: list[Share] = []
+    said = tcp.shares(mesh, service, port)
+    for one in said:
+        nobody = Way(to_waypoint, None, Refused(), one.rule, tuple(way.path for way in own))
+        ways = tuple(_way(mesh, source, waypoint, mesh.pod(to.pod), port.port, to.port, family) for to in one.pods)
+        shares.append(Share(chance=one.chance, ways=ways or (nobody,)))
+    rule = "; ".join(dict.fromkeys(_said(one.rule, share) for one, share in zip(said, shares, strict=True)))
     return Expected(tuple(way for share in shares for way in share.ways), rule, tuple(shares))
 
 
 def _said(rule: str, share: Share) -> str:
     chance = "" if share.chance == 1 else f" ({float(share.chance):.4g})"
-    return f"{rule}{chance}: {_rule(share.ways)}" if share.request is not None else f"{rule}{chance}"
+    return f"{rule}{chance}: {_rule(share.ways)}" if share.ways[0].connection is not None else f"{rule}{chance}"
 
 
 def _at_waypoint(mesh: Mesh, source: Pod, to: Pod | Service, port: int, family: Family) -> Connection:

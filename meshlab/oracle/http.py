@@ -164,14 +164,13 @@ def shares(mesh: Mesh, came: Came, unhealthy: Sequence[str] = ()) -> tuple[Share
 
 def rules(mesh: Mesh, service: Service, port: ServicePort) -> list[tuple[HttpRoute, HttpRule, RequestMatch, str]]:
     """Every rule for ``port`` of ``service`` with each of its matches, the one that is looked at first first."""
-    routes = [route for route in mesh.http_routes if _is_for(route, mesh, service, port)]
-    if routes and routes[0].kind == "VirtualService":
-        del routes[1:]
+    routes = routes_of(mesh, service, port)
     each = [
         (route, rule, match, f"{route.kind} {route.key}: rule {number}{f' ({rule.name})' if rule.name else ''}")
         for route in routes
         for number, rule in enumerate(route.rules, 1)
         for match in rule.matches or (RequestMatch(),)
+        if match.port in (None, port.port)
     ]
     if routes and routes[0].kind == "HTTPRoute":
         each.sort(key=lambda one: _precedence(one[2]))
@@ -213,14 +212,21 @@ def _is_target(kind: str, name: str, policy: _Policy, mesh: Mesh, waypoint: Wayp
 
 
 def _rule(mesh: Mesh, came: Came) -> tuple[HttpRoute | None, HttpRule, RequestMatch, str] | Share:
+    """Where no rule is for the port, as where there is no route, the Service's own endpoints get everything."""
     possible = rules(mesh, came.service, came.port)
-    if not any(_is_for(route, mesh, came.service, came.port) for route in mesh.http_routes):
+    if not possible:
         own = HttpRule(backends=(Backend(service=came.service.key, port=came.port.port),))
         return None, own, RequestMatch(), f"{came.service.key} has no route"
     for route, rule, match, name in possible:
         if matches(match, came.request, came.port.port):
             return route, rule, match, name
     return Share(Fraction(1), Answered(NO_ROUTE), f"no rule of a route of {came.service.key} matches")
+
+
+def routes_of(mesh: Mesh, service: Service, port: ServicePort) -> list[HttpRoute]:
+    """The routes in effect for ``port`` of ``service``: every HTTPRoute; of the other kinds the oldest one only."""
+    routes = [route for route in mesh.http_routes if _is_for(route, mesh, service, port)]
+    return routes if routes and routes[0].kind == "HTTPRoute" else routes[:1]
 
 
 def _is_for(route: HttpRoute, mesh: Mesh, service: Service, port: ServicePort) -> bool:
@@ -287,7 +293,7 @@ def _routed(
     for backend in rule.backends:
         if backend.weight:
             share = _to_backend(mesh, came, route, rule, match, backend, unhealthy)
-            words = name if route is None else f"{name} sends to {_named(backend, came.port)}"
+            words = name if route is None else f"{name} sends to {named(backend, came.port)}"
             yield replace(share, chance=Fraction(backend.weight, total), rule=f"{words}{share.rule}")
 
 
@@ -303,17 +309,9 @@ def _to_backend(
     """Its rule is what has to be added to the name of the route's."""
     one = Fraction(1)
     response_headers = (rule.response_headers, backend.response_headers)
-    service = next((service for service in mesh.services if service.key == backend.service), None)
-    wanted = backend.port or (came.port.port if service is None or len(service.ports) > 1 else service.ports[0].port)
-    port = next((port for port in service.ports if port.port == wanted), None) if service else None
-    labels = mesh.subset(service, backend.subset) if service else None
-    if service is None or port is None or labels is None:
+    pods = endpoints(mesh, backend, came.port, unhealthy)
+    if pods is None:
         return Share(one, Answered(_BROKEN[route.kind if route else "HTTPRoute"]), ", which is not there")
-    pods = tuple(
-        PodPort(pod.key, number)
-        for pod, number in mesh.backends(service, port)
-        if labels.items() <= pod.labels.items() and pod.key not in unhealthy
-    )
     if not pods:
         return Share(one, Answered(UNAVAILABLE), ", which has no endpoint", response_headers=response_headers)
     request = _edited(came.request, rule.request_headers)
@@ -323,7 +321,24 @@ def _to_backend(
     return Share(one, Forwarded(pods, request, rule.timeout_s), "", response_headers=response_headers)
 
 
-def _named(backend: Backend, called: ServicePort) -> str:
+def endpoints(
+    mesh: Mesh, backend: Backend, called: ServicePort, unhealthy: Sequence[str] = ()
+) -> tuple[PodPort, ...] | None:
+    """The pods of a backend; ``None`` where its Service, the port or the subset is not there."""
+    service = next((service for service in mesh.services if service.key == backend.service), None)
+    wanted = backend.port or (called.port if service is None or len(service.ports) > 1 else service.ports[0].port)
+    port = next((port for port in service.ports if port.port == wanted), None) if service else None
+    labels = mesh.subset(service, backend.subset) if service else None
+    if service is None or port is None or labels is None:
+        return None
+    return tuple(
+        PodPort(pod.key, number)
+        for pod, number in mesh.backends(service, port)
+        if labels.items() <= pod.labels.items() and pod.key not in unhealthy
+    )
+
+
+def named(backend: Backend, called: ServicePort) -> str:
     subset = f" ({backend.subset})" if backend.subset else ""
     return f"{backend.service}:{backend.port or called.port}{subset}"
 

@@ -331,6 +331,9 @@ MUTANTS = _named(
     _request("routes-every-port", "follows a route for one port of a Service on all of its ports"),
     _request("swaps-weights", "gives the last backend of a rule the weight of the first"),
     _request("one-backend-only", "sends every request to the first pod of the first backend of its rule"),
+    _request(
+        "ignores-tcp-routes", "sends every connection whose bytes it does not read to the Service's own endpoints"
+    ),
     _request("skips-faults", "injects no abort and no delay"),
     _request("ignores-timeouts", "waits for an answer for as long as it takes"),
     _request("forgets-the-rewrite", "sends requests on with the path and the authority that they came with"),

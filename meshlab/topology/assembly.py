@@ -16,7 +16,7 @@ from ipaddress import IPv4Address, IPv6Address
 from itertools import count
 from typing import Any, TypeVar
 
-from meshlab.model import Address, HttpRoute, Mesh, Namespace, Pod, Service, Waypoint, addresses
+from meshlab.model import Address, HttpRoute, Mesh, Namespace, Pod, Service, TcpRule, Waypoint, addresses
 from meshlab.topology import gateways, placement, policies
 from meshlab.topology import services as manifests
 from meshlab.topology.gathered import Gathered
@@ -194,6 +194,14 @@ def _http_routes(before: Mesh, given: Gathered, notes: Notes) -> tuple[HttpRoute
     return routes
 
 
+def _has_port_for(rule: TcpRule, route: HttpRoute, service: Service) -> bool:
+    ports = {number for key, number in route.services if key == service.key}
+    return any(
+        not port.is_http and ports & {None, port.port} and (not rule.ports or port.port in rule.ports)
+        for port in service.ports
+    )
+
+
 def _warn_of_routes(mesh: Mesh, given: Gathered, notes: Notes) -> None:
     """Note which of the given routes and DestinationRules have no effect as the mesh is now."""
     services = {service.key: service for service in mesh.services}
@@ -206,6 +214,8 @@ def _warn_of_routes(mesh: Mesh, given: Gathered, notes: Notes) -> None:
                 why = "calls to it pass no waypoint"
             elif route.namespace not in (services[service].namespace, waypoint.namespace):
                 why = "a waypoint honours routes of its own namespace and of the Service's only"
+            elif any(not _has_port_for(rule, route, services[service]) for rule in route.tcp):
+                why = "a rule for TCP is for none of its ports that do not speak HTTP"
             else:
                 continue
             about = f"the {route.kind} '{route.key}' has no effect on Service '{service}': {why}"

@@ -152,6 +152,7 @@ _HELD = {
     "EndpointSlice": "endpoints_by_hand",
     "Gateway": "waypoints",
     "HTTPRoute": "http_routes",
+    "TCPRoute": "http_routes",
     "VirtualService": "http_routes",
     "DestinationRule": "destination_rules",
     "AuthorizationPolicy": "authorization_policies",

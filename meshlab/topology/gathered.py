@@ -88,6 +88,8 @@ class Gathered:
                     self.add_pods([gateways.draft(made, document)])
             case "HTTPRoute":
                 self.http_routes.append(http_routes.http_route(document, self._notes))
+            case "TCPRoute":
+                self.http_routes.append(http_routes.tcp_route(document, self._notes))
             case "VirtualService":
                 self.http_routes.append(virtual_services.virtual_service(document, self._notes))
             case "DestinationRule":

@@ -1,9 +1,10 @@
-"""HTTPRoute: from a checked document to the model.
+"""HTTPRoute and TCPRoute: from a checked document to the model.
 
 A waypoint honours a route for the Services that are its parents, and those of its own namespace only. Gateways, which
 may be parents too, are where an ingress would listen; the lab has none.
 
-Source: https://gateway-api.sigs.k8s.io/mesh/ and https://gateway-api.sigs.k8s.io/reference/spec/#httproute
+Source: https://gateway-api.sigs.k8s.io/mesh/ and https://gateway-api.sigs.k8s.io/reference/spec/#httproute,
+https://gateway-api.sigs.k8s.io/reference/spec/#tcproute
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from meshlab.model import (
     RequestMatch,
     Rewrite,
     StringMatch,
+    TcpRule,
 )
 from meshlab.model.route import Matching
 from meshlab.topology import shapes
@@ -51,10 +53,40 @@ def http_route(document: Map, notes: Notes) -> HttpRoute:
         services=tuple(dict.fromkeys(_services(spec, namespace, notes))),
         rules=tuple(_rule(rule, namespace, notes) for rule in rules),
     )
-    if not route.services:
-        message = f"the HTTPRoute '{route.key}' has no effect: no Service of its namespace is among its parentRefs"
-        notes.warn(metadata.at("name"), message)
+    _warn_without_services(route, metadata, notes)
     return route
+
+
+def tcp_route(document: Map, notes: Notes) -> HttpRoute:
+    """A ``kind: TCPRoute``; one without ``services`` has no effect."""
+    metadata, spec = document.map("metadata"), document.map("spec")
+    namespace = metadata.text("namespace", "default")
+    rules = spec.maps("rules")
+    if len(rules) != 1:
+        notes.refuse(
+            spec.at("rules"), f"a TCPRoute has one rule, since nothing tells connections apart, not {len(rules)}"
+        )
+    for rule in rules:
+        if not rule.maps("backendRefs"):
+            notes.refuse(rule.place, "a rule of a TCPRoute needs backendRefs")
+    route = HttpRoute(
+        kind="TCPRoute",
+        name=metadata.text("name"),
+        namespace=namespace,
+        services=tuple(dict.fromkeys(_services(spec, namespace, notes))),
+        tcp=tuple(
+            TcpRule(backends=tuple(_backend(backend, namespace, notes) for backend in rule.maps("backendRefs")))
+            for rule in rules
+        ),
+    )
+    _warn_without_services(route, metadata, notes)
+    return route
+
+
+def _warn_without_services(route: HttpRoute, metadata: Map, notes: Notes) -> None:
+    if not route.services:
+        message = f"the {route.kind} '{route.key}' has no effect: no Service of its namespace is among its parentRefs"
+        notes.warn(metadata.at("name"), message)
 
 
 def _services(spec: Map, namespace: str, notes: Notes) -> Iterator[tuple[str, int | None]]:

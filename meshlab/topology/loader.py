@@ -100,7 +100,7 @@ class _File:
             mesh=mesh,
             expect=expectations(spec.maps("expect"), Ends.of(mesh), self._notes),
             images=self._images,
-            urls=urls,
+            urls=spec.strings("urls"),
             mounts=spec.texts("mounts"),
         )
         topology = replace(topology, steps=steps(spec.maps("steps"), topology, self._notes))

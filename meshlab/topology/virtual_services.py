@@ -24,6 +24,7 @@ from meshlab.model import (
     RequestMatch,
     Rewrite,
     StringMatch,
+    TcpRule,
 )
 from meshlab.model.route import Matching
 from meshlab.topology import shapes
@@ -43,13 +44,14 @@ def virtual_service(document: Map, notes: Notes) -> HttpRoute:
     metadata, spec = document.map("metadata"), document.map("spec")
     namespace = metadata.text("namespace", "default")
     if not {"http", "tcp", "tls"} & set(spec.key_places):
-        notes.refuse(spec.place, "a VirtualService needs `http`: its rules")
+        notes.refuse(spec.place, "a VirtualService needs `http` or `tcp`: its rules")
     return HttpRoute(
         kind="VirtualService",
         name=metadata.text("name"),
         namespace=namespace,
         services=tuple(dict.fromkeys((key, None) for key in _services(spec, namespace, notes))),
         rules=tuple(_rule(rule, namespace, notes) for rule in spec.maps("http")),
+        tcp=tuple(_tcp_rule(rule, namespace, notes) for rule in spec.maps("tcp")),
     )
 
 
@@ -90,6 +92,18 @@ def _rule(rule: Map, namespace: str, notes: Notes) -> HttpRule:
         delay=_delay(rule.map("fault").map("delay"), notes) if "delay" in rule.map("fault") else None,
         timeout_s=float(timeout) / 1000 if timeout else None,
         **_edits(rule.map("headers")),
+    )
+
+
+def _tcp_rule(rule: Map, namespace: str, notes: Notes) -> TcpRule:
+    """A match without a port is one of every port."""
+    if not rule.maps("route"):
+        notes.refuse(rule.place, "a rule for TCP needs `route`")
+    ports = [_whole(match, "port") for match in rule.maps("match")]
+    every = None in ports
+    return TcpRule(
+        ports=() if every else tuple(dict.fromkeys(port for port in ports if port is not None)),
+        backends=_backends(rule, namespace, notes),
     )
 
 

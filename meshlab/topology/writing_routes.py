@@ -16,6 +16,7 @@ from meshlab.model import (
     RequestMatch,
     Rewrite,
     StringMatch,
+    TcpRule,
 )
 from meshlab.topology.http_routes import FILTERS, PATH_TYPES, REQUEST_HEADERS, RESPONSE_HEADERS
 from meshlab.topology.writing import given, headed
@@ -31,13 +32,16 @@ def http_route(route: HttpRoute) -> dict[str, Any]:
     if route.kind == "VirtualService":
         about = headed(route.kind, _NETWORKING, route.name, route.namespace)
         hosts = [_host(service) for service, _ in route.services]
-        return {**about, "spec": {"hosts": hosts, "http": [_virtual_rule(rule) for rule in route.rules]}}
+        http, tcp = [_virtual_rule(rule) for rule in route.rules], [_tcp_rule(rule) for rule in route.tcp]
+        return {**about, "spec": {"hosts": hosts, **(given(http=http, tcp=tcp) or {"http": []})}}
     parents = [
         {"group": "", "kind": "Service", "name": service.partition(".")[0], **given(port=port)}
         for service, port in route.services
     ]
     about = headed(route.kind, _GATEWAY_API, route.name, route.namespace)
-    return {**about, "spec": {"parentRefs": parents, "rules": [_gateway_rule(rule) for rule in route.rules]}}
+    rules = [_gateway_rule(rule) for rule in route.rules]
+    rules += [{"backendRefs": [_backend_ref(backend) for backend in rule.backends]} for rule in route.tcp]
+    return {**about, "spec": {"parentRefs": parents, "rules": rules}}
 
 
 def destination_rule(rule: DestinationRule) -> dict[str, Any]:
@@ -155,6 +159,13 @@ def _virtual_rule(rule: HttpRule) -> dict[str, Any]:
         ),
         **answer,
         **given(fault=_fault(rule), timeout=_duration(rule.timeout_s), headers=_header_edits(rule)),
+    }
+
+
+def _tcp_rule(rule: TcpRule) -> dict[str, Any]:
+    return {
+        **given(match=[{"port": port} for port in rule.ports]),
+        "route": [_destination(backend) for backend in rule.backends],
     }
 
 

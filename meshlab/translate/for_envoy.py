@@ -15,10 +15,19 @@ from dataclasses import dataclass
 
 from meshlab.model import Mesh, Pod
 from meshlab.translate.envoy import clusters, listeners
-from meshlab.translate.envoy.forms import CLUSTER_TYPE, LISTENER_TYPE, OWN, ROOT, ROUTE_TYPE, SECRET_TYPE, Json
+from meshlab.translate.envoy.forms import (
+    CLUSTER_TYPE,
+    LISTENER_TYPE,
+    NOT_FOUND,
+    OWN,
+    ROOT,
+    ROUTE_TYPE,
+    SECRET_TYPE,
+    Json,
+)
 from meshlab.translate.envoy.rbac import bound, jwt_rules
 from meshlab.translate.envoy.routes import CONNECT, connect, connects, routes, shares
-from meshlab.translate.envoy.serving import Served, Share, served
+from meshlab.translate.envoy.serving import Served, Share, destinations, served
 
 __all__ = ["CLUSTER_TYPE", "LISTENER_TYPE", "ROUTE_TYPE", "SECRET_TYPE", "Credentials", "Json", "resources"]
 
@@ -91,8 +100,12 @@ class _Parts:
                 routed += shares(mesh, one.to)
                 self._take(one, listeners.http_chain(one, jwt_rules(mesh, waypoint, service)))
                 self.routes[one.name] = routes(mesh, one.name, one.to, policies)
-            elif isinstance(one.to, Pod) or one.to.endpoints(mesh, unhealthy):
-                self._take(one, listeners.bytes_chain(one, policies))
+                continue
+            to = destinations(mesh, one.to) if isinstance(one.to, Share) else []
+            if isinstance(one.to, Pod) or any(each and each.endpoints(mesh, unhealthy) for each, _ in to):
+                routed += [each for each, _ in to if each is not None]
+                split = [(each.name if each else NOT_FOUND, weight) for each, weight in to] or [(one.name, 1)]
+                self._take(one, listeners.bytes_chain(one, policies, split))
                 if (judged := connect(one, policies)) is not None:
                     self.connects[one.name] = judged
         self.clusters.update(clusters.clusters(mesh, here, routed, unhealthy))

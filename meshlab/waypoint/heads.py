@@ -11,14 +11,17 @@ from __future__ import annotations
 import random
 from collections.abc import Iterable, Sequence
 from http import HTTPStatus
+from typing import TypeVar
 
 import h11
 
 from meshlab.model import HeaderEdits, Request
+from meshlab.oracle import tcp
 from meshlab.oracle.http import Answered, Share
 
 Headers = tuple[tuple[str, str], ...]
 
+_Share = TypeVar("_Share", Share, tcp.Share)
 _HOP_BY_HOP = {"connection", "keep-alive", "proxy-connection", "te", "trailer", "transfer-encoding", "upgrade"}
 _BODILESS = (204, 304)
 _TEXTS = {403: "RBAC: access denied", 503: "no healthy upstream", 504: "upstream request timeout"}
@@ -26,7 +29,7 @@ _TEXTS = {403: "RBAC: access denied", 503: "no healthy upstream", 504: "upstream
 _PHRASES = {status.value: status.phrase for status in HTTPStatus}
 
 
-def draw(shares: Sequence[Share], rng: random.Random) -> Share:
+def draw(shares: Sequence[_Share], rng: random.Random) -> _Share:
     """One of them, by their chances."""
     return rng.choices(shares, [float(share.chance) for share in shares])[0]
 

@@ -17,9 +17,10 @@ from datetime import UTC, datetime
 from typing import Any, ClassVar
 
 from meshlab.errors import ProtocolError
-from meshlab.model import Mesh, PodPort, Request, SpiffeId
+from meshlab.model import Mesh, PodPort, Request, Service, ServicePort, SpiffeId
 from meshlab.model.ambient import HBONE_PORT
-from meshlab.oracle.http import DENIED, Came, Share, authorize, shares
+from meshlab.oracle import tcp
+from meshlab.oracle.http import DENIED, UNAVAILABLE, Came, Share, authorize, shares
 from meshlab.protocols.hbone import Refusal, Target
 from meshlab.protocols.messages import MANIFESTS_TYPE
 from meshlab.protocols.xds import DeltaClient, Node, Update
@@ -119,8 +120,14 @@ class Waypoint:
         decision = authorize(asked.mesh, asked.waypoint, asked.service, asked.connection(client), None)
         if not decision.allowed:
             return Refusal(DENIED, decision.rule)
-        found = self.known.endpoints_of(asked)
-        return found if isinstance(found, Refusal) else Way(asked, *self.pick(found, client))
+        if asked.service is None or asked.port is None:
+            assert asked.pod is not None
+            return Way(asked, *self.pick([PodPort(asked.pod.key, asked.number)], client))
+        share = draw(self.connections(asked.mesh, asked.service, asked.port), self.rng)
+        return Way(asked, *self.pick(share.pods, client)) if share.pods else Refusal(UNAVAILABLE, share.rule)
+
+    def connections(self, mesh: Mesh, service: Service, port: ServicePort) -> Sequence[tcp.Share]:
+        return tcp.shares(mesh, service, port, sorted(self.known.unhealthy))
 
     def pick(self, endpoints: Sequence[PodPort], client: Client) -> tuple[Target, PodPort]:
         endpoint = self.rng.choice(endpoints)

@@ -1,11 +1,11 @@
-"""Where a CONNECT to a waypoint leads: what it asks for, and the endpoints of that. Pure."""
+"""What a CONNECT to a waypoint asks for. Pure."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv6Address
 
-from meshlab.model import Connection, Mesh, Pod, PodPort, Service, ServicePort, SpiffeId, Waypoint
+from meshlab.model import Connection, Mesh, Pod, Service, ServicePort, SpiffeId, Waypoint
 from meshlab.protocols.hbone import Authority, Refusal
 
 _HTTP_1 = "http"
@@ -75,23 +75,6 @@ class Known:
             return Refusal(400, str(error))
         found = self._asked(self.mesh, authority)
         return self._asked(self.also, authority) if isinstance(found, Refusal) and self.also is not None else found
-
-    def endpoints(self, requested: str) -> list[PodPort] | Refusal:
-        """The pods that may serve the authority of a CONNECT, each with its port; or why there are none."""
-        asked = self.asked(requested)
-        return asked if isinstance(asked, Refusal) else self.endpoints_of(asked)
-
-    def endpoints_of(self, asked: Asked) -> list[PodPort] | Refusal:
-        """The same for what was found."""
-        if asked.service is None or asked.port is None:
-            assert asked.pod is not None
-            return [PodPort(asked.pod.key, asked.number)]
-        found = [
-            PodPort(pod.key, number)
-            for pod, number in asked.mesh.backends(asked.service, asked.port)
-            if pod.key not in self.unhealthy
-        ]
-        return found or Refusal(503, f"no healthy endpoint: {asked.service.key} port {asked.number}")
 
     def _asked(self, mesh: Mesh, authority: Authority) -> Asked | Refusal:
         host, number = authority.host, authority.port

@@ -39,6 +39,7 @@ from meshlab.model import (
     Rule,
     Source,
     StringMatch,
+    TcpRule,
 )
 from meshlab.model.route import Matching
 from meshlab.model.workload import Labels
@@ -341,6 +342,28 @@ def test_an_address_and_a_port_are_those_of_the_client_and_of_the_service(lab: L
 def test_who_is_denied_is_denied_also_what_no_route_has(lab: Lab) -> None:
     have(lab, HttpRule(matches=at("exact", "/a"), backends=(to("v1"),)), policies=[policy(Action.ALLOW)])
     assert (ask(lab, "a").status, ask(lab, "b").status) == (403, 403)
+
+
+def test_connections_whose_bytes_pass_are_shared_out_by_weights(lab: Lab) -> None:
+    client = lab.pod("shop/client")
+
+    def servers(*backends: Backend) -> set[str | None]:
+        route = HttpRoute(
+            kind="VirtualService",
+            name="r",
+            namespace="shop",
+            services=(("v1.shop", None),),
+            tcp=(TcpRule(ports=(90,), backends=backends),),
+        )
+        lab.transitions.put(lambda mesh: replace(mesh, http_routes=(route,)), 10.0, wait=True)
+        calls = [client.tcp("v1.shop:90") for _ in range(40)]
+        return {call.peer.pod if call.peer else None for call in calls}
+
+    assert servers(to("v1"), to("v2")) == {"shop/v1", "shop/v2"}
+    assert servers(to("v1", 0), to("v2")) == {"shop/v2"}
+    assert servers(to("gone"), to("v2")) == {None, "shop/v2"}
+    assert ask(lab).status == 200
+    assert client.tcp("v1.shop:25").received_bytes
 
 
 def test_where_bytes_pass_a_policy_judges_connections(lab: Lab) -> None:

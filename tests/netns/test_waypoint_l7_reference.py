@@ -12,8 +12,11 @@ from typing import TYPE_CHECKING
 import pytest
 
 from meshlab.apps.http1 import ResponseReader
+from meshlab.lab.proving.check import run
 from meshlab.model import Call, Family
+from meshlab.model.report import Result
 from meshlab.testing.registry import VARIANTS
+from meshlab.topology import load
 
 if TYPE_CHECKING:
     from meshlab.lab import Lab
@@ -166,6 +169,35 @@ def test_weights_decide_how_many_requests_a_service_gets(lab: Lab) -> None:
         seen = Counter(served_by(client.http(f"{URL}/")) for _ in range(80))
     assert set(seen) == {"shop/one", "shop/two"}
     assert seen["shop/one"] > seen["shop/two"]
+
+
+TCP = """
+apiVersion: gateway.networking.k8s.io/v1alpha2
+kind: TCPRoute
+metadata: {name: t, namespace: shop}
+spec:
+  parentRefs: [{kind: Service, group: "", name: one, port: 81}]
+  rules: [{backendRefs: [{name: one, port: 81, weight: %d}, {name: two, port: 80, weight: 1}]}]
+"""
+
+
+def test_weights_decide_how_many_connections_a_service_gets_where_no_requests_are_read(lab: Lab) -> None:
+    client = lab.pod("shop/client")
+    with applied(lab, TCP % 3):
+        calls = [client.tcp("one.shop:81") for _ in range(80)]
+        assert served_by(client.http(f"{URL}/")) == "shop/one"
+    seen = Counter(call.peer.pod for call in calls if call.peer is not None)
+    assert sorted(seen) == ["shop/one", "shop/two"]
+    assert seen["shop/one"] > seen["shop/two"]
+
+
+def test_a_check_counts_the_connections_of_each_share() -> None:
+    topology = load(f"{PODS}---\n{TCP % 9}", "tcp.yaml")
+    right = run(topology, waypoint="reference")
+    assert right.result is Result.HELD, right.cells
+    wrong = run(topology, waypoint="reference", mutant="swaps-weights")
+    failed = {(cell.to, cell.port, cell.request) for cell in wrong.cells if cell.result is Result.FAILED}
+    assert failed == {("one.shop", 81, "")}
 
 
 def test_it_answers_by_itself_where_a_route_says_so(lab: Lab) -> None:

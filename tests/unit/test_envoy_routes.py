@@ -28,6 +28,7 @@ from meshlab.model import (
     Rewrite,
     Rule,
     StringMatch,
+    TcpRule,
 )
 from meshlab.translate import for_envoy
 from meshlab.translate.for_envoy import CLUSTER_TYPE, LISTENER_TYPE, ROUTE_TYPE
@@ -287,3 +288,29 @@ def test_envoys_own_messages_take_every_field(kind: str) -> None:
     made = mesh(http_routes=(route(*EVERYTHING, kind=kind),), authorization_policies=(allow,))
     messages = envoy.load(path).messages(for_envoy.resources(made, "shop/gate", OWN))
     assert chain(made) in messages[ROUTE_TYPE]
+
+
+# --- where bytes pass ------------------------------------------------------------------------------------------------
+
+
+def proxied(*rules: TcpRule, protocol: str = "tcp", kind: Any = "VirtualService") -> Any:
+    """Cluster -> weight; the name of the only one."""
+    made = mesh(protocol, http_routes=(replace(route(kind=kind), tcp=rules),))
+    resources = for_envoy.resources(made, "shop/gate", OWN)
+    some = resources[LISTENER_TYPE]["main_internal"]["filter_chains"]
+    (proxy,) = [one["filters"][-1]["typed_config"] for one in some if one["name"] == chain(made)]
+    if "cluster" in proxy:
+        return proxy["cluster"]
+    return {one["name"]: one["weight"] for one in proxy["weighted_clusters"]["clusters"]}
+
+
+def test_connections_are_shared_out_by_the_first_rule_for_their_port() -> None:
+    split = TcpRule(ports=(81, 80), backends=(to(weight=3), to(weight=0), to("gone", weight=1)))
+    assert proxied(TcpRule(ports=(81,), backends=(to("gone"),)), split) == {V4: 3, "no such cluster": 1}
+    assert proxied(split, kind="TCPRoute") == {V4: 3, "no such cluster": 1}
+    assert proxied(TcpRule(ports=(81,), backends=(to("gone"),))) == proxied() == V4
+
+
+def test_where_no_share_has_an_endpoint_there_is_no_chain() -> None:
+    with pytest.raises(ValueError, match="not enough values"):
+        proxied(TcpRule(backends=(to("gone"),)))

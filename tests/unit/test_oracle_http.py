@@ -114,6 +114,12 @@ def path_is(how: str, value: str) -> RequestMatch:
     return RequestMatch(path=StringMatch(how, value))  # type: ignore[arg-type]
 
 
+def test_where_no_rule_is_for_the_port_a_request_goes_to_the_endpoints_of_its_service() -> None:
+    other = HttpRule(matches=(RequestMatch(port=81),), backends=(ONE,))
+    assert comes_to(routed(other, kind="VirtualService")) == [(1.0, "one two")]
+    assert comes_to(routed(kind="VirtualService")) == [(1.0, "one two")]
+
+
 def test_without_a_route_a_request_goes_to_the_endpoints_of_its_service() -> None:
     assert comes_to(MESH) == [(1.0, "one two")]
 

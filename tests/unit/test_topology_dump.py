@@ -257,9 +257,13 @@ _answered = st.sampled_from(
         {"directResponse": {"status": 404, "body": {"string": "no\n"}}},
     ]
 )
+_tcp_rules = st.fixed_dictionaries(
+    {"route": st.just([{"destination": {"host": "web", "subset": "v1"}, "weight": 3}, {"destination": {"host": "9"}}])},
+    optional={"match": st.lists(st.fixed_dictionaries({}, optional={"port": st.just(90)}), min_size=1, max_size=2)},
+)
 _virtual_services = st.fixed_dictionaries(
     {"hosts": st.lists(_names, min_size=1, max_size=2), "http": st.lists(_routed | _answered, max_size=3)},
-    optional={"gateways": st.sampled_from([["mesh"], ["edge"]])},
+    optional={"gateways": st.sampled_from([["mesh"], ["edge"]]), "tcp": st.lists(_tcp_rules, max_size=2)},
 )
 _http_rules = st.sampled_from(
     [
@@ -276,6 +280,12 @@ _http_routes = _optional(
     ),
     rules=st.lists(_http_rules, max_size=3),
 )
+_tcp_routes = st.fixed_dictionaries(
+    {
+        "parentRefs": st.just([{"group": "", "kind": "Service", "name": "9tcp", "port": 90}]),
+        "rules": st.just([{"backendRefs": [{"name": "web", "port": 90, "weight": 2}, {"name": "web", "port": 91}]}]),
+    }
+)
 _destination_rules = st.builds(
     lambda host, subsets: {
         "host": host,
@@ -286,6 +296,7 @@ _destination_rules = st.builds(
 )
 _manifests = st.one_of(
     _object("HTTPRoute", "gateway.networking.k8s.io/v1", _http_routes),
+    _object("TCPRoute", "gateway.networking.k8s.io/v1", _tcp_routes),
     _object("VirtualService", "networking.istio.io/v1", _virtual_services),
     _object("DestinationRule", "networking.istio.io/v1", _destination_rules),
     _endpoints,

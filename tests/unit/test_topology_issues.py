@@ -232,8 +232,8 @@ def test_both_families_may_have_their_own_row() -> None:
         (
             "apiVersion: v1\nkind: Servise\n",
             "2:7: kind 'Servise' is not supported. The supported kinds are Lab, Namespace, ServiceAccount, Pod, "
-            "Deployment, Service, Endpoints, EndpointSlice, Gateway, HTTPRoute, VirtualService, DestinationRule, "
-            "AuthorizationPolicy, PeerAuthentication. "
+            "Deployment, Service, Endpoints, EndpointSlice, Gateway, HTTPRoute, TCPRoute, VirtualService, "
+            "DestinationRule, AuthorizationPolicy, PeerAuthentication. "
             "Did you mean 'Service'?",
         ),
         ("apiVersion: apps/v2\nkind: Deployment\n", "1:13: apiVersion 'apps/v2' for kind Deployment, which is apps/v1"),

@@ -233,6 +233,14 @@ BASES = {
               filters: [{type: URLRewrite, urlRewrite: {path: {type: ReplaceFullPath, replaceFullPath: /b}}}]
             - filters: [{type: RequestRedirect, requestRedirect: {path: {type: ReplaceFullPath, replaceFullPath: /b}}}]
         """,
+    "TCPRoute": """
+        apiVersion: gateway.networking.k8s.io/v1
+        kind: TCPRoute
+        metadata: {name: route, namespace: shop}
+        spec:
+          parentRefs: [{group: "", kind: Service, name: web, port: 80}, {group: "", kind: Service, name: api}]
+          rules: [{backendRefs: [{name: web, port: 80, weight: 2}]}]
+        """,
     "VirtualService": """
         apiVersion: networking.istio.io/v1
         kind: VirtualService
@@ -285,6 +293,11 @@ BASES = {
                   queryParams: {q: {regex: a}}
               route: [{destination: {host: web}}]
               fault: {delay: {fixedDelay: 1s, percent: 10}}
+          tcp:
+            - match: [{port: 90}]
+              route:
+                - {destination: {host: web, subset: v1, port: {number: 90}}, weight: 90}
+                - {destination: {host: web, subset: v2}, weight: 10}
         """,
     "DestinationRule": """
         apiVersion: networking.istio.io/v1
@@ -627,6 +640,16 @@ CHANGES: dict[str, dict[str, Any]] = {
         **{f"spec rules 0 backendRefs 0 filters {int(path.startswith('response'))} {path}": "other" for path in _EDITS},
         "spec rules 0 timeouts request": "500ms",
     },
+    "TCPRoute": {
+        **_NAMED,
+        "spec parentRefs 0 kind": "Gateway",
+        "spec parentRefs 0 name": "other",
+        "spec parentRefs 0 namespace": "other",
+        "spec parentRefs 0 port": 81,
+        "spec rules 0 backendRefs 0 name": "other",
+        "spec rules 0 backendRefs 0 port": 81,
+        "spec rules 0 backendRefs 0 weight": 3,
+    },
     "VirtualService": {
         **_NAMED,
         "spec hosts 0": "other",
@@ -663,6 +686,11 @@ CHANGES: dict[str, dict[str, Any]] = {
         "spec http 2 redirect prefixRewrite": "/other",
         "spec http 3 directResponse status": 404,
         "spec http 3 directResponse body string": "other",
+        "spec tcp 0 match 0 port": 91,
+        "spec tcp 0 route 0 destination host": "other",
+        "spec tcp 0 route 0 destination subset": "other",
+        "spec tcp 0 route 0 destination port number": 91,
+        "spec tcp 0 route 0 weight": 80,
     },
     "DestinationRule": {
         **_NAMED,

@@ -24,6 +24,7 @@ from meshlab.model import (
     RequestMatch,
     Rewrite,
     StringMatch,
+    TcpRule,
     Topology,
 )
 from meshlab.topology import dump, load, load_manifests, read, replaced, without
@@ -509,8 +510,14 @@ def test_what_a_virtual_service_may_not_say(rule: dict[str, Any], why: str) -> N
     [
         ({"hosts": ["*"]}, "Istio refuses the host '*' in the mesh: name the Services"),
         ({"hosts": ["*.shop.svc.cluster.local"]}, "the lab does not support the wildcard"),
-        ({"tcp": []}, "spec.tcp is refused: the lab routes HTTP only"),
-        ({"http": None}, "a VirtualService needs `http`: its rules"),
+        ({"tls": []}, "spec.tls is refused: the lab does not route TLS by its server names"),
+        ({"tcp": [{}]}, "a rule for TCP needs `route`"),
+        ({"tcp": [{"route": [TO_WEB, TO_WEB]}]}, "the weights of several destinations must not all be 0"),
+        (
+            {"tcp": [{"match": [{"port": 90, "sourceLabels": {"a": "b"}}], "route": [TO_WEB]}]},
+            "match[0].sourceLabels is refused: a waypoint ignores it",
+        ),
+        ({"http": None}, "a VirtualService needs `http` or `tcp`: its rules"),
         ({"gateways": ["a/*"]}, "'a/*' must be `mesh`, GATEWAY or NAMESPACE/GATEWAY"),
     ],
     ids=str,
@@ -550,6 +557,73 @@ def test_a_destination_rule_names_the_subsets_of_a_service() -> None:
 )
 def test_what_a_destination_rule_may_not_say(spec: dict[str, Any], why: str) -> None:
     assert why in _refused(_destination_rule(**spec))
+
+
+# --- TCP -------------------------------------------------------------------------------------------------------------
+
+
+BYTES = _object(
+    "Service",
+    "v1",
+    {"selector": {"app": "web"}, "ports": [{"port": 90, "targetPort": 80, "name": "tcp"}]},
+    "bytes",
+    "shop",
+)
+TO_BYTES = {"destination": {"host": "bytes", "port": {"number": 90}}}
+
+
+def test_the_rules_for_tcp_of_a_virtual_service() -> None:
+    first = {"match": [{"port": 90}, {"port": 91}], "route": [TO_BYTES | {"weight": 4}, TO_WEB | {"weight": 1}]}
+    some = _virtual(hosts=["bytes"], tcp=[first, {"match": [{"port": 1}, {}], "route": [TO_BYTES]}])
+    del some["spec"]["http"]
+    (route,) = _topology(BYTES, some).mesh.http_routes
+    to_bytes = Backend(service="bytes.shop", port=90)
+    assert route.tcp == (
+        TcpRule(ports=(90, 91), backends=(replace(to_bytes, weight=4), Backend(service="web.shop", port=0))),
+        TcpRule(backends=(to_bytes,)),
+    )
+
+
+def _tcp_route(*rules: dict[str, Any], version: str = "v1", **parent: Any) -> dict[str, Any]:
+    spec = {"parentRefs": [{"group": "", "kind": "Service", "name": "bytes", **parent}], "rules": list(rules)}
+    return _object("TCPRoute", f"gateway.networking.k8s.io/{version}", spec, "route", "shop")
+
+
+@pytest.mark.parametrize("version", ["v1", "v1alpha2"])
+def test_a_tcp_route_is_for_the_services_that_are_its_parents(version: str) -> None:
+    rule = {"backendRefs": [{"name": "web", "port": 80, "weight": 0}, {"name": "bytes", "port": 90}]}
+    (route,) = _topology(BYTES, _tcp_route(rule, version=version, port=90)).mesh.http_routes
+    backends = (Backend(service="web.shop", port=80, weight=0), Backend(service="bytes.shop", port=90))
+    assert route == HttpRoute(
+        kind="TCPRoute",
+        name="route",
+        namespace="shop",
+        services=(("bytes.shop", 90),),
+        tcp=(TcpRule(backends=backends),),
+    )
+    assert without(json.dumps(_tcp_route(rule)), "<delete>", _topology(BYTES, _tcp_route(rule))).http_routes == ()
+
+
+@pytest.mark.parametrize(
+    ("rules", "why"),
+    [
+        ((), "a TCPRoute has one rule"),
+        (({"backendRefs": [{"name": "web", "port": 80}]},) * 2, "a TCPRoute has one rule"),
+        (({},), "a rule of a TCPRoute needs backendRefs"),
+    ],
+)
+def test_what_a_tcp_route_may_not_say(rules: tuple[dict[str, Any], ...], why: str) -> None:
+    assert why in _refused(BYTES, _tcp_route(*rules))
+
+
+def test_rules_for_tcp_have_no_effect_on_a_port_that_speaks_http() -> None:
+    _, warnings = _warnings(_virtual(tcp=[{"route": [TO_WEB]}]))
+    assert warnings == [
+        "the VirtualService 'shop/route' has no effect on Service 'web.shop': a rule for TCP is for none of its ports "
+        "that do not speak HTTP"
+    ]
+    rule = {"backendRefs": [{"name": "bytes", "port": 90}]}
+    assert "for TCP is for none" in _warnings(BYTES, _tcp_route(rule, port=91))[1][0]
 
 
 # --- beside each other, and in a running lab -------------------------------------------------------------------------

@@ -15,6 +15,7 @@ import waypoint_world as world
 
 from meshlab.model import (
     Abort,
+    Backend,
     Delay,
     HeaderEdits,
     HttpRule,
@@ -25,6 +26,7 @@ from meshlab.model import (
     Rewrite,
     SpiffeId,
     StringMatch,
+    TcpRule,
 )
 from meshlab.oracle.http import Answered, Forwarded, Share
 from meshlab.pki.tokens import TokenIssuer
@@ -129,6 +131,37 @@ def test_one_that_routes_wrongly_sends_a_request_elsewhere(kind: type[Waypoint])
     known, request, port, right, wrong = ROUTED[kind]
     assert services(Waypoint, known, request, port) == right
     assert services(kind, known, request, port) == wrong
+
+
+def chosen(kind: type[Waypoint], known: Known) -> set[str]:
+    """The pods that get connections to a port that is not read, over many draws."""
+    asked, made = world.asked(known, port=81), waypoint(kind, known)
+    ways = [made.choose(f"{asked.address}:81", world.client(known)) for _ in range(50)]
+    return {way.endpoint.pod for way in ways if not isinstance(way, Refusal) and way.endpoint is not None}
+
+
+@pytest.mark.parametrize(
+    ("kind", "ports", "right", "wrong"),
+    [
+        (mutants.SwapsWeights, (), ONES, TWOS),
+        (mutants.IgnoresTcpRoutes, (81,), TWOS, ONES),
+        (mutants.RoutesEveryPort, (82,), ONES, TWOS),
+    ],
+)
+def test_one_that_routes_wrongly_sends_a_connection_elsewhere(
+    kind: type[Waypoint], ports: tuple[int, ...], right: set[str], wrong: set[str]
+) -> None:
+    weights = (1, 0) if right == ONES and not ports else (0, 1)
+    backends = tuple(replace(one, weight=weight) for one, weight in zip((world.ONE, world.TWO), weights, strict=True))
+    known = world.routing_tcp(TcpRule(ports=ports, backends=backends))
+    assert (chosen(Waypoint, known), chosen(kind, known)) == (right, wrong)
+
+
+def test_a_connection_whose_share_leads_nowhere_is_refused() -> None:
+    known = world.routing_tcp(TcpRule(backends=(Backend(service="gone.shop", port=80),)))
+    found = waypoint(Waypoint, known).choose(f"{world.asked(known).address}:81", world.client(known))
+    assert isinstance(found, Refusal)
+    assert (found.status, "which has no endpoint" in found.reason) == (503, True)
 
 
 def test_one_that_keeps_to_a_backend_keeps_to_a_pod_of_it() -> None:

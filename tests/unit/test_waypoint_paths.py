@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from meshlab.errors import TopologyError
-from meshlab.model import Mesh, PodPort, Topology
+from meshlab.model import Mesh, Topology
 from meshlab.oracle import expected
 from meshlab.plan.transition import transition
 from meshlab.protocols.hbone import Refusal
@@ -165,30 +165,24 @@ def test_a_gateway_comes_and_goes_with_its_pod_and_its_service() -> None:
     assert "gate.shop" not in {service.key for service in gone.services}
 
 
-def test_a_connect_leads_to_the_healthy_endpoints_of_what_the_waypoint_serves() -> None:
+def test_a_connect_asks_for_a_service_by_each_of_its_addresses() -> None:
     mesh = topology().mesh
     service = next(each for each in mesh.services if each.key == "server.shop")
     known = Known("shop/gate", mesh)
-    assert known.endpoints(f"{service.ipv4}:80") == [PodPort("shop/server", 8080)]
-    assert known.endpoints(f"[{service.ipv6}]:80") == [PodPort("shop/server", 8080)]
+    for authority in (f"{service.ipv4}:80", f"[{service.ipv6}]:80"):
+        asked = known.asked(authority)
+        assert not isinstance(asked, Refusal)
+        assert (asked.service, asked.port) == (service, service.ports[0])
 
 
 @pytest.mark.parametrize(
-    ("unhealthy", "asked", "status"),
-    [
-        (frozenset({"shop/server"}), "{service}:80", 503),
-        (frozenset(), "{service}:81", 404),
-        (frozenset(), "{pod}:8080", 404),
-        (frozenset(), "192.0.2.1:80", 404),
-        (frozenset(), "nonsense", 400),
-    ],
-    ids=["nobody is healthy", "no such port", "a pod, of a waypoint for Services", "nobody's address", "no authority"],
+    ("asked", "status"),
+    [("{service}:81", 404), ("{pod}:8080", 404), ("192.0.2.1:80", 404), ("nonsense", 400)],
+    ids=["no such port", "a pod, of a waypoint for Services", "nobody's address", "no authority"],
 )
-def test_what_a_waypoint_does_not_serve_is_refused(unhealthy: frozenset[str], asked: str, status: int) -> None:
+def test_what_a_waypoint_does_not_serve_is_refused(asked: str, status: int) -> None:
     mesh = topology().mesh
     service = next(each for each in mesh.services if each.key == "server.shop")
-    found = Known("shop/gate", mesh, unhealthy=unhealthy).endpoints(
-        asked.format(service=service.ipv4, pod=mesh.pod("shop/server").ipv4)
-    )
+    found = Known("shop/gate", mesh).asked(asked.format(service=service.ipv4, pod=mesh.pod("shop/server").ipv4))
     assert isinstance(found, Refusal)
     assert found.status == status

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from meshlab.model import Backend, HttpRoute, HttpRule, Mesh, Request, SpiffeId
+from meshlab.model import Backend, HttpRoute, HttpRule, Mesh, Request, SpiffeId, TcpRule
 from meshlab.protocols.hbone import Refusal
 from meshlab.proxykit.splice import Half
 from meshlab.topology import load
@@ -62,6 +62,13 @@ def mesh(*rules: HttpRule, policies: str = "") -> Mesh:
     made = load(TEXT + policies, "routes").mesh
     route = HttpRoute(kind="HTTPRoute", name="r", namespace="shop", services=(("one.shop", 80),), rules=rules)
     return replace(made, http_routes=(route,) if rules else ())
+
+
+def routing_tcp(*rules: TcpRule) -> Known:
+    """One with a route for what is not read of ``one.shop``."""
+    made = mesh()
+    route = HttpRoute(kind="VirtualService", name="r", namespace="shop", services=(("one.shop", None),), tcp=rules)
+    return Known("shop/gate", replace(made, http_routes=(route,)))
 
 
 def known(*rules: HttpRule, policies: str = "", **fields: Any) -> Known:

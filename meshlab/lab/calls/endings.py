@@ -18,7 +18,7 @@ Ending = Literal["allow", "deny", "unclear"]
 
 def is_waypoints(call: Call, due: Expected) -> bool:
     """Whether the answer may be the waypoint's own: it has a status that one may give, and no echo says its name."""
-    if call.request is None and due.shares:
+    if call.request is None and due.is_read:
         return not call.ok
     return call.peer is None and call.status in due.statuses
 

@@ -12,15 +12,16 @@ is port 8080 of the pod ``shop/server``. What is there decides; where both are, 
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 from ipaddress import IPv6Address, ip_address
 
 from meshlab.errors import UsageError
 from meshlab.lab.calls import urls
 from meshlab.lab.calls.urls import Url
-from meshlab.model import Address, Call, Expected, Family, Mesh, Pod, Request, Service
+from meshlab.model import Address, Call, Expected, Family, Mesh, Pod, Request, Service, ServicePort
 from meshlab.model.route import NO_HTTP
-from meshlab.oracle import expected
+from meshlab.oracle import expected, tcp
 from meshlab.topology.notes import did_you_mean, listed
 
 
@@ -91,8 +92,16 @@ def behind(mesh: Mesh, to: str) -> list[tuple[Pod, int]]:
         if service.key == name
         for entry in service.ports
         if entry.port == int(number)
-        for backend in mesh.backends(service, entry)
+        for backend in _backends(mesh, service, entry)
     ]
+
+
+def _backends(mesh: Mesh, service: Service, port: ServicePort) -> Iterable[tuple[Pod, int]]:
+    """Those that the connections of a port are routed to, where they are; else the Service's own."""
+    if mesh.waypoint_of(service) is None or tcp.rule(mesh, service, port) is None:
+        return mesh.backends(service, port)
+    routed = (one for share in tcp.shares(mesh, service, port) for one in share.pods)
+    return ((mesh.pod(one.pod), one.port) for one in dict.fromkeys(routed))
 
 
 def owner(mesh: Mesh, to: str) -> Pod | Service | None:

@@ -294,7 +294,7 @@ class Capture:
     def _together(self, call: Call) -> Together | None:
         if self._cohorts is None:
             taken = ((one, self._taken(one)) for one in self._calls.values())
-            read = {one.number for one in self._calls.values() if self.due(one).shares}
+            read = {one.number for one in self._calls.values() if self.due(one).is_read}
             self._cohorts = cohorts(((one, path) for one, path in taken if path is not None), read)
         return self._cohorts.get(call.number)
 

@@ -184,7 +184,7 @@ def _notes(planned: Sequence[PlannedCell]) -> Iterator[str]:
         )
     for calls in sorted({cell.calls for cell in planned if cell.counted}):
         yield (
-            f"what becomes of a request at random is counted over {calls} calls; a right proxy fails with a probability"
+            f"what becomes of a call at random is counted over {calls} calls; a right proxy fails with a probability"
             f" of at most {MISSED_BY_CHANCE:g} per cell"
         )
     for endpoints in sorted({len(cell.due.ways) for cell in planned if cell.balanced}):

@@ -94,11 +94,13 @@ def _result(planned: PlannedCell, seen: Passage, calls: Sequence[Call]) -> tuple
         )
     if not calls:
         return Result.CANNOT_RUN, "no call was made"
-    if planned.due.shares:
+    if planned.due.is_read:
         return _of_requests(planned, calls)
     for call in calls:
         if complaint := _wrong_answer(planned, call):
             return Result.FAILED, complaint
+    if planned.counted and (complaint := wrong_shares(planned.due, calls)):
+        return Result.FAILED, complaint
     if planned.balanced and seen == "allow" and (left_out := _left_out(planned, calls)):
         return Result.FAILED, left_out
     if seen == planned.expected or (_need_not_answer(planned) and seen != "unclear"):

@@ -6,7 +6,7 @@ picked: that path is captured, unlike a call to its own address, so it is judged
 leaves the pod, and so no packet of it can serve as a control (``hairpin``).
 
 Of a Service port that a waypoint reads there is a cell for each request that ``questions`` chooses. What becomes of a
-request at random is asked so often that a share that is too large or too small shows.
+request or a connection at random is asked so often that a share that is too large or too small shows.
 """
 
 from __future__ import annotations
@@ -360,7 +360,7 @@ def _balanced(mesh: Mesh, planned: Sequence[PlannedCell]) -> set[int]:
 
 
 def _counted(planned: Sequence[PlannedCell]) -> set[int]:
-    """Of each rule with a random outcome, in each family, the first request."""
+    """Of each rule with a random outcome, in each family, the first request or connection."""
     first: dict[tuple[str, int, int, str], PlannedCell] = {}
     for cell in planned:
         if not cell.due.is_certain and cell.listening:

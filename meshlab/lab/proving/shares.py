@@ -1,4 +1,4 @@
-"""Whether what a waypoint did with requests is what it should have done: each of them, and how often each. Pure.
+"""Whether a waypoint did what it should with requests and connections: with each of them, and how often each. Pure.
 
 Each call is put to the shares that explain it. A call that none explains is wrong by itself. Then they are counted. Of
 n calls a share of p gets k or fewer, or k or more, with a probability that the binomial distribution says exactly; one
@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 from meshlab.apps import language
 from meshlab.lab.calls.endings import is_waypoints
 from meshlab.lab.proving.matrix import MISSED_BY_CHANCE, rarely
-from meshlab.model import Call, Expected, HeaderEdits, Outcome, Reaches, Request, Share, Status, Way
+from meshlab.model import Call, Expected, HeaderEdits, Outcome, Reaches, Refused, Request, Share, Status, Way
 
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 _OF_THE_CONNECTION = frozenset({"connection", "keep-alive", "transfer-encoding", "te", "upgrade", "content-length"})
@@ -74,6 +74,8 @@ def _named(share: Share) -> str:
     own = share.ways[0].response
     if isinstance(own, Status):
         return str(own.code)
+    if share.ways[0].connection is None:
+        return "nobody"
     return " or ".join(sorted(way.path.server.pod for way in share.ways))
 
 
@@ -93,10 +95,10 @@ def _unlike(share: Share, call: Call, due: Expected) -> str:
         return f"the answer came after {took_s:.3f} s, and it should wait {share.delay_s:g} s"
     if call.peer is None and is_waypoints(call, due):
         return _unlike_status(share, call)
-    if call.peer is None and not call.answered:
-        return f"{_named(share)} should have answered"
     if call.peer is None:
-        return "" if share.request is not None else f"{_named(share)} should have answered"
+        may_be = Reaches if call.answered else Refused if call.refused else None
+        explains = may_be is not None and any(isinstance(way.response, may_be) for way in share.ways)
+        return "" if explains else f"{_named(share)} should have answered"
     way = next(
         (way for way in share.ways if isinstance(way.response, Reaches) and way.response.pod == call.peer.pod), None
     )
@@ -120,13 +122,14 @@ def _unlike_at_server(share: Share, way: Way, call: Call) -> str:
     peer, seen, sent = call.peer, way.connection, share.request
     assert peer is not None
     assert seen is not None
-    assert sent is not None
     if call.outcome is not Outcome.OK:
         return f"it ended in {call.outcome}{f' ({call.error})' if call.error else ''}"
     if peer.server_port != seen.port:
         return f"it arrived at port {peer.server_port}, not at {seen.port}"
     if peer.address != seen.source_ip:
         return f"the server saw the client at {peer.address}, not at {seen.source_ip}: the call goes {way.path}"
+    if sent is None:
+        return ""
     if (peer.method, peer.path) != (sent.method, sent.path):
         return f"the server saw {peer.method} {peer.path}, not {sent.method} {sent.path}"
     return _unlike_request(sent, call) or _unlike_headers(share.response_headers, call)

@@ -14,7 +14,20 @@ import h11
 import jwt
 
 from meshlab.errors import ProtocolError
-from meshlab.model import Backend, HeaderEdits, HttpRoute, HttpRule, Mesh, PodPort, Request, SpiffeId
+from meshlab.model import (
+    Backend,
+    HeaderEdits,
+    HttpRoute,
+    HttpRule,
+    Mesh,
+    PodPort,
+    Request,
+    Service,
+    ServicePort,
+    SpiffeId,
+    TcpRule,
+)
+from meshlab.oracle import tcp
 from meshlab.oracle.http import DENIED, NO_ROUTE, UNAVAILABLE, Answered, Came, Forwarded, Share
 from meshlab.pki.tokens import TokenIssuer
 from meshlab.protocols.hbone import Target
@@ -39,13 +52,21 @@ class Misreading(Waypoint):
     """Takes each rule of a route for another one."""
 
     def shares(self, mesh: Mesh, came: Came) -> Sequence[Share]:
-        routes = tuple(self.misread_route(route) for route in mesh.http_routes)
-        return super().shares(replace(mesh, http_routes=routes), came)
+        return super().shares(self._misread_all(mesh), came)
+
+    def connections(self, mesh: Mesh, service: Service, port: ServicePort) -> Sequence[tcp.Share]:
+        return super().connections(self._misread_all(mesh), service, port)
+
+    def _misread_all(self, mesh: Mesh) -> Mesh:
+        return replace(mesh, http_routes=tuple(map(self.misread_route, mesh.http_routes)))
 
     def misread_route(self, route: HttpRoute) -> HttpRoute:
-        return replace(route, rules=tuple(self.misread(rule) for rule in route.rules))
+        return replace(route, rules=tuple(map(self.misread, route.rules)), tcp=tuple(map(self.misread_tcp, route.tcp)))
 
     def misread(self, rule: HttpRule) -> HttpRule:
+        return rule
+
+    def misread_tcp(self, rule: TcpRule) -> TcpRule:
         return rule
 
 
@@ -82,16 +103,23 @@ class RoutesEveryPort(Misreading):
     """E ``route-binds-to-frontend-only``."""
 
     def misread_route(self, route: HttpRoute) -> HttpRoute:
-        return replace(route, services=tuple((service, None) for service, _ in route.services))
+        tcp_rules = tuple(replace(rule, ports=()) for rule in route.tcp)
+        return replace(route, services=tuple((service, None) for service, _ in route.services), tcp=tcp_rules)
+
+
+def _swapped(backends: Sequence[Backend]) -> tuple[Backend, ...]:
+    weights = [backend.weight for backend in reversed(backends)]
+    return tuple(replace(backend, weight=weight) for backend, weight in zip(backends, weights, strict=True))
 
 
 class SwapsWeights(Misreading):
-    """E ``weighted-split``."""
+    """E ``weighted-split`` and ``tcp-and-tls-routes``."""
 
     def misread(self, rule: HttpRule) -> HttpRule:
-        weights = [backend.weight for backend in rule.backends]
-        swapped = zip(rule.backends, reversed(weights), strict=True)
-        return replace(rule, backends=tuple(replace(backend, weight=weight) for backend, weight in swapped))
+        return replace(rule, backends=_swapped(rule.backends))
+
+    def misread_tcp(self, rule: TcpRule) -> TcpRule:
+        return replace(rule, backends=_swapped(rule.backends))
 
 
 class OneBackendOnly(Misreading):
@@ -102,6 +130,13 @@ class OneBackendOnly(Misreading):
 
     def pick(self, endpoints: Sequence[PodPort], client: Client) -> tuple[Target, PodPort]:
         return super().pick(endpoints[:1], client)
+
+
+class IgnoresTcpRoutes(Misreading):
+    """E ``tcp-and-tls-routes``."""
+
+    def misread_route(self, route: HttpRoute) -> HttpRoute:
+        return replace(route, tcp=())
 
 
 # --- what it does ----------------------------------------------------------------------------------------------------
@@ -291,6 +326,7 @@ takes_the_first_rule = _program(TakesTheFirstRule)
 routes_every_port = _program(RoutesEveryPort)
 swaps_weights = _program(SwapsWeights)
 one_backend_only = _program(OneBackendOnly)
+ignores_tcp_routes = _program(IgnoresTcpRoutes)
 skips_faults = _program(SkipsFaults)
 ignores_timeouts = _program(IgnoresTimeouts)
 forgets_the_rewrite = _program(ForgetsTheRewrite)

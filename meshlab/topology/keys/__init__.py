@@ -25,7 +25,7 @@ from meshlab.topology.keys.key import Key, Kind, Use, each, inert, refused
 from meshlab.topology.keys.lab import LAB
 from meshlab.topology.keys.pods import DEPLOYMENT, POD
 from meshlab.topology.keys.policies import AUTHORIZATION_POLICY, PEER_AUTHENTICATION, REQUEST_AUTHENTICATION
-from meshlab.topology.keys.routes import DESTINATION_RULE, HTTP_ROUTE, VIRTUAL_SERVICE
+from meshlab.topology.keys.routes import DESTINATION_RULE, HTTP_ROUTE, TCP_ROUTE, VIRTUAL_SERVICE
 from meshlab.topology.keys.services import ENDPOINT_SLICE, ENDPOINTS, SERVICE
 
 __all__ = ["KINDS", "LAB_API", "Branch", "Key", "Kind", "Use", "parts", "render_keys_page", "tree"]
@@ -66,6 +66,7 @@ KINDS: Mapping[str, Kind] = {
         Kind("EndpointSlice", ("discovery.k8s.io/v1",), ENDPOINT_SLICE),
         Kind("Gateway", _GATEWAY_API, GATEWAY),
         Kind("HTTPRoute", _GATEWAY_API, HTTP_ROUTE),
+        Kind("TCPRoute", ("gateway.networking.k8s.io/v1", "gateway.networking.k8s.io/v1alpha2"), TCP_ROUTE),
         Kind("VirtualService", _NETWORKING, VIRTUAL_SERVICE),
         Kind("DestinationRule", _NETWORKING, DESTINATION_RULE),
         Kind("AuthorizationPolicy", _SECURITY, AUTHORIZATION_POLICY),

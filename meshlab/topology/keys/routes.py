@@ -1,4 +1,4 @@
-"""Keys of HTTPRoute, VirtualService and DestinationRule."""
+"""Keys of HTTPRoute, TCPRoute, VirtualService and DestinationRule."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ _FILTER = {
     **under("urlRewrite.", _PATH_MODIFIER),
     **each(_OTHER_FILTERS, _NOT_YET),
 }
-_BACKEND = {
+_BACKEND: dict[str, Key] = {
     "group": refused("the lab routes to Services only", unless=("", "core")),
     "kind": refused("the lab routes to Services only", unless=("Service",)),
     "name": honoured(shapes.LABEL, required=True, why="of a Service, which need not be there"),
@@ -51,6 +51,9 @@ _BACKEND = {
     ),
     "port": honoured(shapes.PORT, required=True, why="of the Service"),
     "weight": honoured(shapes.WEIGHT, why="1 where it is not given"),
+}
+_HTTP_BACKEND = {
+    **_BACKEND,
     "filters[].type": honoured(shapes.one_of("RequestHeaderModifier", "ResponseHeaderModifier"), required=True),
     **under("filters[].", _HEADER_FILTERS),
     **under("filters[].", each(f"{_OTHER_FILTERS} requestRedirect urlRewrite", _NOT_YET)),
@@ -70,14 +73,12 @@ _RULE = {
     "matches[].queryParams[].name": honoured(required=True),
     "matches[].queryParams[].value": honoured(required=True),
     **under("filters[].", _FILTER),
-    **under("backendRefs[].", _BACKEND),
+    **under("backendRefs[].", _HTTP_BACKEND),
     "timeouts.request": honoured(shapes.GATEWAY_DURATION, why="0s is none"),
     "timeouts.backendRequest": _NOT_YET,
     **each("retry sessionPersistence", _NOT_YET),
 }
-HTTP_ROUTE = {
-    **_OBJECT,
-    "spec": honoured(None, required=True),
+_PARENTS = {
     "spec.parentRefs[].group": honoured(shapes.ANY_TEXT, why="`''` for a Service"),
     "spec.parentRefs[].kind": honoured(
         why="a Service of the route's namespace; every other parent is inert, since the lab has no ingress and a "
@@ -87,9 +88,25 @@ HTTP_ROUTE = {
     "spec.parentRefs[].namespace": honoured(shapes.LABEL, why="the route's where it is not given"),
     "spec.parentRefs[].port": honoured(shapes.PORT, why="of the Service; all its ports where it is not given"),
     "spec.parentRefs[].sectionName": inert("it names a listener of a Gateway; for a Service, write `port`"),
-    "spec.hostnames": inert("a waypoint knows a Service by its address"),
     "spec.useDefaultGateways": inert("the lab has no ingress"),
+}
+HTTP_ROUTE = {
+    **_OBJECT,
+    "spec": honoured(None, required=True),
+    **_PARENTS,
+    "spec.hostnames": inert("a waypoint knows a Service by its address"),
     **under("spec.rules[].", _RULE),
+}
+
+# --- TCPRoute --------------------------------------------------------------------------------------------------------
+
+TCP_ROUTE = {
+    **_OBJECT,
+    "spec": honoured(None, required=True),
+    **_PARENTS,
+    "spec.rules": honoured(None, required=True, why="one rule"),
+    "spec.rules[].name": inert("it has no part in traffic"),
+    **under("spec.rules[].backendRefs[].", _BACKEND),
 }
 
 # --- VirtualService --------------------------------------------------------------------------------------------------
@@ -131,7 +148,7 @@ for _name in ("headers.request", "headers.response"):
 _HOST = honoured(
     shapes.HOST, required=True, why="NAME, of the object's own namespace, or NAME.NAMESPACE.svc.cluster.local"
 )
-_DESTINATION = {
+_DESTINATION: dict[str, Key] = {
     "destination": honoured(None, required=True),
     "destination.host": _HOST,
     "destination.subset": honoured(shapes.SUBSET, why="of the DestinationRule for that Service"),
@@ -139,13 +156,12 @@ _DESTINATION = {
         shapes.PORT, why="the Service's only port where it is not given; of several, the one that was called"
     ),
     "weight": honoured(shapes.WEIGHT, why="of several destinations, 0 where it is not given"),
-    **_HEADER_EDITS,
 }
 _NEVER = "where it is not given, it never happens"
 _VIRTUAL_RULE = {
     "name": honoured(shapes.TEXT),
     **under("match[].", _VIRTUAL_MATCH),
-    **under("route[].", _DESTINATION),
+    **under("route[].", {**_DESTINATION, **_HEADER_EDITS}),
     "redirect.uri": honoured(shapes.ANY_TEXT),
     "redirect.prefixRewrite": honoured(shapes.TEXT),
     "redirect.authority": honoured(shapes.ANY_TEXT),
@@ -190,7 +206,11 @@ VIRTUAL_SERVICE = {
     ),
     "spec.exportTo": inert("a waypoint reads the routes of its Services' namespaces and of its own"),
     **under("spec.http[].", _VIRTUAL_RULE),
-    **under("spec.", each("tcp tls", refused("the lab routes HTTP only"))),
+    "spec.tcp[].match[].port": honoured(shapes.PORT, why="of the Service, which does not speak HTTP there"),
+    **under("spec.tcp[].match[].", each("destinationSubnets sourceSubnet", _NOT_YET)),
+    **under("spec.tcp[].match[].", each("gateways sourceLabels sourceNamespace", _NO_SOURCES)),
+    **under("spec.tcp[].route[].", _DESTINATION),
+    "spec.tls": refused("the lab does not route TLS by its server names"),
 }
 
 # --- DestinationRule -------------------------------------------------------------------------------------------------

@@ -5,7 +5,7 @@ Source: https://www.envoyproxy.io/docs/envoy/latest/api-v3/api
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 Json = Mapping[str, Any]
@@ -26,6 +26,7 @@ TUNNEL = "meshlab.tunnel"
 TOKENS = "envoy.filters.http.jwt_authn"
 """Metadata of a request: under ``payload``, what its token says."""
 ORIGINAL = "envoy.filters.listener.original_dst"
+NOT_FOUND = "no such cluster"
 FROM_ADS: Json = {"ads": {}, "resource_api_version": "V3"}
 
 _EXTENSIONS = "type.googleapis.com/envoy.extensions."
@@ -40,7 +41,14 @@ def extension(name: str, kind: str, more: Json | None = None) -> Json:
 
 
 def tcp_proxy(stat_prefix: str, cluster: str, more: Json | None = None) -> Json:
-    proxy = {"stat_prefix": stat_prefix, "cluster": cluster, "idle_timeout": "0s", **(more or {})}
+    return tcp_split(stat_prefix, [(cluster, 1)], more)
+
+
+def tcp_split(stat_prefix: str, clusters: Sequence[tuple[str, int]], more: Json | None = None) -> Json:
+    """A proxy of TCP that shares connections out by the weights of clusters."""
+    weighted = [{"name": name, "weight": weight} for name, weight in clusters]
+    to: Json = {"cluster": clusters[0][0]} if len(clusters) == 1 else {"weighted_clusters": {"clusters": weighted}}
+    proxy = {"stat_prefix": stat_prefix, **to, "idle_timeout": "0s", **(more or {})}
     return extension("tcp", "filters.network.tcp_proxy.v3.TcpProxy", proxy)
 
 

@@ -25,6 +25,7 @@ from meshlab.translate.envoy.forms import (
     certified,
     extension,
     tcp_proxy,
+    tcp_split,
     tls,
 )
 from meshlab.translate.envoy.rbac import rules
@@ -126,14 +127,14 @@ def main(served: Collection[Served], chains: Sequence[Json]) -> Json:
     }
 
 
-def bytes_chain(one: Served, policies: Collection[AuthorizationPolicy]) -> Json:
-    """One that judges a connection, and passes on its bytes."""
+def bytes_chain(one: Served, policies: Collection[AuthorizationPolicy], to: Sequence[tuple[str, int]]) -> Json:
+    """One that judges a connection, and passes on its bytes, to one of some clusters by their weights."""
     judged = [
         extension(name, "filters.network.rbac.v3.RBAC", {"stat_prefix": name, "rules": some})
         for name, action in ((DENY, Action.DENY), (ALLOW, Action.ALLOW))
         if (some := rules(policies, action, reads_http=False)) is not None
     ]
-    return {"name": one.name, "filters": [*judged, tcp_proxy(one.name, one.cluster)]}
+    return {"name": one.name, "filters": [*judged, tcp_split(one.name, to)]}
 
 
 def http_chain(one: Served, tokens: Collection[JwtRule]) -> Json:

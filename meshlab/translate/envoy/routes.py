@@ -33,9 +33,9 @@ from meshlab.model import (
     Rewrite,
     StringMatch,
 )
-from meshlab.translate.envoy.forms import Json, regex, typed
+from meshlab.translate.envoy.forms import NOT_FOUND, Json, regex, typed
 from meshlab.translate.envoy.rbac import rules
-from meshlab.translate.envoy.serving import Served, Share, share
+from meshlab.translate.envoy.serving import Served, Share, routes_in_effect, share
 
 CONNECT = "connect"
 """Name of the routes of CONNECTs."""
@@ -44,7 +44,6 @@ ALLOW, DENY, FAULT = "allow", "deny", "fault"
 _MAX_BODY_BYTES = 1 << 20
 _AUTHORITY = frozenset({"host", ":authority"})
 _EVERYTHING = StringMatch("segments", "/")
-_NOT_FOUND = "no such cluster"
 _RESPONSE_CODES = {
     301: "MOVED_PERMANENTLY",
     302: "FOUND",
@@ -127,19 +126,9 @@ def _judged(
 
 
 def entries(mesh: Mesh, own: Share) -> list[Entry]:
-    """Those for calls to ``own``, in the order in which they are tried.
-
-    Those of the Service's namespace and of the waypoint's count. Where both kinds of route are for it, the kind of the
-    oldest counts.
-    """
-    at = {(own.service.key, own.port.port), (own.service.key, None)}
-    waypoint = mesh.waypoint_of(own.service)
-    near = {own.service.namespace, waypoint.namespace if waypoint else ""}
-    some = [route for route in mesh.http_routes if at & set(route.services) and route.namespace in near]
-    if not some:
-        return []
-    gateway_api = some[0].kind == "HTTPRoute"
-    counted = [route for route in some if route.kind == "HTTPRoute"] if gateway_api else some[:1]
+    """Those for calls to ``own``, in the order in which they are tried."""
+    counted = routes_in_effect(mesh, own)
+    gateway_api = bool(counted) and counted[0].kind == "HTTPRoute"
     found = [
         Entry(rule, match, gateway_api)
         for route in counted
@@ -268,7 +257,7 @@ def _cluster(mesh: Mesh, own: Share, backend: Backend, rule: HttpRule, weight: i
     found = _share(mesh, own, backend)
     authority = _set_authority(backend.request_headers) if not _authority(rule) else None
     return {
-        "name": _NOT_FOUND if found is None else found.name,
+        "name": NOT_FOUND if found is None else found.name,
         "weight": weight,
         **_edits("request", _one_after_the_other(rule.request_headers, backend.request_headers)),
         **_edits("response", _one_after_the_other(rule.response_headers, backend.response_headers)),

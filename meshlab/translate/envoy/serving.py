@@ -5,7 +5,19 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
-from meshlab.model import FAMILIES, Address, Backend, Family, Mesh, Pod, PodPort, Service, ServicePort, has_labels
+from meshlab.model import (
+    FAMILIES,
+    Address,
+    Backend,
+    Family,
+    HttpRoute,
+    Mesh,
+    Pod,
+    PodPort,
+    Service,
+    ServicePort,
+    has_labels,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +82,33 @@ def served(mesh: Mesh, key: str) -> Iterator[Served]:
         if waypoint is not None and waypoint.key == key:
             for family in FAMILIES:
                 yield Served(pod.address(family), family, pod)
+
+
+def routes_in_effect(mesh: Mesh, own: Share) -> list[HttpRoute]:
+    """Those for calls to ``own``, of the Service's namespace and of the waypoint's.
+
+    Where several kinds of route are for it, the kind of the oldest counts; of others than HTTPRoutes the oldest alone.
+    """
+    at = {(own.service.key, own.port.port), (own.service.key, None)}
+    waypoint = mesh.waypoint_of(own.service)
+    near = {own.service.namespace, waypoint.namespace if waypoint else ""}
+    some = [route for route in mesh.http_routes if at & set(route.services) and route.namespace in near]
+    if some and some[0].kind == "HTTPRoute":
+        return [route for route in some if route.kind == "HTTPRoute"]
+    return some[:1]
+
+
+def destinations(mesh: Mesh, own: Share) -> list[tuple[Share | None, int]]:
+    """Where the bytes of calls to ``own`` go, with weights: by the first rule for its port, else to ``own``.
+
+    ``None`` is what a share leads to that is not there; it has everything where no backend has a weight.
+    """
+    for route in routes_in_effect(mesh, own):
+        for rule in route.tcp:
+            if not rule.ports or own.port.port in rule.ports:
+                some = [(share(mesh, each, own.port.port, own.family), each.weight) for each in rule.backends]
+                return [one for one in some if one[1]] or [(None, 1)]
+    return [(own, 1)]
 
 
 def share(mesh: Mesh, backend: Backend, called: int, family: Family) -> Share | None:
