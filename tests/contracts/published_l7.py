@@ -86,7 +86,10 @@ REASONS = {
         "HTTPRouteReferenceGrant/*",
         "HTTPRouteInvalidCrossNamespaceBackendRef/0",
     ),
-    "not supported yet: mirroring": ("HTTPRouteRequestMultipleMirrors/*", "HTTPRouteRequestPercentageMirror/*"),
+    "requestMirror is refused: the lab does not support it yet": (
+        "HTTPRouteRequestMultipleMirrors/*",
+        "HTTPRouteRequestPercentageMirror/*",
+    ),
     "cors is refused: the lab does not support it yet": ("HTTPRouteCORS/*",),
     "requestRedirect is refused: the lab does not support it yet": ("HTTPRouteBackendRequestRedirect/*",),
     "redirect.derivePort is refused: the lab does not support it yet": ("redirect request port/*",),
@@ -109,7 +112,8 @@ class Answer:
     host_seen: str = ""
     headers_seen: Mapping[str, str] = field(default_factory=dict)
     """Names in lower case; an empty value means that the server must not see the header."""
-    response_headers: Mapping[str, str] = field(default_factory=dict)
+    response_headers: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Names in lower case -> the values that will do; none means that the answer must not have the header."""
     redirect: Mapping[str, str] | None = None
     """``scheme``, ``host``, ``port`` and ``path`` of a Location, as far as they are stated."""
 
@@ -128,6 +132,8 @@ class Case:
     """Whether the client goes where a redirect leads, once."""
     weights: Mapping[str, Fraction] = field(default_factory=dict)
     """The name with which a backend's pods begin -> its share of many equal requests."""
+    mirrored: Mapping[str, Fraction] = field(default_factory=dict)
+    """The name with which a backend's pods begin -> the share of the requests of which it gets a copy."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -304,7 +310,7 @@ def _virtual_service_group(published: Object) -> Group:
                     path_seen=expected.get("url_seen", ""),
                     host_seen=expected.get("host_seen", ""),
                     headers_seen=_lower(expected.get("request_headers_seen", {})),
-                    response_headers=_lower(expected.get("response_headers", {})),
+                    response_headers=_allowed(expected),
                 ),
                 follows=call["request"].get("follow_redirects", False),
             )
@@ -320,8 +326,6 @@ def _route_case(test: Object, case: Object) -> Case:
         raise NotAskedError("the client speaks HTTP/2, and the lab's clients speak HTTP/1.1")
     if "query" in request:
         raise NotAskedError("the case needs a server that fails a given number of times")
-    if mirrored := expected.get("mirrored_to"):
-        raise NotAskedError(f"not supported yet: mirroring, to {mirrored[0]['backendRef']['Name']}")
     namespace = _MESH if test["kind"] == "mesh" else _INFRA
     name, port = ("echo", 80) if test["kind"] == "mesh" else _place(test, case)
     seen = expected.get("request_seen_by_backend") or {}
@@ -344,11 +348,15 @@ def _route_case(test: Object, case: Object) -> Case:
             path_seen="" if case["id"] in _NOT_COMPARED else seen.get("path", ""),
             host_seen=seen.get("host", ""),
             headers_seen={**_lower(seen.get("headers") or {}), **gone},
-            response_headers=_lower(expected.get("response_headers", {})),
+            response_headers=_allowed(expected),
             redirect=expected.get("redirect"),
         ),
         weights={
             f"{namespace}/{name}-": Fraction(str(share)) for name, share in test.get("expected_weights", {}).items()
+        },
+        mirrored={
+            f"{namespace}/{one['backendRef']['Name']}-": Fraction(one.get("percent") or 100, 100)
+            for one in expected.get("mirrored_to", ())
         },
     )
 
@@ -426,6 +434,13 @@ def _addresses(kind: str) -> list[str]:
     return [str(pod.ipv4 if kind == "IPv4" else pod.ipv6) for pod in pods]
 
 
+def _allowed(expected: Object) -> dict[str, tuple[str, ...]]:
+    exact = {name: (value,) for name, value in expected.get("response_headers", {}).items()}
+    several = {name: tuple(values) for name, values in expected.get("response_validHeaderValues", {}).items()}
+    absent: dict[str, tuple[str, ...]] = dict.fromkeys(expected.get("response_headers_absent", ()), ())
+    return {name.lower(): values for name, values in (exact | several | absent).items()}
+
+
 def _lower(headers: Mapping[str, str]) -> dict[str, str]:
     return {name.lower(): value for name, value in headers.items()}
 
@@ -452,9 +467,10 @@ def unlike(case: Case, seen: Seen) -> str:
     for name, value in answer.headers_seen.items():
         if _listed(seen.headers.get(name, "")) != _listed(value):
             return f"the server saw {name}: {seen.headers.get(name)!r}, not {value!r}"
-    for name, value in answer.response_headers.items():
-        if seen.response_headers.get(name) != value:
-            return f"the answer has {name}: {seen.response_headers.get(name)!r}, not {value!r}"
+    for name, values in answer.response_headers.items():
+        found = seen.response_headers.get(name)
+        if found not in values if values else found is not None:
+            return f"the answer has {name}: {found!r}, not {' or '.join(map(repr, values)) or 'none'}"
     if answer.redirect is not None:
         return _leads_elsewhere(case, answer.redirect, seen.response_headers.get("location", ""))
     return ""

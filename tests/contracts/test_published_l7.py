@@ -55,6 +55,8 @@ def _wrong(group: Group, case: Case) -> str:
     mesh = _mesh(group.name)
     if isinstance(mesh, TopologyError):
         return str(mesh)
+    if case.mirrored:
+        return "the manifests load, and nothing asks for copies of requests yet"
     shares: dict[str, Fraction] = {}
     for chance, possible in of_oracle(mesh, case):
         for seen in possible:
