@@ -90,7 +90,7 @@ def lab(request: pytest.FixtureRequest, lab_factory: LabFactory) -> Iterator[Lab
         yield running
 
 
-CASES: dict[str, tuple[str | None | Callable[[], str], str, int, str]] = {
+CASES: dict[str, tuple[str | Callable[[], str] | None, str, int, str]] = {
     "no token, and one is needed": (None, "/", 403, "RBAC: access denied"),
     "no token where nobody may": (None, "/nobody", 200, ""),
     "a good token": (token(), "/", 200, ""),
