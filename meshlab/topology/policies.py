@@ -270,17 +270,17 @@ def request_authentication(document: Map, urls: Mapping[str, str], notes: Notes)
     return RequestAuthentication(
         name=metadata.text("name"),
         namespace=metadata.text("namespace", "default"),
-        rules=tuple(_jwt_rule(rule, urls, notes) for rule in spec.maps("jwtRules")),
+        rules=tuple(_jwt_rule(rule, urls, notes, is_used=bool(targets)) for rule in spec.maps("jwtRules")),
         selector=_selector(spec),
         target_refs=targets,
     )
 
 
-def _jwt_rule(rule: Map, urls: Mapping[str, str], notes: Notes) -> JwtRule:
+def _jwt_rule(rule: Map, urls: Mapping[str, str], notes: Notes, *, is_used: bool) -> JwtRule:
     headers = tuple((each.text("name").lower(), each.text("prefix")) for each in rule.maps("fromHeaders"))
     return JwtRule(
         issuer=rule.text("issuer"),
-        jwks=_jwks(rule, urls, notes),
+        jwks=_jwks(rule, urls, notes, is_used=is_used),
         audiences=rule.texts("audiences"),
         from_headers=headers,
         from_params=rule.texts("fromParams"),
@@ -288,16 +288,18 @@ def _jwt_rule(rule: Map, urls: Mapping[str, str], notes: Notes) -> JwtRule:
     )
 
 
-def _jwks(rule: Map, urls: Mapping[str, str], notes: Notes) -> str:
-    """The keys as they stand in the rule, or else at their URL."""
+def _jwks(rule: Map, urls: Mapping[str, str], notes: Notes, *, is_used: bool) -> str:
+    """The keys as they stand in the rule, or else at their URL. Where no waypoint needs them, they may be missing."""
     url = rule.text("jwksUri")
     text = rule.text("jwks") or urls.get(url, "")
-    if not text:
+    if not text and not url and not rule.text("issuer"):
+        notes.refuse(rule.place, "the rule has neither an issuer nor keys; Istio refuses it")
+    elif not text and is_used:
         where = f"nothing is at {shown(url)}: write what is read there under spec.urls of the Lab" if url else "no keys"
         notes.refuse(
             rule.at("jwksUri"), f"{where}, or write the keys themselves as `jwks`; the lab reads no other host"
         )
-    elif not _is_jwks(text):
+    elif text and not _is_jwks(text):
         notes.refuse(rule.at("jwks" if "jwks" in rule else "jwksUri"), 'the keys are no JWKS: {"keys": [{"kty": ...}]}')
     return text
 

@@ -12,6 +12,7 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from decimal import Decimal
+from urllib.parse import urlsplit
 
 from meshlab.model import addresses
 from meshlab.model.workload import TRUE_WORDS
@@ -187,6 +188,14 @@ def is_path_pattern(text: str) -> bool:
     return bool(text) and not set("{}") & set("".join(literals))
 
 
+def _is_url(text: str) -> bool:
+    try:
+        url = urlsplit(text)
+        return url.scheme in ("http", "https") and bool(url.hostname) and url.port != 0
+    except ValueError:
+        return False
+
+
 def _is_base64(text: str) -> bool:
     try:
         base64.b64decode(text, validate=True)
@@ -293,6 +302,7 @@ PARSE_BOOL = one_of(*TRUE_WORDS, *FALSE_WORDS)
 TRUST_DOMAIN = Shape("a trust domain, with '*' at one end at most, and without spiffe://", _text(is_trust_domain))
 PATH_PATTERN = Shape("a path, or a template of {*} and, as the last of them, {**}", _text(is_path_pattern))
 FAMILY = Shape("4 or 6", lambda s: type(s.value) is int and s.value in (4, 6))
+URL = Shape("a URL of http or https", _text(_is_url))
 HEADER = Shape("the name of a header", _text(_HEADER.fullmatch))
 MATCHED_HEADER = Shape(
     "the name of a header, ':method' or ':authority'",

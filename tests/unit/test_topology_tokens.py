@@ -66,6 +66,8 @@ def test_the_keys_are_in_the_rule_or_at_a_url_of_the_lab() -> None:
     ("rule", "why"),
     [
         ("{issuer: a, jwksUri: 'https://b.example'}", "nothing is at 'https://b.example': write what is read there"),
+        ("{issuer: a, jwksUri: a.example}", "a URL of http or https"),
+        ("{audiences: [a]}", "neither an issuer nor keys"),
         ("{issuer: a}", "no keys, or write the keys themselves as `jwks`"),
         ("{issuer: a, jwks: x}", "the keys are no JWKS"),
         ("{issuer: a, jwks: '{\"keys\": []}'}", "the keys are no JWKS"),
@@ -80,7 +82,10 @@ def test_without_keys_a_rule_is_refused(rule: str, why: str) -> None:
 
 
 def test_without_a_target_it_has_no_effect_and_a_warning_says_so() -> None:
-    text = WORLD + (TOKENS % BY_URL).replace('targetRefs: [{kind: Service, group: "", name: server}]', "selector: {}")
+    elsewhere = "{issuer: a, jwksUri: 'https://b.example'}"
+    text = WORLD + (TOKENS % elsewhere).replace(
+        'targetRefs: [{kind: Service, group: "", name: server}]', "selector: {}"
+    )
     reading = read(text, "tokens.yaml")
     (warning,) = [warning for warning in reading.warnings if "RequestAuthentication" in warning.message]
     assert "a waypoint honours one with targetRefs only" in warning.message

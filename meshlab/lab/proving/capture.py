@@ -273,10 +273,10 @@ class Capture:
         return self.due(call).paths
 
     def _late(self, call: Call) -> frozenset[PodPort]:
-        """The servers of which one got the request of ``call``, and answered too late."""
+        """The servers of which one may have got the request of ``call``, and answered too late."""
         if call.status != TIMED_OUT or call.peer is not None:
             return frozenset()
-        return frozenset(way.path.server for way in self.due(call).ways if way.too_late)
+        return frozenset(way.path.server for way in self.due(call).ways if not way.kept_from)
 
     def _denying(self, call: Call) -> tuple[Path, ...]:
         """Of the paths of ``call``, those on which the policies in effect deny it; all, where none does."""

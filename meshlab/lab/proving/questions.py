@@ -25,6 +25,7 @@ from meshlab.model import (
     WAYPOINT_CLASS,
     AuthorizationPolicy,
     HttpRoute,
+    HttpRule,
     JwtRule,
     Mesh,
     NamedMatch,
@@ -119,6 +120,9 @@ def _of_route(plain: Request, route: HttpRoute) -> Iterator[Request]:
             yield hit
             yield from _more(hit, match)
             yield from _misses(hit, match)
+            if match.path is not None and not match.query:
+                yield replace(hit, path=_joined(hit.path, "x=1"))
+            yield from _edited_already(hit, rule)
             if rule.timeout_s is not None and rule.timeout_s + _LATE_S < language.MOST_DELAY_S:
                 yield _slow(hit, rule.timeout_s + _LATE_S)
 
@@ -148,6 +152,15 @@ def _more(hit: Request, match: RequestMatch) -> Iterator[Request]:
     path, _, query = hit.path.partition("?")
     if match.path is not None and match.path.how in ("prefix", "segments") and path != "/":
         yield replace(hit, path=_joined(f"{path.rstrip('/')}/x", query))
+
+
+def _edited_already(hit: Request, rule: HttpRule) -> Iterator[Request]:
+    """The same, with a header of each name that the rule or a backend of it edits."""
+    edits = (rule.request_headers, *(backend.request_headers for backend in rule.backends))
+    names = [name for each in edits for name in (*dict((*each.set, *each.add)), *each.remove)]
+    for name in dict.fromkeys(names):
+        if name not in dict(hit.headers) and name not in ("host", ":authority"):
+            yield replace(hit, headers=(*hit.headers, (name, "own")))
 
 
 def _slow(hit: Request, seconds: float) -> Request:
@@ -252,6 +265,7 @@ def _of_operation(base: Request, operation: Operation) -> Iterator[Request]:
         yield replace(hit, path=_path(path))
         yield replace(hit, path=f"{_path(path).rstrip('/')}x")
         yield replace(hit, path=f"/x/..{_path(path)}")
+        yield replace(hit, path=f"{_path(path)}?x=1")
     for method in methods:
         yield replace(hit, method=_like(method))
     if methods:

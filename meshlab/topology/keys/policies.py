@@ -68,7 +68,7 @@ _JWT_RULE = {
     "issuer": honoured(shapes.ANY_TEXT, why="of the tokens; any where it is empty"),
     "audiences[]": honoured(why="a token for another one gets 403"),
     "jwks": honoured(why="the public keys, as JSON text"),
-    "jwksUri": honoured(why="looked up in spec.urls of the Lab: the lab reads no other host"),
+    "jwksUri": honoured(shapes.URL, why="looked up in spec.urls of the Lab: the lab reads no other host"),
     "fromHeaders[].name": honoured(shapes.HEADER, required=True),
     "fromHeaders[].prefix": honoured(shapes.ANY_TEXT),
     "fromParams[]": honoured(
