@@ -16,6 +16,7 @@ from meshlab.model.instance import InstanceId, Role
 from meshlab.model.mesh import DATAPLANE_MODE, Mesh, has_labels
 from meshlab.model.path import (
     Carried,
+    Copies,
     Expected,
     Leg,
     Path,
@@ -47,6 +48,7 @@ from meshlab.model.route import (
     HeaderEdits,
     HttpRoute,
     HttpRule,
+    Mirror,
     NamedMatch,
     Redirect,
     Request,
@@ -111,6 +113,7 @@ __all__ = [
     "ConnectStep",
     "Connection",
     "ContainerPort",
+    "Copies",
     "Decision",
     "Delay",
     "DestinationRule",
@@ -127,6 +130,7 @@ __all__ = [
     "Labels",
     "Leg",
     "Mesh",
+    "Mirror",
     "MtlsMode",
     "NamedMatch",
     "Namespace",

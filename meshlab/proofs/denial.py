@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from meshlab.model import Call, Outcome, Path
 from meshlab.model.report import Grade, Proof
-from meshlab.proofs.arrivals import Arrivals, kernel_connections, reached, unexplained
+from meshlab.proofs.arrivals import Arrivals, Copied, kernel_connections, reached, unexplained
 from meshlab.proofs.draft import Draft
 from meshlab.proofs.links import Wiring
 from meshlab.proofs.route import hops, passed, routes
@@ -37,6 +37,7 @@ def denied(
     instead: str = "",
     calls: Sequence[Call] = (),
     statuses: Collection[int] = (),
+    copied: Copied | None = None,
 ) -> Proof:
     """Nothing of the call reached a server, where a twin's bytes did, which shows that they could have.
 
@@ -50,6 +51,7 @@ def denied(
         instead: where everybody is denied, the control that stands for the twin, as a phrase.
         calls: the calls of the window, whose connections are not taken for this call's.
         statuses: with which a waypoint may answer a request that it denies.
+        copied: where copies of those calls may have gone.
     """
     shown = f"call {twin.call.number} of {twin.call.source} was allowed" if twin else instead
     control = f"{shown}; {window.control}" if shown and window.control else ""
@@ -57,7 +59,7 @@ def denied(
     denied_by_status = call.peer is None and call.status in {status for status in statuses if status >= _DENIES}
     if call.answered and not denied_by_status:
         return draft.failed("it was answered")
-    if opposite := _arrived(wiring, call, paths, arrivals, calls):
+    if opposite := _arrived(wiring, call, paths, arrivals, calls, copied):
         return draft.failed(f"{opposite} (the caller saw: {call.outcome})")
     if doubt := _uncounted(call, paths, arrivals):
         return draft.cannot_tell(doubt)
@@ -74,9 +76,16 @@ def denied(
     return draft.held(packets, f"{told}, no connection and 0 bytes at the server")
 
 
-def _arrived(wiring: Wiring, call: Call, paths: Sequence[Path], arrivals: Arrivals, calls: Sequence[Call]) -> str:
+def _arrived(
+    wiring: Wiring,
+    call: Call,
+    paths: Sequence[Path],
+    arrivals: Arrivals,
+    calls: Sequence[Call],
+    copied: Copied | None,
+) -> str:
     """What of the call reached a server, or seems to have; empty where nothing did."""
-    found = unexplained(arrivals, wiring, call, paths, calls)
+    found = unexplained(arrivals, wiring, call, paths, calls, copied)
     if found:
         return f"{found[0]}" + (f", and {len(found) - 1} more" if len(found) > 1 else "")
     if call.number in arrivals.canaries:
