@@ -54,7 +54,7 @@ def _sniff(data: bytes) -> None:
 
 
 def _scan(data: bytes) -> None:
-    scanner = CanaryScanner(Received(most=100))
+    scanner = CanaryScanner(Received(most=100), "shop/a")
     for piece in pieces(data):
         scanner.feed(piece)
 

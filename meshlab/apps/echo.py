@@ -68,7 +68,7 @@ class EchoConnection(asyncio.Protocol):
         self._memory = memory
         self._counted = 0
         self._requests: HttpEcho | None = None
-        self._scanner = CanaryScanner(record)
+        self._scanner = CanaryScanner(record, listener.pod)
         self._buffer = bytearray()
         self._take = self._sniff
         self._is_held = False

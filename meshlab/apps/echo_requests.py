@@ -29,8 +29,8 @@ class Left(TypedDict):
 
 
 class ReceivedRows(TypedDict):
-    received: list[str]
-    """Those of the canaries that any listener received."""
+    received: dict[str, dict[str, int]]
+    """Those of the canaries that any listener received -> pod -> on how many connections."""
     connections: list[list[Any]]
     """Rows (``received.Connection``) of those that were open, or got a byte, at ``since_ns`` or later."""
     forgotten_until_ns: int

@@ -8,7 +8,7 @@ bounded. It says until when it has forgotten, so that an absence before that mom
 from __future__ import annotations
 
 import time
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
@@ -48,7 +48,8 @@ class Received:
     """Connections and canaries received up to this moment may have been dropped; 0 if none were."""
     _connections: OrderedDict[int, Connection] = field(default_factory=OrderedDict)
     """By identity, the one with the latest byte last."""
-    _canaries: OrderedDict[bytes, int] = field(default_factory=OrderedDict)
+    _canaries: OrderedDict[bytes, tuple[int, Counter[str]]] = field(default_factory=OrderedDict)
+    """When the latest came, and on how many connections to each pod."""
 
     def opened(self, pod: str, port: int, client: str, client_port: int) -> Connection:
         """Begin to count a connection."""
@@ -66,16 +67,18 @@ class Received:
         self._connections[id(connection)] = connection
         self._connections.move_to_end(id(connection))
 
-    def add(self, canary: bytes) -> None:
-        """Remember ``canary`` as the latest."""
-        self._canaries[canary] = self.clock()
-        self._canaries.move_to_end(canary)
+    def add(self, canary: bytes, pod: str) -> None:
+        """Remember ``canary``, of another connection to ``pod``, as the latest."""
+        _, pods = self._canaries.pop(canary, (0, Counter()))
+        pods[pod] += 1
+        self._canaries[canary] = self.clock(), pods
         if len(self._canaries) > self.most:
-            self._forget(self._canaries.popitem(last=False)[1])
+            self._forget(self._canaries.popitem(last=False)[1][0])
 
-    def among(self, canaries: Iterable[str]) -> list[str]:
-        """Return those of ``canaries`` that were received."""
-        return [canary for canary in canaries if canary.encode() in self._canaries]
+    def among(self, canaries: Iterable[str]) -> dict[str, dict[str, int]]:
+        """Return those of ``canaries`` that were received, each with the number of connections to each pod."""
+        found = ((canary, self._canaries.get(canary.encode())) for canary in canaries)
+        return {canary: dict(seen[1]) for canary, seen in found if seen is not None}
 
     def since(self, ns: int) -> Iterator[Connection]:
         """The connections that were open, or got a byte, at ``ns`` or later."""
@@ -90,6 +93,8 @@ class CanaryScanner:
     """Finds the canaries of one stream, also one that is split over two reads."""
 
     record: Received
+    pod: str
+    _latest: bytes = b""
     _tail: bytes = b""
 
     def feed(self, data: bytes) -> None:
@@ -97,5 +102,7 @@ class CanaryScanner:
         text = self._tail + data
         if CANARY in text:
             for found in WHOLE.finditer(text):
-                self.record.add(found[0])
+                if found[0] != self._latest:  # it may stand in the tail still
+                    self._latest = found[0]
+                    self.record.add(found[0], self.pod)
         self._tail = text[-(LONGEST_BYTES - 1) :]

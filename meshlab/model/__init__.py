@@ -16,6 +16,7 @@ from meshlab.model.instance import InstanceId, Role
 from meshlab.model.mesh import DATAPLANE_MODE, Mesh, has_labels
 from meshlab.model.path import (
     Carried,
+    Copies,
     Expected,
     Leg,
     Path,
@@ -49,6 +50,7 @@ from meshlab.model.route import (
     HeaderEdits,
     HttpRoute,
     HttpRule,
+    Mirror,
     NamedMatch,
     Redirect,
     Request,
@@ -113,6 +115,7 @@ __all__ = [
     "ConnectStep",
     "Connection",
     "ContainerPort",
+    "Copies",
     "Decision",
     "Delay",
     "DestinationRule",
@@ -130,6 +133,7 @@ __all__ = [
     "Labels",
     "Leg",
     "Mesh",
+    "Mirror",
     "MtlsMode",
     "NamedMatch",
     "Namespace",

@@ -118,6 +118,21 @@ class Way:
                 return Verdict.DENY
 
 
+@dataclass(frozen=True, slots=True)
+class Copies:
+    """Where copies of requests go."""
+
+    chance: Fraction
+    """Of each request."""
+    ways: tuple[Way, ...]
+    """One for each pod that may get the copy."""
+
+    @property
+    def are_let_in(self) -> bool:
+        """Whether every pod that may be chosen gets the copy."""
+        return all(way.verdict is Verdict.ALLOW for way in self.ways)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Share:
     """What becomes of a share of equal requests, or connections, at a waypoint."""
@@ -136,6 +151,8 @@ class Share:
     """Of an answer of the waypoint's own; ``None``: any."""
     response_headers: tuple[HeaderEdits, ...] = ()
     """What is done to the answer's headers, in this order."""
+    copies: tuple[Copies, ...] = ()
+    """Where copies of the request go beside, each independently of the others."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,7 +194,13 @@ class Expected:
     @property
     def is_certain(self) -> bool:
         """Whether all equal calls come to the same, up to the choice among endpoints."""
-        return len(self.shares) < 2
+        return len(self.shares) < 2 and not any(copies.chance < 1 for share in self.shares for copies in share.copies)
+
+    @property
+    def chances(self) -> tuple[Fraction, ...]:
+        """Of all that may become of a call: of the shares, and of copies that are made of some requests only."""
+        some = [copies.chance for share in self.shares for copies in share.copies if copies.chance < 1]
+        return (*(share.chance for share in self.shares), *some, *(1 - chance for chance in some))
 
 
 def direct(source: str, pod: str, port: int, carried: Carried = "hbone") -> Path:

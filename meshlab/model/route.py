@@ -98,6 +98,14 @@ class Backend:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Mirror:
+    """Where copies of requests go; their answers are dropped."""
+
+    backend: Backend
+    percent: float = 100.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Abort:
     status: int
     percent: float = 100.0
@@ -149,6 +157,8 @@ class HttpRule:
     redirect: Redirect | None = None
     direct_response: DirectResponse | None = None
     """At most one of these three is given."""
+    mirrors: tuple[Mirror, ...] = ()
+    """Of the requests that are sent on; each strikes by itself."""
     rewrite: Rewrite | None = None
     abort: Abort | None = None
     delay: Delay | None = None

@@ -13,6 +13,7 @@ from dataclasses import replace
 from meshlab.model import (
     Carried,
     Connection,
+    Copies,
     Expected,
     Family,
     Leg,
@@ -150,12 +151,22 @@ def _of_request(
             case http.Answered(status, location, body, _):
                 ways = (Way(to_waypoint, None, Status(status), one.rule, tuple(way.path for way in own)),)
                 share = Share(chance=one.chance, ways=ways, location=location, body=body)
-            case http.Forwarded(pods, sent, timeout_s):
+            case http.Forwarded(pods, sent, timeout_s, copies=copied):
                 found = [_way(mesh, source, waypoint, mesh.pod(to.pod), port.port, to.port, family) for to in pods]
                 ways = tuple(_unavailable(way) if way.verdict is Verdict.DENY else way for way in found)
                 if timeout_s is not None and request.takes_s > timeout_s:
                     ways = tuple(_late(way, timeout_s) if way.verdict is Verdict.ALLOW else way for way in ways)
-                share = Share(chance=one.chance, ways=ways, request=sent)
+                copies = tuple(
+                    Copies(
+                        copy.chance,
+                        tuple(
+                            _way(mesh, source, waypoint, mesh.pod(to.pod), port.port, to.port, family)
+                            for to in copy.pods
+                        ),
+                    )
+                    for copy in copied
+                )
+                share = Share(chance=one.chance, ways=ways, request=sent, copies=copies)
         shares.append(replace(share, delay_s=one.delay_s, response_headers=one.response_headers))
     rule = "; ".join(dict.fromkeys(_said(one.rule, share) for one, share in zip(said, shares, strict=True)))
     return Expected(tuple(way for share in shares for way in share.ways), rule, tuple(shares), is_read=True)

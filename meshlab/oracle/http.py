@@ -73,6 +73,15 @@ class Answered:
 
 
 @dataclass(frozen=True, slots=True)
+class Copied:
+    """A copy of the request goes to one of some pods as well."""
+
+    chance: Fraction
+    pods: tuple[PodPort, ...]
+    """One at least."""
+
+
+@dataclass(frozen=True, slots=True)
 class Forwarded:
     """The request goes on to one of some pods."""
 
@@ -82,6 +91,7 @@ class Forwarded:
     """As it is sent on."""
     timeout_s: float | None = None
     """After so long the client gets 504."""
+    copies: tuple[Copied, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -318,7 +328,16 @@ def _to_backend(
     authority = request.authority if request.authority != came.request.authority else None
     request = _edited(request, backend.request_headers)
     request = _rewritten(replace(request, authority=authority or request.authority), rule, match)
-    return Share(one, Forwarded(pods, request, rule.timeout_s), "", response_headers=response_headers)
+    forwarded = Forwarded(pods, request, rule.timeout_s, tuple(_copied(mesh, came, rule, unhealthy)))
+    return Share(one, forwarded, "", response_headers=response_headers)
+
+
+def _copied(mesh: Mesh, came: Came, rule: HttpRule, unhealthy: Sequence[str]) -> Iterator[Copied]:
+    """Only what is sent on is copied. Envoy appends ``-shadow`` to the host of a copy, which is left open here."""
+    for mirror in rule.mirrors:
+        pods, chance = endpoints(mesh, mirror.backend, came.port, unhealthy), _percent(mirror.percent)
+        if pods and chance:
+            yield Copied(chance, pods)
 
 
 def endpoints(

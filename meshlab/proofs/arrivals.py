@@ -20,6 +20,8 @@ Kernel = Mapping[tuple[PodPort, Address], int]
 """(pod and port, client's address) -> connections."""
 Late = Mapping[int, Collection[PodPort]]
 """Number of a call -> the servers of which one got its request, and answered too late."""
+Copied = Mapping[int, Sequence[PodPort]]
+"""Number of a call -> where copies of it may have gone."""
 _LATE_NS = 10**9
 """A connection from an address that is no pod's is held against the calls of the second before it."""
 
@@ -48,6 +50,8 @@ class Arrivals:
     connections: tuple[Arrival, ...] = ()
     canaries: frozenset[int] = frozenset()
     """Numbers of the calls whose whole canary some echo received."""
+    received: Mapping[int, Mapping[str, int]] = field(default_factory=dict)
+    """The same: number of a call -> pod -> on how many connections."""
     forgotten_until_ns: int = 0
     """The echoes' record is bounded: of what came until this moment, some is forgotten."""
     echoes: frozenset[PodPort] = frozenset()
@@ -80,6 +84,7 @@ def unexplained(
     paths: Iterable[Path],
     calls: Sequence[Call],
     late: Late = MappingProxyType({}),
+    copied: Copied | None = None,
 ) -> list[Arrival]:
     """Return what reached the servers of ``paths`` as ``call`` would since it began, or from an address of no pod.
 
@@ -88,6 +93,7 @@ def unexplained(
     Args:
         calls: the other calls of the window. Each that was answered explains one connection in its time.
         late: by number, those that were not, and reached one of some servers all the same.
+        copied: where copies of them may have gone: each explains one connection more, from then on.
     """
     pods = frozenset(address for site in wiring.sites.values() for address in site.addresses)
     found = []
@@ -95,7 +101,9 @@ def unexplained(
         own = wiring.sites[path.legs[-1].source].addresses
         seen = [one for one in arrivals.of(path.server) if one.last_ns >= call.started_ns]
         mine = [one for one in seen if one.client.packed in own and one.client.version == call.family]
-        found += _without(mine, _explaining(calls, call, path.server, own, late)) if mine else []
+        if mine:
+            left = _without(mine, _explaining(calls, call, path.server, own, late))
+            found += _without(left, _copied(calls, call, path.server, copied or {}), _LATE_NS)
         found += [one for one in seen if _is_a_stranger(one, pods) and one.opened_ns <= call.ended_ns + _LATE_NS]
     return found
 
@@ -172,11 +180,22 @@ def _explaining(calls: Sequence[Call], call: Call, target: PodPort, own: frozens
     ]
 
 
-def _without(mine: list[Arrival], answered: list[Call]) -> list[Arrival]:
-    """Those that no answered call explains; each explains one."""
+def _copied(calls: Sequence[Call], call: Call, target: PodPort, copied: Copied) -> list[Call]:
+    """The other calls in the family of ``call`` of which a copy may have gone to ``target``; one for each copy."""
+    return [
+        other
+        for other in calls
+        if other.number != call.number and other.family == call.family
+        for place in copied.get(other.number, ())
+        if place == target
+    ]
+
+
+def _without(mine: list[Arrival], answered: list[Call], late_ns: int = 0) -> list[Arrival]:
+    """Those that no answered call explains, by its end or so much later; each explains one."""
     left = sorted(mine, key=lambda one: one.opened_ns)
     for other in sorted(answered, key=lambda other: other.ended_ns):
-        explained = next((one for one in left if other.started_ns <= one.opened_ns <= other.ended_ns), None)
+        explained = next((one for one in left if other.started_ns <= one.opened_ns <= other.ended_ns + late_ns), None)
         if explained is not None:
             left.remove(explained)
     return left

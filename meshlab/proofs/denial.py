@@ -8,7 +8,7 @@ from types import MappingProxyType
 
 from meshlab.model import Call, Outcome, Path
 from meshlab.model.report import Grade, Proof
-from meshlab.proofs.arrivals import Arrivals, Late, kernel_connections, reached, unexplained
+from meshlab.proofs.arrivals import Arrivals, Copied, Late, kernel_connections, reached, unexplained
 from meshlab.proofs.draft import Draft
 from meshlab.proofs.links import Wiring
 from meshlab.proofs.route import hops, passed, routes
@@ -39,6 +39,7 @@ def denied(
     calls: Sequence[Call] = (),
     statuses: Collection[int] = (),
     late: Late = MappingProxyType({}),
+    copied: Copied | None = None,
 ) -> Proof:
     """Nothing of the call reached a server, where a twin's bytes did, which shows that they could have.
 
@@ -53,6 +54,7 @@ def denied(
         calls: the calls of the window, whose connections are not taken for this call's.
         late: which of them reached a server that answered too late.
         statuses: with which a waypoint may answer a request that it denies.
+        copied: where copies of those calls may have gone.
     """
     shown = f"call {twin.call.number} of {twin.call.source} was allowed" if twin else instead
     control = f"{shown}; {window.control}" if shown and window.control else ""
@@ -60,7 +62,7 @@ def denied(
     denied_by_status = call.peer is None and call.status in {status for status in statuses if status >= _DENIES}
     if call.answered and not denied_by_status:
         return draft.failed("it was answered")
-    if opposite := _arrived(wiring, call, paths, arrivals, calls, late):
+    if opposite := _arrived(wiring, call, paths, arrivals, calls, late, copied):
         return draft.failed(f"{opposite} (the caller saw: {call.outcome})")
     if doubt := _uncounted(call, paths, arrivals):
         return draft.cannot_tell(doubt)
@@ -78,10 +80,16 @@ def denied(
 
 
 def _arrived(
-    wiring: Wiring, call: Call, paths: Sequence[Path], arrivals: Arrivals, calls: Sequence[Call], late: Late
+    wiring: Wiring,
+    call: Call,
+    paths: Sequence[Path],
+    arrivals: Arrivals,
+    calls: Sequence[Call],
+    late: Late,
+    copied: Copied | None,
 ) -> str:
     """What of the call reached a server, or seems to have; empty where nothing did."""
-    found = unexplained(arrivals, wiring, call, paths, calls, late)
+    found = unexplained(arrivals, wiring, call, paths, calls, late, copied)
     if found:
         return f"{found[0]}" + (f", and {len(found) - 1} more" if len(found) > 1 else "")
     if call.number in arrivals.canaries:

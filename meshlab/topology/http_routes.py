@@ -17,6 +17,7 @@ from meshlab.model import (
     HeaderEdits,
     HttpRoute,
     HttpRule,
+    Mirror,
     NamedMatch,
     Redirect,
     RequestMatch,
@@ -33,6 +34,7 @@ REQUEST_HEADERS, RESPONSE_HEADERS = "requestHeaderModifier", "responseHeaderModi
 FILTERS = {
     "RequestHeaderModifier": REQUEST_HEADERS,
     "ResponseHeaderModifier": RESPONSE_HEADERS,
+    "RequestMirror": "requestMirror",
     "RequestRedirect": "requestRedirect",
     "URLRewrite": "urlRewrite",
 }
@@ -113,9 +115,11 @@ def _whole(entry: Map, key: str) -> int | None:
 def _rule(rule: Map, namespace: str, notes: Notes) -> HttpRule:
     matches = rule.maps("matches") or (Map(rule.place),)
     timeout = shapes.milliseconds(rule.map("timeouts").text("request"))
-    made: dict[str, Any] = _filtered(rule, notes)
+    made: dict[str, Any] = _filtered(rule, namespace, notes)
     if "redirect" in made and ("rewrite" in made or rule.maps("backendRefs")):
         notes.refuse(rule.place, "a rule with a RequestRedirect has neither backendRefs nor a URLRewrite")
+    if "redirect" in made and "mirrors" in made:
+        notes.refuse(rule.place, "a rule with a RequestRedirect mirrors nothing, since it sends nothing on")
     if any(made[key].prefix is not None for key in ("redirect", "rewrite") if key in made):
         for match in matches:
             if match.map("path").text("type", "PathPrefix") != "PathPrefix":
@@ -178,11 +182,11 @@ def _backend(entry: Map, namespace: str, notes: Notes) -> Backend:
         service=f"{entry.text('name')}.{namespace}",
         port=_whole(entry, "port") or 0,
         weight=1 if weight is None else weight,
-        **_filtered(entry, notes),
+        **_filtered(entry, namespace, notes),
     )
 
 
-def _filtered(owner: Map, notes: Notes) -> dict[str, Any]:
+def _filtered(owner: Map, namespace: str, notes: Notes) -> dict[str, Any]:
     """What the filters of a rule or of a backend come to, under the names of the model."""
     made: dict[str, Any] = {}
     for entry in owner.maps("filters"):
@@ -194,11 +198,31 @@ def _filtered(owner: Map, notes: Notes) -> dict[str, Any]:
             notes.refuse(entry.at(others[0]), f"{others[0]} does not go with the type {kind}")
         if key not in entry:
             notes.refuse(entry.place, f"a filter of the type {kind} needs the key '{key}'")
+        if kind == "RequestMirror":
+            made["mirrors"] = (*made.get("mirrors", ()), _mirror(entry.map(key), namespace, notes))
+            continue
         name, value = _filter(key, entry.map(key), notes)
         if name in made:
             notes.refuse(entry.place, f"the filter {kind} is there twice")
         made[name] = value
     return made
+
+
+def _mirror(entry: Map, namespace: str, notes: Notes) -> Mirror:
+    """The percentage is kept in steps of Envoy's, one in a million."""
+    fraction = entry.map("fraction")
+    if "percent" in entry and "fraction" in entry:
+        notes.refuse(entry.at("fraction"), "percent and fraction exclude each other")
+    of = _whole(fraction, "denominator")
+    of = 100 if of is None else of
+    part = (_whole(fraction, "numerator") or 0) if "fraction" in entry else entry.value("percent")
+    part = of if part is None else part
+    assert isinstance(part, int | float)
+    if not 0 < of >= part:
+        notes.refuse(fraction.place, f"the fraction {part}/{of} is none of 0 to 1")
+        of, part = 1, 1
+    percent = round(part / of * 1_000_000) / 10_000
+    return Mirror(backend=_backend(entry.map("backendRef"), namespace, notes), percent=percent)
 
 
 def _filter(key: str, entry: Map, notes: Notes) -> tuple[str, HeaderEdits | Redirect | Rewrite]:

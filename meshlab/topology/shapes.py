@@ -324,6 +324,7 @@ REDIRECT_STATUS = Shape(
     "301, 302, 303, 307 or 308", lambda s: type(s.value) is int and s.value in (301, 302, 303, 307, 308)
 )
 WEIGHT = Shape(f"a whole number, 0 to {_MOST_WEIGHT}", _whole(0, _MOST_WEIGHT))
+WHOLE_PERCENT = Shape("a whole number, 0 to 100", _whole(0, 100))
 PERCENT = Shape("a number, 0 to 100", _percent)
 HOST = Shape(
     "the host of a Service, NAME or NAME.NAMESPACE.svc.cluster.local (of NAME.NAMESPACE Istio makes no Service)",

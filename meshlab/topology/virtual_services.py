@@ -19,6 +19,7 @@ from meshlab.model import (
     HeaderEdits,
     HttpRoute,
     HttpRule,
+    Mirror,
     NamedMatch,
     Redirect,
     RequestMatch,
@@ -85,6 +86,7 @@ def _rule(rule: Map, namespace: str, notes: Notes) -> HttpRule:
         name=rule.text("name"),
         matches=tuple(_match(match, notes) for match in rule.maps("match")),
         backends=_backends(rule, namespace, notes),
+        mirrors=tuple(_mirrors(rule, namespace, notes)),
         redirect=_redirect(rule, notes) if "redirect" in rule else None,
         direct_response=_direct_response(rule.map("directResponse")) if "directResponse" in rule else None,
         rewrite=_rewrite(rule, notes) if "rewrite" in rule else None,
@@ -112,7 +114,11 @@ def _refuse_what_does_not_go_together(rule: Map, notes: Notes) -> None:
     if len(answers) != 1 and "delegate" not in rule.key_places:
         found = f"this one has {' and '.join(answers)}" if answers else "this one has none"
         notes.refuse(rule.place, f"a rule has one of route, redirect and directResponse; {found}")
-    for key in ("rewrite", "fault"):
+    if "mirror" in rule and "mirrors" in rule:
+        notes.refuse(rule.at("mirrors"), "mirror and mirrors exclude each other")
+    if "mirrorPercentage" in rule and "mirror" not in rule:
+        notes.refuse(rule.at("mirrorPercentage"), "mirrorPercentage goes with mirror")
+    for key in ("rewrite", "fault", "mirror", "mirrors"):
         if key in rule and answers and answers[0] != "route":
             notes.refuse(rule.at(key), f"{key} does not go with {answers[0]}")
 
@@ -191,15 +197,32 @@ def _backends(rule: Map, namespace: str, notes: Notes) -> tuple[Backend, ...]:
     if routes and not any(weights):
         notes.refuse(rule.at("route"), "the weights of several destinations must not all be 0")
     return tuple(
-        Backend(
-            service=service_key(route.map("destination").text("host"), namespace),
-            port=_whole(route.map("destination").map("port"), "number") or 0,
-            subset=route.map("destination").text("subset"),
-            weight=weight,
-            **_edits(route.map("headers")),
-        )
+        replace(_place(route.map("destination"), namespace), weight=weight, **_edits(route.map("headers")))
         for route, weight in zip(routes, weights, strict=True)
     )
+
+
+def _place(destination: Map, namespace: str) -> Backend:
+    return Backend(
+        service=service_key(destination.text("host"), namespace),
+        port=_whole(destination.map("port"), "number") or 0,
+        subset=destination.text("subset"),
+    )
+
+
+def _mirrors(rule: Map, namespace: str, notes: Notes) -> Iterator[Mirror]:
+    """Without a percentage every request is copied; a percentage without a value is 0.
+
+    Source: MirrorPercent in pilot/pkg/networking/core/route/route.go of istio/istio
+    """
+    found = [(rule.map("mirror"), rule, "mirrorPercentage")] if "mirror" in rule else []
+    found += [(entry.map("destination"), entry, "percentage") for entry in rule.maps("mirrors")]
+    for destination, owner, key in found:
+        percent = owner.map(key).value("value") or 0 if key in owner else 100
+        if not percent:
+            notes.warn(owner.at(key), "nothing is mirrored: the percentage is 0")
+        assert isinstance(percent, int | float)
+        yield Mirror(backend=_place(destination, namespace), percent=float(percent))
 
 
 def _edits(headers: Map) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from meshlab.model import (
     HeaderEdits,
     HttpRoute,
     HttpRule,
+    Mirror,
     NamedMatch,
     Redirect,
     RequestMatch,
@@ -73,6 +74,7 @@ def _duration(seconds: float | None) -> str:
 
 def _gateway_rule(rule: HttpRule) -> dict[str, Any]:
     filters = _header_filters(rule)
+    filters += [_filter("requestMirror", **_gateway_mirror(mirror)) for mirror in rule.mirrors]
     if rule.redirect:
         filters.append(_filter("requestRedirect", statusCode=rule.redirect.status, **_redirected(rule.redirect)))
     if rule.rewrite:
@@ -84,6 +86,13 @@ def _gateway_rule(rule: HttpRule) -> dict[str, Any]:
         backendRefs=[_backend_ref(backend) for backend in rule.backends],
         timeouts=given(request=_duration(rule.timeout_s)),
     )
+
+
+def _gateway_mirror(mirror: Mirror) -> dict[str, Any]:
+    backend = _backend_ref(mirror.backend)
+    del backend["weight"]
+    fraction = {"numerator": round(mirror.percent * 10_000), "denominator": 1_000_000}
+    return {"backendRef": backend, **({} if mirror.percent == 100 else {"fraction": fraction})}
 
 
 def _gateway_match(match: RequestMatch) -> dict[str, Any]:
@@ -156,6 +165,10 @@ def _virtual_rule(rule: HttpRule) -> dict[str, Any]:
             name=rule.name,
             match=[_virtual_match(match) for match in rule.matches],
             route=[_destination(backend) for backend in rule.backends],
+            mirrors=[
+                {"destination": _place(mirror.backend), "percentage": {"value": mirror.percent}}
+                for mirror in rule.mirrors
+            ],
         ),
         **answer,
         **given(fault=_fault(rule), timeout=_duration(rule.timeout_s), headers=_header_edits(rule)),
@@ -191,10 +204,13 @@ def _values(matches: Iterable[NamedMatch]) -> dict[str, dict[str, str]]:
     return {match.name: _text(match.value) for match in matches}
 
 
-def _destination(backend: Backend) -> dict[str, Any]:
+def _place(backend: Backend) -> dict[str, Any]:
     port = {"number": backend.port} if backend.port else {}
-    destination = {"host": _host(backend.service), **given(subset=backend.subset, port=port)}
-    return {"destination": destination, "weight": backend.weight, **given(headers=_header_edits(backend))}
+    return {"host": _host(backend.service), **given(subset=backend.subset, port=port)}
+
+
+def _destination(backend: Backend) -> dict[str, Any]:
+    return {"destination": _place(backend), "weight": backend.weight, **given(headers=_header_edits(backend))}
 
 
 def _header_edits(owner: HttpRule | Backend) -> dict[str, Any]:

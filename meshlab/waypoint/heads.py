@@ -63,6 +63,14 @@ def request_head(request: Request, framing: Headers = ()) -> h11.Request:
     return h11.Request(method=request.method, target=request.path.encode("latin-1"), headers=_encoded(headers))
 
 
+def copy_head(request: Request, framing: Headers = ()) -> h11.Request:
+    """What a mirror gets: the host ends in ``-shadow``, as Envoy has it, and no other protocol is asked for."""
+    host, colon, port = request.authority.rpartition(":")
+    named = f"{host}-shadow:{port}" if colon and port.isdigit() else f"{request.authority}-shadow"
+    headers = (("host", named), *_end_to_end(request.headers), *framing)
+    return h11.Request(method=request.method, target=request.path.encode("latin-1"), headers=_encoded(headers))
+
+
 # --- answers ---------------------------------------------------------------------------------------------------------
 
 

@@ -4,7 +4,8 @@
                                             `----> Talk(CLIENT) <-> one server, on a connection of its own
 
 Bodies are passed on as they come, both ways at the same time, because a server may answer before it has read a request
-to its end. Trailers are dropped. A WebSocket is passed on as bytes once the server has agreed to it.
+to its end. Trailers are dropped. A WebSocket is passed on as bytes once the server has agreed to it. A copy for a
+mirror has the same body, and what is answered to it is dropped.
 """
 
 from __future__ import annotations
@@ -21,10 +22,20 @@ from meshlab.model import HeaderEdits, PodPort, Request
 from meshlab.oracle.http import NO_ROUTE, UNAVAILABLE, Answered, Forwarded, Share
 from meshlab.proxykit.splice import Half
 from meshlab.proxykit.tasks import Tasks
-from meshlab.waypoint.heads import answer_head, framing_of, interim_head, own_answer, request_head, request_of
+from meshlab.waypoint.heads import (
+    answer_head,
+    copy_head,
+    framing_of,
+    interim_head,
+    own_answer,
+    request_head,
+    request_of,
+)
 from meshlab.waypoint.pipe import Pipe
 
 Event = h11.Event | type[h11.NEED_DATA] | type[h11.PAUSED]
+
+Body = asyncio.Queue[h11.Data | h11.EndOfMessage | None]
 
 HEAD_BYTES = 64 * 1024
 """The longest head that is read."""
@@ -83,6 +94,8 @@ class HttpStream:
         self._judge = judge
         self._reach = reach
         self._method = ""
+        self._bodies: list[Body] = []
+        """For the copies of the request that is served: of its body what has come."""
 
     def judge(self, request: Request) -> Share:
         return self._judge(request)
@@ -152,6 +165,36 @@ class HttpStream:
     # --- what is sent on -------------------------------------------------------------------------------------------
 
     async def _forward(self, event: h11.Request, forwarded: Forwarded, edits: Iterable[HeaderEdits]) -> None:
+        self._bodies = [asyncio.Queue() for _ in forwarded.copies]
+        for copy, body in zip(forwarded.copies, self._bodies, strict=True):
+            self._tasks.spawn(self._copy(copy.pods, copy_head(forwarded.request, framing_of(event)), body))
+        try:
+            await self._send_on(event, forwarded, edits)
+        finally:
+            self._pass_to_copies(None)
+
+    async def _copy(self, pods: Sequence[PodPort], head: h11.Request, body: Body) -> None:
+        """Send a copy of a request to a mirror, and drop the answer."""
+        with suppress(OSError, ProtocolError, h11.ProtocolError):
+            server = self.talk_class(h11.CLIENT, await self._reach(pods))
+            try:
+                await server.send(head)
+                while (event := await body.get()) is not None:
+                    await server.send(event)
+                while isinstance(await server.next(), h11.InformationalResponse | h11.Response | h11.Data):
+                    pass
+            finally:
+                server.pipe.leave()
+
+    def _pass_to_copies(self, event: h11.Data | h11.EndOfMessage | None) -> None:
+        """
+        Args:
+            event: ``None`` says that no more comes.
+        """
+        for body in self._bodies:
+            body.put_nowait(event)
+
+    async def _send_on(self, event: h11.Request, forwarded: Forwarded, edits: Iterable[HeaderEdits]) -> None:
         limit = asyncio.timeout(forwarded.timeout_s)
         try:
             async with limit:
@@ -180,8 +223,12 @@ class HttpStream:
     async def _pass_body_to(self, server: Talk) -> None:
         try:
             while isinstance(event := await self._client.next(), h11.Data):
-                await server.send(h11.Data(data=event.data))
-            await server.send(h11.EndOfMessage())
+                data = h11.Data(data=event.data)
+                self._pass_to_copies(data)
+                await server.send(data)
+            end = h11.EndOfMessage()
+            self._pass_to_copies(end)
+            await server.send(end)
         except h11.RemoteProtocolError:  # of the client: nobody waits for the rest
             server.pipe.leave()
 

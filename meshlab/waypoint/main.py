@@ -13,6 +13,7 @@ import socket
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any, ClassVar
 
@@ -20,7 +21,7 @@ from meshlab.errors import ProtocolError
 from meshlab.model import Mesh, PodPort, Request, Service, ServicePort, SpiffeId
 from meshlab.model.ambient import HBONE_PORT
 from meshlab.oracle import tcp
-from meshlab.oracle.http import DENIED, UNAVAILABLE, Came, Share, authorize, shares
+from meshlab.oracle.http import DENIED, UNAVAILABLE, Came, Forwarded, Share, authorize, shares
 from meshlab.protocols.hbone import Refusal, Target
 from meshlab.protocols.messages import MANIFESTS_TYPE
 from meshlab.protocols.xds import DeltaClient, Node, Update
@@ -159,7 +160,11 @@ class Waypoint:
         assert asked.service is not None, "requests are read at the ports of Services"
         assert asked.port is not None
         came = Came(asked.waypoint, asked.service, asked.port, asked.connection(client), request, time.time())
-        return draw(self.shares(asked.mesh, came), self.rng)
+        share = draw(self.shares(asked.mesh, came), self.rng)
+        if isinstance(outcome := share.outcome, Forwarded) and outcome.copies:
+            copies = tuple(copy for copy in outcome.copies if self.rng.random() < copy.chance)
+            return replace(share, outcome=replace(outcome, copies=copies))
+        return share
 
     def shares(self, mesh: Mesh, came: Came) -> Sequence[Share]:
         return shares(mesh, came, sorted(self.known.unhealthy))

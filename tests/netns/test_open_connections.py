@@ -125,7 +125,7 @@ def test_its_opening_carries_a_canary_to_the_server(lab: Lab) -> None:
         echo = lab.site.peer("echo", "node-2")
         assert echo is not None
         answer, _ = echo.ask(ReadReceived([line.canary.decode(), "mlc-99999-never"], 0))
-    assert answer["received"] == [line.canary.decode()]
+    assert answer["received"] == {line.canary.decode(): {"shop/server": 1}}
 
 
 def test_a_half_closed_connection_still_receives_and_then_the_echo_closes(lab: Lab) -> None:

@@ -30,6 +30,7 @@ from meshlab.model import (
     HttpRoute,
     HttpRule,
     Mesh,
+    Mirror,
     NamedMatch,
     Operation,
     Outcome,
@@ -278,6 +279,17 @@ def test_a_delay_holds_a_request_up_and_a_timeout_ends_it(lab: Lab) -> None:
     assert server(call) == "shop/v1"
     assert call.ended_ns - call.started_ns > 0.3e9
     assert ask(lab, "slow?delay=5s").status == 504
+
+
+def test_a_copy_goes_to_a_mirror_whatever_that_answers(lab: Lab) -> None:
+    have(lab, HttpRule(backends=(to("v1"),), mirrors=(Mirror(backend=to("v2")), Mirror(backend=to("gone")))))
+    with lab.capture() as capture:
+        call = ask(lab)
+        status = ask(lab, X_Meshlab_Status="503").status
+        kept = list(capture.received().values())
+    assert (server(call), status) == ("shop/v1", 503)
+    assert kept == [{"shop/v1": 1, "shop/v2": 1}] * 2
+    capture.prove_encrypted(call)
 
 
 def test_while_routes_change_no_request_is_lost(lab: Lab) -> None:

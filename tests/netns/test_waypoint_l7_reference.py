@@ -200,6 +200,22 @@ def test_a_check_counts_the_connections_of_each_share() -> None:
     assert failed == {("one.shop", 81, "")}
 
 
+TO_MIRROR = "{type: RequestMirror, requestMirror: {backendRef: {name: two, port: 80}, percent: 50}}"
+MIRRORED = ROUTE % f"{{filters: [{TO_MIRROR}], {TO_ONE}}}"
+
+
+@pytest.mark.parametrize("mutant", ["mirrors-nothing", "mirrors-everything", "mirrors-what-is-denied"])
+def test_a_check_counts_the_copies_at_a_mirror(mutant: str) -> None:
+    deny = on_one("DENY", "{to: [{operation: {paths: [/admin]}}]}")
+    topology = load("\n---\n".join((PODS, MIRRORED, deny)), "mirror.yaml")
+    right = run(topology, waypoint="reference")
+    assert right.result is Result.HELD, (right.cells, right.proofs)
+    wrong = run(topology, waypoint="reference", mutant=mutant)
+    cells = {cell.to for cell in wrong.cells if cell.result is Result.FAILED}
+    denials = {proof.kind for proof in wrong.proofs if proof.result is Result.FAILED}
+    assert (cells, denials) == ((set(), {"denied"}) if mutant == "mirrors-what-is-denied" else ({"one.shop"}, set()))
+
+
 def test_it_answers_by_itself_where_a_route_says_so(lab: Lab) -> None:
     client = lab.pod("shop/client")
     abort = "{match: [{uri: {prefix: /tea}}], fault: {abort: {httpStatus: 418, percentage: {value: 100}}}, %s}"

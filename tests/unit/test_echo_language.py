@@ -139,25 +139,25 @@ def test_other_json_is_no_answer(text: str) -> None:
 @given(st.lists(st.integers(0, 200), max_size=6))
 def test_a_canary_is_found_however_the_stream_is_cut(cuts: list[int]) -> None:
     record = Received(count().__next__)
-    scanner = CanaryScanner(record)
+    scanner = CanaryScanner(record, "shop/a")
     stream = b"x" * 80 + CANARY + b"y" * 80
     places = [0, *sorted(cuts), len(stream)]
     for begin, end in pairwise(places):
         scanner.feed(stream[begin:end])
-    assert record.among([CANARY.decode()]) == [CANARY.decode()]
+    assert record.among([CANARY.decode()]) == {CANARY.decode(): {"shop/a": 1}}
 
 
 def test_a_canary_of_a_number_that_ends_alike_is_another_one() -> None:
     record = Received(count().__next__)
-    CanaryScanner(record).feed(CANARY.replace(b"-7-", b"-17-"))
-    assert record.among([CANARY.decode()]) == []
+    CanaryScanner(record, "shop/a").feed(CANARY.replace(b"-7-", b"-17-"))
+    assert record.among([CANARY.decode()]) == {}
 
 
 def test_a_full_record_forgets_the_oldest_and_says_so() -> None:
     record = Received(count(1).__next__, most=2)
     for word in (b"a", b"b", b"a", b"c"):
-        record.add(word)
-    assert (record.among(["a", "b", "c"]), record.forgotten_until_ns) == (["a", "c"], 2)
+        record.add(word, "shop/a")
+    assert (record.among(["a", "b", "c"]), record.forgotten_until_ns) == ({"a": {"shop/a": 2}, "c": {"shop/a": 1}}, 2)
 
 
 def test_connections_are_forgotten_in_the_order_of_their_last_bytes() -> None:

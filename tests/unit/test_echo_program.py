@@ -256,7 +256,7 @@ def test_a_canary_is_known_wherever_it_was_and_however_it_was_split(echo: Runnin
         sock.shutdown(socket.SHUT_WR)
         _to_the_end(sock)
     answer = echo.ask(op="received", canaries=[word.decode(), canary(SECRET, 8).decode()], since_ns=0)
-    assert (answer["received"], answer["forgotten_until_ns"]) == ([word.decode()], 0)
+    assert (answer["received"], answer["forgotten_until_ns"]) == ({word.decode(): {"shop/a": 1}}, 0)
 
 
 def test_bytes_and_connections_are_counted_by_listener_and_client(echo: Running) -> None:
@@ -299,7 +299,7 @@ def test_it_ends_with_status_0_when_told_also_while_clients_are_connected(how: s
 
 def test_a_request_that_makes_no_sense_is_answered_with_an_error(echo: Running) -> None:
     assert echo.ask(op="received")["error"] == "KeyError: 'canaries'"
-    assert echo.ask(op="received", canaries=[], since_ns=0)["received"] == []
+    assert echo.ask(op="received", canaries=[], since_ns=0)["received"] == {}
 
 
 # --- pods that come and go -------------------------------------------------------------------------------------------

@@ -22,6 +22,7 @@ from meshlab.model import (
     HttpRoute,
     HttpRule,
     Mesh,
+    Mirror,
     NamedMatch,
     Redirect,
     RequestMatch,
@@ -288,6 +289,14 @@ def test_envoys_own_messages_take_every_field(kind: str) -> None:
     made = mesh(http_routes=(route(*EVERYTHING, kind=kind),), authorization_policies=(allow,))
     messages = envoy.load(path).messages(for_envoy.resources(made, "shop/gate", OWN))
     assert chain(made) in messages[ROUTE_TYPE]
+
+
+def test_copies_go_to_mirrors_that_are_there_by_their_percentages() -> None:
+    mirrors = (Mirror(backend=to(), percent=0.5), Mirror(backend=to("gone")), Mirror(backend=to(), percent=0))
+    (made,) = routed(route(HttpRule(backends=(to(),), mirrors=mirrors)))
+    assert made["route"]["request_mirror_policies"] == [
+        {"cluster": V4, "runtime_fraction": {"default_value": {"numerator": 5000, "denominator": "MILLION"}}}
+    ]
 
 
 # --- where bytes pass ------------------------------------------------------------------------------------------------

@@ -20,6 +20,7 @@ from meshlab.model import (
     HeaderEdits,
     HttpRule,
     Mesh,
+    Mirror,
     NamedMatch,
     Node,
     Operation,
@@ -225,3 +226,38 @@ def test_of_one_caller_a_random_request_is_counted_and_of_the_others_it_is_asked
     planned = cells(Topology(name="t", nodes=(Node(name="node-1"),), mesh=mesh))
     random = [one for one in planned if not one.due.is_certain]
     assert sorted(one.calls for one in random) == [1, 1, 200]
+
+
+# --- copies ----------------------------------------------------------------------------------------------------------
+
+
+def mirrored(percent: float, arriving: float, *, at: str = "shop/two") -> tuple[Result, str]:
+    """What a check says where so large a part of the copies of requests to ``one`` reached a pod."""
+    of = cell(routed(HttpRule(backends=(ONE,), mirrors=(Mirror(backend=TWO, percent=percent),))), counted=percent < 100)
+    calls = [call(of, "one", number=number) for number in range(of.calls)]
+    copied = round(arriving * len(calls))
+    received = {one.number: {"shop/one": 1, **({at: 1} if one.number < copied else {})} for one in calls}
+    found = judge(of, calls, received=received)
+    return found.result, found.reason
+
+
+def test_copies_have_to_reach_their_mirror() -> None:
+    assert mirrored(100, 1)[0] is Result.HELD
+    assert mirrored(100, 0) == (Result.FAILED, "copies of 0 of 1 requests reached shop/two, which should get 1 of them")
+    assert mirrored(100, 1, at="shop/three") == (
+        Result.FAILED,
+        "a request also reached shop/three, where no copy of it should go",
+    )
+
+
+def test_copies_of_some_requests_are_counted() -> None:
+    assert mirrored(20, 0.2)[0] is Result.HELD
+    for arriving in (0.0, 0.5, 1.0):
+        result, reason = mirrored(20, arriving)
+        assert (result, "which should get 0.2 of them" in reason) == (Result.FAILED, True)
+
+
+def test_a_copy_may_go_to_the_pod_that_answers() -> None:
+    of = cell(routed(HttpRule(backends=(ONE,), mirrors=(Mirror(backend=ONE),))))
+    for times, result in ((2, Result.HELD), (1, Result.FAILED)):
+        assert judge(of, [call(of, "one")], received={1: {"shop/one": times}}).result is result

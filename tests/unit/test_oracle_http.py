@@ -21,6 +21,7 @@ from meshlab.model import (
     HttpRoute,
     HttpRule,
     Mesh,
+    Mirror,
     NamedMatch,
     Namespace,
     Operation,
@@ -118,6 +119,33 @@ def test_where_no_rule_is_for_the_port_a_request_goes_to_the_endpoints_of_its_se
     other = HttpRule(matches=(RequestMatch(port=81),), backends=(ONE,))
     assert comes_to(routed(other, kind="VirtualService")) == [(1.0, "one two")]
     assert comes_to(routed(kind="VirtualService")) == [(1.0, "one two")]
+
+
+def copies(mesh: Mesh, path: str = "/") -> list[tuple[float, str]]:
+    """(chance, pods) of the copies of a request to ``path``."""
+    due = expected(mesh, mesh.pods[0], mesh.services[0], 80, 4, Request(path=path))
+    return [
+        (float(copies.chance), " ".join(way.path.server.pod.removeprefix("shop/") for way in copies.ways))
+        for share in due.shares
+        for copies in share.copies
+    ]
+
+
+def test_copies_of_what_is_sent_on_go_to_mirrors() -> None:
+    gone = Mirror(backend=Backend(service="gone.shop", port=80))
+    mirrors = (Mirror(backend=TWO, percent=25), Mirror(backend=replace(TWO, service="shop.shop")), gone)
+    mesh = routed(HttpRule(backends=(ONE,), mirrors=mirrors))
+    assert copies(mesh) == [(0.25, "two"), (1.0, "one two")]
+    assert not expected(mesh, mesh.pods[0], mesh.services[0], 80, 4, Request()).is_certain
+    assert copies(routed(HttpRule(backends=(ONE,), mirrors=(Mirror(backend=TWO, percent=0),)))) == []
+    assert copies(routed(HttpRule(abort=Abort(status=500), backends=(ONE,), mirrors=mirrors))) == []
+
+
+def test_of_what_is_denied_there_is_no_copy() -> None:
+    rule = HttpRule(backends=(ONE,), mirrors=(Mirror(backend=TWO),))
+    deny = policy(Action.DENY, Rule(operations=(Operation(paths=("/a",)),)))
+    mesh = replace(routed(rule), authorization_policies=(deny,))
+    assert (copies(mesh, "/a"), copies(mesh, "/b")) == ([], [(1.0, "two")])
 
 
 def test_without_a_route_a_request_goes_to_the_endpoints_of_its_service() -> None:

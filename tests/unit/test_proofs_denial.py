@@ -54,6 +54,15 @@ def test_any_connection_of_its_client_fails_it_however_few_bytes_came(size: int)
     )
 
 
+def test_a_copy_of_another_call_explains_one_connection() -> None:
+    mirrored = replace(ALLOWED, number=3, started_ns=DENIED.started_ns, ended_ns=DENIED.ended_ns, peer=None)
+    options: dict[str, Any] = {"calls": [ALLOWED, DENIED, mirrored], "copied": {3: [PodPort("shop/server", 8080)]}}
+    one = from_(INTRUDER, 9)
+    assert prove(also(one), **options).result is HELD
+    assert prove(also(one, replace(one, client_port=41001)), **options).result is FAILED
+    assert prove(also(one), calls=options["calls"]).result is FAILED
+
+
 def test_a_connection_that_comes_long_after_the_call_has_ended_fails_it_too() -> None:
     assert prove(also(from_(INTRUDER, 9, after_ns=60 * 10**9))).result is FAILED
 

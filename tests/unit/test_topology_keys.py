@@ -205,6 +205,10 @@ BASES = {
                   headers: [{type: Exact, name: X-A, value: a}]
                   queryParams: [{type: Exact, name: q, value: a}]
               filters:
+                - type: RequestMirror
+                  requestMirror: {backendRef: {name: web, port: 80}, percent: 50}
+                - type: RequestMirror
+                  requestMirror: {backendRef: {name: web, port: 80}, fraction: {numerator: 1, denominator: 2}}
                 - type: RequestHeaderModifier
                   requestHeaderModifier: {set: [{name: a, value: a}], add: [{name: b, value: b}], remove: [c]}
                 - type: ResponseHeaderModifier
@@ -269,6 +273,8 @@ BASES = {
                   weight: 10
               rewrite: {uri: /b, authority: b}
               timeout: 10s
+              mirror: {host: web, subset: v1, port: {number: 80}}
+              mirrorPercentage: {value: 10}
               fault:
                 delay: {fixedDelay: 1s, percentage: {value: 10}}
                 abort: {httpStatus: 500, percentage: {value: 10}}
@@ -292,6 +298,7 @@ BASES = {
                   withoutHeaders: {x-b: {regex: a}}
                   queryParams: {q: {regex: a}}
               route: [{destination: {host: web}}]
+              mirrors: [{destination: {host: web, subset: v1, port: {number: 80}}, percentage: {value: 10}}]
               fault: {delay: {fixedDelay: 1s, percent: 10}}
           tcp:
             - match: [{port: 90}]
@@ -624,9 +631,9 @@ CHANGES: dict[str, dict[str, Any]] = {
         **{f"spec rules 0 matches 0 {key} 0 type": "RegularExpression" for key in ("headers", "queryParams")},
         **{f"spec rules 0 matches 0 {key} 0 name": "other" for key in ("headers", "queryParams")},
         **{f"spec rules 0 matches 0 {key} 0 value": "other" for key in ("headers", "queryParams")},
-        **{f"spec rules 0 filters {int(path.startswith('response'))} {path}": "other" for path in _EDITS},
-        "spec rules 0 filters 2 urlRewrite hostname": "b.example",
-        "spec rules 0 filters 2 urlRewrite path replacePrefixMatch": "/other",
+        **{f"spec rules 0 filters {2 + path.startswith('response')} {path}": "other" for path in _EDITS},
+        "spec rules 0 filters 4 urlRewrite hostname": "b.example",
+        "spec rules 0 filters 4 urlRewrite path replacePrefixMatch": "/other",
         "spec rules 2 filters 0 urlRewrite path replaceFullPath": "/other",
         "spec rules 1 filters 0 requestRedirect scheme": "https",
         "spec rules 1 filters 0 requestRedirect hostname": "b.example",
@@ -639,6 +646,11 @@ CHANGES: dict[str, dict[str, Any]] = {
         "spec rules 0 backendRefs 0 weight": 3,
         **{f"spec rules 0 backendRefs 0 filters {int(path.startswith('response'))} {path}": "other" for path in _EDITS},
         "spec rules 0 timeouts request": "500ms",
+        "spec rules 0 filters 0 requestMirror backendRef name": "other",
+        "spec rules 0 filters 0 requestMirror backendRef port": 81,
+        "spec rules 0 filters 0 requestMirror percent": 0,
+        "spec rules 0 filters 1 requestMirror fraction numerator": 2,
+        "spec rules 0 filters 1 requestMirror fraction denominator": 3,
     },
     "TCPRoute": {
         **_NAMED,
@@ -686,6 +698,14 @@ CHANGES: dict[str, dict[str, Any]] = {
         "spec http 2 redirect prefixRewrite": "/other",
         "spec http 3 directResponse status": 404,
         "spec http 3 directResponse body string": "other",
+        "spec http 0 mirror host": "other",
+        "spec http 0 mirror subset": "other",
+        "spec http 0 mirror port number": 81,
+        "spec http 0 mirrorPercentage value": 0.5,
+        "spec http 4 mirrors 0 destination host": "other",
+        "spec http 4 mirrors 0 destination subset": "other",
+        "spec http 4 mirrors 0 destination port number": 81,
+        "spec http 4 mirrors 0 percentage value": 0.5,
         "spec tcp 0 match 0 port": 91,
         "spec tcp 0 route 0 destination host": "other",
         "spec tcp 0 route 0 destination subset": "other",
@@ -785,6 +805,7 @@ ELSEWHERE = {
     "spec.rules[].filters[].type": "it goes with the filter's own key, which is here",
     "spec.rules[].filters[].urlRewrite.path.type": "it goes with the path, which is here",
     "spec.rules[].filters[].requestRedirect.path.type": "it goes with the path, which is here",
+    "spec.rules[].filters[].requestMirror.backendRef.namespace": "test_topology_routes: only the route's own",
     "spec.rules[].backendRefs[].namespace": "test_topology_routes: only the route's own",
     "spec.rules[].backendRefs[].filters[].type": "it goes with the filter's own key, which is here",
     "spec.volumes[].name": "it goes with the mount's name, which is here",

@@ -19,6 +19,7 @@ from meshlab.model import (
     HttpRoute,
     HttpRule,
     Mesh,
+    Mirror,
     NamedMatch,
     Redirect,
     RequestMatch,
@@ -50,6 +51,8 @@ metadata: {name: gate, namespace: shop}
 spec: {gatewayClassName: istio-waypoint, listeners: [{name: mesh, port: 15008, protocol: HBONE}]}
 """
 TO_WEB = {"destination": {"host": "web"}}
+TO_MIRROR = {"backendRef": {"name": "web", "port": 80}}
+MIRROR = {"type": "RequestMirror", "requestMirror": TO_MIRROR}
 EVERYTHING = RequestMatch(path=StringMatch("segments", "/"))
 
 
@@ -189,6 +192,44 @@ def test_the_filters_of_an_http_route() -> None:
     assert (to.weight, to.request_headers, to.response_headers) == (0, read_as, read_as)
 
 
+@pytest.mark.parametrize(
+    ("part", "percent"),
+    [
+        ({}, 100),
+        ({"percent": 20}, 20),
+        ({"percent": 0}, 0),
+        ({"fraction": {"numerator": 25, "denominator": 50}}, 50),
+        ({"fraction": {"numerator": 1, "denominator": 3}}, 33.3333),
+        ({"fraction": {"numerator": 7}}, 7),
+    ],
+    ids=str,
+)
+def test_a_mirror_of_an_http_route(part: dict[str, Any], percent: float) -> None:
+    mirrors = [MIRROR | {"requestMirror": {**TO_MIRROR, **part}}, MIRROR]
+    to_web = Backend(service="web.shop", port=80)
+    assert _rule(_http_route({"filters": mirrors})).mirrors == (
+        Mirror(backend=to_web, percent=percent),
+        Mirror(backend=to_web),
+    )
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [
+        {"mirror": {"host": "web", "subset": "v1"}, "mirrorPercentage": {"value": 0.5}},
+        {"mirrors": [{"destination": {"host": "web", "subset": "v1"}, "percentage": {"value": 0.5}}]},
+    ],
+    ids=["one", "several"],
+)
+def test_a_mirror_of_a_virtual_service(rule: dict[str, Any]) -> None:
+    to_v1 = Backend(service="web.shop", port=0, subset="v1")
+    assert _rule(_virtual({"route": [TO_WEB], **rule})).mirrors == (Mirror(backend=to_v1, percent=0.5),)
+    assert _rule(_virtual({"route": [TO_WEB], "mirror": {"host": "web"}})).mirrors[0].percent == 100
+    mesh, warnings = _warnings(_virtual({"route": [TO_WEB], "mirror": {"host": "web"}, "mirrorPercentage": {}}))
+    assert mesh.http_routes[0].rules[0].mirrors[0].percent == 0
+    assert warnings == ["nothing is mirrored: the percentage is 0"]
+
+
 def test_a_redirect_of_an_http_route_is_302_unless_it_says_otherwise() -> None:
     path = {"type": "ReplaceFullPath", "replaceFullPath": "/b"}
     one = {"type": "RequestRedirect", "requestRedirect": {"scheme": "https", "port": 8443, "path": path}}
@@ -230,7 +271,13 @@ def test_a_route_without_a_service_of_its_namespace_is_not_in_the_mesh(parent: d
         ({"timeouts": {"backendRequest": "1s"}}, "spec.rules[0].timeouts.backendRequest is refused: the lab does not"),
         ({"timeouts": {"request": "1.5s"}}, "'1.5s' must be a duration"),
         ({"retry": {"attempts": 1}}, "spec.rules[0].retry is refused"),
-        ({"filters": [{"type": "RequestMirror", "requestMirror": {}}]}, "filters[0].requestMirror is refused"),
+        ({"filters": [{"type": "RequestMirror", "requestMirror": {}}]}, "requestMirror needs the key 'backendRef'"),
+        (
+            {"filters": [MIRROR | {"requestMirror": {**TO_MIRROR, "percent": 1, "fraction": {"numerator": 1}}}]},
+            "exclude",
+        ),
+        ({"filters": [MIRROR | {"requestMirror": {**TO_MIRROR, "fraction": {"numerator": 101}}}]}, "101/100 is none"),
+        ({"filters": [MIRROR, {"type": "RequestRedirect", "requestRedirect": {}}]}, "mirrors nothing"),
         ({"filters": [{"type": "URLRewrite"}]}, "a filter of the type URLRewrite needs the key 'urlRewrite'"),
         (
             {"filters": [{"type": "URLRewrite", "urlRewrite": {}, "requestRedirect": {}}]},
@@ -455,6 +502,10 @@ def test_a_host_with_a_dot_is_no_service_unless_it_is_written_in_full(host: str)
             {"directResponse": {"status": 200, "body": {"bytes": "eA=="}}},
             "body.bytes is refused: the lab compares text",
         ),
+        ({"redirect": {"uri": "/"}, "mirror": {"host": "web"}}, "mirror does not go with redirect"),
+        ({"route": [TO_WEB], "mirror": {"host": "web"}, "mirrors": [{"destination": {"host": "web"}}]}, "exclude"),
+        ({"route": [TO_WEB], "mirrorPercentage": {"value": 1}}, "mirrorPercentage goes with mirror"),
+        ({"route": [TO_WEB], "mirror": {"host": "web"}, "mirrorPercent": 1}, "write mirrorPercentage, which took its"),
         ({"directResponse": {"status": 700}}, "700 must be an HTTP status, 200 to 599"),
         ({"redirect": {"uri": "/", "prefixRewrite": "/"}}, "uri and prefixRewrite exclude each other"),
         ({"redirect": {"prefixRewrite": "/"}, "match": [{"uri": {"exact": "/a"}}]}, "does not go with an exact match"),
@@ -475,7 +526,6 @@ def test_a_host_with_a_dot_is_no_service_unless_it_is_written_in_full(host: str)
             {"route": [TO_WEB], "retries": {"attempts": 2}},
             "retries.attempts is refused: the lab does not support retries",
         ),
-        ({"route": [TO_WEB], "mirror": {"host": "web"}}, "mirror is refused: the lab does not support it yet"),
         ({"route": [TO_WEB], "corsPolicy": {}}, "corsPolicy is refused: the lab does not support it yet"),
         ({"delegate": {"name": "a"}}, "delegate is refused: the lab does not support it yet"),
         ({"route": [TO_WEB], "match": [{"sourceLabels": {"a": "b"}}]}, "a waypoint ignores it, so the match would be"),

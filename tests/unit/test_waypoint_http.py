@@ -14,7 +14,7 @@ from waypoint_world import Streams, pair
 
 from meshlab.apps.http1 import ResponseReader
 from meshlab.model import HeaderEdits, PodPort, Request
-from meshlab.oracle.http import Answered, Forwarded, Share
+from meshlab.oracle.http import Answered, Copied, Forwarded, Share
 from meshlab.proxykit.splice import Half
 from meshlab.proxykit.tasks import Tasks
 from meshlab.testing.mutants.waypoint import Chunking, Closing, StickyRule, TitleCase, speaking
@@ -371,3 +371,34 @@ def test_a_stream_that_is_cancelled_lets_go_of_its_server() -> None:
         writer.close()
 
     run(scenario)
+
+
+def mirrored(request: Request) -> Share:
+    pods = (PodPort("shop/one", 8080),)
+    return Share(Fraction(1), Forwarded(pods, request, copies=(Copied(Fraction(1), pods),)), "")
+
+
+def test_a_copy_has_the_same_body_and_its_answer_is_dropped() -> None:
+    heads: list[bytes] = []
+
+    async def server(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        heads.append(await reader.readuntil(b"\r\n\r\n"))
+        body = await reader.readexactly(5)
+        status = 500 if b"-shadow" in heads[-1] else 200
+        writer.write(b"HTTP/1.1 %d X\r\nContent-Length: 5\r\n\r\n%s" % (status, body))
+        await reader.read()
+
+    world = World(server, mirrored)
+    heard = say(world, b"POST / HTTP/1.1\r\nHost: one.shop:80\r\nContent-Length: 5\r\n\r\nhello")
+    assert (heard[:12], heard[-5:], world.reached) == (b"HTTP/1.1 200", b"hello", 2)
+    assert sorted(head.split(b"\r\n")[1] for head in heads) == [b"host: one.shop-shadow:80", b"host: one.shop:80"]
+
+
+def test_a_mirror_that_does_not_answer_holds_nobody_up() -> None:
+    async def server(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = await reader.readuntil(b"\r\n\r\n")
+        if b"-shadow" not in head:
+            writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+            await reader.read()
+
+    assert say(World(server, mirrored), GET + LAST).count(b"200 OK") == 2

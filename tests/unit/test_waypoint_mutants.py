@@ -19,6 +19,7 @@ from meshlab.model import (
     Delay,
     HeaderEdits,
     HttpRule,
+    Mirror,
     NamedMatch,
     PodPort,
     Request,
@@ -77,6 +78,12 @@ def path(how: Any, value: str) -> tuple[RequestMatch, ...]:
 def sent(share: Share) -> Request:
     assert isinstance(share.outcome, Forwarded)
     return share.outcome.request
+
+
+def copied(share: Share) -> list[list[str]]:
+    """The pods that may get each copy."""
+    assert isinstance(share.outcome, Forwarded)
+    return [[pod.pod for pod in copy.pods] for copy in share.outcome.copies]
 
 
 def header(share: Share, name: str) -> str | None:
@@ -191,6 +198,20 @@ DONE: dict[type[Waypoint], tuple[Known, Request, Look, object, object]] = {
         1.0,
         None,
     ),
+    mutants.MirrorsNothing: (
+        world.known(replace(TO_ONE, mirrors=(Mirror(backend=world.TWO),))),
+        world.request(),
+        lambda share: copied(share),
+        [["shop/two"]],
+        [],
+    ),
+    mutants.MirrorsEverything: (
+        world.known(replace(TO_ONE, mirrors=(Mirror(backend=world.TWO, percent=0),))),
+        world.request(),
+        lambda share: copied(share),
+        [],
+        [["shop/two"]],
+    ),
     mutants.ForgetsTheRewrite: (
         world.known(replace(TO_ONE, rewrite=Rewrite(path="/b", authority="b"))),
         world.request("/a"),
@@ -275,10 +296,13 @@ def test_one_that_takes_bad_tokens_lets_a_request_pass_that_has_one(kind: type[W
         assert judged(kind, known, request) == judged(Waypoint, known, request)
 
 
-def test_one_that_forwards_before_it_authorizes_delivers_what_it_denies() -> None:
+@pytest.mark.parametrize("kind", [mutants.ForwardsBeforeItAuthorizes, mutants.MirrorsWhatIsDenied])
+def test_one_that_forwards_or_mirrors_before_it_authorizes_delivers_what_it_denies(
+    kind: type[mutants.ForwardsBeforeItAuthorizes],
+) -> None:
     got = b""
 
-    class Connected(mutants.ForwardsBeforeItAuthorizes):
+    class Connected(kind):  # type: ignore[valid-type, misc]
         async def connect(self, target: Target, endpoint: PodPort) -> Half:
             half, (reader, writer) = await world.pair()
             self.tasks.spawn(serve(reader, writer))
@@ -292,7 +316,8 @@ def test_one_that_forwards_before_it_authorizes_delivers_what_it_denies() -> Non
         writer.close()
 
     async def scenario() -> None:
-        known = world.known(TO_ONE, policies=world.POLICY % ("DENY", NO_ADMIN))
+        rule = replace(TO_ONE, mirrors=(Mirror(backend=world.TWO),))
+        known = world.known(rule, policies=world.POLICY % ("DENY", NO_ADMIN))
         made = waypoint(Connected, known)
         share = made.judge(world.asked(known), world.client(known), world.request("/admin"))
         assert share.outcome == Answered(403)

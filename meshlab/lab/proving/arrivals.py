@@ -37,15 +37,24 @@ def arrived(
     counted = lab.arrivals(denied, min(call.started_ns for call in made))
     wiring = lab.captures.wiring()
     found = beyond(lab.mesh, wiring, counted, made, busy)
+    copied = {call.number: copies(lab.mesh, call) for call in made}
     for call in denied:
         ways = [way for way in due_of(lab.mesh, call).ways if not way.too_late]
         paths = [path for way in ways for path in way.kept_from or (way.path,)]
         shared = call.source in busy or (bool(busy) and any(len(path.legs) > 1 for path in paths))
-        if not shared and (some := unexplained(counted, wiring, call, paths, made)):
+        if not shared and (some := unexplained(counted, wiring, call, paths, made, copied)):
             found[call.number] = str(some[0])
         elif ways and call.number in counted.canaries:
             found[call.number] = "its canary reached a server"
     return found
+
+
+def copies(mesh: Mesh, call: Call) -> list[PodPort]:
+    """Where copies of a call may have gone."""
+    if not any(rule.mirrors for route in mesh.http_routes for rule in route.rules):
+        return []
+    made = (copy for share in due_of(mesh, call).shares for copy in share.copies)
+    return [way.path.server for copy in made for way in copy.ways]
 
 
 def beyond(
@@ -79,10 +88,15 @@ def count(
     answers = [echo.answer(number, _PATIENCE_S)[0] for echo, number in zip(echoes, asked, strict=True)]
     now = by_kernel(site, meshes[-1])
     pods = [(mesh, pod) for mesh in meshes for pod in mesh.pods]
+    received: dict[int, dict[str, int]] = {}
+    for answer in answers:
+        for text, pods_of in answer["received"].items():
+            received.setdefault(canaries[text], {}).update(pods_of)
     return Arrivals(
         since_ns=since_ns,
         connections=tuple(_arrival(*row) for answer in answers for row in answer["connections"]),
-        canaries=frozenset(canaries[text] for answer in answers for text in answer["received"]),
+        canaries=frozenset(received),
+        received=received,
         forgotten_until_ns=max((answer["forgotten_until_ns"] for answer in answers), default=0),
         echoes=frozenset(
             PodPort(pod.key, port) for mesh, pod in pods if pod.program is None for port in ports_of(mesh, pod)

@@ -20,7 +20,7 @@ from typing import Any
 from meshlab.errors import CannotTellError, ProofFailedError, UsageError
 from meshlab.lab.arguments import checks_arguments
 from meshlab.lab.calls.names import due_of
-from meshlab.lab.proving.arrivals import beyond, by_kernel
+from meshlab.lab.proving.arrivals import beyond, by_kernel, copies
 from meshlab.lab.proving.identities import AccessLogs
 from meshlab.lab.view import ViewForProofs
 from meshlab.model import Call, Expected, Family, Mesh, Path, PodPort, SpiffeId, Verdict
@@ -50,6 +50,7 @@ class Capture:
         """Those that were made within the window, by number."""
         self._cohorts: Mapping[int, Together] | None = None
         self._arrivals: Arrivals | None = None
+        self._copied: dict[int, list[PodPort]] = {}
         self.proofs: list[Proof] = []
         """Every proof that was asked for, in order."""
 
@@ -169,7 +170,12 @@ class Capture:
             calls=list(self._calls.values()),
             statuses=self.due(call).statuses,
             late={one.number: late for one in self._calls.values() if (late := self._late(one))},
+            copied=self._where_copies_go(),
         )
+
+    def received(self) -> Mapping[int, Mapping[str, int]]:
+        """Number of a call of this window -> pod -> how many connections brought its canary there, by the echoes."""
+        return self._counted(None).received
 
     def beyond(self) -> dict[int, str]:
         """Number of a call of this window -> a connection at a server beyond those that the calls made, in words."""
@@ -290,6 +296,12 @@ class Capture:
         if self._arrivals is None or self._window is None or others:
             self._arrivals = self._lab.arrivals([*self._calls.values(), *others], self._opened_ns, self._before)
         return self._arrivals
+
+    def _where_copies_go(self) -> Mapping[int, Sequence[PodPort]]:
+        for call in self._calls.values():
+            if call.number not in self._copied:
+                self._copied[call.number] = copies(self.mesh_at(call), call)
+        return self._copied
 
     def _together(self, call: Call) -> Together | None:
         if self._cohorts is None:

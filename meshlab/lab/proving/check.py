@@ -149,7 +149,7 @@ def check_cells(lab: Lab, planned: Sequence[PlannedCell], say: Callable[[str], N
     called = time.monotonic()
     say("proving")
     proofs = tuple(_proofs(capture, planned, made))
-    beyond = capture.beyond()
+    beyond, received = capture.beyond(), capture.received()
     took = {"calls": called - started, "proofs": time.monotonic() - called}
     report = CheckReport(
         topology=lab.topology.name,
@@ -162,6 +162,7 @@ def check_cells(lab: Lab, planned: Sequence[PlannedCell], say: Callable[[str], N
                 _arrived(lab, cell, planned, made),
                 again=made.again.get(cell.name, ()),
                 beyond=beyond,
+                received=received if _is_counted_by_echoes(lab, cell) else None,
             )
             for cell in planned
         ),
@@ -299,6 +300,12 @@ def _arrived(lab: Lab, cell: PlannedCell, planned: Sequence[PlannedCell], made: 
     alike = [other for other in planned if (other.source, other.family) == (cell.source, cell.family)]
     due = sum(other.calls for other in alike if _leads_only_to(places, _places(lab, other)))
     return Arrived(counted - int(cell.hairpin), due)
+
+
+def _is_counted_by_echoes(lab: Lab, cell: PlannedCell) -> bool:
+    """Whether echoes get the copies of its requests: other programs keep no canaries."""
+    ways = (way for share in cell.due.shares for copies in share.copies for way in copies.ways)
+    return all(lab.is_echo(f"{way.path.server.pod}:{way.path.server.port}") for way in ways)
 
 
 def _leads_only_to(places: Sequence[tuple[Pod, int]], reached: Sequence[tuple[Pod, int]]) -> bool:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 from meshlab.lab.calls.endings import ending
 from meshlab.lab.proving.matrix import PlannedCell, missed_by_chance
-from meshlab.lab.proving.shares import tally, wrong_answer, wrong_shares
+from meshlab.lab.proving.shares import tally, wrong_answer, wrong_copies, wrong_shares
 from meshlab.model import Call, Outcome, Way
 from meshlab.model.report import Cell, Passage, Result
 
@@ -37,12 +37,15 @@ def judge(
     *,
     again: Sequence[Call] = (),
     beyond: Mapping[int, str] | None = None,
+    received: Mapping[int, Mapping[str, int]] | None = None,
 ) -> Cell:
     """What the calls of a cell come to; the reason is a sentence wherever it did not hold.
 
     Args:
         again: a call that was made later, over tunnels that were open already.
         beyond: number of a call -> what its servers counted beyond what the calls made.
+        received: number of a call -> pod -> on how many connections its canary came there; if not given, copies of
+            requests are not looked for.
         arrived: where only programs listen that answer nobody: what the kernel counted there instead.
     """
     seen = _seen(planned, calls)
@@ -52,6 +55,9 @@ def judge(
     if result is Result.HELD and again:
         result, later = _result(replace(planned, balanced=False), _seen(planned, again), again)
         reason = reason if result is Result.HELD else f"over a tunnel that was open already: {later}"
+    copies = wrong_copies(planned.due, calls, received) if planned.due.is_read and received is not None else ""
+    if result is Result.HELD and copies:
+        result, reason = Result.FAILED, copies
     surplus = [beyond[call.number] for call in (*calls, *again) if beyond and call.number in beyond]
     if result is Result.HELD and surplus:
         result, reason = Result.FAILED, surplus[0]

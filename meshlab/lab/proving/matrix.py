@@ -179,9 +179,9 @@ def cells(topology: Topology, not_listening: Places = frozenset()) -> list[Plann
 
 
 def rarely(due: Expected) -> float:
-    """The probability below which a number of calls is no chance: of all shares, too few and too many, at most
-    ``MISSED_BY_CHANCE`` in all."""
-    return MISSED_BY_CHANCE / (2 * len(due.shares))
+    """The probability below which a number of calls is no chance: of all that may become of them, too few and too many,
+    at most ``MISSED_BY_CHANCE`` in all."""
+    return MISSED_BY_CHANCE / (2 * len(due.chances))
 
 
 def calls_to_count(due: Expected) -> int:
@@ -194,7 +194,7 @@ def least_to_count(due: Expected) -> int:
 
     Of a share of 5 % beside one of 95 % this is 297: 0.95^297 = 2.4e-7.
     """
-    least = min(float(share.chance) for share in due.shares)
+    least = float(min(due.chances))
     return math.ceil(math.log(rarely(due)) / math.log(1 - least)) if least < 1 else 1
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from urllib.parse import urlsplit
 
 from meshlab.apps import language
@@ -50,6 +50,38 @@ def wrong_shares(due: Expected, calls: Sequence[Call]) -> str:
                 f" (by chance less often than {MISSED_BY_CHANCE:g})"
             )
     return ""
+
+
+def wrong_copies(due: Expected, calls: Sequence[Call], received: Mapping[int, Mapping[str, int]]) -> str:
+    """What is wrong with the copies of requests that servers answered, as half a sentence; empty where nothing is.
+
+    Args:
+        received: number of a call -> pod -> on how many connections its canary came there.
+    """
+    for share in due.shares:
+        explained = [call for call in calls if call.peer and not _unlike(share, call, due)]
+        found = [_other_pods(call, received) for call in explained]
+        mirrors = [{way.path.server.pod for way in copies.ways} for copies in share.copies]
+        for pods in found:
+            if strangers := sorted(pods.difference(*mirrors)):
+                return f"a request also reached {strangers[0]}, where no copy of it should go"
+        for copies, pods_of in zip(share.copies, mirrors, strict=True):
+            is_told_apart = sum(bool(pods_of & others) for others in mirrors) == 1
+            if copies.are_let_in and is_told_apart:
+                seen, total, chance = sum(bool(pods_of & pods) for pods in found), len(found), float(copies.chance)
+                least = rarely(due)
+                if _at_most(seen, total, chance) < least or _at_most(total - seen, total, 1 - chance) < least:
+                    where = " or ".join(sorted(pods_of))
+                    return (
+                        f"copies of {seen} of {total} requests reached {where}, which should get {chance:.4g} of them"
+                    )
+    return ""
+
+
+def _other_pods(call: Call, received: Mapping[int, Mapping[str, int]]) -> set[str]:
+    """The pods that got a call on another connection than the one on which it was answered."""
+    own = call.peer.pod if call.peer else ""
+    return {pod for pod, times in received.get(call.number, {}).items() if times > (pod == own)}
 
 
 def tally(calls: Sequence[Call]) -> str:

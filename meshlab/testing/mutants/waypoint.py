@@ -156,6 +156,20 @@ class IgnoresTimeouts(Misreading):
         return replace(rule, timeout_s=None)
 
 
+class MirrorsNothing(Misreading):
+    """F ``mirror-has-no-effect-on-client``."""
+
+    def misread(self, rule: HttpRule) -> HttpRule:
+        return replace(rule, mirrors=())
+
+
+class MirrorsEverything(Misreading):
+    """F ``mirror-has-no-effect-on-client``: the percentage."""
+
+    def misread(self, rule: HttpRule) -> HttpRule:
+        return replace(rule, mirrors=tuple(replace(mirror, percent=100.0) for mirror in rule.mirrors))
+
+
 class ForgetsTheRewrite(Misreading):
     """E ``rewrite-and-redirect``."""
 
@@ -250,18 +264,29 @@ class ForwardsBeforeItAuthorizes(Waypoint):
             free = replace(asked, mesh=_without_policies(asked.mesh))
             outcome = super().judge(free, client, request).outcome
             if isinstance(outcome, Forwarded):
-                self.tasks.spawn(self._deliver(outcome, client))
+                for pods in self.delivers_to(outcome):
+                    self.tasks.spawn(self._deliver(pods, outcome.request, client))
         return share
 
-    async def _deliver(self, forwarded: Forwarded, client: Client) -> None:
+    def delivers_to(self, forwarded: Forwarded) -> Sequence[Sequence[PodPort]]:
+        return [forwarded.pods]
+
+    async def _deliver(self, pods: Sequence[PodPort], request: Request, client: Client) -> None:
         try:
-            server = Talk(h11.CLIENT, await self.connect(*self.pick(forwarded.pods, client)))
-            await server.send(request_head(forwarded.request))
+            server = Talk(h11.CLIENT, await self.connect(*self.pick(pods, client)))
+            await server.send(request_head(request))
             await server.send(h11.EndOfMessage())
             await server.next()
         except (OSError, ProtocolError, h11.RemoteProtocolError):
             return
         server.pipe.leave()
+
+
+class MirrorsWhatIsDenied(ForwardsBeforeItAuthorizes):
+    """F ``mirror-has-no-effect-on-client``: the client gets 403, and a mirror its copy."""
+
+    def delivers_to(self, forwarded: Forwarded) -> Sequence[Sequence[PodPort]]:
+        return [copy.pods for copy in forwarded.copies]
 
 
 class IgnoresTokenExpiry(Waypoint):
@@ -329,6 +354,8 @@ one_backend_only = _program(OneBackendOnly)
 ignores_tcp_routes = _program(IgnoresTcpRoutes)
 skips_faults = _program(SkipsFaults)
 ignores_timeouts = _program(IgnoresTimeouts)
+mirrors_nothing = _program(MirrorsNothing)
+mirrors_everything = _program(MirrorsEverything)
 forgets_the_rewrite = _program(ForgetsTheRewrite)
 keeps_removed_headers = _program(KeepsRemovedHeaders)
 answers_404_as_503 = _program(AnswersNoRouteAsUnavailable)
@@ -337,6 +364,7 @@ ignores_l7_policy = _program(IgnoresL7Policy)
 judges_itself_for_its_client = _program(JudgesItself)
 trusts_a_header_for_identity = _program(TrustsAHeaderForIdentity)
 forwards_before_it_authorizes = _program(ForwardsBeforeItAuthorizes)
+mirrors_what_is_denied = _program(MirrorsWhatIsDenied)
 sticky_rule = _program(StickyRule)
 ignores_token_expiry = _program(IgnoresTokenExpiry)
 takes_a_token_unverified = _program(TakesATokenUnverified)

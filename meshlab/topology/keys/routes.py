@@ -25,10 +25,12 @@ _PATH_MODIFIER = {
         shapes.ANY_TEXT, why="with the type ReplacePrefixMatch, and where the match is a PathPrefix"
     ),
 }
-_OTHER_FILTERS = "requestMirror cors extensionRef externalAuth"
+_OTHER_FILTERS = "cors extensionRef externalAuth"
 _FILTER = {
     "type": honoured(
-        shapes.one_of("RequestHeaderModifier", "ResponseHeaderModifier", "RequestRedirect", "URLRewrite"),
+        shapes.one_of(
+            "RequestHeaderModifier", "ResponseHeaderModifier", "RequestMirror", "RequestRedirect", "URLRewrite"
+        ),
         required=True,
         why="its own key has to be there, too",
     ),
@@ -56,7 +58,7 @@ _HTTP_BACKEND = {
     **_BACKEND,
     "filters[].type": honoured(shapes.one_of("RequestHeaderModifier", "ResponseHeaderModifier"), required=True),
     **under("filters[].", _HEADER_FILTERS),
-    **under("filters[].", each(f"{_OTHER_FILTERS} requestRedirect urlRewrite", _NOT_YET)),
+    **under("filters[].", each(f"{_OTHER_FILTERS} requestMirror requestRedirect urlRewrite", _NOT_YET)),
 }
 _HOW = honoured(shapes.one_of("Exact", "RegularExpression"), why="Exact where it is not given")
 _RULE = {
@@ -73,6 +75,11 @@ _RULE = {
     "matches[].queryParams[].name": honoured(required=True),
     "matches[].queryParams[].value": honoured(required=True),
     **under("filters[].", _FILTER),
+    "filters[].requestMirror.backendRef": honoured(None, required=True),
+    **under("filters[].requestMirror.backendRef.", {key: _BACKEND[key] for key in _BACKEND if key != "weight"}),
+    "filters[].requestMirror.percent": honoured(shapes.WHOLE_PERCENT, why="100 where it is not given"),
+    "filters[].requestMirror.fraction.numerator": honoured(shapes.REPLICAS, required=True),
+    "filters[].requestMirror.fraction.denominator": honoured(shapes.REPLICAS, why="100 where it is not given"),
     **under("backendRefs[].", _HTTP_BACKEND),
     "timeouts.request": honoured(shapes.GATEWAY_DURATION, why="0s is none"),
     "timeouts.backendRequest": _NOT_YET,
@@ -148,13 +155,16 @@ for _name in ("headers.request", "headers.response"):
 _HOST = honoured(
     shapes.HOST, required=True, why="NAME, of the object's own namespace, or NAME.NAMESPACE.svc.cluster.local"
 )
-_DESTINATION: dict[str, Key] = {
-    "destination": honoured(None, required=True),
-    "destination.host": _HOST,
-    "destination.subset": honoured(shapes.SUBSET, why="of the DestinationRule for that Service"),
-    "destination.port.number": honoured(
+_PLACE = {
+    "host": _HOST,
+    "subset": honoured(shapes.SUBSET, why="of the DestinationRule for that Service"),
+    "port.number": honoured(
         shapes.PORT, why="the Service's only port where it is not given; of several, the one that was called"
     ),
+}
+_DESTINATION: dict[str, Key] = {
+    "destination": honoured(None, required=True),
+    **under("destination.", _PLACE),
     "weight": honoured(shapes.WEIGHT, why="of several destinations, 0 where it is not given"),
 }
 _NEVER = "where it is not given, it never happens"
@@ -191,7 +201,13 @@ _VIRTUAL_RULE = {
         "retries.",
         each("backoff perTryTimeout retryIgnorePreviousHosts retryOn retryRemoteLocalities", _NOT_YET),
     ),
-    **each("mirror mirrors mirrorPercent mirror_percent mirrorPercentage corsPolicy delegate", _NOT_YET),
+    **under("mirror.", _PLACE),
+    "mirrorPercentage.value": honoured(shapes.PERCENT, why="100 where mirrorPercentage is not given"),
+    "mirrors[].destination": honoured(None, required=True),
+    **under("mirrors[].destination.", _PLACE),
+    "mirrors[].percentage.value": honoured(shapes.PERCENT, why="100 where percentage is not given"),
+    **each("mirrorPercent mirror_percent", refused("write mirrorPercentage, which took its place")),
+    **each("corsPolicy delegate", _NOT_YET),
 }
 VIRTUAL_SERVICE = {
     **_OBJECT,

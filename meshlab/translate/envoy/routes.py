@@ -150,7 +150,7 @@ def _precedence(entry: Entry) -> tuple[int, ...]:
 def shares(mesh: Mesh, own: Share) -> Iterator[Share]:
     """Where the entries send requests."""
     for entry in entries(mesh, own):
-        for backend in entry.rule.backends:
+        for backend in (*entry.rule.backends, *(mirror.backend for mirror in entry.rule.mirrors)):
             if (found := _share(mesh, own, backend)) is not None:
                 yield found
 
@@ -232,11 +232,17 @@ def _action(mesh: Mesh, own: Share, entry: Entry) -> Json:
     if not clusters:
         return {"direct_response": {"status": 500 if entry.gateway_api else 503}}
     authority = _authority(rule)
+    mirrors = [
+        {"cluster": found.name, "runtime_fraction": {"default_value": _percentage(mirror.percent)}}
+        for mirror in rule.mirrors
+        if mirror.percent and (found := _share(mesh, own, mirror.backend)) is not None
+    ]
     return {
         "route": {
             "weighted_clusters": {"clusters": clusters},
             "cluster_not_found_response_code": "INTERNAL_SERVER_ERROR" if entry.gateway_api else "SERVICE_UNAVAILABLE",
             "timeout": _seconds(rule.timeout_s or 0.0),
+            **({"request_mirror_policies": mirrors} if mirrors else {}),
             **(_rewrite(rule.rewrite, entry) if rule.rewrite is not None else {}),
             **({"host_rewrite_literal": authority} if authority else {}),
         }
