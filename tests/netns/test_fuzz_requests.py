@@ -63,7 +63,7 @@ def test_a_waypoint_that_swaps_weights_is_found_and_its_small_file_replays() -> 
 def test_calls_that_are_made_often_are_counted_where_a_route_shares_them() -> None:
     Path("lab.yaml").write_text(_with_step("routes", 22) + "---\n" + HALVES)
     broken, right = (_run("replay", "lab.yaml", "--runs", "2", *o) for o in (("--mutant", "one-backend-only"), ()))
-    assert (broken.exit_code, "0 of 22 calls came to shop/two" in broken.output) == (1, True), broken.output
+    assert (broken.exit_code, " of 22 calls came to " in broken.output) == (1, True), broken.output
     assert right.exit_code == 0, right.output
 
 

@@ -34,6 +34,7 @@ MOST = 64
 """Of one Service port."""
 _HEADER_KEY = re.compile(r"request\.headers\[(.+)\]")
 _OTHER_METHOD = "PUT"
+_METHODS = ("GET", "POST", "PUT", "DELETE", "HEAD", "PATCH", "OPTIONS")
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,7 +219,7 @@ def _of_operation(base: Request, operation: Operation) -> Iterator[Request]:
     hit = replace(
         base,
         path=_path(paths[0]) if paths else base.path,
-        method=_like(methods[0]) if methods else base.method,
+        method=_method(methods[0]) if methods else base.method,
         authority=_like(hosts[0]) if hosts else base.authority,
     )
     yield hit
@@ -227,7 +228,7 @@ def _of_operation(base: Request, operation: Operation) -> Iterator[Request]:
         yield replace(hit, path=f"{_path(path).rstrip('/')}x")
         yield replace(hit, path=f"/x/..{_path(path)}")
     for method in methods:
-        yield replace(hit, method=_like(method))
+        yield replace(hit, method=_method(method))
     if methods:
         yield replace(
             hit, method=next(name for name in (_OTHER_METHOD, "GET", "POST", "DELETE") if name not in methods)
@@ -241,6 +242,12 @@ def _of_operation(base: Request, operation: Operation) -> Iterator[Request]:
 def _like(pattern: str) -> str:
     """A text that a pattern of a policy matches."""
     return pattern.replace("*", "x")
+
+
+def _method(pattern: str) -> str:
+    """A method that a pattern of a policy matches, of those that a proxy need not refuse if it can be."""
+    expression = re.compile(".*".join(map(re.escape, pattern.split("*"))))
+    return next((name for name in _METHODS if expression.fullmatch(name)), _like(pattern))
 
 
 def _path(pattern: str) -> str:
