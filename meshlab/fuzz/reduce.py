@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 from meshlab.fuzz.reduce_routes import backends_of, less_routes, routed_to, without_strangers
 from meshlab.lab.calls.names import behind
 from meshlab.model import (
+    FAMILIES,
     Address,
     AskStep,
     AuthorizationPolicy,
@@ -28,6 +29,7 @@ from meshlab.model import (
     PolicyStep,
     PushStep,
     Rule,
+    Service,
     Source,
     Step,
     Topology,
@@ -191,7 +193,7 @@ def _fewer_pods(topology: Topology) -> Iterator[Topology]:
     named = called(topology)
     if len(named) == len(topology.mesh.pods) and not topology.mesh.services:
         return
-    yield without_services(with_pods(topology, named))
+    yield with_pods(without_services(topology), named)
     if topology.mesh.services:
         yield with_pods(topology, named)
     others = [pod for pod in topology.mesh.pods if pod.key not in named]
@@ -227,6 +229,13 @@ def with_pods(topology: Topology, keys: Collection[str]) -> Topology:
         moves |= {old.ipv4: new.ipv4, old.ipv6: new.ipv6}
     services = tuple(service for service in mesh.services if any(pod in kept for pod in mesh.endpoints(service)))
     waypoints = tuple(waypoint for waypoint in mesh.waypoints if waypoint.key in {pod.key for pod in kept})
+    if mesh.waypoints:  # their Services have no manifest, so that a file gives them the addresses of their places
+        placed = tuple(_at_place(service, place) for place, service in enumerate(services))
+        for was, now in zip(services, placed, strict=True):
+            for family in FAMILIES:
+                if (before := was.address(family)) is not None and (after := now.address(family)) is not None:
+                    moves[before] = after
+        services = placed
     holders: list[Mesh | PolicyStep] = [mesh, *(step for step in topology.steps if isinstance(step, PolicyStep))]
     used = {pod.namespace for pod in pods}
     for held in holders:
@@ -240,6 +249,14 @@ def with_pods(topology: Topology, keys: Collection[str]) -> Topology:
         mesh=replace(moved, namespaces=tuple(space for space in mesh.namespaces if space.name in used)),
         steps=tuple(_moved_step(step, moves) for step in topology.steps),
         expect=(),
+    )
+
+
+def _at_place(service: Service, place: int) -> Service:
+    return replace(
+        service,
+        ipv4=None if service.ipv4 is None else places.service4(place),
+        ipv6=None if service.ipv6 is None else places.service6(place),
     )
 
 

@@ -42,11 +42,11 @@ def oddities(choices: Choices, mesh: Mesh, plain: Sequence[Request]) -> list[Req
 
 
 def _shape(request: Request) -> CallShape:
-    """A header that is there twice has its names in two cases: a file names no key twice."""
+    """As a file can say it: with a method in capitals, and a header that is there twice in two cases of its name."""
     headers = {"host": request.authority}
     for name, value in request.headers:
         headers[name.upper() if name in headers else name] = value
-    return CallShape(method=request.method, path=request.path, headers=tuple(headers.items()))
+    return CallShape(method=request.method.upper(), path=request.path, headers=tuple(headers.items()))
 
 
 def _odd(choices: Choices, mesh: Mesh, request: Request) -> Request:

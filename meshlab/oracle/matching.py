@@ -191,10 +191,16 @@ def _condition_fields(
 
 
 def _header_matcher(key: str, request: Request) -> Callable[[str], bool]:
-    """Of ``request.headers[NAME]``. Of any other key there is no value at a waypoint, so nothing matches."""
+    """Of ``request.headers[NAME]``. Of any other key there is no value at a waypoint, so nothing matches.
+
+    Of a header that is there several times each value counts by itself, as Envoy 1.40 judges it; routes join them.
+    """
     named = _HEADER_KEY.fullmatch(key)
-    text = header(request, named[1].lower()) if named else None
-    return lambda pattern: text is not None and _is_like(text, pattern)
+    name = named[1].lower() if named else ""
+    found = [value for other, value in request.headers if other == name]
+    text = header(request, name) if named and not found else None
+    texts = [*found, *([] if text is None else [text])]
+    return lambda pattern: any(_is_like(value, pattern) for value in texts)
 
 
 def _claim_matcher(claims: Claims, path: Iterable[str]) -> Callable[[str], bool]:

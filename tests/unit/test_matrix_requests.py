@@ -173,6 +173,24 @@ def test_what_the_server_saw_is_compared_with_what_the_rule_makes_of_the_request
         assert judged(one, wrong)[0] is Result.FAILED
 
 
+def test_an_answers_headers_are_edited_by_the_rule_and_then_by_the_backend() -> None:
+    last = replace(ONE, response_headers=HeaderEdits(set=(("y", "2"),), add=(("z", "3"),)))
+    rule = HttpRule(backends=(last,), response_headers=HeaderEdits(add=(("y", "1"),), remove=("z",)))
+    one = cell(routed(rule))
+    assert judged(one, call(one, "one", headers={"y": "2", "z": "3"}))[0] is Result.HELD
+    for wrong in ({"y": "2, 1", "z": "3"}, {"y": "1", "z": "3"}, {"y": "2"}, {"y": "2", "z": "0, 3"}):
+        assert judged(one, call(one, "one", headers=wrong))[0] is Result.FAILED
+
+
+def test_a_pattern_of_methods_is_asked_with_a_method_that_exists() -> None:
+    rule = Rule(operations=(Operation(methods=("P*",)), Operation(not_methods=("*T",)), Operation(methods=("*",))))
+    mesh = replace(routed(HttpRule(backends=(ONE,))), authorization_policies=(policy(Action.DENY, rule),))
+    service = mesh.services[0]
+    methods = {request.method for request in questions(mesh, service, service.ports[0]).requests}
+    assert methods <= {"GET", "POST", "PUT", "DELETE"}
+    assert {"GET", "POST"} <= methods
+
+
 def test_the_location_of_a_redirect_is_compared_as_a_place() -> None:
     one = cell(routed(HttpRule(redirect=Redirect(status=302, path="/new"))))
     assert judged(one, call(one, status=302, headers={"location": "http://shop.shop:80/new"}))[0] is Result.HELD

@@ -371,6 +371,16 @@ CLIENT = Source(principals=("cluster.local/ns/shop/sa/client",))
         ),
         (Rule(conditions=(Condition(key="request.headers[x-a]", not_values=("1",)),)), Request(), 403),
         (Rule(conditions=(Condition(key="request.headers[x-a]", values=("1",)),)), Request(), 0),
+        (
+            Rule(conditions=(Condition(key="request.headers[x-a]", values=("1",)),)),
+            Request(headers=(("x-a", "1"), ("x-a", "2"))),
+            403,
+        ),
+        (
+            Rule(conditions=(Condition(key="request.headers[x-a]", not_values=("1",)),)),
+            Request(headers=(("x-a", "1"), ("x-a", "2"))),
+            0,
+        ),
     ],
 )
 def test_a_policy_of_the_waypoint_judges_requests(rule: Rule, sent: Request, status: int) -> None:

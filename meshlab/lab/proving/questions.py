@@ -47,6 +47,7 @@ _LATE_S = 0.5
 """By so much a slow answer is later than its rule waits."""
 _FAR_S = 1 << 33
 """A time that has not come, in seconds since 1970."""
+_METHODS = ("GET", "POST", "PUT", "DELETE", "HEAD", "PATCH", "OPTIONS")
 
 
 @dataclass(frozen=True, slots=True)
@@ -257,7 +258,7 @@ def _of_operation(base: Request, operation: Operation) -> Iterator[Request]:
     hit = replace(
         base,
         path=_path(paths[0]) if paths else base.path,
-        method=_like(methods[0]) if methods else base.method,
+        method=_method(methods[0]) if methods else base.method,
         authority=_like(hosts[0]) if hosts else base.authority,
     )
     yield hit
@@ -267,7 +268,7 @@ def _of_operation(base: Request, operation: Operation) -> Iterator[Request]:
         yield replace(hit, path=f"/x/..{_path(path)}")
         yield replace(hit, path=f"{_path(path)}?x=1")
     for method in methods:
-        yield replace(hit, method=_like(method))
+        yield replace(hit, method=_method(method))
     if methods:
         yield replace(
             hit, method=next(name for name in (_OTHER_METHOD, "GET", "POST", "DELETE") if name not in methods)
@@ -281,6 +282,12 @@ def _of_operation(base: Request, operation: Operation) -> Iterator[Request]:
 def _like(pattern: str) -> str:
     """A text that a pattern of a policy matches."""
     return pattern.replace("*", "x")
+
+
+def _method(pattern: str) -> str:
+    """A method that a pattern of a policy matches, of those that a proxy need not refuse if it can be."""
+    expression = re.compile(".*".join(map(re.escape, pattern.split("*"))))
+    return next((name for name in _METHODS if expression.fullmatch(name)), _like(pattern))
 
 
 def _path(pattern: str) -> str:

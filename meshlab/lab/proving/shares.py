@@ -193,18 +193,24 @@ def _listed(value: str | None) -> list[str] | None:
 
 
 def _unlike_headers(edits: Sequence[HeaderEdits], call: Call) -> str:
-    """What of the answer's headers is not as the edits leave it."""
-    wanted: dict[str, str | None] = {}
+    """What of the answer's headers is not as the edits leave it, each of which sees what the ones before it did."""
+    known: dict[str, list[str]] = {}
+    """What a header comes to, whatever the server gave it."""
+    added: dict[str, list[str]] = {}
+    """What is beside the server's own values."""
     for edit in edits:
-        wanted.update(dict.fromkeys(edit.remove))
-        wanted.update(edit.set)
-    for name, value in wanted.items():
-        if call.headers.get(name) != value and not any(name == added for edit in edits for added, _ in edit.add):
-            return f"the answer has {name}: {call.headers.get(name)!r}, not {value!r}"
-    for edit in edits:
+        for name, values in (*((name, []) for name in edit.remove), *((name, [value]) for name, value in edit.set)):
+            known[name] = list(values)
+            added.pop(name, None)
         for name, value in edit.add:
-            if value not in (_listed(call.headers.get(name)) or ()):
-                return f"the answer has {name}: {call.headers.get(name)!r}, to which {value!r} should be added"
+            (known if name in known else added).setdefault(name, []).append(value)
+    for name, values in known.items():
+        wanted = ", ".join(values) if values else None
+        if _listed(call.headers.get(name)) != _listed(wanted):
+            return f"the answer has {name}: {call.headers.get(name)!r}, not {wanted!r}"
+    for name, values in added.items():
+        if missing := set(values) - set(_listed(call.headers.get(name)) or ()):
+            return f"the answer has {name}: {call.headers.get(name)!r}, to which {min(missing)!r} should be added"
     return ""
 
 
