@@ -36,7 +36,7 @@ from meshlab.model import (
     Source,
     SpiffeId,
 )
-from meshlab.oracle.requests import header, is_like_path, path_of
+from meshlab.oracle.requests import header_values, is_like_path, path_of
 
 Strings = tuple[str, ...]
 Claims = Mapping[str, Any]
@@ -193,14 +193,11 @@ def _condition_fields(
 def _header_matcher(key: str, request: Request) -> Callable[[str], bool]:
     """Of ``request.headers[NAME]``. Of any other key there is no value at a waypoint, so nothing matches.
 
-    Of a header that is there several times each value counts by itself, as Envoy 1.40 judges it; routes join them.
+    Of a header that is there several times each value counts by itself.
     """
     named = _HEADER_KEY.fullmatch(key)
-    name = named[1].lower() if named else ""
-    found = [value for other, value in request.headers if other == name]
-    text = header(request, name) if named and not found else None
-    texts = [*found, *([] if text is None else [text])]
-    return lambda pattern: any(_is_like(value, pattern) for value in texts)
+    values = header_values(request, named[1].lower()) if named else []
+    return lambda pattern: any(_is_like(value, pattern) for value in values)
 
 
 def _claim_matcher(claims: Claims, path: Iterable[str]) -> Callable[[str], bool]:

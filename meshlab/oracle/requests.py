@@ -47,18 +47,14 @@ def query_of(request: Request, name: str) -> str | None:
     return next((value for key, value in pairs if key == name), None)
 
 
-def header(request: Request, name: str) -> str | None:
-    """The values of a header, joined by commas; ``None`` where it is not there.
-
-    Source: https://www.rfc-editor.org/rfc/rfc9110#section-5.3
-    """
+def header_values(request: Request, name: str) -> list[str]:
+    """The values of a header, each as it was sent: Envoy 1.40 matches them one by one, and does not join them."""
     special = {":authority": request.authority, "host": request.authority, ":method": request.method}
     if name in special:
-        return special[name]
+        return [special[name]]
     if name == ":path":
-        return request.path
-    values = [value for key, value in request.headers if key == name]
-    return ",".join(values) if values else None
+        return [request.path]
+    return [value for key, value in request.headers if key == name]
 
 
 def matches(match: RequestMatch, request: Request, port: int) -> bool:
@@ -68,17 +64,14 @@ def matches(match: RequestMatch, request: Request, port: int) -> bool:
         and _is(match.path, path_of(request))
         and _is(match.method, request.method)
         and _is(match.authority, request.authority)
-        and _all_named(match.headers, [header(request, each.name) for each in match.headers])
-        and _all_named(match.query, [query_of(request, each.name) for each in match.query])
+        and all(_is_named(each, header_values(request, each.name)) for each in match.headers)
+        and all(_is_named(each, [query_of(request, each.name)]) for each in match.query)
     )
 
 
-def _all_named(wanted: Sequence[NamedMatch], found: Sequence[str | None]) -> bool:
-    return all(_is_named(each, text) for each, text in zip(wanted, found, strict=True))
-
-
-def _is_named(wanted: NamedMatch, text: str | None) -> bool:
-    return (text is not None and _is(wanted.value, text)) is not wanted.inverted
+def _is_named(wanted: NamedMatch, texts: Sequence[str | None]) -> bool:
+    """Whether any of them matches; that none does, where the match is inverted."""
+    return any(text is not None and _is(wanted.value, text) for text in texts) is not wanted.inverted
 
 
 def _is(wanted: StringMatch | None, text: str) -> bool:

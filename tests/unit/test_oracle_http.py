@@ -170,6 +170,11 @@ def test_without_a_route_a_request_goes_to_the_endpoints_of_its_service() -> Non
         (
             RequestMatch(headers=(NamedMatch("a", StringMatch("exact", "1,2")),)),
             Request(headers=(("a", "1"), ("a", "2"))),
+            False,
+        ),
+        (
+            RequestMatch(headers=(NamedMatch("a", StringMatch("exact", "2")),)),
+            Request(headers=(("a", "1"), ("a", "2"))),
             True,
         ),
         (RequestMatch(headers=(NamedMatch("a", None),)), Request(headers=(("a", ""),)), True),
