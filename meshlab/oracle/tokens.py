@@ -23,7 +23,7 @@ import jwt
 
 from meshlab.model import JwtRule, Request
 from meshlab.oracle.matching import NOBODY, Claims
-from meshlab.oracle.requests import header, query_of
+from meshlab.oracle.requests import header_values, query_of
 
 UNAUTHORIZED = 401
 FORBIDDEN = 403
@@ -74,7 +74,7 @@ def _tokens(rule: JwtRule, request: Request) -> Iterator[tuple[str, Request]]:
     """What stands at the places of a rule, each with the request without it."""
     is_default = not rule.from_headers and not rule.from_params
     for name, prefix in _BEARER if is_default else rule.from_headers:
-        text = header(request, name)
+        text = ",".join(header_values(request, name)) or None
         if text is not None and text.startswith(prefix):
             left = tuple(pair for pair in request.headers if pair[0] != name)
             yield text.removeprefix(prefix), replace(request, headers=left)

@@ -71,6 +71,10 @@ KILLED_BY = {
     "trusts-a-header-for-identity": {"cells"},
     "forwards-before-it-authorizes": {"denied"},
     "sticky-rule": {"cells"},
+    "gives-a-lost-share-to-the-others": {"cells"},
+    "adds-over-what-is-there": {"cells"},
+    "compares-policy-paths-with-the-query": {"cells"},
+    "replaces-prefixes-as-they-stand": {"cells"},
 }
 """Mutant -> checks that must each notice it; others may as well."""
 ON_POLICIES = {
@@ -103,6 +107,10 @@ ON_ROUTES = {
     "trusts-a-header-for-identity",
     "forwards-before-it-authorizes",
     "sticky-rule",
+    "gives-a-lost-share-to-the-others",
+    "adds-over-what-is-there",
+    "compares-policy-paths-with-the-query",
+    "replaces-prefixes-as-they-stand",
     "waypoint-chunks-every-body",
     "waypoint-title-case-headers",
     "waypoint-closes-after-each-answer",

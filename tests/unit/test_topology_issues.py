@@ -73,7 +73,7 @@ metadata: {name: X}
         pytest.param(
             "nodez: [node-1]",
             "t.yaml:5:3: no key 'nodez' in spec of a Lab "
-            "(dataplane, expect, images, mounts, nodes, pods, readyTimeoutSeconds, steps, waypoints). "
+            "(dataplane, expect, images, mounts, nodes, pods, profile, readyTimeoutSeconds, steps, urls, waypoints). "
             "Did you mean 'nodes'?",
             id="unknown key",
         ),
@@ -233,7 +233,7 @@ def test_both_families_may_have_their_own_row() -> None:
             "apiVersion: v1\nkind: Servise\n",
             "2:7: kind 'Servise' is not supported. The supported kinds are Lab, Namespace, ServiceAccount, Pod, "
             "Deployment, Service, Endpoints, EndpointSlice, Gateway, HTTPRoute, TCPRoute, VirtualService, "
-            "DestinationRule, AuthorizationPolicy, PeerAuthentication. "
+            "DestinationRule, AuthorizationPolicy, PeerAuthentication, RequestAuthentication. "
             "Did you mean 'Service'?",
         ),
         ("apiVersion: apps/v2\nkind: Deployment\n", "1:13: apiVersion 'apps/v2' for kind Deployment, which is apps/v1"),
