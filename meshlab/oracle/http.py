@@ -425,8 +425,8 @@ def _location(request: Request, redirect: Redirect, match: RequestMatch, called:
     if port is not None:
         bare = host if redirect.authority else _without_port(host)
         host = bare if port == _DEFAULT_PORTS.get(scheme) else f"{bare}:{port}"
-    elif redirect.scheme and not redirect.authority:
-        host = _without_port(host)
+    elif redirect.scheme and not redirect.authority and (called is not None or host.endswith(":80")):
+        host = _without_port(host)  # a VirtualService keeps a port that is not HTTP's own, as Envoy does
     return f"{scheme}://{host}{_other_path(request.path, match, redirect.path, redirect.prefix)}"
 
 

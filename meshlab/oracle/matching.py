@@ -193,11 +193,11 @@ def _condition_fields(
 def _header_matcher(key: str, request: Request) -> Callable[[str], bool]:
     """Of ``request.headers[NAME]``. Of any other key there is no value at a waypoint, so nothing matches.
 
-    Of a header that is there several times each value counts by itself.
+    Of a header that is there several times each value counts by itself. ``*`` asks for the header, even an empty one.
     """
     named = _HEADER_KEY.fullmatch(key)
     values = header_values(request, named[1].lower()) if named else []
-    return lambda pattern: any(_is_like(value, pattern) for value in values)
+    return lambda pattern: any(pattern == "*" or _is_like(value, pattern) for value in values)
 
 
 def _claim_matcher(claims: Claims, path: Iterable[str]) -> Callable[[str], bool]:

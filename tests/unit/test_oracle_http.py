@@ -377,6 +377,11 @@ CLIENT = Source(principals=("cluster.local/ns/shop/sa/client",))
         (Rule(conditions=(Condition(key="request.headers[x-a]", not_values=("1",)),)), Request(), 403),
         (Rule(conditions=(Condition(key="request.headers[x-a]", values=("1",)),)), Request(), 0),
         (
+            Rule(conditions=(Condition(key="request.headers[x-a]", values=("*",)),)),
+            Request(headers=(("x-a", ""),)),
+            403,
+        ),
+        (
             Rule(conditions=(Condition(key="request.headers[x-a]", values=("1",)),)),
             Request(headers=(("x-a", "1"), ("x-a", "2"))),
             403,

@@ -307,6 +307,8 @@ def _redirect(redirect: Redirect, entry: Entry, called: int) -> Json:
     if port is None and entry.gateway_api and redirect.scheme is None:
         port = called
     written = port if port is not None and (redirect.scheme or "http", port) not in _DEFAULT_PORTS else None
+    if entry.gateway_api and redirect.scheme and port is None and not redirect.authority:
+        written = dict(_DEFAULT_PORTS).get(redirect.scheme)  # or else the port of the request's host would stay
     return {
         "response_code": _RESPONSE_CODES[redirect.status],
         **({"scheme_redirect": redirect.scheme} if redirect.scheme else {}),
