@@ -36,7 +36,7 @@ def _run(*args: str) -> Result:
 
 
 def _fuzz(*args: str) -> tuple[int, dict[str, list[dict[str, str]]]]:
-    result = _run("fuzz", "routes", "--workers", "1", "--json", *args)
+    result = _run("fuzz", "requests", "--workers", "1", "--json", *args)
     assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
     return result.exit_code, json.loads(result.stdout)
 
@@ -61,7 +61,7 @@ def test_a_waypoint_that_swaps_weights_is_found_and_its_small_file_replays() -> 
 
 
 def test_calls_that_are_made_often_are_counted_where_a_route_shares_them() -> None:
-    Path("lab.yaml").write_text(_with_step("routes", 22) + "---\n" + HALVES)
+    Path("lab.yaml").write_text(_with_step("requests", 22) + "---\n" + HALVES)
     broken, right = (_run("replay", "lab.yaml", "--runs", "2", *o) for o in (("--mutant", "one-backend-only"), ()))
     assert (broken.exit_code, " of 22 calls came to " in broken.output) == (1, True), broken.output
     assert right.exit_code == 0, right.output

@@ -34,7 +34,7 @@ from meshlab.strategies.choices import Choices
 from meshlab.strategies.routes import draw_routing
 from meshlab.topology import dump, load
 
-BASE = read("routes").topology
+BASE = read("requests").topology
 POSSIBLE = candidates(BASE.mesh)
 ONE = next(service for service in BASE.mesh.services if service.name == "one")
 

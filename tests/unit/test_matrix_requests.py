@@ -49,18 +49,23 @@ def test_a_plain_request_comes_first_and_stays_alone_where_nothing_is_to_be_matc
 @pytest.mark.parametrize(
     ("match", "requests"),
     [
-        (path_is("exact", "/a"), ["GET /", "GET /a", "GET /ax"]),
-        (path_is("segments", "/a"), ["GET /", "GET /a", "GET /a/x", "GET /ax"]),
-        (path_is("prefix", "/a"), ["GET /", "GET /a", "GET /a/x", "GET /x/a"]),
+        (path_is("exact", "/a"), ["GET /", "GET /a", "GET /ax", "GET /a?x=1"]),
+        (path_is("segments", "/a"), ["GET /", "GET /a", "GET /a/x", "GET /ax", "GET /a?x=1"]),
+        (path_is("prefix", "/a"), ["GET /", "GET /a", "GET /a/x", "GET /x/a", "GET /a?x=1"]),
         (RequestMatch(headers=(NamedMatch("h", StringMatch("exact", "1")),)), ["GET /", "GET / h:1", "GET / h:x1x"]),
         (RequestMatch(headers=(NamedMatch("h", None, inverted=True),)), ["GET /", "GET / h:x"]),
         (RequestMatch(method=StringMatch("exact", "PUT")), ["GET /", "PUT /"]),
         (RequestMatch(query=(NamedMatch("q", StringMatch("exact", "1")),)), ["GET /", "GET /?q=1"]),
-        (path_is("regex", "/v.*"), ["GET /", "GET /vx", "GET /x/vx"]),
+        (path_is("regex", "/v.*"), ["GET /", "GET /vx", "GET /x/vx", "GET /vx?x=1"]),
     ],
 )
 def test_each_match_is_asked_on_both_sides(match: RequestMatch, requests: list[str]) -> None:
     assert asked(routed(HttpRule(matches=(match,), backends=(ONE,)))) == requests
+
+
+def test_a_header_that_a_rule_edits_is_sent_with_a_value_of_its_own() -> None:
+    rule = HttpRule(matches=(path_is("exact", "/a"),), backends=(ONE,), request_headers=HeaderEdits(add=(("h", "1"),)))
+    assert asked(routed(rule)) == ["GET /", "GET /a", "GET /ax", "GET /a?x=1", "GET /a h:own"]
 
 
 def test_of_an_expression_without_an_example_the_check_says_that_nobody_asks() -> None:
@@ -72,7 +77,7 @@ def test_of_an_expression_without_an_example_the_check_says_that_nobody_asks() -
 def test_a_policys_operations_are_asked_on_both_sides_also_round_a_corner() -> None:
     denying = policy(Action.DENY, Rule(operations=(Operation(paths=("/admin*",), methods=("GET",)),)))
     found = asked(replace(MESH, authorization_policies=(denying,)))
-    assert found == ["GET /", "GET /adminx", "GET /adminxx", "GET /x/../adminx", "PUT /adminx"]
+    assert found == ["GET /", "GET /adminx", "GET /adminxx", "GET /x/../adminx", "GET /adminx?x=1", "PUT /adminx"]
 
 
 def cell(mesh: Mesh, path: str = "/", **more: object) -> PlannedCell:
