@@ -8,7 +8,6 @@ address instead. Of a Service's endpoints that is not so: a caller may expect th
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -93,7 +92,7 @@ def _say(mesh: Mesh, call: Call) -> _Said:
         return _Said("absent", f"nobody carries a Service's address for {source.key}, which is not in the mesh")
     if target == source:
         return _Said("allow", "a pod may call itself", frozenset({source.key}))
-    due = expected(mesh, source, target, call.port, call.family, call.request or NO_HTTP, time.time())
+    due = expected(mesh, source, target, call.port, call.family, call.request or NO_HTTP, call.started_ns / 1e9)
     return _Said(due.passage, due.rule, due.answering, is_waypoints(call, due))
 
 

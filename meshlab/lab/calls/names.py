@@ -11,7 +11,6 @@ is port 8080 of the pod ``shop/server``. What is there decides; where both are, 
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from ipaddress import IPv6Address, ip_address
@@ -113,20 +112,23 @@ def owner(mesh: Mesh, to: str) -> Pod | Service | None:
 
 def due_of(mesh: Mesh, call: Call) -> Expected:
     """What should come of a call that was made."""
-    return due(mesh, call.source, call.to, call.family, call.request or NO_HTTP)
+    return due(mesh, call.source, call.to, call.family, call.request or NO_HTTP, call.started_ns / 1e9)
 
 
-def due(mesh: Mesh, source: str, to: str, family: Family, request: Request | None = None) -> Expected:
+def due(
+    mesh: Mesh, source: str, to: str, family: Family, request: Request | None = None, now_s: float = 0.0
+) -> Expected:
     """What should come of a call of the pod ``source`` to what ``to`` names; of one end that is not there, nothing.
 
     Args:
         request: what it asks for; ``GET /`` if it is not given.
+        now_s: when it is asked, in seconds since 1970, which counts for its token.
     """
     caller = next((pod for pod in mesh.pods if pod.key == source), None)
     target = owner(mesh, to)
     if caller is None or target is None:
         return Expected((), f"{to if caller else source} is not there")
-    return expected(mesh, caller, target, int(to.rpartition(":")[2]), family, request, time.time())
+    return expected(mesh, caller, target, int(to.rpartition(":")[2]), family, request, now_s)
 
 
 def ports_of(mesh: Mesh, pod: Pod) -> list[int]:

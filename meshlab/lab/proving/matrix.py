@@ -12,7 +12,6 @@ request or a connection at random is asked so often that a share that is too lar
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -296,7 +295,7 @@ def _cell(
     address: Address,
     request: Request | None = None,
 ) -> PlannedCell:
-    due = expected(mesh, source, destination, port, family, request, time.time())
+    due = expected(mesh, source, destination, port, family, request)
     return PlannedCell(
         source=source,
         destination=destination,
