@@ -391,6 +391,11 @@ VARIANTS = _named(
     _request("waypoint-chunks-every-body", "sends each body of a request or an answer in chunks"),
     _request("waypoint-title-case-headers", "writes the names of headers with capitals"),
     _request("waypoint-closes-after-each-answer", "closes a client's connection after each answer, and says so"),
+    _request("waypoint-introduces-itself", "adds an id, a scheme and its name to requests and answers"),
+    _request("waypoint-sorts-headers", "sends headers on in the order of their names"),
+    _request("waypoint-sends-in-pieces", "sends each message in pieces of a few bytes"),
+    _request("waypoint-takes-turns", "gives each endpoint its turn instead of drawing one"),
+    _request("waypoint-says-it-otherwise", "has words of its own in the body of what it refuses"),
 )
 
 

@@ -114,6 +114,11 @@ ON_ROUTES = {
     "waypoint-chunks-every-body",
     "waypoint-title-case-headers",
     "waypoint-closes-after-each-answer",
+    "waypoint-introduces-itself",
+    "waypoint-sorts-headers",
+    "waypoint-sends-in-pieces",
+    "waypoint-takes-turns",
+    "waypoint-says-it-otherwise",
 }
 """What is wrong with requests, or unusual about them."""
 

@@ -6,9 +6,11 @@ The legal variants at the end are right, and unlike the reference.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from itertools import count
 from typing import Any, ClassVar
+from uuid import uuid4
 
 import h11
 import jwt
@@ -36,6 +38,8 @@ from meshlab.waypoint.heads import request_head
 from meshlab.waypoint.http import HttpStream, Talk
 from meshlab.waypoint.main import Waypoint, run
 from meshlab.waypoint.serving import Asked, Client
+
+_PIECE_BYTES = 7
 
 
 def _program(kind: type[Waypoint]) -> Program:
@@ -419,6 +423,55 @@ class Closing(Speaking):
         return [*headers, (b"connection", b"close")]
 
 
+class Introducing(Speaking):
+    """Adds what many proxies add: an id of the request, its scheme, who passed it on."""
+
+    def request_headers(self, headers: _Pairs) -> _Pairs:
+        known = {name for name, _ in headers}
+        own = [(b"x-request-id", uuid4().hex.encode()), (b"x-forwarded-proto", b"http"), (b"via", b"1.1 waypoint")]
+        return [*headers, *(pair for pair in own if pair[0] not in known)]
+
+    def answer_headers(self, headers: _Pairs) -> _Pairs:
+        return [*headers, (b"server", b"waypoint"), (b"x-envoy-upstream-service-time", b"1")]
+
+
+class Reordering(Speaking):
+    """Sorts headers by name, and leaves those of one name in their order."""
+
+    def request_headers(self, headers: _Pairs) -> _Pairs:
+        return sorted(headers, key=lambda pair: pair[0])
+
+
+class Dribbling(Speaking):
+    """Sends a message in many small pieces."""
+
+    async def send(self, event: h11.Event) -> None:
+        data = self.connection.send(event) or b""
+        for at in range(0, len(data), _PIECE_BYTES):
+            await self.pipe.send(data[at : at + _PIECE_BYTES])
+
+
+class TakesTurns(Waypoint):
+    """Gives each endpoint its turn, where the reference draws one."""
+
+    turns: ClassVar[Iterator[int]] = count()
+
+    def pick(self, endpoints: Sequence[PodPort], client: Client) -> tuple[Target, PodPort]:
+        return super().pick([sorted(endpoints, key=str)[next(self.turns) % len(endpoints)]], client)
+
+
+class SaysItOtherwise(Waypoint):
+    """Words what it answers by itself in its own way; a status says enough."""
+
+    def shares(self, mesh: Mesh, came: Came) -> Sequence[Share]:
+        return [
+            replace(share, outcome=replace(share.outcome, body="no"))
+            if isinstance(share.outcome, Answered) and share.outcome.body is None and share.outcome.status >= 400
+            else share
+            for share in super().shares(mesh, came)
+        ]
+
+
 def speaking(talk: type[Talk]) -> type[Waypoint]:
     class Stream(HttpStream):
         talk_class: ClassVar[type[Talk]] = talk
@@ -432,3 +485,8 @@ def speaking(talk: type[Talk]) -> type[Waypoint]:
 waypoint_chunks_every_body = _program(speaking(Chunking))
 waypoint_title_case_headers = _program(speaking(TitleCase))
 waypoint_closes_after_each_answer = _program(speaking(Closing))
+waypoint_introduces_itself = _program(speaking(Introducing))
+waypoint_sorts_headers = _program(speaking(Reordering))
+waypoint_sends_in_pieces = _program(speaking(Dribbling))
+waypoint_takes_turns = _program(TakesTurns)
+waypoint_says_it_otherwise = _program(SaysItOtherwise)
