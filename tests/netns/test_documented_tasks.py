@@ -18,7 +18,7 @@ import json
 import math
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -333,15 +333,20 @@ def _applications() -> str:
     files["mirroring"] = _page(*(f"{_TRAFFIC}/mirroring/task-{number}" for number in (1, 2, 3, 4)))
     for namespace, paths in files.items():
         texts += [FRAME % {"name": namespace}, _objects(paths, namespace)]
+    texts += [
+        _objects(_page(f"{_TRAFFIC}/mirroring/task-6"), "mirroring", kinds={"Service"}),
+        _objects(_sample("tcp-echo/gateway-api/tcp-echo-all-v1.yaml"), "tcp", carried=True, kinds={"Service"}),
+    ]  # from the start: a reference waypoint ends where a Service comes to a lab that has waypoints
     return "\n---\n".join(texts)
 
 
-def _objects(files: Sequence[Path], namespace: str, *, carried: bool = False) -> str:
-    """The objects of published files, as YAML; those that name no namespace are in ``namespace``."""
+def _objects(files: Sequence[Path], namespace: str, *, carried: bool = False, kinds: Collection[str] = ()) -> str:
+    """The objects of published files, of these kinds if some are given; those without a namespace are in this one."""
     texts = [path.read_text().replace("{{< github_file >}}", GITHUB) for path in files]
     found = [one for text in texts for one in YAML(typ="safe").load_all(text) if one]
     placed = [one | {"metadata": {"namespace": namespace} | one["metadata"]} for one in found]
-    return "\n---\n".join(json.dumps(_at_waypoint(one) if carried else one) for one in placed)
+    made = [_at_waypoint(one) if carried else one for one in placed]
+    return "\n---\n".join(json.dumps(one) for one in made if not kinds or one["kind"] in kinds)
 
 
 def _at_waypoint(one: Object) -> Object:
