@@ -86,10 +86,6 @@ REASONS = {
         "HTTPRouteReferenceGrant/*",
         "HTTPRouteInvalidCrossNamespaceBackendRef/0",
     ),
-    "requestMirror is refused: the lab does not support it yet": (
-        "HTTPRouteRequestMultipleMirrors/*",
-        "HTTPRouteRequestPercentageMirror/*",
-    ),
     "cors is refused: the lab does not support it yet": ("HTTPRouteCORS/*",),
     "requestRedirect is refused: the lab does not support it yet": ("HTTPRouteBackendRequestRedirect/*",),
     "redirect.derivePort is refused: the lab does not support it yet": ("redirect request port/*",),
@@ -527,6 +523,16 @@ def of_oracle(mesh: Mesh, case: Case) -> Iterator[tuple[Fraction, tuple[Seen, ..
         return
     [(_, [moved])] = found
     yield from _shares(mesh, case, followed(case, moved.response_headers["location"]))
+
+
+def copies_of_oracle(mesh: Mesh, case: Case) -> dict[tuple[str, ...], Fraction]:
+    """The pods of which one gets a copy of the request of ``case`` -> of which share of many equal requests."""
+    found: dict[tuple[str, ...], Fraction] = {}
+    for share in http.shares(mesh, _came(mesh, case, case.request)):
+        for copied in share.outcome.copies if isinstance(share.outcome, http.Forwarded) else ():
+            pods = tuple(sorted(one.pod for one in copied.pods))
+            found[pods] = found.get(pods, Fraction(0)) + share.chance * copied.chance
+    return found
 
 
 def _shares(mesh: Mesh, case: Case, request: Request) -> Iterator[tuple[Fraction, tuple[Seen, ...]]]:

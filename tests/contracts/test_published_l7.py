@@ -17,6 +17,7 @@ from published_l7 import (
     Case,
     Group,
     Setting,
+    copies_of_oracle,
     groups,
     of_oracle,
     reasons_for,
@@ -55,8 +56,6 @@ def _wrong(group: Group, case: Case) -> str:
     mesh = _mesh(group.name)
     if isinstance(mesh, TopologyError):
         return str(mesh)
-    if case.mirrored:
-        return "the manifests load, and nothing asks for copies of requests yet"
     shares: dict[str, Fraction] = {}
     for chance, possible in of_oracle(mesh, case):
         for seen in possible:
@@ -67,7 +66,18 @@ def _wrong(group: Group, case: Case) -> str:
                     shares[name] = shares.get(name, Fraction(0)) + chance / len(possible)
     if any(shares.get(name, 0) != weight for name, weight in case.weights.items()):
         return f"the shares are {shares}, not {case.weights}"
-    return ""
+    return _wrong_copies(mesh, case)
+
+
+def _wrong_copies(mesh: Mesh, case: Case) -> str:
+    """In what the copies of requests differ; a case that states none must have none."""
+    copies: dict[str, Fraction] = {}
+    for pods, chance in copies_of_oracle(mesh, case).items():
+        names = [name for name in case.mirrored if all(pod.startswith(name) for pod in pods)]
+        if len(names) != 1:
+            return f"copies go to {' or '.join(pods)}, which is not stated"
+        copies[names[0]] = copies.get(names[0], Fraction(0)) + chance
+    return "" if copies == case.mirrored else f"the shares of copies are {copies}, not {case.mirrored}"
 
 
 ASKED = [(group, case) for group in GROUPS for case in group.cases]

@@ -1,9 +1,13 @@
 """Istio's documented tasks have the outcome that their pages state, on the applications as Istio publishes them.
 
-Bookinfo and curl are in ``default``; httpbin, tcp-echo and curl are in ``foo``. The echo stands in for every image, and
-a waypoint and its label are added to each namespace, since the pages of these tasks speak of sidecars. A policy of such
-a page selects pods, whose sidecars read requests; here it is *carried* to the waypoint: a selector of ``app: X``
-becomes a target, the Service ``X``, and a policy for a whole namespace gets its waypoint as its target.
+Bookinfo and curl are in ``default``; httpbin, tcp-echo and curl are in ``foo``; tasks with applications of their own
+have a namespace each. The echo stands in for every image, and a waypoint and its label are added to each namespace,
+since the pages of these tasks speak of sidecars. A policy of such a page selects pods, whose sidecars read requests;
+here it is *carried* to the waypoint: a selector of ``app: X`` becomes a target, the Service ``X``, and a policy for a
+whole namespace gets its waypoint as its target. In place of an ingress Gateway there is a Service of its name and
+ports without pods, and what is bound to the Gateway routes what comes to that Service.
+
+The pages' tokens are signed with a key that is not published: those here have the claims of theirs and a key of ours.
 
 The echo calls nobody. Where a page looks at what one Service gets from the next, the call is made from the first.
 """
@@ -12,8 +16,9 @@ from __future__ import annotations
 
 import json
 import math
+import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,6 +28,7 @@ import pytest
 from published_cases import FOLDER
 from ruamel.yaml import YAML
 
+from meshlab import TokenIssuer
 from meshlab.errors import TopologyError
 from meshlab.implementations import installed_envoy
 from meshlab.lab.calls.names import due_of
@@ -32,6 +38,7 @@ from meshlab.topology import load
 
 if TYPE_CHECKING:
     from meshlab.lab import Lab
+    from meshlab.lab.proving.capture import Capture
 
     LabFactory = Callable[..., AbstractContextManager[Lab]]
 
@@ -53,6 +60,7 @@ APPLICATIONS = {
         "curl/curl.yaml",
     ),
     "foo": ("httpbin/httpbin.yaml", "tcp-echo/tcp-echo.yaml", "curl/curl.yaml"),
+    "tcp": ("tcp-echo/tcp-echo-services.yaml", "curl/curl.yaml"),
 }
 FRAME = """
 apiVersion: v1
@@ -76,7 +84,16 @@ metadata: {name: tcp-echo-9002, namespace: foo}
 spec: {selector: {app: tcp-echo}, ports: [{name: tcp, port: 9002}]}
 """
 """The published tcp-echo listens at 9002, too, without saying so; a Service that leads there makes the echo listen."""
+GITHUB = "https://raw.githubusercontent.com/istio/istio/master"
+"""What the site has for its shortcode ``github_file``, but for the branch."""
+ISSUER = TokenIssuer("testing@secure.istio.io")
+TOKENS = {
+    "<valid token>": ISSUER.token(ISSUER.name),
+    "<token with groups claim>": ISSUER.token(ISSUER.name, groups=["group1", "group2"], scope=["scope1", "scope2"]),
+}
 CALLS = 200
+LATE_S = 5.0
+"""How long after an answer the copy of its request may come."""
 MOST_DEVIATIONS = 5
 """How many standard deviations a share may be off: a right proxy is further off once in 1.7 million."""
 
@@ -94,6 +111,8 @@ class Check:
     """``None``: the connection is refused."""
     shares: Mapping[str, float] = field(default_factory=dict)
     """Pod -> its share of the calls; a pod that is not there gets none."""
+    copied_to: tuple[str, ...] | None = None
+    """The pods that get a copy of each request; no others do. ``None``: nobody looks."""
     at_least_s: float = 0.0
     at_most_s: float = math.inf
 
@@ -172,6 +191,8 @@ def _check(published: Object) -> Check:
     method, _, to = published["request"].partition(" ")
     expect = published["expect"].partition(",")[0]
     headers = dict(one.split(": ", 1) for one in published.get("headers", ()))
+    for name, token in TOKENS.items():
+        headers = {header: value.replace(name, token) for header, value in headers.items()}
     to = to.replace("<tcp-echo pod address>", "foo/tcp-echo-0")
     served = expect in ("connection succeeded", "page served")
     status = 200 if served else int(expect) if expect.isdigit() else None
@@ -184,11 +205,25 @@ def _of_page(name: str, namespace: str, *, carried: bool = True, without: str = 
     return Step(files=_page(name), checks=checks, carried=carried, namespace=namespace)
 
 
+def _httpbin(*copied_to: str) -> Check:
+    """Of the task of mirroring: the first version answers, and these pods get copies."""
+    shares = {"mirroring/httpbin-v1-0": 1.0}
+    to = "http://httpbin:8000/headers"
+    return Check(source="mirroring/curl-0", to=to, shares=shares, copied_to=copied_to)
+
+
+def _tcp_echo(shares: Mapping[str, float]) -> Check:
+    """What comes to the ingress Gateway of the task of shifting TCP traffic: version -> share."""
+    pods = {f"tcp/tcp-echo-{version}-0": share for version, share in shares.items()}
+    return Check(source="tcp/curl-0", to="tcp-echo-gateway:31400", method="TCP", shares=pods)
+
+
 def _tasks() -> dict[str, tuple[Step, ...]]:
     rules = _sample(f"{_NETWORKING}/destination-rule-all.yaml", f"{_NETWORKING}/virtual-service-all-v1.yaml")
     only = Step(files=rules, checks=(_reviews({"v1": 1.0}),))
     routing, timeouts = f"{_TRAFFIC}/request-routing", f"{_TRAFFIC}/request-timeouts"
     viewers, deny, tcp = f"{_POLICY}/authz-http", f"{_POLICY}/authz-deny", f"{_POLICY}/authz-tcp"
+    mirroring, jwt, echo = f"{_TRAFFIC}/mirroring", f"{_POLICY}/authz-jwt", "tcp-echo"
 
     def virtual(name: str, *checks: Check) -> Step:
         return Step(files=_sample(f"{_NETWORKING}/virtual-service-{name}.yaml"), checks=checks)
@@ -198,6 +233,13 @@ def _tasks() -> dict[str, tuple[Step, ...]]:
 
     def page(name: str, *checks: Check) -> Step:
         return Step(files=_page(name), checks=checks, carried=True)
+
+    def mirror(number: int, *copied_to: str) -> Step:
+        files = _page(f"{mirroring}/task-{number}")
+        return Step(files=files, checks=(_httpbin(*copied_to),), namespace="mirroring")
+
+    def shift(name: str, shares: Mapping[str, float]) -> Step:
+        return Step(files=_sample(f"{echo}/{name}.yaml"), checks=(_tcp_echo(shares),), carried=True, namespace="tcp")
 
     jason = (_reviews({"v2": 1.0}, _JASON), _reviews({"v1": 1.0}))
     return {
@@ -245,6 +287,17 @@ def _tasks() -> dict[str, tuple[Step, ...]]:
         "TCP authorization": tuple(
             _of_page(f"{tcp}/task-{number}", "foo", without="/tcp-echo-0") for number in (1, 2, 3, 4)
         ),
+        "JWT": tuple(_of_page(f"{jwt}/task-{number}", "foo") for number in (1, 2, 3)),
+        "mirroring": (mirror(5), mirror(7, "mirroring/httpbin-v2-0")),
+        "mirroring, Gateway API": (mirror(6), mirror(8, "mirroring/httpbin-v2-0")),
+        "TCP traffic shifting": (
+            shift("tcp-echo-all-v1", {"v1": 1.0}),
+            shift("tcp-echo-20-v2", {"v1": 0.8, "v2": 0.2}),
+        ),
+        "TCP traffic shifting, Gateway API": (
+            shift("gateway-api/tcp-echo-all-v1", {"v1": 1.0}),
+            shift("gateway-api/tcp-echo-20-v2", {"v1": 0.8, "v2": 0.2}),
+        ),
     }
 
 
@@ -273,31 +326,60 @@ def _applications() -> str:
         "apiVersion": "meshlab.dev/v1alpha1",
         "kind": "Lab",
         "metadata": {"name": "tasks"},
-        "spec": {"images": {"*": {}}},
+        "spec": {"images": {"*": {}}, "urls": {f"{GITHUB}/security/tools/jwt/samples/jwks.json": ISSUER.jwks}},
     }
     texts = [json.dumps(lab), PORT_9002]
-    for namespace, names in APPLICATIONS.items():
-        texts += [FRAME % {"name": namespace}, _objects(_sample(*names), namespace)]
+    files = {namespace: _sample(*names) for namespace, names in APPLICATIONS.items()}
+    files["mirroring"] = _page(*(f"{_TRAFFIC}/mirroring/task-{number}" for number in (1, 2, 3, 4)))
+    for namespace, paths in files.items():
+        texts += [FRAME % {"name": namespace}, _objects(paths, namespace)]
+    texts += [
+        _objects(_page(f"{_TRAFFIC}/mirroring/task-6"), "mirroring", kinds={"Service"}),
+        _objects(_sample("tcp-echo/gateway-api/tcp-echo-all-v1.yaml"), "tcp", carried=True, kinds={"Service"}),
+    ]  # from the start: a reference waypoint ends where a Service comes to a lab that has waypoints
     return "\n---\n".join(texts)
 
 
-def _objects(files: Sequence[Path], namespace: str, *, carried: bool = False) -> str:
-    """The objects of published files, as YAML; those that name no namespace are in ``namespace``."""
-    found = [one for path in files for one in YAML(typ="safe").load_all(path.read_text()) if one]
+def _objects(files: Sequence[Path], namespace: str, *, carried: bool = False, kinds: Collection[str] = ()) -> str:
+    """The objects of published files, of these kinds if some are given; those without a namespace are in this one."""
+    texts = [path.read_text().replace("{{< github_file >}}", GITHUB) for path in files]
+    found = [one for text in texts for one in YAML(typ="safe").load_all(text) if one]
     placed = [one | {"metadata": {"namespace": namespace} | one["metadata"]} for one in found]
-    return "\n---\n".join(json.dumps(_at_waypoint(one) if carried else one) for one in placed)
+    made = [_at_waypoint(one) if carried else one for one in placed]
+    return "\n---\n".join(json.dumps(one) for one in made if not kinds or one["kind"] in kinds)
 
 
 def _at_waypoint(one: Object) -> Object:
-    """A policy of a sidecar, carried to the waypoint."""
+    """A policy of a sidecar, or what belongs to an ingress Gateway, carried to the waypoint."""
     spec = one["spec"]
-    if one["kind"] != "AuthorizationPolicy" or "targetRefs" in spec:
-        return one
+    match one["kind"]:
+        case "Gateway":
+            return _service_of(one)
+        case "VirtualService" if "gateways" in spec:
+            rest = {key: value for key, value in spec.items() if key != "gateways"}
+            return one | {"spec": {**rest, "hosts": spec["gateways"]}}
+        case "TCPRoute":
+            parents = [{"group": "", "kind": "Service", "name": parent["name"]} for parent in spec["parentRefs"]]
+            return one | {"spec": {**spec, "parentRefs": parents}}
+        case "AuthorizationPolicy" | "RequestAuthentication" if "targetRefs" not in spec:
+            return one | {"spec": _with_target(spec)}
+    return one
+
+
+def _service_of(gateway: Object) -> Object:
+    spec = gateway["spec"]
+    ports = [one["port"]["number"] for one in spec.get("servers", ())]
+    ports += [one["port"] for one in spec.get("listeners", ())]
+    entries = [{"name": f"tcp-{port}", "port": port} for port in ports]
+    return {"apiVersion": "v1", "kind": "Service", "metadata": gateway["metadata"], "spec": {"ports": entries}}
+
+
+def _with_target(spec: Object) -> Object:
     target = {"group": "gateway.networking.k8s.io", "kind": "Gateway", "name": "waypoint"}
     if "selector" in spec:
         target = {"group": "", "kind": "Service", "name": spec["selector"]["matchLabels"]["app"]}
     rest = {key: value for key, value in spec.items() if key != "selector"}
-    return one | {"spec": {"targetRefs": [target], **rest}}
+    return {"targetRefs": [target], **rest}
 
 
 # --- the tests -------------------------------------------------------------------------------------------------------
@@ -335,14 +417,7 @@ def test_the_policies_of_getting_started_with_ambient_hold_as_they_are_published
 
 
 NOT_YET = {
-    "TCP traffic shifting": (
-        _sample("tcp-echo/tcp-echo-all-v1.yaml", "tcp-echo/tcp-echo-20-v2.yaml"),
-        "tcp is refused",
-    ),
-    "mirroring": (_page(f"{_TRAFFIC}/mirroring/task-7"), "mirror is refused"),
-    "mirroring, Gateway API": (_page(f"{_TRAFFIC}/mirroring/task-8"), "requestMirror is refused"),
     "circuit breaking": (_page(f"{_TRAFFIC}/circuit-breaking/task-1"), "connectionPool is refused"),
-    "JWT": (_page(f"{_POLICY}/authz-jwt/task-1"), "RequestAuthentication"),
     "external authorization": (_page(f"{_POLICY}/authz-custom/task-4"), "CUSTOM"),
 }
 """Task -> its manifests, and part of why the lab refuses them. When it takes them, they become a row of ``_tasks``."""
@@ -364,14 +439,22 @@ def _hold(lab: Lab, step: Step) -> None:
 
 def _wrong(lab: Lab, check: Check) -> str:
     """What of the calls is not as it should be, as half a sentence; empty where all is."""
-    calls = _made(lab, check)
+    with lab.capture() as capture:
+        calls = _made(lab, check)
+        until = time.monotonic() + LATE_S
+        reason = _wrong_copies(check, calls, capture)
+        while reason and time.monotonic() < until:
+            reason = _wrong_copies(check, calls, capture)  # the servers are asked anew
+    if reason:
+        return reason
     for call in calls:
         took_s = (call.ended_ns - call.started_ns) / 1e9
         if not _is_expected(check, call):
             return f"it came to {call.outcome} {call.status}, not to {check.status or 'a refusal'}"
         if not check.at_least_s <= took_s <= check.at_most_s:
             return f"it took {took_s:.2f} s, not {check.at_least_s:g} to {check.at_most_s:g}"
-        if call.status not in (None, 504) and (reason := wrong_answer(due_of(lab.mesh, call), call)):
+        is_told = call.status is not None or bool(check.shares)
+        if is_told and call.status != 504 and (reason := wrong_answer(due_of(lab.mesh, call), call)):
             return f"the oracle: {reason}"
     return _wrong_shares(check, calls) if check.shares else ""
 
@@ -379,10 +462,22 @@ def _wrong(lab: Lab, check: Check) -> str:
 def _made(lab: Lab, check: Check) -> list[Call]:
     pod = lab.pod(check.source)
     if check.method == "TCP":
-        return [pod.tcp(check.to)]
-    planned = pod.plan_http(check.to, method=check.method, headers=check.headers, timeout_s=15)
+        planned = pod.plan_tcp(check.to)
+    else:
+        planned = pod.plan_http(check.to, method=check.method, headers=check.headers, timeout_s=15)
     random = any(share < 1 for share in check.shares.values())
     return lab.calls([planned] * (CALLS if random else 5 if check.shares else 1))
+
+
+def _wrong_copies(check: Check, calls: Sequence[Call], capture: Capture) -> str:
+    if check.copied_to is None:
+        return ""
+    received = capture.received()
+    for call in calls:
+        others = sorted(received.get(call.number, {}).keys() - check.shares.keys())
+        if others != sorted(check.copied_to):
+            return f"copies went to {others}, not to {list(check.copied_to)}"
+    return ""
 
 
 def _is_expected(check: Check, call: Call) -> bool:

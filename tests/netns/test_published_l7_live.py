@@ -6,7 +6,8 @@ The groups of one setting share a lab: the objects of one come, its cases are as
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING
 
@@ -28,7 +29,7 @@ from published_l7 import (
 
 from meshlab.implementations import installed_envoy
 from meshlab.lab.calls.names import due_of
-from meshlab.lab.proving.shares import wrong_answer
+from meshlab.lab.proving.shares import wrong_answer, wrong_copies
 from meshlab.model import Call, Request
 
 if TYPE_CHECKING:
@@ -43,6 +44,8 @@ GROUPS = groups()[0] if _THERE else []
 CALLS = 400
 MOST_DEVIATIONS = 5
 """How many standard deviations a share may be off: a right proxy is further off once in 1.7 million."""
+LATE_S = 5.0
+"""How long after an answer the copy of its request may come."""
 
 
 def _asked() -> Iterator[object]:
@@ -77,7 +80,12 @@ def _wrong(lab: Lab, case: Case) -> str:
         if reason := _unlike_oracle(lab, call):
             return reason
         call = _ask(lab, case, followed(case, call.headers["location"]))
-    return unlike(case, seen_of(call)) or _unlike_oracle(lab, call) or _wrong_weights(lab, case)
+    return (
+        unlike(case, seen_of(call))
+        or _unlike_oracle(lab, call)
+        or _wrong_weights(lab, case)
+        or _wrong_copies(lab, case)
+    )
 
 
 def _ask(lab: Lab, case: Case, request: Request) -> Call:
@@ -103,3 +111,32 @@ def _wrong_weights(lab: Lab, case: Case) -> str:
         if abs(share - weight) > MOST_DEVIATIONS * math.sqrt(weight * (1 - weight) / CALLS):
             return f"{share:.3f} of the calls came to {name}*, not {float(weight):g}"
     return ""
+
+
+def _wrong_copies(lab: Lab, case: Case) -> str:
+    """In what the copies of requests are not as the case states, or as the oracle says; waits for those that are late.
+
+    One request is enough where each should be copied.
+    """
+    if not case.mirrored:
+        return ""
+    client, url = lab.pod(case.source), f"http://{case.service}:{case.port}{case.request.path}"
+    planned = client.plan_http(url, headers={"Host": case.request.authority})
+    number = CALLS if any(share < 1 for share in case.mirrored.values()) else 1
+    with lab.capture() as capture:
+        calls = lab.calls([planned] * number)
+        until = time.monotonic() + LATE_S
+        reason = _unlike_copies(lab, case, calls, capture.received())
+        while reason and time.monotonic() < until:
+            reason = _unlike_copies(lab, case, calls, capture.received())  # the servers are asked anew
+    return reason
+
+
+def _unlike_copies(lab: Lab, case: Case, calls: Sequence[Call], received: Mapping[int, Mapping[str, int]]) -> str:
+    for name, stated in case.mirrored.items():
+        got = [any(pod.startswith(name) for pod in received.get(call.number, {})) for call in calls]
+        share = sum(got) / len(calls)
+        if abs(share - stated) > MOST_DEVIATIONS * math.sqrt(stated * (1 - stated) / len(calls)):
+            return f"copies of {share:.3f} of the requests came to {name}*, not of {float(stated):g}"
+    reason = wrong_copies(due_of(lab.mesh, calls[0]), calls, received)
+    return f"the oracle: {reason}" if reason else ""
