@@ -105,11 +105,12 @@ def _services(
 
 
 def _free(services: Mapping[str, Service], owned: frozenset[Address]) -> tuple[IPv4Address, IPv6Address]:
-    """The next addresses that are nobody's."""
+    """The next addresses that are nobody's, also not those that a manifest has named."""
+    named = {address for each in services.values() for address in (each.ipv4, each.ipv6)}
     return next(
         pair
         for place in count(len(services))
-        if owned.isdisjoint(pair := (addresses.service4(place), addresses.service6(place)))
+        if (owned | named).isdisjoint(pair := (addresses.service4(place), addresses.service6(place)))
     )
 
 

@@ -9,7 +9,7 @@ import pytest
 from meshlab.model import Mesh
 from meshlab.model.profile import policies_in_force
 from meshlab.oracle import expected
-from meshlab.topology import dump, load
+from meshlab.topology import dump, load, load_manifests
 
 FILE = """
 apiVersion: meshlab.dev/v1alpha1
@@ -84,3 +84,14 @@ def test_a_pod_of_two_services_lets_the_waypoints_of_both_in() -> None:
 def test_the_profile_is_written_back() -> None:
     topology = load(FILE, "x")
     assert load(dump(topology), "again") == topology
+
+
+def test_a_service_that_is_added_later_does_not_get_in_the_way_of_the_waypoints_own() -> None:
+    topology = load(FILE, "x")
+    service = "---\n" + FILE.split("---")[-1].replace("name: server", "name: later")
+    later = replace(topology, mesh=load_manifests(service, "y", topology))
+    again = load(dump(later), "again").mesh
+    assert {each.key: each.ipv4 for each in again.services if each.name != "gate"} == {
+        each.key: each.ipv4 for each in later.mesh.services if each.name != "gate"
+    }
+    assert len({each.ipv4 for each in again.services}) == len(again.services)
