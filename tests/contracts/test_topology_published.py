@@ -67,7 +67,6 @@ REFUSED_FOR = {
     "istio-istio/samples/bookinfo/platform/kube/productpage-nodeport.yaml": "spec.type is refused",
     "istio-istio/samples/httpbin/httpbin-nodeport.yaml": "spec.type is refused",
     "istio-istio/samples/mtls-echo/mtls-echo.yaml": "volume 'ca-certs' is not among the pod's volumes",
-    "istio-istio/samples/tcp-echo/tcp-echo-20-v2.yaml": "spec.tcp is refused",
 }
 """Sample files of supported kinds only that are refused, and what for."""
 

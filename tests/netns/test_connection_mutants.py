@@ -121,7 +121,11 @@ BY_NOBODY = {"encrypts-with-a-zero-key"}
 
 def test_each_mutant_of_connections_has_its_test_here() -> None:
     rooms = (".mutants.connections:", ".mutants.unseen")
-    made = {name for name, mutant in MUTANTS.items() if any(room in mutant.entry for room in rooms)}
+    made = {
+        name
+        for name, mutant in MUTANTS.items()
+        if any(room in mutant.entry for room in rooms) and mutant.part == "ztunnel"
+    }
     assert made == {*CAUGHT, *DRAWN, *ELSEWHERE, *HERE, *BY_NOBODY}
 
 

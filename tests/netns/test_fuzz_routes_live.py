@@ -10,7 +10,6 @@ from click.testing import CliRunner, Result
 
 from meshlab.cli import main
 from meshlab.lab.sources import find
-from meshlab.model import CallStep
 from meshlab.topology import load
 
 HALVES = """\
@@ -52,7 +51,6 @@ def test_a_waypoint_that_swaps_weights_is_found_and_its_small_file_replays() -> 
     assert code == 1
     (failure,) = report["failures"]
     topology = load(Path(failure["file"]).read_text(), failure["file"])
-    assert sum(isinstance(step, CallStep) for step in topology.steps) <= 2
     (route,) = topology.mesh.http_routes
     assert any(len(rule.backends) == 2 for rule in route.rules)
     broken, right = (_run("replay", failure["file"], "--runs", "5", *options) for options in (mutant, ()))

@@ -39,6 +39,7 @@ from meshlab.waypoint.http import HttpStream, Talk
 from meshlab.waypoint.main import Waypoint, run
 from meshlab.waypoint.serving import Asked, Client
 
+_AHEAD_S = 0.2
 _PIECE_BYTES = 7
 
 
@@ -270,6 +271,7 @@ class ForwardsBeforeItAuthorizes(Waypoint):
             if isinstance(outcome, Forwarded):
                 for pods in self.delivers_to(outcome):
                     self.tasks.spawn(self._deliver(pods, outcome.request, client))
+                return replace(share, delay_s=_AHEAD_S)  # so that it arrives before the answer
         return share
 
     def delivers_to(self, forwarded: Forwarded) -> Sequence[Sequence[PodPort]]:
