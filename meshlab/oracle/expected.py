@@ -91,8 +91,10 @@ def travelled(
 
 def _waypoint(mesh: Mesh, source: Pod, destination: Pod | Service) -> Pod | None:
     """The pod of the waypoint that the call passes."""
-    waypoint = mesh.waypoint_of(destination) if mesh.is_enrolled(source) else None
-    return next((pod for pod in mesh.pods if waypoint is not None and pod.key == waypoint.key), None)
+    waypoint = mesh.waypoint_of(destination) if mesh.waypoints and mesh.is_enrolled(source) else None
+    if waypoint is None:
+        return None
+    return next((pod for pod in mesh.pods if pod.key == waypoint.key), None)
 
 
 def _of_service(

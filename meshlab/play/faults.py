@@ -12,7 +12,7 @@ from meshlab.lab.calls.endings import ending
 from meshlab.lab.calls.names import due_of
 from meshlab.lab.proving.capture import Capture
 from meshlab.lab.proving.shares import wrong_answer, wrong_shares
-from meshlab.model import Call, CallShape, Mesh, Verdict, Way
+from meshlab.model import Call, CallShape, Expected, Mesh, Verdict, Way
 from meshlab.model.report import Result
 
 _PLAIN = CallShape()
@@ -68,7 +68,7 @@ def fault(mesh: Mesh, call: Call, *, allowed: bool, arrived: str) -> str:
     if allowed:
         if end != "allow":
             return detail
-        way = _way(mesh, call)
+        way = _way(due, call)
         if way is not None and way.connection is not None and call.peer is not None:
             seen, expected = call.peer, way.connection
             if seen.address != expected.source_ip and way.path.leaves_its_pod:
@@ -91,10 +91,9 @@ def miscounted(mesh: Mesh, calls: Sequence[Call]) -> str:
     return "" if due.is_certain else wrong_shares(due, calls)
 
 
-def _way(mesh: Mesh, call: Call) -> Way | None:
+def _way(due: Expected, call: Call) -> Way | None:
     """The way to the pod that answered."""
-    ways = due_of(mesh, call).ways
-    return next((way for way in ways if call.peer is not None and way.path.server.pod == call.peer.pod), None)
+    return next((way for way in due.ways if call.peer is not None and way.path.server.pod == call.peer.pod), None)
 
 
 def in_clear(capture: Capture, calls: Sequence[Call]) -> tuple[list[Wrong], str]:

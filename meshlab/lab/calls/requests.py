@@ -30,7 +30,7 @@ def is_echo(mesh: Mesh, to: str) -> bool:
 
 def _routed(mesh: Mesh, to: str) -> list[Pod]:
     """The pods to which routes may lead a request to ``service.namespace:port``, beside the Service's own."""
-    service = owner(mesh, to)
+    service = owner(mesh, to) if mesh.http_routes else None
     if not isinstance(service, Service) or mesh.waypoint_of(service) is None:
         return []
     routes = [route for route in mesh.http_routes if service.key in dict(route.services)]
@@ -50,6 +50,8 @@ def speaks_first(mesh: Mesh, to: str) -> bool:
 
 def is_read(mesh: Mesh, source: str, to: str) -> bool:
     """Whether a waypoint reads the requests of ``source`` to ``service.namespace:port``."""
+    if not mesh.waypoints:
+        return False
     caller = next((pod for pod in mesh.pods if pod.key == source), None)
     service = owner(mesh, to)
     if caller is None or not isinstance(service, Service) or not mesh.is_enrolled(caller):

@@ -48,6 +48,8 @@ class Capture:
         """What the kernel had counted then at programs of pods' own."""
         self._calls: dict[int, Call] = {}
         """Those that were made within the window, by number."""
+        self._due: dict[int, Expected] = {}
+        """By number of a call: which mesh was in effect when it began does not change."""
         self._cohorts: Mapping[int, Together] | None = None
         self._arrivals: Arrivals | None = None
         self._copied: dict[int, list[PodPort]] = {}
@@ -272,7 +274,9 @@ class Capture:
 
     def due(self, call: Call) -> Expected:
         """What the policies of its time say of a call, with the paths that it may have taken."""
-        return due_of(self.mesh_at(call), call)
+        if (known := self._due.get(call.number)) is None:
+            known = self._due[call.number] = due_of(self.mesh_at(call), call)
+        return known
 
     def paths(self, call: Call) -> tuple[Path, ...]:
         """The paths that a call may have taken."""
