@@ -17,7 +17,6 @@ from meshlab.fuzz.questions import questions
 from meshlab.fuzz.requests import Oddities, nothing_odd, shapes
 from meshlab.lab.calls.names import behind
 from meshlab.lab.proving.matrix import Places, least_to_count
-from meshlab.lab.proving.questions import is_read
 from meshlab.model import (
     FAMILIES,
     Address,
@@ -143,7 +142,7 @@ def _to_services(mesh: Mesh) -> Iterator[Candidate]:
                             service_port=port.port,
                             also=tuple(others),
                             hbone=leaves,
-                            is_read=is_read(mesh, service, port),
+                            is_read=mesh.reads_requests(service, port),
                         )
 
 

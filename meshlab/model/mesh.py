@@ -131,6 +131,10 @@ class Mesh:
                 return waypoint if admits and waypoint.serves in (wanted, "all") else None
         return None
 
+    def reads_requests(self, service: Service, port: ServicePort) -> bool:
+        """Whether a waypoint reads the requests to ``port`` of ``service``."""
+        return port.is_http and self.waypoint_of(service) is not None
+
     def wanted_waypoint(self, object_: Pod | Service) -> tuple[str, str] | None:
         """Namespace and name of the Gateway that labels ask for, whether or not there is one."""
         labels = object_.labels if USE_WAYPOINT in object_.labels else self.namespace_labels(object_.namespace)

@@ -18,7 +18,9 @@ from meshlab.model.workload import Service
 
 def policies_in_force(mesh: Mesh) -> tuple[AuthorizationPolicy, ...]:
     """Those of the manifests, and those that the profile adds."""
-    return (*mesh.authorization_policies, *(_insisting(mesh) if mesh.profile == "required" else ()))
+    if mesh.profile == "advisory":
+        return mesh.authorization_policies
+    return (*mesh.authorization_policies, *_insisting(mesh))
 
 
 def _insisting(mesh: Mesh) -> Iterator[AuthorizationPolicy]:

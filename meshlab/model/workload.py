@@ -19,8 +19,6 @@ BYPASS_INBOUND = "ambient.istio.io/bypass-inbound-capture"
 TRUE_WORDS = ("1", "t", "T", "true", "TRUE", "True")
 """What Go's ParseBool takes for true."""
 FAMILIES: tuple[Family, ...] = (4, 6)
-HTTP_PROTOCOLS = frozenset({"http", "http2", "grpc"})
-"""Source: https://istio.io/latest/docs/ops/configuration/traffic-management/protocol-selection/"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -118,8 +116,12 @@ class ServicePort:
 
     @property
     def is_http(self) -> bool:
-        """Whether a waypoint reads requests here: what is not declared is passed on as bytes."""
-        return self.protocol in HTTP_PROTOCOLS
+        """Whether a waypoint reads requests here: HTTP/1.1 that is declared. All else is passed on as bytes.
+
+        Source: https://istio.io/latest/docs/ops/configuration/traffic-management/protocol-selection/. Istio also reads
+        HTTP/2 and gRPC, which neither the lab's callers nor its echo speak, and looks what an undeclared port speaks.
+        """
+        return self.protocol == "http"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

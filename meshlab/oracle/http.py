@@ -140,14 +140,14 @@ def authorize(
     bound = [
         policy
         for policy in mesh.authorization_policies
-        if not policy.dry_run and _binds(policy, mesh, waypoint, service)
+        if not policy.dry_run and binds(policy, mesh, waypoint, service)
     ]
     return judged_by(sorted(bound, key=lambda policy: policy.key), connection, request, claims, at_waypoint=True)
 
 
 def jwt_rules(mesh: Mesh, waypoint: Waypoint, service: Service) -> list[JwtRule]:
     """The rules for tokens that bind to ``waypoint``, or to ``service``."""
-    bound = [policy for policy in mesh.request_authentications if _binds(policy, mesh, waypoint, service)]
+    bound = [policy for policy in mesh.request_authentications if binds(policy, mesh, waypoint, service)]
     return [rule for policy in bound for rule in policy.rules]
 
 
@@ -200,7 +200,8 @@ def _no_http(service: Service, port: ServicePort) -> str:
 _Policy = AuthorizationPolicy | RequestAuthentication
 
 
-def _binds(policy: _Policy, mesh: Mesh, waypoint: Waypoint, service: Service | None) -> bool:
+def binds(policy: _Policy, mesh: Mesh, waypoint: Waypoint, service: Service | None) -> bool:
+    """Whether one of the targets of ``policy`` is the waypoint, its class, or the Service that is called."""
     return any(
         _is_target(target["kind"], target["name"], policy, mesh, waypoint, service) for target in policy.target_refs
     )

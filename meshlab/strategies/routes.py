@@ -18,7 +18,6 @@ from typing import Any, Literal
 
 from hypothesis import strategies as st
 
-from meshlab.lab.proving.questions import is_read
 from meshlab.model import (
     FAMILIES,
     WAYPOINT_CLASS,
@@ -102,7 +101,9 @@ def places_read(mesh: Mesh) -> list[tuple[Service, ServicePort]]:
     Raises:
         ValueError: there is none.
     """
-    places = [(service, port) for service in mesh.services for port in service.ports if is_read(mesh, service, port)]
+    places = [
+        (service, port) for service in mesh.services for port in service.ports if mesh.reads_requests(service, port)
+    ]
     if not places:
         raise ValueError("no waypoint reads a request: no Service behind one has a port that is declared http")
     return places

@@ -215,6 +215,8 @@ def _warn_of_routes(mesh: Mesh, given: Gathered, notes: Notes) -> None:
                 why = "calls to it pass no waypoint"
             elif route.namespace not in (services[service].namespace, waypoint.namespace):
                 why = "a waypoint honours routes of its own namespace and of the Service's only"
+            elif route.rules and not any(port.is_http for port in services[service].ports):
+                why = "none of its ports is declared http (here, HTTP/2 and gRPC are passed on as bytes)"
             elif any(not _has_port_for(rule, route, services[service]) for rule in route.tcp):
                 why = "a rule for TCP is for none of its ports that do not speak HTTP"
             else:

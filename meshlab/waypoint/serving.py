@@ -8,9 +8,6 @@ from ipaddress import IPv4Address, IPv6Address
 from meshlab.model import Connection, Mesh, Pod, Service, ServicePort, SpiffeId, Waypoint
 from meshlab.protocols.hbone import Authority, Refusal
 
-_HTTP_1 = "http"
-"""The protocol of the Service ports whose requests are read here. HTTP/2 is passed on as bytes."""
-
 
 @dataclass(frozen=True, slots=True)
 class Client:
@@ -39,8 +36,8 @@ class Asked:
 
     @property
     def is_http(self) -> bool:
-        """Whether requests are read: at Service ports that speak HTTP/1.1, and never at a pod's own address."""
-        return self.port is not None and self.port.protocol == _HTTP_1
+        """Whether requests are read: at ports of Services, and never at a pod's own address."""
+        return self.port is not None and self.port.is_http
 
     def connection(self, client: Client) -> Connection:
         """What policies judge."""

@@ -54,3 +54,37 @@ def test_every_cell_of_a_right_mesh_holds_and_every_proof_about_a_call(seed: int
     wrong = [cell for cell in report.cells if cell.result is not Result.HELD]
     unproven = [proof for proof in report.proofs if proof.result is not Result.HELD]
     assert (wrong, unproven, report.audit) == ([], [], ())
+
+
+WAYPOINT = """
+apiVersion: meshlab.dev/v1alpha1
+kind: Lab
+metadata: {name: protocols}
+spec: {pods: {x/client: {}, x/server: {ports: [8080], labels: {app: s}}}}
+---
+{apiVersion: v1, kind: Namespace, metadata: {name: x, labels:
+  {istio.io/dataplane-mode: ambient, istio.io/use-waypoint: gate}}}
+---
+{apiVersion: gateway.networking.k8s.io/v1, kind: Gateway, metadata: {name: gate, namespace: x}, spec:
+  {gatewayClassName: istio-waypoint, listeners: [{name: mesh, port: 15008, protocol: HBONE}]}}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: s, namespace: x}
+spec:
+  selector: {app: s}
+  ports:
+"""
+PROTOCOLS = ("http", "http2", "grpc", "tcp", "https", "mongo", "kubernetes.io/h2c", "kubernetes.io/ws", "own/protocol")
+
+
+@pytest.mark.parametrize("waypoint", ["envoy", "reference"])
+def test_behind_a_waypoint_a_port_may_declare_any_protocol(waypoint: str) -> None:
+    ports = "".join(
+        f"    - {{name: p{place}, appProtocol: {protocol}, port: {80 + place}, targetPort: 8080}}\n"
+        for place, protocol in enumerate(PROTOCOLS)
+    )
+    report = check.run(read(WAYPOINT + ports).topology, waypoint=waypoint)
+    wrong = [cell for cell in report.cells if cell.result is not Result.HELD]
+    assert (wrong, report.audit) == ([], ())
+    assert {cell.port for cell in report.cells if cell.request} == {80, 87}  # http, and WebSocket which begins as HTTP

@@ -80,7 +80,7 @@ def at(how: Any, path: str, **more: Any) -> RequestMatch:
 
 
 def test_a_port_that_speaks_http_has_a_chain_that_names_its_routes_and_another_has_none() -> None:
-    for protocol, names in (("http", 2), ("grpc", 2), ("tcp", 0), ("", 0)):
+    for protocol, names in (("http", 2), ("grpc", 0), ("http2", 0), ("tcp", 0), ("", 0)):
         resources = for_envoy.resources(mesh(protocol), "shop/gate", OWN)
         assert len(resources[ROUTE_TYPE].keys() - {"connect"}) == names
         managed = {

@@ -10,7 +10,7 @@ import pytest
 from test_oracle_http import MESH, ONE, TWO, path_is, policy, routed
 
 from meshlab.lab.proving.judging import judge
-from meshlab.lab.proving.matrix import PlannedCell, calls_to_count, cells
+from meshlab.lab.proving.matrix import PlannedCell, calls_to_count, cells, unasked
 from meshlab.lab.proving.questions import questions
 from meshlab.model import (
     Abort,
@@ -72,6 +72,7 @@ def test_of_an_expression_without_an_example_the_check_says_that_nobody_asks() -
     mesh = routed(HttpRule(matches=(path_is("regex", "/[a-c]{3}[0-9]+"),), backends=(ONE,)))
     found = questions(mesh, mesh.services[0], mesh.services[0].ports[0])
     assert found.unasked == ("HTTPRoute shop/r: no request is known that a match of rule 1 matches",)
+    assert unasked(mesh) == [*found.unasked]
 
 
 def test_a_policys_operations_are_asked_on_both_sides_also_round_a_corner() -> None:

@@ -56,8 +56,8 @@ def is_read(mesh: Mesh, source: str, to: str) -> bool:
     service = owner(mesh, to)
     if caller is None or not isinstance(service, Service) or not mesh.is_enrolled(caller):
         return False
-    is_http = any(port.is_http and f"{service.key}:{port.port}" == to for port in service.ports)
-    return is_http and mesh.waypoint_of(service) is not None
+    called = to.rpartition(":")[2]
+    return any(str(port.port) == called and mesh.reads_requests(service, port) for port in service.ports)
 
 
 def plan(

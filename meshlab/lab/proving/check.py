@@ -31,6 +31,7 @@ from meshlab.lab.proving.matrix import (
     cells,
     control_for,
     missed_by_chance,
+    unasked,
 )
 from meshlab.lab.settings import LabSettings
 from meshlab.lab.sources import Source
@@ -167,7 +168,7 @@ def check_cells(lab: Lab, planned: Sequence[PlannedCell], say: Callable[[str], N
             for cell in planned
         ),
         proofs=proofs,
-        notes=tuple(_notes(planned)),
+        notes=(*_notes(planned), *unasked(lab.mesh)),
         audit=tuple(f"{key} is still pending: {why}" for key, why in sorted(lab.pending.items())),
         timings_ms={**lab.timings_ms, **{name: round(value * 1000, 1) for name, value in took.items()}},
     )
@@ -197,11 +198,10 @@ def _notes(planned: Sequence[PlannedCell]) -> Iterator[str]:
 
 def _ways_round(planned: Sequence[PlannedCell]) -> list[str]:
     """The pods that a waypoint stands before, and that somebody may call at their own address, each with a caller."""
-    before = {cell.to: cell.due for cell in planned}
     guarded = {
         path.server.pod
-        for due in before.values()
-        for way in due.ways
+        for cell in planned
+        for way in cell.due.ways
         for path in way.kept_from or (way.path,)
         if len(path.legs) > 1
     }
@@ -240,6 +240,7 @@ def _call_again(lab: Lab, planned: Sequence[PlannedCell], made: _Made) -> None:
         and cell.listening
         and cell.oracle != "mixed"
         and cell.due.is_certain
+        and not (cell.request and cell.request.takes_s)
         and lab.is_echo(f"{cell.to}:{cell.port}")
     ]
     calls = lab.calls([next(requests(lab, cell)) for cell in asked])
@@ -345,7 +346,10 @@ def _proofs(capture: Capture, planned: Sequence[PlannedCell], made: _Made) -> It
 
 
 def _of_each_kind(cell: PlannedCell, calls: Sequence[Call]) -> list[Call]:
-    """Of many calls of a random request the first of each outcome; that nothing is in plaintext is proven of all."""
+    """Return the calls of a cell whose tunnels are proven one by one: all, or of a counted cell one for each outcome.
+
+    That nothing is in plaintext is proven of every call.
+    """
     if not cell.counted:
         return [*calls]
     return [*{(call.status, call.peer.pod if call.peer else ""): call for call in reversed(calls)}.values()]

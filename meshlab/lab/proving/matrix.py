@@ -18,7 +18,7 @@ from functools import cached_property
 
 from meshlab.errors import UsageError
 from meshlab.lab.calls.names import behind
-from meshlab.lab.proving.questions import is_read, questions, written
+from meshlab.lab.proving.questions import questions, written
 from meshlab.model import (
     FAMILIES,
     Address,
@@ -197,6 +197,17 @@ def least_to_count(due: Expected) -> int:
     return math.ceil(math.log(rarely(due)) / math.log(1 - least)) if least < 1 else 1
 
 
+def unasked(mesh: Mesh) -> list[str]:
+    """What the cells of requests leave out, and why, each as a sentence."""
+    return [
+        sentence
+        for service in mesh.services
+        for port in service.ports
+        if mesh.reads_requests(service, port)
+        for sentence in questions(mesh, service, port).unasked
+    ]
+
+
 def calls_to_reach_all(endpoints: int) -> int:
     """How many calls leave out one of so many endpoints, chosen at random, less often than ``MISSED_BY_CHANCE``.
 
@@ -272,7 +283,7 @@ def _pod_cells(mesh: Mesh) -> Iterator[PlannedCell]:
 
 def _service_cells(mesh: Mesh) -> Iterator[PlannedCell]:
     asked = {
-        (service.key, port.port): questions(mesh, service, port).requests if is_read(mesh, service, port) else ()
+        (service.key, port.port): questions(mesh, service, port).requests if mesh.reads_requests(service, port) else ()
         for service in mesh.services
         for port in service.ports
     }

@@ -22,7 +22,6 @@ from itertools import chain
 
 from meshlab.apps import language
 from meshlab.model import (
-    WAYPOINT_CLASS,
     AuthorizationPolicy,
     HttpRoute,
     HttpRule,
@@ -37,10 +36,11 @@ from meshlab.model import (
     ServicePort,
     StringMatch,
 )
+from meshlab.oracle import http
 from meshlab.oracle.requests import CLIENT_CERTIFICATE
 
 MOST = 64
-"""Of one Service port."""
+"""So many requests at most are asked of one Service port."""
 _HEADER_KEY = re.compile(r"request\.headers\[(.+)\]")
 _OTHER_METHOD = "PUT"
 _LATE_S = 0.5
@@ -52,17 +52,12 @@ _METHODS = ("GET", "POST", "PUT", "DELETE", "HEAD", "PATCH", "OPTIONS")
 
 @dataclass(frozen=True, slots=True)
 class Questions:
-    """What is asked of one Service port."""
+    """The requests that a check sends to one Service port."""
 
     requests: tuple[Request, ...]
-    """The plain one comes first."""
+    """Each once, the plain one first."""
     unasked: tuple[str, ...] = ()
-    """What nobody asks, each as a sentence."""
-
-
-def is_read(mesh: Mesh, service: Service, port: ServicePort) -> bool:
-    """Whether a waypoint reads the requests to a Service port."""
-    return port.is_http and mesh.waypoint_of(service) is not None
+    """What the check leaves out, and why, each as a sentence."""
 
 
 def written(request: Request) -> str:
@@ -72,11 +67,13 @@ def written(request: Request) -> str:
 
 
 def questions(mesh: Mesh, service: Service, port: ServicePort) -> Questions:
-    """The requests for a Service port that is read by a waypoint; each is there once."""
+    """The requests for a Service port whose requests a waypoint reads; each is there once."""
+    waypoint = mesh.waypoint_of(service)
+    assert waypoint is not None, "only a waypoint reads requests"
     plain = Request(authority=_authority(service, port))
-    routes = [route for route in mesh.http_routes if _is_for(route, service, port)]
-    policies = [policy for policy in mesh.authorization_policies if _may_bind(policy, mesh, service)]
-    reading = [one for one in mesh.request_authentications if _may_bind(one, mesh, service)]
+    routes = http.routes_of(mesh, service, port)
+    policies = [one for one in mesh.authorization_policies if http.binds(one, mesh, waypoint, service)]
+    reading = [one for one in mesh.request_authentications if http.binds(one, mesh, waypoint, service)]
     unasked = dict.fromkeys(chain(*(_without_example(route) for route in routes), map(_unsigned, reading)))
     found = dict.fromkeys(
         chain(
@@ -96,17 +93,6 @@ def _authority(service: Service, port: ServicePort) -> str:
     """As a client of the Service has it."""
     name = f"{service.name}.{service.namespace}"
     return name if port.port == 80 else f"{name}:{port.port}"
-
-
-def _is_for(route: HttpRoute, service: Service, port: ServicePort) -> bool:
-    return any(key == service.key and number in (None, port.port) for key, number in route.services)
-
-
-def _may_bind(policy: AuthorizationPolicy | RequestAuthentication, mesh: Mesh, service: Service) -> bool:
-    """Whether a policy is for the Service or for its waypoint; of one that is not, a request more is asked."""
-    waypoint = mesh.waypoint_of(service)
-    names = {"Service": service.name, "Gateway": waypoint.name if waypoint else "", "GatewayClass": WAYPOINT_CLASS}
-    return any(names.get(target["kind"]) == target["name"] for target in policy.target_refs)
 
 
 # --- of a route ------------------------------------------------------------------------------------------------------

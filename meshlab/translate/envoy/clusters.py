@@ -36,10 +36,9 @@ def clusters(
 
 def _of_share(mesh: Mesh, one: Share, unhealthy: Collection[str]) -> Json:
     endpoints = [_endpoint(mesh, each, one.family) for each in one.endpoints(mesh, unhealthy)]
-    spoken = "http2_protocol_options" if one.port.protocol in ("http2", "grpc") else "http_protocol_options"
     requests = {
         "common_http_protocol_options": {"max_requests_per_connection": 1},
-        "explicit_http_config": {spoken: {}},
+        "explicit_http_config": {"http_protocol_options": {}},
     }
     return {**_static(one.name, endpoints), **_http(requests)}
 
