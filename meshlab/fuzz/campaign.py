@@ -262,9 +262,9 @@ def play(lab: Lab, example: Drawn) -> tuple[list[Wrong], str]:
 
 def _put(lab: Lab, mesh: Mesh) -> None:
     """Put the policies of ``mesh`` into effect, and its routes where these are others."""
-    if lab.mesh.http_routes == mesh.http_routes:
+    if lab.mesh.routes == mesh.routes:
         lab.replace(mesh)
         return
     lab.transitions.put(
-        lambda now: edits.with_policies_of(replace(now, http_routes=mesh.http_routes), mesh), _CHANGE_S, wait=True
+        lambda now: edits.with_policies_of(replace(now, routes=mesh.routes), mesh), _CHANGE_S, wait=True
     )

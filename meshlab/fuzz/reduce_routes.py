@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import Any, TypeVar
 
 from meshlab.lab.calls.names import owner
-from meshlab.model import Backend, HeaderEdits, HttpRoute, HttpRule, Mesh, RequestMatch, Service, StringMatch
+from meshlab.model import Backend, HeaderEdits, HttpRule, Mesh, RequestMatch, Route, Service, StringMatch
 
 T = TypeVar("T", HttpRule, Backend)
 _ROOT = StringMatch("segments", "/")
@@ -19,22 +19,22 @@ _ROOT = StringMatch("segments", "/")
 
 def less_routes(mesh: Mesh) -> Iterator[Mesh]:
     """``mesh`` with less in its routes; what takes most away comes first."""
-    routes = mesh.http_routes
+    routes = mesh.routes
     if len(routes) > 1:
-        yield replace(mesh, http_routes=())
+        yield replace(mesh, routes=())
     for place in range(len(routes)):
-        yield replace(mesh, http_routes=(*routes[:place], *routes[place + 1 :]))
+        yield replace(mesh, routes=(*routes[:place], *routes[place + 1 :]))
     for place in range(len(mesh.destination_rules)):
         rules = mesh.destination_rules
         yield replace(mesh, destination_rules=(*rules[:place], *rules[place + 1 :]))
     for place, route in enumerate(routes):
         for less in _less_route(route):
-            yield replace(mesh, http_routes=(*routes[:place], less, *routes[place + 1 :]))
+            yield replace(mesh, routes=(*routes[:place], less, *routes[place + 1 :]))
 
 
 def backends_of(mesh: Mesh, service: str) -> set[str]:
     """The Services, ``name.namespace``, to which routes for ``service`` lead."""
-    routes = [route for route in mesh.http_routes if any(key == service for key, _ in route.services)]
+    routes = [route for route in mesh.routes if any(key == service for key, _ in route.services)]
     return {backend.service for route in routes for rule in route.rules for backend in rule.backends}
 
 
@@ -54,12 +54,12 @@ def without_strangers(mesh: Mesh) -> Mesh:
     keys = {service.key for service in mesh.services}
     return replace(
         mesh,
-        http_routes=tuple(route for route in mesh.http_routes if any(key in keys for key, _ in route.services)),
+        routes=tuple(route for route in mesh.routes if any(key in keys for key, _ in route.services)),
         destination_rules=tuple(rule for rule in mesh.destination_rules if rule.service in keys),
     )
 
 
-def _less_route(route: HttpRoute) -> Iterator[HttpRoute]:
+def _less_route(route: Route) -> Iterator[Route]:
     rules = route.rules
     if len(rules) > 1:
         yield from (replace(route, rules=(rule,)) for rule in rules)

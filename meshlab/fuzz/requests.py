@@ -14,17 +14,17 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
 from meshlab.lab.proving.questions import questions
-from meshlab.model import CallShape, Mesh, Request, Service
+from meshlab.model import CallShape, HttpRequest, Mesh, Service
 from meshlab.strategies.choices import Choices
 from meshlab.strategies.routes import NAMES, TEXTS
 
-Oddities = Callable[[Sequence[Request]], Sequence[Request]]
+Oddities = Callable[[Sequence[HttpRequest]], Sequence[HttpRequest]]
 """Gives further requests that are like some of those that are given."""
 _ODD = 12
 _CERTIFICATE = "x-forwarded-client-cert"
 
 
-def nothing_odd(_: Sequence[Request]) -> Sequence[Request]:
+def nothing_odd(_: Sequence[HttpRequest]) -> Sequence[HttpRequest]:
     return ()
 
 
@@ -36,12 +36,12 @@ def shapes(mesh: Mesh, service: Service | None, number: int, odd: Oddities) -> I
             yield from dict.fromkeys(map(_shape, (*plain, *odd(plain))))
 
 
-def oddities(choices: Choices, mesh: Mesh, plain: Sequence[Request]) -> list[Request]:
+def oddities(choices: Choices, mesh: Mesh, plain: Sequence[HttpRequest]) -> list[HttpRequest]:
     """Some of the requests ``plain``, each made odd in one way or two."""
     return [_odd(choices, mesh, choices.one_of(plain)) for _ in range(_ODD)]
 
 
-def _shape(request: Request) -> CallShape:
+def _shape(request: HttpRequest) -> CallShape:
     """As a file can say it: with a method in capitals, and a header that is there twice in two cases of its name."""
     headers = {"host": request.authority}
     for name, value in request.headers:
@@ -49,13 +49,13 @@ def _shape(request: Request) -> CallShape:
     return CallShape(method=request.method.upper(), path=request.path, headers=tuple(headers.items()))
 
 
-def _odd(choices: Choices, mesh: Mesh, request: Request) -> Request:
+def _odd(choices: Choices, mesh: Mesh, request: HttpRequest) -> HttpRequest:
     for change in dict.fromkeys(choices.several(lambda: choices.one_of((_path, _headers, _path, _headers, _host)))):
         request = change(choices, mesh, request)
     return request
 
 
-def _path(choices: Choices, _: Mesh, request: Request) -> Request:
+def _path(choices: Choices, _: Mesh, request: HttpRequest) -> HttpRequest:
     path, mark, query = request.path.partition("?")
     odd = choices.one_of(
         (
@@ -72,11 +72,11 @@ def _path(choices: Choices, _: Mesh, request: Request) -> Request:
     return replace(request, path=odd + mark + query)
 
 
-def _host(_: Choices, __: Mesh, request: Request) -> Request:
+def _host(_: Choices, __: Mesh, request: HttpRequest) -> HttpRequest:
     return replace(request, authority=request.authority.upper())
 
 
-def _headers(choices: Choices, mesh: Mesh, request: Request) -> Request:
+def _headers(choices: Choices, mesh: Mesh, request: HttpRequest) -> HttpRequest:
     name, text = choices.one_of(NAMES), choices.one_of(TEXTS)
     others = tuple(pair for pair in request.headers if pair[0] != name)
     identity = choices.one_of([pod.identity(mesh.trust_domain) for pod in mesh.pods])

@@ -106,7 +106,7 @@ def _told(base: Topology, stages: Sequence[tuple[Stage, Sequence[Chosen]]]) -> T
     So it is where routes differ: a step changes policies only.
     """
     (first, calls), *rest = stages
-    if any(stage.mesh.http_routes != first.mesh.http_routes for stage, _ in rest):
+    if any(stage.mesh.routes != first.mesh.routes for stage, _ in rest):
         return None
     steps: list[Step] = [*_steps(calls)]
     for stage, more in rest:

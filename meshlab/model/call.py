@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Flag
 
-from meshlab.model.route import Request
+from meshlab.model.route import HttpRequest
 from meshlab.model.workload import Address, Family
 
 
@@ -88,7 +88,7 @@ class Call:
     started_ns: int
     """``time.clock_gettime_ns(CLOCK_REALTIME)``, the clock of the captures."""
     ended_ns: int
-    request: Request | None = None
+    request: HttpRequest | None = None
     """What was asked for, in HTTP; ``None`` for other calls."""
     status: int | None = None
     """HTTP status, for HTTP calls that got one."""

@@ -11,7 +11,7 @@ from typing import Literal
 
 from meshlab.model.gateway import USE_WAYPOINT, USE_WAYPOINT_NAMESPACE, Serves, Waypoint
 from meshlab.model.policy import AuthorizationPolicy, PeerAuthentication, RequestAuthentication
-from meshlab.model.route import DestinationRule, HttpRoute
+from meshlab.model.route import DestinationRule, Route
 from meshlab.model.workload import Endpoints, Labels, Namespace, Pod, Service, ServicePort
 
 Profile = Literal["advisory", "required"]
@@ -29,7 +29,7 @@ class Mesh:
     services: tuple[Service, ...] = ()
     endpoints_by_hand: tuple[Endpoints, ...] = ()
     waypoints: tuple[Waypoint, ...] = ()
-    http_routes: tuple[HttpRoute, ...] = ()
+    routes: tuple[Route, ...] = ()
     """In the order of the file, which is their age."""
     destination_rules: tuple[DestinationRule, ...] = ()
     authorization_policies: tuple[AuthorizationPolicy, ...] = ()

@@ -13,7 +13,7 @@ from fractions import Fraction
 from typing import Literal
 
 from meshlab.model.connection import Connection
-from meshlab.model.route import HeaderEdits, Request
+from meshlab.model.route import HeaderEdits, HttpRequest
 from meshlab.model.topology import Verdict
 
 Carried = Literal["hbone", "plain"]
@@ -141,7 +141,7 @@ class Share:
     """Above 0; those of all shares add up to 1."""
     ways: tuple[Way, ...]
     """One for each pod that may get it; one, where the waypoint answers or refuses it itself."""
-    request: Request | None = None
+    request: HttpRequest | None = None
     """As the server gets it; ``None`` where none does, and of a connection whose bytes are not read."""
     delay_s: float = 0.0
     """How long the answer waits, at least."""

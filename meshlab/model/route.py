@@ -22,7 +22,7 @@ Pairs = tuple[tuple[str, str], ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Request:
+class HttpRequest:
     """An HTTP request, as far as a proxy can tell one from another."""
 
     method: str = "GET"
@@ -36,7 +36,7 @@ class Request:
     """How long the server takes to answer it, where the caller knows that."""
 
 
-NO_HTTP = Request(method="")
+NO_HTTP = HttpRequest(method="")
 """Bytes that are no request."""
 
 
@@ -178,7 +178,7 @@ class TcpRule:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class HttpRoute:
+class Route:
     """An HTTPRoute, a TCPRoute or a VirtualService."""
 
     kind: Literal["HTTPRoute", "TCPRoute", "VirtualService"]

@@ -20,9 +20,9 @@ from meshlab.model import (
     AuthorizationPolicy,
     Connection,
     Decision,
+    HttpRequest,
     Mesh,
     Pod,
-    Request,
     Verdict,
     has_labels,
 )
@@ -53,7 +53,7 @@ def decide(mesh: Mesh, connection: Connection) -> Decision:
 def judged_by(
     policies: Sequence[AuthorizationPolicy],
     connection: Connection,
-    request: Request | None = None,
+    request: HttpRequest | None = None,
     claims: Claims = NOBODY,
     *,
     at_waypoint: bool = False,

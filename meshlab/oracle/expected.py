@@ -16,13 +16,13 @@ from meshlab.model import (
     Copies,
     Expected,
     Family,
+    HttpRequest,
     Leg,
     Mesh,
     Path,
     Pod,
     Reaches,
     Refused,
-    Request,
     Service,
     ServicePort,
     Share,
@@ -58,7 +58,7 @@ def expected(
     destination: Pod | Service,
     port: int,
     family: Family,
-    request: Request | None = None,
+    request: HttpRequest | None = None,
     now_s: float = 0.0,
 ) -> Expected:
     """Return what should come of a call of ``source`` to ``port`` of a pod, or of a Service by its ClusterIP.
@@ -104,7 +104,7 @@ def _of_service(
     service: Service,
     port: int,
     family: Family,
-    request: Request | None,
+    request: HttpRequest | None,
     now_s: float,
 ) -> Expected:
     """Over every endpoint that the caller may reach; one without the named target port is none."""
@@ -117,7 +117,7 @@ def _of_service(
     if waypoint is not None:
         seen = _at_waypoint(mesh, source, service, port, family)
         if service_port.is_http:
-            asked = request or Request(authority=_authority(seen))
+            asked = request or HttpRequest(authority=_authority(seen))
             return _of_request(mesh, source, waypoint, service, service_port, seen, asked, now_s, ways)
         if denial := _denial(mesh, waypoint, service, seen):
             ways = tuple(_kept_from(way, denial) for way in ways)
@@ -133,7 +133,7 @@ def _of_request(
     service: Service,
     port: ServicePort,
     seen: Connection,
-    request: Request,
+    request: HttpRequest,
     now_s: float,
     own: tuple[Way, ...],
 ) -> Expected:

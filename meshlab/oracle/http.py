@@ -26,15 +26,15 @@ from meshlab.model import (
     Connection,
     Decision,
     HeaderEdits,
-    HttpRoute,
+    HttpRequest,
     HttpRule,
     JwtRule,
     Mesh,
     PodPort,
     Redirect,
-    Request,
     RequestAuthentication,
     RequestMatch,
+    Route,
     Service,
     ServicePort,
     StringMatch,
@@ -87,7 +87,7 @@ class Forwarded:
 
     pods: tuple[PodPort, ...]
     """One at least."""
-    request: Request
+    request: HttpRequest
     """As it is sent on."""
     timeout_s: float | None = None
     """After so long the client gets 504."""
@@ -117,7 +117,7 @@ class Came:
     port: ServicePort
     connection: Connection
     """From the client to the address of the Service: the client's identity and address, what was dialled."""
-    request: Request
+    request: HttpRequest
     now_s: float = 0.0
     """When, in seconds since 1970: tokens expire."""
 
@@ -127,7 +127,7 @@ def authorize(
     waypoint: Waypoint,
     service: Service | None,
     connection: Connection,
-    request: Request | None,
+    request: HttpRequest | None,
     claims: Claims = NOBODY,
 ) -> Decision:
     """What the policies that bind to ``waypoint``, or to ``service``, say of a connection or of a request on it.
@@ -172,7 +172,7 @@ def shares(mesh: Mesh, came: Came, unhealthy: Sequence[str] = ()) -> tuple[Share
     return tuple(_with_faults(rule, name, routed))
 
 
-def rules(mesh: Mesh, service: Service, port: ServicePort) -> list[tuple[HttpRoute, HttpRule, RequestMatch, str]]:
+def rules(mesh: Mesh, service: Service, port: ServicePort) -> list[tuple[Route, HttpRule, RequestMatch, str]]:
     """Every rule for ``port`` of ``service`` with each of its matches, the one that is looked at first first."""
     routes = routes_of(mesh, service, port)
     each = [
@@ -222,7 +222,7 @@ def _is_target(kind: str, name: str, policy: _Policy, mesh: Mesh, waypoint: Wayp
 # --- which rule ------------------------------------------------------------------------------------------------------
 
 
-def _rule(mesh: Mesh, came: Came) -> tuple[HttpRoute | None, HttpRule, RequestMatch, str] | Share:
+def _rule(mesh: Mesh, came: Came) -> tuple[Route | None, HttpRule, RequestMatch, str] | Share:
     """Where no rule is for the port, as where there is no route, the Service's own endpoints get everything."""
     possible = rules(mesh, came.service, came.port)
     if not possible:
@@ -234,13 +234,13 @@ def _rule(mesh: Mesh, came: Came) -> tuple[HttpRoute | None, HttpRule, RequestMa
     return Share(Fraction(1), Answered(NO_ROUTE), f"no rule of a route of {came.service.key} matches")
 
 
-def routes_of(mesh: Mesh, service: Service, port: ServicePort) -> list[HttpRoute]:
+def routes_of(mesh: Mesh, service: Service, port: ServicePort) -> list[Route]:
     """The routes in effect for ``port`` of ``service``: every HTTPRoute; of the other kinds the oldest one only."""
-    routes = [route for route in mesh.http_routes if _is_for(route, mesh, service, port)]
+    routes = [route for route in mesh.routes if _is_for(route, mesh, service, port)]
     return routes if routes and routes[0].kind == "HTTPRoute" else routes[:1]
 
 
-def _is_for(route: HttpRoute, mesh: Mesh, service: Service, port: ServicePort) -> bool:
+def _is_for(route: Route, mesh: Mesh, service: Service, port: ServicePort) -> bool:
     """A waypoint honours routes of its own namespace, and of the Service's."""
     waypoint = mesh.waypoint_of(service)
     near = {service.namespace, waypoint.namespace if waypoint else service.namespace}
@@ -281,7 +281,7 @@ def _percent(percent: float) -> Fraction:
 def _routed(
     mesh: Mesh,
     came: Came,
-    route: HttpRoute | None,
+    route: Route | None,
     rule: HttpRule,
     match: RequestMatch,
     name: str,
@@ -311,7 +311,7 @@ def _routed(
 def _to_backend(
     mesh: Mesh,
     came: Came,
-    route: HttpRoute | None,
+    route: Route | None,
     rule: HttpRule,
     match: RequestMatch,
     backend: Backend,
@@ -366,7 +366,7 @@ def named(backend: Backend, called: ServicePort) -> str:
 # --- what is changed -------------------------------------------------------------------------------------------------
 
 
-def _rewritten(request: Request, rule: HttpRule, match: RequestMatch) -> Request:
+def _rewritten(request: HttpRequest, rule: HttpRule, match: RequestMatch) -> HttpRequest:
     rewrite = rule.rewrite
     if rewrite is None:
         return request
@@ -398,7 +398,7 @@ def _other_path(whole: str, match: RequestMatch, full: str | None, prefix: str |
     return prefix + rest + mark + query
 
 
-def _edited(request: Request, edits: HeaderEdits) -> Request:
+def _edited(request: HttpRequest, edits: HeaderEdits) -> HttpRequest:
     """What is removed goes first."""
     authority, headers = request.authority, [pair for pair in request.headers if pair[0] not in edits.remove]
     for name, value in edits.set:
@@ -414,7 +414,7 @@ def _edited(request: Request, edits: HeaderEdits) -> Request:
     return replace(request, authority=authority, headers=tuple(headers))
 
 
-def _location(request: Request, redirect: Redirect, match: RequestMatch, called: int | None) -> str:
+def _location(request: HttpRequest, redirect: Redirect, match: RequestMatch, called: int | None) -> str:
     """Where a redirect leads.
 
     Args:

@@ -30,8 +30,8 @@ from meshlab.model import (
     AuthorizationPolicy,
     Condition,
     Connection,
+    HttpRequest,
     Operation,
-    Request,
     Rule,
     Source,
     SpiffeId,
@@ -59,7 +59,7 @@ class _Field:
 def match_policy(
     policy: AuthorizationPolicy,
     connection: Connection,
-    request: Request | None = None,
+    request: HttpRequest | None = None,
     claims: Claims = NOBODY,
     *,
     at_waypoint: bool = False,
@@ -81,7 +81,7 @@ def match_policy(
 
 
 def _match_rule(
-    rule: Rule, namespace: str, connection: Connection, request: Request | None, claims: Claims, at_waypoint: bool
+    rule: Rule, namespace: str, connection: Connection, request: HttpRequest | None, claims: Claims, at_waypoint: bool
 ) -> list[str] | None:
     """What in the rule matched (nothing, for a rule without parts); ``None`` where a part did not."""
     parts: list[list[list[_Field]]] = []
@@ -118,7 +118,7 @@ def _match_entry(fields: Iterable[_Field]) -> str | None:
 
 
 def _source_fields(
-    source: Source, namespace: str, connection: Connection, request: Request | None, claims: Claims
+    source: Source, namespace: str, connection: Connection, request: HttpRequest | None, claims: Claims
 ) -> list[_Field]:
     peer = connection.source
     l4 = [
@@ -144,7 +144,7 @@ def _source_fields(
     return [*l4, requested, domains]
 
 
-def _operation_fields(operation: Operation, connection: Connection, request: Request | None) -> list[_Field]:
+def _operation_fields(operation: Operation, connection: Connection, request: HttpRequest | None) -> list[_Field]:
     l4 = [_port_field("ports", operation.ports, operation.not_ports, connection)]
     if request is None:
         return l4
@@ -158,7 +158,7 @@ def _operation_fields(operation: Operation, connection: Connection, request: Req
 
 
 def _condition_fields(
-    condition: Condition, namespace: str, connection: Connection, request: Request | None, claims: Claims
+    condition: Condition, namespace: str, connection: Connection, request: HttpRequest | None, claims: Claims
 ) -> list[_Field]:
     """One field, or none where the key is one that nobody can see here."""
     key, peer = condition.key, connection.source
@@ -190,7 +190,7 @@ def _condition_fields(
     return [_Field(key, condition.values, condition.not_values, found)]
 
 
-def _header_matcher(key: str, request: Request) -> Callable[[str], bool]:
+def _header_matcher(key: str, request: HttpRequest) -> Callable[[str], bool]:
     """Of ``request.headers[NAME]``. Of any other key there is no value at a waypoint, so nothing matches.
 
     Of a header that is there several times each value counts by itself. ``*`` asks for the header, even an empty one.

@@ -18,7 +18,7 @@ from dataclasses import replace
 from functools import lru_cache
 from urllib.parse import parse_qsl
 
-from meshlab.model import NamedMatch, Request, RequestMatch, StringMatch
+from meshlab.model import HttpRequest, NamedMatch, RequestMatch, StringMatch
 
 CLIENT_CERTIFICATE = "x-forwarded-client-cert"
 _ESCAPED = re.compile(r"%([0-9a-fA-F]{2})")
@@ -26,7 +26,7 @@ _UNRESERVED = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz012
 _SEGMENT = r"[^/]+"
 
 
-def normalised(request: Request) -> Request:
+def normalised(request: HttpRequest) -> HttpRequest:
     """The request as a waypoint takes it."""
     request = replace(request, headers=tuple(pair for pair in request.headers if pair[0] != CLIENT_CERTIFICATE))
     path, mark, query = request.path.partition("?")
@@ -36,18 +36,18 @@ def normalised(request: Request) -> Request:
     return replace(request, path=_without_dots(path) + mark + query)
 
 
-def path_of(request: Request) -> str:
+def path_of(request: HttpRequest) -> str:
     """The path without the query."""
     return request.path.partition("?")[0]
 
 
-def query_of(request: Request, name: str) -> str | None:
+def query_of(request: HttpRequest, name: str) -> str | None:
     """The first value of a parameter, or ``None`` where it is not there."""
     pairs = parse_qsl(request.path.partition("?")[2], keep_blank_values=True)
     return next((value for key, value in pairs if key == name), None)
 
 
-def header_values(request: Request, name: str) -> list[str]:
+def header_values(request: HttpRequest, name: str) -> list[str]:
     """The values of a header, each as it was sent: Envoy 1.40 matches them one by one, and does not join them."""
     special = {":authority": request.authority, "host": request.authority, ":method": request.method}
     if name in special:
@@ -57,7 +57,7 @@ def header_values(request: Request, name: str) -> list[str]:
     return [value for key, value in request.headers if key == name]
 
 
-def matches(match: RequestMatch, request: Request, port: int) -> bool:
+def matches(match: RequestMatch, request: HttpRequest, port: int) -> bool:
     """Whether all parts of ``match`` match a normalised request that came to ``port`` of a Service."""
     return (
         (match.port is None or match.port == port)

@@ -21,7 +21,7 @@ from typing import Any
 
 import jwt
 
-from meshlab.model import JwtRule, Request
+from meshlab.model import HttpRequest, JwtRule
 from meshlab.oracle.matching import NOBODY, Claims
 from meshlab.oracle.requests import header_values, query_of
 
@@ -40,7 +40,7 @@ _OTHER_AUDIENCE = "Audiences in Jwt are not allowed"
 
 @dataclass(frozen=True, slots=True)
 class Passed:
-    request: Request
+    request: HttpRequest
     """Without the token, unless the rule lets it go on."""
     claims: Claims
 
@@ -51,7 +51,7 @@ class Rejected:
     why: str
 
 
-def authenticate(rules: Iterable[JwtRule], request: Request, now_s: float) -> Passed | Rejected:
+def authenticate(rules: Iterable[JwtRule], request: HttpRequest, now_s: float) -> Passed | Rejected:
     """Look for tokens in a request, and judge them.
 
     Args:
@@ -70,7 +70,7 @@ def authenticate(rules: Iterable[JwtRule], request: Request, now_s: float) -> Pa
     return Rejected(FORBIDDEN if why == _OTHER_AUDIENCE else UNAUTHORIZED, why)
 
 
-def _tokens(rule: JwtRule, request: Request) -> Iterator[tuple[str, Request]]:
+def _tokens(rule: JwtRule, request: HttpRequest) -> Iterator[tuple[str, HttpRequest]]:
     """What stands at the places of a rule, each with the request without it."""
     is_default = not rule.from_headers and not rule.from_params
     for name, prefix in _BEARER if is_default else rule.from_headers:

@@ -15,9 +15,9 @@ from meshlab.model import (
     CallStep,
     ChangeStep,
     Family,
+    HttpRequest,
     Mesh,
     PolicyStep,
-    Request,
     Step,
     Topology,
     TrafficStep,
@@ -77,7 +77,7 @@ def verdicts(mesh: Mesh, step: CallStep) -> frozenset[Verdict]:
     )
 
 
-def asked(mesh: Mesh, to: str, family: Family, shape: CallShape) -> Request | None:
+def asked(mesh: Mesh, to: str, family: Family, shape: CallShape) -> HttpRequest | None:
     """What a call of ``shape`` asks for, as a waypoint reads it; ``None`` stands for a plain one."""
     if shape == CallShape():
         return None
@@ -87,7 +87,7 @@ def asked(mesh: Mesh, to: str, family: Family, shape: CallShape) -> Request | No
     target = owner(mesh, to)
     address, port = target.address(family) if target else None, to.rpartition(":")[2]
     dialled = f"[{address}]:{port}" if family == 6 else f"{address}:{port}"
-    return Request(
+    return HttpRequest(
         method=shape.method,
         path=shape.path,
         authority=dict(headers).get("host", dialled),

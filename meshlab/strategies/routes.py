@@ -30,7 +30,6 @@ from meshlab.model import (
     DirectResponse,
     Family,
     HeaderEdits,
-    HttpRoute,
     HttpRule,
     Mesh,
     NamedMatch,
@@ -38,6 +37,7 @@ from meshlab.model import (
     Redirect,
     RequestMatch,
     Rewrite,
+    Route,
     Rule,
     Service,
     ServicePort,
@@ -73,7 +73,7 @@ _ACTIONS: dict[Kind, tuple[str, ...]] = {
 }
 
 
-def http_routes(mesh: Mesh, name: str = "generated") -> st.SearchStrategy[HttpRoute]:
+def http_routes(mesh: Mesh, name: str = "generated") -> st.SearchStrategy[Route]:
     """An HTTPRoute or a VirtualService for a Service of ``mesh``.
 
     Raises:
@@ -154,7 +154,7 @@ def draw_routing(choices: Choices, mesh: Mesh) -> Mesh:
     drawings = [replace(each, kind=kinds[each.service.key]) for each in drawings]
     return replace(
         mesh,
-        http_routes=tuple(draw_route(each, f"route-{number}") for number, each in enumerate(drawings[:routes])),
+        routes=tuple(draw_route(each, f"route-{number}") for number, each in enumerate(drawings[:routes])),
         authorization_policies=tuple(
             draw_request_policy(each, f"request-{number}") for number, each in enumerate(drawings[:policies])
         ),
@@ -165,7 +165,7 @@ def draw_routing(choices: Choices, mesh: Mesh) -> Mesh:
 # --- routes ----------------------------------------------------------------------------------------------------------
 
 
-def draw_route(drawing: RouteDrawing, name: str) -> HttpRoute:
+def draw_route(drawing: RouteDrawing, name: str) -> Route:
     """For one Service; two times in three its last rule takes every request that is left."""
     choices, kind = drawing.choices, drawing.kind
     port = choices.one_of((None, drawing.port.port)) if kind == "HTTPRoute" else None
@@ -174,7 +174,7 @@ def draw_route(drawing: RouteDrawing, name: str) -> HttpRoute:
     ]
     if choices.one_of((True, True, False)):
         rules.append(_rule(drawing, (RequestMatch(path=_ROOT),) if kind == "HTTPRoute" else ()))
-    return HttpRoute(
+    return Route(
         kind=kind,
         name=name,
         namespace=drawing.service.namespace,

@@ -16,7 +16,7 @@ from ipaddress import IPv4Address, IPv6Address
 from itertools import count
 from typing import Any, TypeVar
 
-from meshlab.model import Address, HttpRoute, Mesh, Namespace, Pod, Service, TcpRule, Waypoint, addresses
+from meshlab.model import Address, Mesh, Namespace, Pod, Route, Service, TcpRule, Waypoint, addresses
 from meshlab.topology import gateways, placement, policies
 from meshlab.topology import services as manifests
 from meshlab.topology.gathered import Gathered
@@ -43,7 +43,7 @@ def assembled(before: Mesh, given: Gathered, ground: placement.Ground, notes: No
         services=_services(before, given.services.values(), given.waypoints, owned, notes),
         waypoints=merged(before.waypoints, given.waypoints),
         endpoints_by_hand=merged(before.endpoints_by_hand, given.endpoints, _kind_and_key),
-        http_routes=_http_routes(before, given, notes),
+        routes=_routes(before, given, notes),
         destination_rules=merged(before.destination_rules, given.destination_rules),
         authorization_policies=merged(before.authorization_policies, given.authorization_policies),
         peer_authentications=merged(before.peer_authentications, given.peer_authentications),
@@ -174,14 +174,14 @@ def _named(owner: Pod | Service) -> str:
 # --- routes ----------------------------------------------------------------------------------------------------------
 
 
-def _http_routes(before: Mesh, given: Gathered, notes: Notes) -> tuple[HttpRoute, ...]:
+def _routes(before: Mesh, given: Gathered, notes: Notes) -> tuple[Route, ...]:
     """Every route that is for a Service; those of both kinds for one Service are an issue.
 
     Source: https://istio.io/latest/docs/ambient/usage/l7-features/
     """
-    both = merged(before.http_routes, given.http_routes, _kind_and_key)
+    both = merged(before.routes, given.routes, _kind_and_key)
     routes = tuple(route for route in both if route.services)
-    kinds: dict[str, HttpRoute] = {}
+    kinds: dict[str, Route] = {}
     for route in routes:
         for service, _ in route.services:
             first = kinds.setdefault(service, route)
@@ -195,7 +195,7 @@ def _http_routes(before: Mesh, given: Gathered, notes: Notes) -> tuple[HttpRoute
     return routes
 
 
-def _has_port_for(rule: TcpRule, route: HttpRoute, service: Service) -> bool:
+def _has_port_for(rule: TcpRule, route: Route, service: Service) -> bool:
     ports = {number for key, number in route.services if key == service.key}
     return any(
         not port.is_http and ports & {None, port.port} and (not rule.ports or port.port in rule.ports)
@@ -206,7 +206,7 @@ def _has_port_for(rule: TcpRule, route: HttpRoute, service: Service) -> bool:
 def _warn_of_routes(mesh: Mesh, given: Gathered, notes: Notes) -> None:
     """Note which of the given routes and DestinationRules have no effect as the mesh is now."""
     services = {service.key: service for service in mesh.services}
-    for route in given.http_routes:
+    for route in given.routes:
         for service in dict.fromkeys(service for service, _ in route.services):
             waypoint = mesh.waypoint_of(services[service]) if service in services else None
             if service not in services:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
-from meshlab.model import Endpoints, HttpRoute, Mesh, Topology
+from meshlab.model import Endpoints, Mesh, Route, Topology
 from meshlab.topology.assembly import assembled
 from meshlab.topology.check import check, check_kind
 from meshlab.topology.gathered import Gathered, expanded
@@ -151,9 +151,9 @@ _HELD = {
     "Endpoints": "endpoints_by_hand",
     "EndpointSlice": "endpoints_by_hand",
     "Gateway": "waypoints",
-    "HTTPRoute": "http_routes",
-    "TCPRoute": "http_routes",
-    "VirtualService": "http_routes",
+    "HTTPRoute": "routes",
+    "TCPRoute": "routes",
+    "VirtualService": "routes",
     "DestinationRule": "destination_rules",
     "AuthorizationPolicy": "authorization_policies",
     "PeerAuthentication": "peer_authentications",
@@ -177,7 +177,7 @@ def _keys(mesh: Mesh, kind: str) -> list[str] | None:
 
 def _is_of(thing: Any, kind: str) -> bool:
     """Whether ``thing`` is of ``kind``, of the two that one field may hold."""
-    return not isinstance(thing, Endpoints | HttpRoute) or thing.kind == kind
+    return not isinstance(thing, Endpoints | Route) or thing.kind == kind
 
 
 def _less(mesh: Mesh, kind: str, key: str) -> Mesh:

@@ -68,7 +68,7 @@ def _documents(topology: Topology) -> Iterator[dict[str, Any]]:
     yield from map(_gateway, mesh.waypoints)
     yield from map(_service, (service for service in mesh.services if not mesh.is_of_waypoint(service)))
     yield from map(_endpoints, mesh.endpoints_by_hand)
-    yield from map(http_route, mesh.http_routes)
+    yield from map(http_route, mesh.routes)
     yield from map(destination_rule, mesh.destination_rules)
     yield from map(_authorization_policy, mesh.authorization_policies)
     yield from map(_peer_authentication, mesh.peer_authentications)

@@ -11,9 +11,9 @@ from meshlab.model import (
     AuthorizationPolicy,
     DestinationRule,
     Endpoints,
-    HttpRoute,
     Namespace,
     PeerAuthentication,
+    Route,
     Waypoint,
 )
 from meshlab.topology import gateways, http_routes, policies, services, virtual_services, workloads
@@ -51,7 +51,7 @@ class Gathered:
         """Service (``name.namespace``) -> its document: which addresses it has is known later."""
         self.endpoints: list[Endpoints] = []
         self.waypoints: list[Waypoint] = []
-        self.http_routes: list[HttpRoute] = []
+        self.routes: list[Route] = []
         """Those that have no effect, too: one of them may take the place of one that had."""
         self.destination_rules: list[DestinationRule] = []
         self.authorization_policies: list[AuthorizationPolicy] = []
@@ -87,11 +87,11 @@ class Gathered:
                     self.waypoints.append(made)
                     self.add_pods([gateways.draft(made, document)])
             case "HTTPRoute":
-                self.http_routes.append(http_routes.http_route(document, self._notes))
+                self.routes.append(http_routes.http_route(document, self._notes))
             case "TCPRoute":
-                self.http_routes.append(http_routes.tcp_route(document, self._notes))
+                self.routes.append(http_routes.tcp_route(document, self._notes))
             case "VirtualService":
-                self.http_routes.append(virtual_services.virtual_service(document, self._notes))
+                self.routes.append(virtual_services.virtual_service(document, self._notes))
             case "DestinationRule":
                 self.destination_rules.append(virtual_services.destination_rule(document, self._notes))
             case "AuthorizationPolicy":

@@ -15,13 +15,13 @@ from typing import Any
 from meshlab.model import (
     Backend,
     HeaderEdits,
-    HttpRoute,
     HttpRule,
     Mirror,
     NamedMatch,
     Redirect,
     RequestMatch,
     Rewrite,
+    Route,
     StringMatch,
     TcpRule,
 )
@@ -43,12 +43,12 @@ PATH_TYPES: dict[str, Matching] = {"Exact": "exact", "PathPrefix": "segments", "
 _REDIRECT_STATUS = 302
 
 
-def http_route(document: Map, notes: Notes) -> HttpRoute:
+def http_route(document: Map, notes: Notes) -> Route:
     """A ``kind: HTTPRoute``; one without ``services`` has no effect."""
     metadata, spec = document.map("metadata"), document.map("spec")
     namespace = metadata.text("namespace", "default")
     rules = spec.maps("rules") or (Map(spec.place),)  # the API server adds one that matches everything
-    route = HttpRoute(
+    route = Route(
         kind="HTTPRoute",
         name=metadata.text("name"),
         namespace=namespace,
@@ -59,7 +59,7 @@ def http_route(document: Map, notes: Notes) -> HttpRoute:
     return route
 
 
-def tcp_route(document: Map, notes: Notes) -> HttpRoute:
+def tcp_route(document: Map, notes: Notes) -> Route:
     """A ``kind: TCPRoute``; one without ``services`` has no effect."""
     metadata, spec = document.map("metadata"), document.map("spec")
     namespace = metadata.text("namespace", "default")
@@ -71,7 +71,7 @@ def tcp_route(document: Map, notes: Notes) -> HttpRoute:
     for rule in rules:
         if not rule.maps("backendRefs"):
             notes.refuse(rule.place, "a rule of a TCPRoute needs backendRefs")
-    route = HttpRoute(
+    route = Route(
         kind="TCPRoute",
         name=metadata.text("name"),
         namespace=namespace,
@@ -85,7 +85,7 @@ def tcp_route(document: Map, notes: Notes) -> HttpRoute:
     return route
 
 
-def _warn_without_services(route: HttpRoute, metadata: Map, notes: Notes) -> None:
+def _warn_without_services(route: Route, metadata: Map, notes: Notes) -> None:
     if not route.services:
         message = f"the {route.kind} '{route.key}' has no effect: no Service of its namespace is among its parentRefs"
         notes.warn(metadata.at("name"), message)

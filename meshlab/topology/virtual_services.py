@@ -17,13 +17,13 @@ from meshlab.model import (
     DestinationRule,
     DirectResponse,
     HeaderEdits,
-    HttpRoute,
     HttpRule,
     Mirror,
     NamedMatch,
     Redirect,
     RequestMatch,
     Rewrite,
+    Route,
     StringMatch,
     TcpRule,
 )
@@ -40,13 +40,13 @@ _ANYTHING = "*"
 """No regular expression, but Istio takes it as one that matches everything."""
 
 
-def virtual_service(document: Map, notes: Notes) -> HttpRoute:
+def virtual_service(document: Map, notes: Notes) -> Route:
     """A ``kind: VirtualService``; one without ``services`` has no effect."""
     metadata, spec = document.map("metadata"), document.map("spec")
     namespace = metadata.text("namespace", "default")
     if not {"http", "tcp", "tls"} & set(spec.key_places):
         notes.refuse(spec.place, "a VirtualService needs `http` or `tcp`: its rules")
-    return HttpRoute(
+    return Route(
         kind="VirtualService",
         name=metadata.text("name"),
         namespace=namespace,

@@ -9,13 +9,13 @@ from meshlab.model import (
     Backend,
     DestinationRule,
     HeaderEdits,
-    HttpRoute,
     HttpRule,
     Mirror,
     NamedMatch,
     Redirect,
     RequestMatch,
     Rewrite,
+    Route,
     StringMatch,
     TcpRule,
 )
@@ -29,7 +29,7 @@ _FILTER_TYPES = {key: name for name, key in FILTERS.items()}
 _UNITS_MS = {"h": 3_600_000, "m": 60_000, "s": 1000, "ms": 1}
 
 
-def http_route(route: HttpRoute) -> dict[str, Any]:
+def http_route(route: Route) -> dict[str, Any]:
     if route.kind == "VirtualService":
         about = headed(route.kind, _NETWORKING, route.name, route.namespace)
         hosts = [_host(service) for service, _ in route.services]

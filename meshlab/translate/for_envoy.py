@@ -26,8 +26,8 @@ from meshlab.translate.envoy.forms import (
     Json,
 )
 from meshlab.translate.envoy.rbac import bound, jwt_rules
-from meshlab.translate.envoy.routes import CONNECT, connect, connects, routes, shares
-from meshlab.translate.envoy.serving import Served, Share, destinations, served
+from meshlab.translate.envoy.routes import CONNECT, connect, connects, routes, upstreams
+from meshlab.translate.envoy.serving import Served, Upstream, destinations, served
 
 __all__ = ["CLUSTER_TYPE", "LISTENER_TYPE", "ROUTE_TYPE", "SECRET_TYPE", "Credentials", "Json", "resources"]
 
@@ -91,17 +91,17 @@ class _Parts:
         """Serve what ``mesh`` attaches to the waypoint; it takes the place of what has its name."""
         here = list(served(mesh, key))
         waypoint = next((one for one in mesh.waypoints if one.key == key), None)
-        routed: list[Share] = []
+        routed: list[Upstream] = []
         for one in here:
             assert waypoint is not None, "who serves something is there"
-            service = one.to.service if isinstance(one.to, Share) else None
+            service = one.to.service if isinstance(one.to, Upstream) else None
             policies = bound(mesh, waypoint, service)
-            if isinstance(one.to, Share) and one.to.port.is_http:
-                routed += shares(mesh, one.to)
+            if isinstance(one.to, Upstream) and one.to.port.is_http:
+                routed += upstreams(mesh, one.to)
                 self._take(one, listeners.http_chain(one, jwt_rules(mesh, waypoint, service)))
                 self.routes[one.name] = routes(mesh, one.name, one.to, policies)
                 continue
-            to = destinations(mesh, one.to) if isinstance(one.to, Share) else []
+            to = destinations(mesh, one.to) if isinstance(one.to, Upstream) else []
             if isinstance(one.to, Pod) or any(each and each.endpoints(mesh, unhealthy) for each, _ in to):
                 routed += [each for each, _ in to if each is not None]
                 split = [(each.name if each else NOT_FOUND, weight) for each, weight in to] or [(one.name, 1)]

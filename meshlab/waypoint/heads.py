@@ -15,7 +15,7 @@ from typing import TypeVar
 
 import h11
 
-from meshlab.model import HeaderEdits, Request
+from meshlab.model import HeaderEdits, HttpRequest
 from meshlab.oracle import tcp
 from meshlab.oracle.http import Answered, Share
 
@@ -37,7 +37,7 @@ def draw(shares: Sequence[_Share], rng: random.Random) -> _Share:
 # --- requests --------------------------------------------------------------------------------------------------------
 
 
-def request_of(event: h11.Request) -> Request:
+def request_of(event: h11.Request) -> HttpRequest:
     """The request, as policies and routes see it.
 
     The host of an absolute target counts more than the ``Host`` header, see
@@ -49,7 +49,7 @@ def request_of(event: h11.Request) -> Request:
     if mark and scheme.lower() in ("http", "https"):
         authority, slash, path = rest.partition("/")
         path = slash + path or "/"
-    return Request(
+    return HttpRequest(
         method=event.method.decode("ascii"),
         path=path,
         authority=authority,
@@ -57,13 +57,13 @@ def request_of(event: h11.Request) -> Request:
     )
 
 
-def request_head(request: Request, framing: Headers = ()) -> h11.Request:
+def request_head(request: HttpRequest, framing: Headers = ()) -> h11.Request:
     """What is sent on."""
     headers = (("host", request.authority), *_end_to_end(request.headers), *framing, *_upgrade(request.headers))
     return h11.Request(method=request.method, target=request.path.encode("latin-1"), headers=_encoded(headers))
 
 
-def copy_head(request: Request, framing: Headers = ()) -> h11.Request:
+def copy_head(request: HttpRequest, framing: Headers = ()) -> h11.Request:
     """What a mirror gets: the host ends in ``-shadow``, as Envoy has it, and no other protocol is asked for."""
     host, colon, port = request.authority.rpartition(":")
     named = f"{host}-shadow:{port}" if colon and port.isdigit() else f"{request.authority}-shadow"

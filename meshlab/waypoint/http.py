@@ -18,7 +18,7 @@ from typing import ClassVar
 import h11
 
 from meshlab.errors import ProtocolError
-from meshlab.model import HeaderEdits, PodPort, Request
+from meshlab.model import HeaderEdits, HttpRequest, PodPort
 from meshlab.oracle.http import NO_ROUTE, UNAVAILABLE, Answered, Forwarded, Share
 from meshlab.proxykit.splice import Half
 from meshlab.proxykit.tasks import Tasks
@@ -81,7 +81,7 @@ class HttpStream:
         self,
         half: Half,
         tasks: Tasks,
-        judge: Callable[[Request], Share],
+        judge: Callable[[HttpRequest], Share],
         reach: Callable[[Sequence[PodPort]], Awaitable[Half]],
     ) -> None:
         """
@@ -97,7 +97,7 @@ class HttpStream:
         self._bodies: list[Body] = []
         """For the copies of the request that is served: of its body what has come."""
 
-    def judge(self, request: Request) -> Share:
+    def judge(self, request: HttpRequest) -> Share:
         return self._judge(request)
 
     async def serve(self) -> None:

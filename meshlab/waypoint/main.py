@@ -18,7 +18,7 @@ from datetime import UTC, datetime
 from typing import Any, ClassVar
 
 from meshlab.errors import ProtocolError
-from meshlab.model import Mesh, PodPort, Request, Service, ServicePort, SpiffeId
+from meshlab.model import HttpRequest, Mesh, PodPort, Service, ServicePort, SpiffeId
 from meshlab.model.ambient import HBONE_PORT
 from meshlab.oracle import tcp
 from meshlab.oracle.http import DENIED, UNAVAILABLE, Came, Forwarded, Share, authorize, shares
@@ -143,7 +143,7 @@ class Waypoint:
         A waypoint that no longer serves the address goes on as it was asked for: the connection came before.
         """
 
-        def judge(request: Request) -> Share:
+        def judge(request: HttpRequest) -> Share:
             now = self.known.asked(authority)
             return self.judge(asked if isinstance(now, Refusal) else now, client, request)
 
@@ -156,7 +156,7 @@ class Waypoint:
 
         await self.stream_class(half, self.tasks, judge, reach).serve()
 
-    def judge(self, asked: Asked, client: Client, request: Request) -> Share:
+    def judge(self, asked: Asked, client: Client, request: HttpRequest) -> Share:
         assert asked.service is not None, "requests are read at the ports of Services"
         assert asked.port is not None
         came = Came(asked.waypoint, asked.service, asked.port, asked.connection(client), request, time.time())

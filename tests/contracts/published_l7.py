@@ -28,7 +28,7 @@ from urllib.parse import urlsplit
 from published_cases import FOLDER
 from ruamel.yaml import YAML
 
-from meshlab.model import FAMILIES, Call, Connection, HeaderEdits, Mesh, Request
+from meshlab.model import FAMILIES, Call, Connection, HeaderEdits, HttpRequest, Mesh
 from meshlab.oracle import http
 from meshlab.topology import load
 
@@ -122,7 +122,7 @@ class Case:
     service: str
     """Which Service it calls, ``name.namespace``."""
     port: int
-    request: Request
+    request: HttpRequest
     answer: Answer
     follows: bool = False
     """Whether the client goes where a redirect leads, once."""
@@ -295,7 +295,7 @@ def _virtual_service_group(published: Object) -> Group:
                 source=f"{_ECHO}/client",
                 service=f"{host}.{_ECHO}",
                 port=port,
-                request=Request(
+                request=HttpRequest(
                     method=call["request"]["method"],
                     path=call["request"]["path"],
                     authority=authority,
@@ -332,7 +332,7 @@ def _route_case(test: Object, case: Object) -> Case:
         source=f"{namespace}/client",
         service=f"{name}.{namespace}",
         port=port,
-        request=Request(
+        request=HttpRequest(
             method=request.get("method", "GET"),
             path=request["path"],
             authority=request.get("host", name),
@@ -495,11 +495,11 @@ def _leads_elsewhere(case: Case, stated: Mapping[str, str], location: str) -> st
     return "" if found == wanted else f"the location is {location!r}, which is {found} and not {wanted}"
 
 
-def followed(case: Case, location: str) -> Request:
+def followed(case: Case, location: str) -> HttpRequest:
     """The request of a client that goes where a redirect leads, which is the same Service."""
     parts = urlsplit(location)
     path = parts.path + (f"?{parts.query}" if parts.query else "")
-    return Request(method=case.request.method, path=path, authority=parts.netloc, headers=case.request.headers)
+    return HttpRequest(method=case.request.method, path=path, authority=parts.netloc, headers=case.request.headers)
 
 
 def seen_of(call: Call) -> Seen:
@@ -535,7 +535,7 @@ def copies_of_oracle(mesh: Mesh, case: Case) -> dict[tuple[str, ...], Fraction]:
     return found
 
 
-def _shares(mesh: Mesh, case: Case, request: Request) -> Iterator[tuple[Fraction, tuple[Seen, ...]]]:
+def _shares(mesh: Mesh, case: Case, request: HttpRequest) -> Iterator[tuple[Fraction, tuple[Seen, ...]]]:
     for share in http.shares(mesh, _came(mesh, case, request)):
         headers = _edited(share.response_headers)
         match share.outcome:
@@ -560,7 +560,7 @@ def _shares(mesh: Mesh, case: Case, request: Request) -> Iterator[tuple[Fraction
                 )
 
 
-def _came(mesh: Mesh, case: Case, request: Request) -> http.Came:
+def _came(mesh: Mesh, case: Case, request: HttpRequest) -> http.Came:
     service = next(one for one in mesh.services if one.key == case.service)
     waypoint = mesh.waypoint_of(service)
     port = next(one for one in service.ports if one.port == case.port)
@@ -578,7 +578,7 @@ def _came(mesh: Mesh, case: Case, request: Request) -> http.Came:
     return http.Came(waypoint, service, port, connection, request)
 
 
-def _delay_s(request: Request) -> float:
+def _delay_s(request: HttpRequest) -> float:
     """How long the server is asked to wait, which the conformance tests' echo and the lab's understand alike."""
     found = _DELAY.search(request.path)
     return float(found[1]) if found else 0.0

@@ -51,7 +51,7 @@ def test_a_waypoint_that_swaps_weights_is_found_and_its_small_file_replays() -> 
     assert code == 1
     (failure,) = report["failures"]
     topology = load(Path(failure["file"]).read_text(), failure["file"])
-    (route,) = topology.mesh.http_routes
+    (route,) = topology.mesh.routes
     assert any(len(rule.backends) == 2 for rule in route.rules)
     broken, right = (_run("replay", failure["file"], "--runs", "5", *options) for options in (mutant, ()))
     assert (broken.exit_code, broken.output.split(":")[0]) == (1, "FAILED")

@@ -30,7 +30,7 @@ from published_l7 import (
 from meshlab.implementations import installed_envoy
 from meshlab.lab.calls.names import due_of
 from meshlab.lab.proving.shares import wrong_answer, wrong_copies
-from meshlab.model import Call, Request
+from meshlab.model import Call, HttpRequest
 
 if TYPE_CHECKING:
     from meshlab.lab import Lab
@@ -88,7 +88,7 @@ def _wrong(lab: Lab, case: Case) -> str:
     )
 
 
-def _ask(lab: Lab, case: Case, request: Request) -> Call:
+def _ask(lab: Lab, case: Case, request: HttpRequest) -> Call:
     headers = {"Host": request.authority, **dict(request.headers)}
     url = f"http://{case.service}:{case.port}{request.path}"
     return lab.pod(case.source).http(url, method=request.method, headers=headers)

@@ -27,7 +27,6 @@ from meshlab.model import (
     DirectResponse,
     Family,
     HeaderEdits,
-    HttpRoute,
     HttpRule,
     Mesh,
     Mirror,
@@ -37,6 +36,7 @@ from meshlab.model import (
     Redirect,
     RequestMatch,
     Rewrite,
+    Route,
     Rule,
     Source,
     StringMatch,
@@ -128,10 +128,10 @@ def have(
     lab: Lab, *rules: HttpRule, kind: Kind = "VirtualService", policies: Iterable[AuthorizationPolicy] = ()
 ) -> None:
     """Put these rules for the Service v1, and these policies, into effect."""
-    routes = (HttpRoute(kind=kind, name="r", namespace="shop", services=(("v1.shop", None),), rules=rules),)
+    routes = (Route(kind=kind, name="r", namespace="shop", services=(("v1.shop", None),), rules=rules),)
 
     def changed(mesh: Mesh) -> Mesh:
-        return replace(mesh, http_routes=routes if rules else (), authorization_policies=tuple(policies))
+        return replace(mesh, routes=routes if rules else (), authorization_policies=tuple(policies))
 
     lab.transitions.put(changed, 10.0, wait=True)
 
@@ -360,14 +360,14 @@ def test_connections_whose_bytes_pass_are_shared_out_by_weights(lab: Lab) -> Non
     client = lab.pod("shop/client")
 
     def servers(*backends: Backend) -> set[str | None]:
-        route = HttpRoute(
+        route = Route(
             kind="VirtualService",
             name="r",
             namespace="shop",
             services=(("v1.shop", None),),
             tcp=(TcpRule(ports=(90,), backends=backends),),
         )
-        lab.transitions.put(lambda mesh: replace(mesh, http_routes=(route,)), 10.0, wait=True)
+        lab.transitions.put(lambda mesh: replace(mesh, routes=(route,)), 10.0, wait=True)
         calls = [client.tcp("v1.shop:90") for _ in range(40)]
         return {call.peer.pod if call.peer else None for call in calls}
 

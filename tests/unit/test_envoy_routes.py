@@ -19,7 +19,6 @@ from meshlab.model import (
     DestinationRule,
     DirectResponse,
     HeaderEdits,
-    HttpRoute,
     HttpRule,
     Mesh,
     Mirror,
@@ -27,6 +26,7 @@ from meshlab.model import (
     Redirect,
     RequestMatch,
     Rewrite,
+    Route,
     Rule,
     StringMatch,
     TcpRule,
@@ -50,13 +50,13 @@ def chain(of: Mesh) -> str:
     return f"to|{next(each for each in of.services if each.key == 'server.shop').ipv4}|80"
 
 
-def route(*rules: HttpRule, kind: Any = "VirtualService", port: int | None = None, name: str = "r") -> HttpRoute:
-    return HttpRoute(kind=kind, name=name, namespace="shop", services=(("server.shop", port),), rules=rules)
+def route(*rules: HttpRule, kind: Any = "VirtualService", port: int | None = None, name: str = "r") -> Route:
+    return Route(kind=kind, name=name, namespace="shop", services=(("server.shop", port),), rules=rules)
 
 
-def routed(*http_routes: HttpRoute, **more: Any) -> list[Any]:
+def routed(*given: Route, **more: Any) -> list[Any]:
     """The routes of the Service's chain but the last one, which is always the same."""
-    made = mesh(http_routes=http_routes, **more)
+    made = mesh(routes=given, **more)
     (host,) = for_envoy.resources(made, "shop/gate", OWN)[ROUTE_TYPE][chain(made)]["virtual_hosts"]
     some: list[Any]
     *some, last = host["routes"]
@@ -147,7 +147,7 @@ def test_a_header_that_must_not_match_may_be_missing() -> None:
 # --- backends --------------------------------------------------------------------------------------------------------
 
 
-def shares(*backends: Backend, kind: str = "VirtualService", **more: Any) -> dict[str, int] | int:
+def upstreams(*backends: Backend, kind: str = "VirtualService", **more: Any) -> dict[str, int] | int:
     """Cluster -> weight, or the status of the answer."""
     (made,) = routed(route(HttpRule(backends=backends), kind=kind), **more)
     if "direct_response" in made:
@@ -156,10 +156,10 @@ def shares(*backends: Backend, kind: str = "VirtualService", **more: Any) -> dic
 
 
 def test_a_weight_of_0_gets_nothing_unless_it_is_a_virtual_services_only_one() -> None:
-    assert shares(to(weight=0), to("gate", 3, port=15008)) == {"gate.shop|15008||v4": 3}
-    assert shares(to(weight=0)) == {V4: 1}
-    assert shares(to(weight=0), kind="HTTPRoute") == 500
-    assert (shares(), shares(kind="HTTPRoute")) == (503, 500)
+    assert upstreams(to(weight=0), to("gate", 3, port=15008)) == {"gate.shop|15008||v4": 3}
+    assert upstreams(to(weight=0)) == {V4: 1}
+    assert upstreams(to(weight=0), kind="HTTPRoute") == 500
+    assert (upstreams(), upstreams(kind="HTTPRoute")) == (503, 500)
 
 
 @pytest.mark.parametrize(
@@ -181,7 +181,7 @@ def test_a_subset_is_a_cluster_of_the_pods_with_its_labels() -> None:
         name="d", namespace="shop", service="server.shop", subsets={"a": {"app": "server"}, "b": {"v": "2"}}
     )
     backends = (to(subset="a"), to(subset="b"))
-    made = mesh(http_routes=(route(HttpRule(backends=backends)),), destination_rules=(rule,))
+    made = mesh(routes=(route(HttpRule(backends=backends)),), destination_rules=(rule,))
     clusters = for_envoy.resources(made, "shop/gate", OWN)[CLUSTER_TYPE]
     names = ("server.shop|80|a|v4", "server.shop|80|b|v6", V4)
     assert [len(clusters[name]["load_assignment"]["endpoints"][0]["lb_endpoints"]) for name in names] == [1, 0, 1]
@@ -226,9 +226,7 @@ def test_an_http_routes_redirect_without_a_port_means_the_one_that_was_called() 
         else each
         for each in made.services
     )
-    made = replace(
-        made, services=services, http_routes=(route(HttpRule(redirect=Redirect(status=302)), kind="HTTPRoute"),)
-    )
+    made = replace(made, services=services, routes=(route(HttpRule(redirect=Redirect(status=302)), kind="HTTPRoute"),))
     (found, _) = next(
         named["virtual_hosts"][0]["routes"]
         for name, named in for_envoy.resources(made, "shop/gate", OWN)[ROUTE_TYPE].items()
@@ -286,7 +284,7 @@ def test_envoys_own_messages_take_every_field(kind: str) -> None:
         rules=(Rule(),),
         target_refs=({"kind": "Gateway", "name": "gate"},),
     )
-    made = mesh(http_routes=(route(*EVERYTHING, kind=kind),), authorization_policies=(allow,))
+    made = mesh(routes=(route(*EVERYTHING, kind=kind),), authorization_policies=(allow,))
     messages = envoy.load(path).messages(for_envoy.resources(made, "shop/gate", OWN))
     assert chain(made) in messages[ROUTE_TYPE]
 
@@ -304,7 +302,7 @@ def test_copies_go_to_mirrors_that_are_there_by_their_percentages() -> None:
 
 def proxied(*rules: TcpRule, protocol: str = "tcp", kind: Any = "VirtualService") -> Any:
     """Cluster -> weight; the name of the only one."""
-    made = mesh(protocol, http_routes=(replace(route(kind=kind), tcp=rules),))
+    made = mesh(protocol, routes=(replace(route(kind=kind), tcp=rules),))
     resources = for_envoy.resources(made, "shop/gate", OWN)
     some = resources[LISTENER_TYPE]["main_internal"]["filter_chains"]
     (proxy,) = [one["filters"][-1]["typed_config"] for one in some if one["name"] == chain(made)]

@@ -20,11 +20,11 @@ from meshlab.model import (
     Backend,
     CallShape,
     CallStep,
-    HttpRoute,
+    HttpRequest,
     HttpRule,
     Mesh,
     Operation,
-    Request,
+    Route,
     Rule,
     Verdict,
 )
@@ -49,12 +49,12 @@ def example(seed: int) -> Example:
 
 def routed(*backends: Backend) -> Mesh:
     rule = HttpRule(backends=backends)
-    route = HttpRoute(kind="VirtualService", name="r", namespace="shop", services=((ONE.key, None),), rules=(rule,))
-    return replace(BASE.mesh, http_routes=(route,))
+    route = Route(kind="VirtualService", name="r", namespace="shop", services=((ONE.key, None),), rules=(rule,))
+    return replace(BASE.mesh, routes=(route,))
 
 
 def test_an_odd_request_is_another_one_and_can_be_written() -> None:
-    plain = [Request(path="/a/b", authority="one.shop"), Request(path="/?q=1", authority="one.shop:81")]
+    plain = [HttpRequest(path="/a/b", authority="one.shop"), HttpRequest(path="/?q=1", authority="one.shop:81")]
     odd = [request for seed in range(40) for request in oddities(choices(seed), BASE.mesh, plain)]
     assert len(set(odd) - set(plain)) > 100
     steps = [
@@ -109,9 +109,9 @@ def test_smaller_routes_can_be_written_and_end_in_none() -> None:
             mesh, seen = smaller[-1], seen + 1
             if seen % 4 == 0:  # to read a file takes some milliseconds
                 again = load(dump(replace(BASE, mesh=mesh, expect=())), "less").mesh
-                assert again.http_routes == mesh.http_routes
+                assert again.routes == mesh.routes
             assert seen < 60, "each is smaller than the one before"
-        assert (mesh.http_routes, mesh.destination_rules) == ((), ())
+        assert (mesh.routes, mesh.destination_rules) == ((), ())
 
 
 def test_with_few_pods_the_waypoint_stays_and_the_backends_of_the_route() -> None:

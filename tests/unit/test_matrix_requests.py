@@ -18,6 +18,7 @@ from meshlab.model import (
     Call,
     Delay,
     HeaderEdits,
+    HttpRequest,
     HttpRule,
     Mesh,
     Mirror,
@@ -27,7 +28,6 @@ from meshlab.model import (
     Outcome,
     Peer,
     Redirect,
-    Request,
     RequestMatch,
     Rewrite,
     Rule,
@@ -96,7 +96,7 @@ def cell(mesh: Mesh, path: str = "/", **more: object) -> PlannedCell:
 def call(of: PlannedCell, pod: str = "", status: int = 200, **more: object) -> Call:
     """What came of one: an answer of the echo in ``pod``, or a status of the waypoint's own."""
     share = next((share for share in of.due.shares if share.request is not None), None)
-    seen = share.request if share and share.request else Request()
+    seen = share.request if share and share.request else HttpRequest()
     peer = Peer(
         pod=f"shop/{pod}",
         server_port=8080,

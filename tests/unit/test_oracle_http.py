@@ -18,7 +18,7 @@ from meshlab.model import (
     DestinationRule,
     DirectResponse,
     HeaderEdits,
-    HttpRoute,
+    HttpRequest,
     HttpRule,
     Mesh,
     Mirror,
@@ -27,9 +27,9 @@ from meshlab.model import (
     Operation,
     Pod,
     Redirect,
-    Request,
     RequestMatch,
     Rewrite,
+    Route,
     Rule,
     Service,
     ServicePort,
@@ -90,13 +90,13 @@ ONE, TWO = Backend(service="one.shop", port=80), Backend(service="two.shop", por
 
 
 def routed(*rules: HttpRule, kind: str = "HTTPRoute") -> Mesh:
-    route = HttpRoute(kind=kind, name="r", namespace="shop", services=(("shop.shop", None),), rules=rules)  # type: ignore[arg-type]
-    return replace(MESH, http_routes=(route,))
+    route = Route(kind=kind, name="r", namespace="shop", services=(("shop.shop", None),), rules=rules)  # type: ignore[arg-type]
+    return replace(MESH, routes=(route,))
 
 
 def comes_to(mesh: Mesh, path: str = "/", **request: object) -> list[tuple[float, str]]:
     """(chance, pods or status) of each share."""
-    due = expected(mesh, mesh.pods[0], mesh.services[0], 80, 4, Request(path=path, **request))  # type: ignore[arg-type]
+    due = expected(mesh, mesh.pods[0], mesh.services[0], 80, 4, HttpRequest(path=path, **request))  # type: ignore[arg-type]
     return [
         (
             float(share.chance),
@@ -123,7 +123,7 @@ def test_where_no_rule_is_for_the_port_a_request_goes_to_the_endpoints_of_its_se
 
 def copies(mesh: Mesh, path: str = "/") -> list[tuple[float, str]]:
     """(chance, pods) of the copies of a request to ``path``."""
-    due = expected(mesh, mesh.pods[0], mesh.services[0], 80, 4, Request(path=path))
+    due = expected(mesh, mesh.pods[0], mesh.services[0], 80, 4, HttpRequest(path=path))
     return [
         (float(copies.chance), " ".join(way.path.server.pod.removeprefix("shop/") for way in copies.ways))
         for share in due.shares
@@ -136,7 +136,7 @@ def test_copies_of_what_is_sent_on_go_to_mirrors() -> None:
     mirrors = (Mirror(backend=TWO, percent=25), Mirror(backend=replace(TWO, service="shop.shop")), gone)
     mesh = routed(HttpRule(backends=(ONE,), mirrors=mirrors))
     assert copies(mesh) == [(0.25, "two"), (1.0, "one two")]
-    assert not expected(mesh, mesh.pods[0], mesh.services[0], 80, 4, Request()).is_certain
+    assert not expected(mesh, mesh.pods[0], mesh.services[0], 80, 4, HttpRequest()).is_certain
     assert copies(routed(HttpRule(backends=(ONE,), mirrors=(Mirror(backend=TWO, percent=0),)))) == []
     assert copies(routed(HttpRule(abort=Abort(status=500), backends=(ONE,), mirrors=mirrors))) == []
 
@@ -155,39 +155,39 @@ def test_without_a_route_a_request_goes_to_the_endpoints_of_its_service() -> Non
 @pytest.mark.parametrize(
     ("match", "request_", "is_match"),
     [
-        (path_is("exact", "/a"), Request(path="/a?x=1"), True),
-        (path_is("exact", "/a"), Request(path="/a/"), False),
-        (path_is("prefix", "/a"), Request(path="/ab"), True),
-        (path_is("segments", "/a"), Request(path="/ab"), False),
-        (path_is("segments", "/a"), Request(path="/a/b"), True),
-        (path_is("segments", "/a/"), Request(path="/a"), True),
-        (path_is("segments", "/"), Request(path="/any"), True),
-        (path_is("regex", "/v[0-9]"), Request(path="/v1"), True),
-        (path_is("regex", "/v[0-9]"), Request(path="/v1/x"), False),
-        (RequestMatch(path=StringMatch("exact", "/A", ignore_case=True)), Request(path="/a"), True),
-        (RequestMatch(method=StringMatch("exact", "POST")), Request(), False),
-        (RequestMatch(headers=(NamedMatch("a", StringMatch("exact", "1")),)), Request(headers=(("a", "1"),)), True),
+        (path_is("exact", "/a"), HttpRequest(path="/a?x=1"), True),
+        (path_is("exact", "/a"), HttpRequest(path="/a/"), False),
+        (path_is("prefix", "/a"), HttpRequest(path="/ab"), True),
+        (path_is("segments", "/a"), HttpRequest(path="/ab"), False),
+        (path_is("segments", "/a"), HttpRequest(path="/a/b"), True),
+        (path_is("segments", "/a/"), HttpRequest(path="/a"), True),
+        (path_is("segments", "/"), HttpRequest(path="/any"), True),
+        (path_is("regex", "/v[0-9]"), HttpRequest(path="/v1"), True),
+        (path_is("regex", "/v[0-9]"), HttpRequest(path="/v1/x"), False),
+        (RequestMatch(path=StringMatch("exact", "/A", ignore_case=True)), HttpRequest(path="/a"), True),
+        (RequestMatch(method=StringMatch("exact", "POST")), HttpRequest(), False),
+        (RequestMatch(headers=(NamedMatch("a", StringMatch("exact", "1")),)), HttpRequest(headers=(("a", "1"),)), True),
         (
             RequestMatch(headers=(NamedMatch("a", StringMatch("exact", "1,2")),)),
-            Request(headers=(("a", "1"), ("a", "2"))),
+            HttpRequest(headers=(("a", "1"), ("a", "2"))),
             False,
         ),
         (
             RequestMatch(headers=(NamedMatch("a", StringMatch("exact", "2")),)),
-            Request(headers=(("a", "1"), ("a", "2"))),
+            HttpRequest(headers=(("a", "1"), ("a", "2"))),
             True,
         ),
-        (RequestMatch(headers=(NamedMatch("a", None),)), Request(headers=(("a", ""),)), True),
-        (RequestMatch(headers=(NamedMatch("a", None, inverted=True),)), Request(), True),
-        (RequestMatch(headers=(NamedMatch(":method", StringMatch("exact", "GET")),)), Request(), True),
-        (RequestMatch(query=(NamedMatch("q", StringMatch("exact", "1")),)), Request(path="/?q=1&q=2"), True),
-        (RequestMatch(query=(NamedMatch("q", StringMatch("exact", "2")),)), Request(path="/?q=1&q=2"), False),
-        (RequestMatch(authority=StringMatch("prefix", "shop")), Request(authority="shop:80"), True),
-        (RequestMatch(port=80), Request(), True),
-        (RequestMatch(port=81), Request(), False),
+        (RequestMatch(headers=(NamedMatch("a", None),)), HttpRequest(headers=(("a", ""),)), True),
+        (RequestMatch(headers=(NamedMatch("a", None, inverted=True),)), HttpRequest(), True),
+        (RequestMatch(headers=(NamedMatch(":method", StringMatch("exact", "GET")),)), HttpRequest(), True),
+        (RequestMatch(query=(NamedMatch("q", StringMatch("exact", "1")),)), HttpRequest(path="/?q=1&q=2"), True),
+        (RequestMatch(query=(NamedMatch("q", StringMatch("exact", "2")),)), HttpRequest(path="/?q=1&q=2"), False),
+        (RequestMatch(authority=StringMatch("prefix", "shop")), HttpRequest(authority="shop:80"), True),
+        (RequestMatch(port=80), HttpRequest(), True),
+        (RequestMatch(port=81), HttpRequest(), False),
     ],
 )
-def test_a_match(match: RequestMatch, request_: Request, is_match: bool) -> None:
+def test_a_match(match: RequestMatch, request_: HttpRequest, is_match: bool) -> None:
     assert matches(match, request_, 80) is is_match
 
 
@@ -206,7 +206,7 @@ def test_a_match(match: RequestMatch, request_: Request, is_match: bool) -> None
     ],
 )
 def test_a_path_is_normalised_before_anything_looks_at_it(sent: str, seen: str) -> None:
-    assert normalised(Request(path=sent)).path == seen
+    assert normalised(HttpRequest(path=sent)).path == seen
 
 
 @pytest.mark.parametrize(
@@ -269,7 +269,7 @@ def test_a_server_that_answers_too_late_gets_the_request_and_the_client_504() ->
     mesh = routed(HttpRule(backends=(ONE,), timeout_s=0.2))
     assert comes_to(mesh) == [(1.0, "one")]
     assert comes_to(mesh, takes_s=0.5) == [(1.0, "504")]
-    due = expected(mesh, mesh.pods[0], mesh.services[0], 80, 4, Request(takes_s=0.5))
+    due = expected(mesh, mesh.pods[0], mesh.services[0], 80, 4, HttpRequest(takes_s=0.5))
     assert [(way.too_late, way.path.server.pod) for way in due.ways] == [(True, "shop/one")]
 
 
@@ -311,7 +311,7 @@ def test_a_delay_comes_before_an_abort_and_each_strikes_by_itself() -> None:
 )
 def test_a_rewrite(match: RequestMatch, rewrite: Rewrite, sent: str, seen: str) -> None:
     mesh = routed(HttpRule(matches=(match,), backends=(ONE,), rewrite=rewrite))
-    (share,) = expected(mesh, mesh.pods[0], mesh.services[0], 80, 4, Request(path=sent)).shares
+    (share,) = expected(mesh, mesh.pods[0], mesh.services[0], 80, 4, HttpRequest(path=sent)).shares
     assert share.request is not None
     assert share.request.path == seen
 
@@ -320,9 +320,9 @@ def test_headers_are_removed_before_they_are_set_and_a_backends_edits_come_last_
     backend = replace(ONE, request_headers=HeaderEdits(set=(("host", "backend"), ("a", "1")), add=(("b", "2"),)))
     edits = HeaderEdits(set=((":authority", "rule"), ("a", "3")), add=(("b", "4"),), remove=("c", "b"))
     mesh = routed(HttpRule(backends=(backend,), request_headers=edits))
-    sent = Request(authority="client", headers=(("b", "0"), ("c", "0"), ("d", "0")))
+    sent = HttpRequest(authority="client", headers=(("b", "0"), ("c", "0"), ("d", "0")))
     (share,) = expected(mesh, mesh.pods[0], mesh.services[0], 80, 4, sent).shares
-    assert share.request == Request(authority="rule", headers=(("d", "0"), ("b", "4"), ("a", "1"), ("b", "2")))
+    assert share.request == HttpRequest(authority="rule", headers=(("d", "0"), ("b", "4"), ("a", "1"), ("b", "2")))
 
 
 @pytest.mark.parametrize(
@@ -338,7 +338,7 @@ def test_headers_are_removed_before_they_are_set_and_a_backends_edits_come_last_
 )
 def test_a_redirect(redirect: Redirect, location: str) -> None:
     mesh = routed(HttpRule(matches=(path_is("segments", "/a"),), redirect=redirect))
-    sent = Request(path="/a/b?q", authority="shop:8080")
+    sent = HttpRequest(path="/a/b?q", authority="shop:8080")
     (share,) = expected(mesh, mesh.pods[0], mesh.services[0], 80, 4, sent).shares
     assert share.location == location
     assert share.ways[0].verdict == "allow"
@@ -357,43 +357,43 @@ CLIENT = Source(principals=("cluster.local/ns/shop/sa/client",))
 @pytest.mark.parametrize(
     ("rule", "sent", "status"),
     [
-        (Rule(operations=(Operation(paths=("/a*",)),)), Request(path="/a/b"), 403),
-        (Rule(operations=(Operation(paths=("/a*",)),)), Request(path="/x/../a"), 403),
-        (Rule(operations=(Operation(paths=("/a*",)),)), Request(path="/b"), 0),
-        (Rule(operations=(Operation(methods=("PUT",)),)), Request(method="PUT"), 403),
-        (Rule(operations=(Operation(hosts=("shop.example",)),)), Request(authority="SHOP.example"), 403),
-        (Rule(operations=(Operation(hosts=("shop.example",)),)), Request(authority="shop.example:80"), 0),
-        (Rule(operations=(Operation(hosts=("*.example",)),)), Request(authority="a.example"), 403),
-        (Rule(operations=(Operation(not_paths=("/free",)),)), Request(path="/free"), 0),
-        (Rule(operations=(Operation(ports=("80",)),)), Request(), 403),
-        (Rule(sources=(CLIENT,), operations=(Operation(paths=("/a",)),)), Request(path="/a"), 403),
-        (Rule(sources=(Source(request_principals=("*",)),)), Request(), 0),
-        (Rule(sources=(Source(not_request_principals=("*",)),)), Request(), 403),
+        (Rule(operations=(Operation(paths=("/a*",)),)), HttpRequest(path="/a/b"), 403),
+        (Rule(operations=(Operation(paths=("/a*",)),)), HttpRequest(path="/x/../a"), 403),
+        (Rule(operations=(Operation(paths=("/a*",)),)), HttpRequest(path="/b"), 0),
+        (Rule(operations=(Operation(methods=("PUT",)),)), HttpRequest(method="PUT"), 403),
+        (Rule(operations=(Operation(hosts=("shop.example",)),)), HttpRequest(authority="SHOP.example"), 403),
+        (Rule(operations=(Operation(hosts=("shop.example",)),)), HttpRequest(authority="shop.example:80"), 0),
+        (Rule(operations=(Operation(hosts=("*.example",)),)), HttpRequest(authority="a.example"), 403),
+        (Rule(operations=(Operation(not_paths=("/free",)),)), HttpRequest(path="/free"), 0),
+        (Rule(operations=(Operation(ports=("80",)),)), HttpRequest(), 403),
+        (Rule(sources=(CLIENT,), operations=(Operation(paths=("/a",)),)), HttpRequest(path="/a"), 403),
+        (Rule(sources=(Source(request_principals=("*",)),)), HttpRequest(), 0),
+        (Rule(sources=(Source(not_request_principals=("*",)),)), HttpRequest(), 403),
         (
             Rule(conditions=(Condition(key="request.headers[X-A]", values=("1*",)),)),
-            Request(headers=(("x-a", "12"),)),
+            HttpRequest(headers=(("x-a", "12"),)),
             403,
         ),
-        (Rule(conditions=(Condition(key="request.headers[x-a]", not_values=("1",)),)), Request(), 403),
-        (Rule(conditions=(Condition(key="request.headers[x-a]", values=("1",)),)), Request(), 0),
+        (Rule(conditions=(Condition(key="request.headers[x-a]", not_values=("1",)),)), HttpRequest(), 403),
+        (Rule(conditions=(Condition(key="request.headers[x-a]", values=("1",)),)), HttpRequest(), 0),
         (
             Rule(conditions=(Condition(key="request.headers[x-a]", values=("*",)),)),
-            Request(headers=(("x-a", ""),)),
+            HttpRequest(headers=(("x-a", ""),)),
             403,
         ),
         (
             Rule(conditions=(Condition(key="request.headers[x-a]", values=("1",)),)),
-            Request(headers=(("x-a", "1"), ("x-a", "2"))),
+            HttpRequest(headers=(("x-a", "1"), ("x-a", "2"))),
             403,
         ),
         (
             Rule(conditions=(Condition(key="request.headers[x-a]", not_values=("1",)),)),
-            Request(headers=(("x-a", "1"), ("x-a", "2"))),
+            HttpRequest(headers=(("x-a", "1"), ("x-a", "2"))),
             0,
         ),
     ],
 )
-def test_a_policy_of_the_waypoint_judges_requests(rule: Rule, sent: Request, status: int) -> None:
+def test_a_policy_of_the_waypoint_judges_requests(rule: Rule, sent: HttpRequest, status: int) -> None:
     mesh = replace(MESH, authorization_policies=(policy(Action.DENY, rule),))
     due = expected(mesh, mesh.pods[0], mesh.services[0], 80, 4, sent)
     assert due.statuses == ({status} if status else set())

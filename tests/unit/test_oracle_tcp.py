@@ -12,7 +12,7 @@ from test_oracle_http import MESH, ONE, TWO, pod, policy
 from meshlab.lab.calls.names import behind
 from meshlab.lab.proving.judging import judge
 from meshlab.lab.proving.matrix import PlannedCell, cells
-from meshlab.model import Action, Backend, HttpRoute, HttpRule, Mesh, Node, Outcome, Rule, TcpRule, Topology
+from meshlab.model import Action, Backend, HttpRule, Mesh, Node, Outcome, Route, Rule, TcpRule, Topology
 from meshlab.model.report import Result
 from meshlab.oracle import expected
 
@@ -24,8 +24,8 @@ def mesh(*rules: TcpRule, kind: Any = "VirtualService", protocol: str = "tcp", *
     services = tuple(
         replace(each, ports=tuple(replace(port, protocol=protocol) for port in each.ports)) for each in MESH.services
     )
-    route = HttpRoute(kind=kind, name="r", namespace="shop", services=(("shop.shop", None),), tcp=rules)
-    return replace(MESH, services=services, **{"http_routes": (route,) if rules else (), **more})
+    route = Route(kind=kind, name="r", namespace="shop", services=(("shop.shop", None),), tcp=rules)
+    return replace(MESH, services=services, **{"routes": (route,) if rules else (), **more})
 
 
 def comes_to(of: Mesh) -> dict[str, float]:
@@ -63,8 +63,8 @@ def test_the_first_rule_for_the_port_decides(rules: tuple[TcpRule, ...], shares:
 
 def test_of_several_routes_the_oldest_decides() -> None:
     made = mesh(TO_BOTH)
-    younger = replace(made.http_routes[0], name="younger", tcp=(TcpRule(backends=(TWO,)),))
-    assert comes_to(replace(made, http_routes=(*made.http_routes, younger))) == {"one": 0.75, "two": 0.25}
+    younger = replace(made.routes[0], name="younger", tcp=(TcpRule(backends=(TWO,)),))
+    assert comes_to(replace(made, routes=(*made.routes, younger))) == {"one": 0.75, "two": 0.25}
 
 
 def test_rules_for_tcp_say_nothing_of_requests() -> None:
@@ -134,5 +134,5 @@ def test_a_share_that_is_refused_is_counted() -> None:
 
 def test_an_http_rule_beside_rules_for_tcp_stays_for_requests() -> None:
     both = mesh(TO_BOTH)
-    route = replace(both.http_routes[0], rules=(HttpRule(backends=(TWO,)),))
-    assert comes_to(replace(both, http_routes=(route,))) == {"one": 0.75, "two": 0.25}
+    route = replace(both.routes[0], rules=(HttpRule(backends=(TWO,)),))
+    assert comes_to(replace(both, routes=(route,))) == {"one": 0.75, "two": 0.25}

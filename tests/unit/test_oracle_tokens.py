@@ -14,9 +14,9 @@ from meshlab import TokenIssuer
 from meshlab.model import (
     AuthorizationPolicy,
     Condition,
+    HttpRequest,
     JwtRule,
     Mesh,
-    Request,
     RequestAuthentication,
     Rule,
     Source,
@@ -31,8 +31,8 @@ RULE = JwtRule(issuer=ISSUER.name, jwks=ISSUER.jwks)
 MALFORMED = "Jwt is not in the form of Header.Payload.Signature with two dots and 3 sections"
 
 
-def bearing(token: str, **fields: Any) -> Request:
-    return Request(headers=(("authorization", f"Bearer {token}"), ("x-other", "1")), **fields)
+def bearing(token: str, **fields: Any) -> HttpRequest:
+    return HttpRequest(headers=(("authorization", f"Bearer {token}"), ("x-other", "1")), **fields)
 
 
 def said(rule: JwtRule, token: str) -> str:
@@ -46,7 +46,7 @@ def signed(key: Any, algorithm: str, **head: str) -> str:
 
 
 def test_a_request_without_a_token_passes_as_it_is_and_as_nobody() -> None:
-    request = Request(headers=(("authorization", "Basic eA=="),))
+    request = HttpRequest(headers=(("authorization", "Basic eA=="),))
     assert authenticate([RULE], request, NOW_S) == Passed(request, {})
     assert authenticate([], bearing("x"), NOW_S) == Passed(bearing("x"), {})
 
@@ -57,7 +57,7 @@ def test_a_good_token_says_who_asks_and_goes_on_only_where_the_rule_says_so(forw
     found = authenticate([replace(RULE, forward_original_token=forwards)], request, NOW_S)
     assert isinstance(found, Passed)
     assert found.claims == {"iss": ISSUER.name, "sub": "a", "scope": ["read", "write"]}
-    assert found.request == (request if forwards else Request(headers=(("x-other", "1"),)))
+    assert found.request == (request if forwards else HttpRequest(headers=(("x-other", "1"),)))
 
 
 @pytest.mark.parametrize(
@@ -100,14 +100,14 @@ def test_only_a_key_of_the_issuer_and_of_the_algorithm_verifies() -> None:
 def test_a_token_is_looked_for_where_its_rule_says() -> None:
     token = ISSUER.token()
     placed = replace(RULE, from_headers=(("x-token", "t:"),), from_params=("t",))
-    found = authenticate([RULE], Request(path=f"/a?x=1&access_token={token}"), NOW_S)
+    found = authenticate([RULE], HttpRequest(path=f"/a?x=1&access_token={token}"), NOW_S)
     assert isinstance(found, Passed)
     assert found.request.path == "/a?x=1"
     assert authenticate([placed], bearing("x"), NOW_S) == Passed(bearing("x"), {})
-    for request in (Request(headers=(("x-token", f"t:{token}"),)), Request(path=f"/?t={token}")):
+    for request in (HttpRequest(headers=(("x-token", f"t:{token}"),)), HttpRequest(path=f"/?t={token}")):
         found = authenticate([placed], request, NOW_S)
         assert isinstance(found, Passed)
-        assert (found.request, found.claims["sub"]) == (Request(), "someone")
+        assert (found.request, found.claims["sub"]) == (HttpRequest(), "someone")
 
 
 def test_one_rule_that_takes_a_token_is_enough() -> None:
@@ -136,7 +136,7 @@ def allowing(rule: Rule, **fields: Any) -> Mesh:
     )
 
 
-def status(mesh: Mesh, request: Request) -> int:
+def status(mesh: Mesh, request: HttpRequest) -> int:
     """200 where a server gets the request."""
     due = expected(mesh, mesh.pods[0], mesh.services[0], 80, 4, request, NOW_S)
     return due.ways[0].response.code if isinstance(due.ways[0].response, Status) else 200
@@ -162,7 +162,7 @@ def test_a_principal_is_compared_part_by_part(pattern: str, code: int) -> None:
     assert status(allowing(Rule(sources=(Source(request_principals=(pattern,)),))), request) == code
     assert status(allowing(Rule(conditions=(when,))), request) == code
     assert status(allowing(Rule(sources=(Source(not_request_principals=(pattern,)),))), request) == 603 - code
-    assert status(allowing(Rule(sources=(Source(request_principals=(pattern,)),))), Request()) == 403
+    assert status(allowing(Rule(sources=(Source(request_principals=(pattern,)),))), HttpRequest()) == 403
 
 
 @pytest.mark.parametrize(
@@ -179,7 +179,7 @@ def test_a_condition_reads_a_text_or_a_list_of_texts(key: str, claims: dict[str,
     mesh = allowing(Rule(conditions=(Condition(key=key, values=("val*",)),)))
     assert status(mesh, bearing(ISSUER.token(**claims))) == 200
     assert status(mesh, bearing(ISSUER.token(aud="x", azp="x", scope="x", a={"b-c": 1}))) == 403
-    assert status(mesh, Request()) == 403
+    assert status(mesh, HttpRequest()) == 403
 
 
 def test_a_bad_token_is_refused_before_any_policy_and_by_no_selector() -> None:

@@ -12,12 +12,12 @@ from meshlab.lab.calls.requests import ask, is_echo, plan, speaks_first
 from meshlab.model import (
     Backend,
     ContainerPort,
-    HttpRoute,
     HttpRule,
     Mesh,
     Namespace,
     Pod,
     Program,
+    Route,
     Service,
     ServicePort,
     Waypoint,
@@ -71,10 +71,8 @@ def test_behind_a_service_every_pod_must_be_the_echo() -> None:
 def test_what_answers_may_be_where_a_route_leads(program: Program | None, echo: bool) -> None:
     front = replace(SERVICE, name="front", selector={})
     rule = HttpRule(backends=(Backend(service=SERVICE.key, port=1000),))
-    route = HttpRoute(kind="HTTPRoute", name="r", namespace="shop", services=((front.key, None),), rules=(rule,))
-    mesh = Mesh(
-        pods=(replace(MAIL, program=program),), services=(front, SERVICE), http_routes=(route,), namespaces=(SHOP,)
-    )
+    route = Route(kind="HTTPRoute", name="r", namespace="shop", services=((front.key, None),), rules=(rule,))
+    mesh = Mesh(pods=(replace(MAIL, program=program),), services=(front, SERVICE), routes=(route,), namespaces=(SHOP,))
     assert not is_echo(mesh, "front.shop:1000"), "no waypoint reads the route"
     assert is_echo(replace(mesh, waypoints=(Waypoint(name="gate", namespace="shop"),)), "front.shop:1000") is echo
 

@@ -44,8 +44,8 @@ def test_every_request_has_an_outcome_whose_chances_add_up() -> None:
 
 
 def _parts(mesh: Mesh) -> set[str]:
-    found = {f"kind.{route.kind}" for route in mesh.http_routes}
-    rules = [rule for route in mesh.http_routes for rule in route.rules]
+    found = {f"kind.{route.kind}" for route in mesh.routes}
+    rules = [rule for route in mesh.routes for rule in route.rules]
     for rule in rules:
         found |= {f"rule.{each.name}" for each in fields(HttpRule) if getattr(rule, each.name)}
         for match in rule.matches:

@@ -16,7 +16,6 @@ from meshlab.model import (
     DestinationRule,
     DirectResponse,
     HeaderEdits,
-    HttpRoute,
     HttpRule,
     Mesh,
     Mirror,
@@ -24,6 +23,7 @@ from meshlab.model import (
     Redirect,
     RequestMatch,
     Rewrite,
+    Route,
     StringMatch,
     TcpRule,
     Topology,
@@ -92,7 +92,7 @@ def _topology(*documents: dict[str, Any]) -> Topology:
 
 
 def _rule(document: dict[str, Any]) -> HttpRule:
-    (route,) = _topology(document).mesh.http_routes
+    (route,) = _topology(document).mesh.routes
     return route.rules[0]
 
 
@@ -143,11 +143,9 @@ def test_a_port_speaks_what_app_protocol_says_or_else_the_first_part_of_its_name
 
 def test_an_http_route_is_for_the_services_that_are_its_parents() -> None:
     parents = [{"group": "", "kind": "Service", "name": "web", "port": 80}]
-    (route,) = _topology(
-        _http_route({"backendRefs": [{"name": "web", "port": 80}]}, parentRefs=parents)
-    ).mesh.http_routes
+    (route,) = _topology(_http_route({"backendRefs": [{"name": "web", "port": 80}]}, parentRefs=parents)).mesh.routes
     backends = (Backend(service="web.shop", port=80),)
-    assert route == HttpRoute(
+    assert route == Route(
         kind="HTTPRoute",
         name="route",
         namespace="shop",
@@ -226,7 +224,7 @@ def test_a_mirror_of_a_virtual_service(rule: dict[str, Any]) -> None:
     assert _rule(_virtual({"route": [TO_WEB], **rule})).mirrors == (Mirror(backend=to_v1, percent=0.5),)
     assert _rule(_virtual({"route": [TO_WEB], "mirror": {"host": "web"}})).mirrors[0].percent == 100
     mesh, warnings = _warnings(_virtual({"route": [TO_WEB], "mirror": {"host": "web"}, "mirrorPercentage": {}}))
-    assert mesh.http_routes[0].rules[0].mirrors[0].percent == 0
+    assert mesh.routes[0].rules[0].mirrors[0].percent == 0
     assert warnings == ["nothing is mirrored: the percentage is 0"]
 
 
@@ -258,7 +256,7 @@ def test_a_timeout_of_an_http_route(text: str, seconds: float | None) -> None:
 )
 def test_a_route_without_a_service_of_its_namespace_is_not_in_the_mesh(parent: dict[str, Any], why: str) -> None:
     mesh, warnings = _warnings(_http_route(parentRefs=[parent]))
-    assert mesh.http_routes == ()
+    assert mesh.routes == ()
     assert warnings[0] == (
         "the HTTPRoute 'shop/route' has no effect: no Service of its namespace is among its parentRefs"
     )
@@ -336,8 +334,8 @@ def test_a_service_is_a_parent_by_its_own_group() -> None:
 
 def test_a_virtual_service_is_for_the_services_that_are_its_hosts() -> None:
     hosts = ["web", "web.shop.svc.cluster.local"]
-    (route,) = _topology(_virtual(hosts=hosts)).mesh.http_routes
-    assert route == HttpRoute(
+    (route,) = _topology(_virtual(hosts=hosts)).mesh.routes
+    assert route == Route(
         kind="VirtualService",
         name="route",
         namespace="shop",
@@ -468,23 +466,23 @@ def test_an_answer_of_the_waypoint_s_own() -> None:
 def test_a_fault_without_a_percentage_never_happens(kind: str) -> None:
     fault = {"delay": {"fixedDelay": "1s"}, "abort": {"httpStatus": 500}}
     mesh, warnings = _warnings(_virtual({"route": [TO_WEB], "fault": {kind: fault[kind]}}))
-    assert getattr(mesh.http_routes[0].rules[0], kind).percent == 0
+    assert getattr(mesh.routes[0].rules[0], kind).percent == 0
     assert warnings == [f"the {kind} never happens: its percentage is 0 where it is not given"]
 
 
 def test_a_virtual_service_of_an_ingress_has_no_effect() -> None:
     mesh, warnings = _warnings(_virtual(gateways=["ingress"]))
-    assert mesh.http_routes == ()
+    assert mesh.routes == ()
     assert warnings == [
         "the VirtualService has no effect: the lab has no ingress, and 'mesh' is not among its gateways"
     ]
-    assert _topology(_virtual(gateways=["ingress", "mesh"])).mesh.http_routes
+    assert _topology(_virtual(gateways=["ingress", "mesh"])).mesh.routes
 
 
 @pytest.mark.parametrize("host", ["web.shop", "www.example.com", "web.shop.svc"])
 def test_a_host_with_a_dot_is_no_service_unless_it_is_written_in_full(host: str) -> None:
     mesh, warnings = _warnings(_virtual(hosts=[host]))
-    assert mesh.http_routes == ()
+    assert mesh.routes == ()
     assert warnings == [
         f"the host '{host}' has no effect: Istio takes a host with a dot as it stands, and a Service is "
         f"NAME.NAMESPACE.svc.cluster.local"
@@ -626,7 +624,7 @@ def test_the_rules_for_tcp_of_a_virtual_service() -> None:
     first = {"match": [{"port": 90}, {"port": 91}], "route": [TO_BYTES | {"weight": 4}, TO_WEB | {"weight": 1}]}
     some = _virtual(hosts=["bytes"], tcp=[first, {"match": [{"port": 1}, {}], "route": [TO_BYTES]}])
     del some["spec"]["http"]
-    (route,) = _topology(BYTES, some).mesh.http_routes
+    (route,) = _topology(BYTES, some).mesh.routes
     to_bytes = Backend(service="bytes.shop", port=90)
     assert route.tcp == (
         TcpRule(ports=(90, 91), backends=(replace(to_bytes, weight=4), Backend(service="web.shop", port=0))),
@@ -642,16 +640,16 @@ def _tcp_route(*rules: dict[str, Any], version: str = "v1", **parent: Any) -> di
 @pytest.mark.parametrize("version", ["v1", "v1alpha2"])
 def test_a_tcp_route_is_for_the_services_that_are_its_parents(version: str) -> None:
     rule = {"backendRefs": [{"name": "web", "port": 80, "weight": 0}, {"name": "bytes", "port": 90}]}
-    (route,) = _topology(BYTES, _tcp_route(rule, version=version, port=90)).mesh.http_routes
+    (route,) = _topology(BYTES, _tcp_route(rule, version=version, port=90)).mesh.routes
     backends = (Backend(service="web.shop", port=80, weight=0), Backend(service="bytes.shop", port=90))
-    assert route == HttpRoute(
+    assert route == Route(
         kind="TCPRoute",
         name="route",
         namespace="shop",
         services=(("bytes.shop", 90),),
         tcp=(TcpRule(backends=backends),),
     )
-    assert without(json.dumps(_tcp_route(rule)), "<delete>", _topology(BYTES, _tcp_route(rule))).http_routes == ()
+    assert without(json.dumps(_tcp_route(rule)), "<delete>", _topology(BYTES, _tcp_route(rule))).routes == ()
 
 
 @pytest.mark.parametrize(
@@ -684,7 +682,7 @@ def test_both_kinds_of_route_for_one_service_are_refused() -> None:
         "the VirtualService 'shop/two' is for Service 'web.shop', as is the HTTPRoute 'shop/one': Istio does not "
         "support both kinds for one Service; write routes of one kind"
     )
-    assert len(_topology(_virtual(name="one"), _virtual(name="two")).mesh.http_routes) == 2
+    assert len(_topology(_virtual(name="one"), _virtual(name="two")).mesh.routes) == 2
 
 
 @pytest.mark.parametrize(
@@ -714,18 +712,18 @@ def test_a_running_lab_takes_routes_changes_them_and_loses_them() -> None:
     other = json.dumps(_virtual({"directResponse": {"status": 404}}, name="first"))
     for change in (load_manifests, replaced):
         mesh = change(other, "<change>", topology)
-        assert [route.name for route in mesh.http_routes] == ["first", "second"]
-        assert mesh.http_routes[0].rules[0].direct_response == DirectResponse(status=404)
+        assert [route.name for route in mesh.routes] == ["first", "second"]
+        assert mesh.routes[0].rules[0].direct_response == DirectResponse(status=404)
         assert mesh.destination_rules == topology.mesh.destination_rules
     mesh = without(
         "\n---\n".join(map(json.dumps, (_virtual(name="second"), _destination_rule()))), "<delete>", topology
     )
-    assert ([route.name for route in mesh.http_routes], mesh.destination_rules) == (["first"], ())
+    assert ([route.name for route in mesh.routes], mesh.destination_rules) == (["first"], ())
 
 
 def test_a_route_that_is_changed_to_one_without_effect_is_gone() -> None:
     topology = _topology(_virtual())
-    assert load_manifests(json.dumps(_virtual(gateways=["ingress"])), "<apply>", topology).http_routes == ()
+    assert load_manifests(json.dumps(_virtual(gateways=["ingress"])), "<apply>", topology).routes == ()
 
 
 def test_a_route_of_the_other_kind_can_follow_when_the_first_is_deleted() -> None:
@@ -733,7 +731,7 @@ def test_a_route_of_the_other_kind_can_follow_when_the_first_is_deleted() -> Non
     with pytest.raises(TopologyError, match="Istio does not support both kinds"):
         load_manifests(json.dumps(_http_route()), "<apply>", topology)
     left = replace(topology, mesh=without(json.dumps(_virtual()), "<delete>", topology))
-    (route,) = load_manifests(json.dumps(_http_route()), "<apply>", left).http_routes
+    (route,) = load_manifests(json.dumps(_http_route()), "<apply>", left).routes
     assert route.kind == "HTTPRoute"
 
 
@@ -745,7 +743,7 @@ def test_deleting_is_of_the_kind_that_is_named() -> None:
 def test_a_namespace_takes_its_routes_with_it() -> None:
     namespace = '{"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "shop"}}'
     mesh = without(namespace, "<delete>", _topology(_virtual(), _destination_rule()))
-    assert (mesh.http_routes, mesh.destination_rules) == ((), ())
+    assert (mesh.routes, mesh.destination_rules) == ((), ())
 
 
 # --- policies and Gateways -------------------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ from fractions import Fraction
 import h11
 import pytest
 
-from meshlab.model import HeaderEdits, Request
+from meshlab.model import HeaderEdits, HttpRequest
 from meshlab.oracle.http import Answered, Share
 from meshlab.waypoint.heads import answer_head, draw, framing_of, interim_head, own_answer, request_head, request_of
 
@@ -19,7 +19,7 @@ def received(*headers: tuple[str, str], target: str = "/a?b=c", method: str = "G
 
 
 def test_a_request_is_read_with_its_host_as_its_authority_and_names_in_lower_case() -> None:
-    assert request_of(received(("X-Meshlab-Canary", "Secret"), ("accept", "*/*"))) == Request(
+    assert request_of(received(("X-Meshlab-Canary", "Secret"), ("accept", "*/*"))) == HttpRequest(
         method="GET", path="/a?b=c", authority="one.shop", headers=(("x-meshlab-canary", "Secret"), ("accept", "*/*"))
     )
 

@@ -13,7 +13,7 @@ import pytest
 from waypoint_world import Streams, pair
 
 from meshlab.apps.http1 import ResponseReader
-from meshlab.model import HeaderEdits, PodPort, Request
+from meshlab.model import HeaderEdits, HttpRequest, PodPort
 from meshlab.oracle.http import Answered, Copied, Forwarded, Share
 from meshlab.proxykit.splice import Half
 from meshlab.proxykit.tasks import Tasks
@@ -29,16 +29,16 @@ class World:
     """A client, a waypoint's stream, and a server for each request that is sent on."""
 
     def __init__(
-        self, server: Server, share: Callable[[Request], Share] | None = None, kind: type[HttpStream] = HttpStream
+        self, server: Server, share: Callable[[HttpRequest], Share] | None = None, kind: type[HttpStream] = HttpStream
     ) -> None:
         self.server = server
         self.kind = kind
         self.share = share or sent_on()
         self.tasks = Tasks()
-        self.judged: list[Request] = []
+        self.judged: list[HttpRequest] = []
         self.reached = 0
 
-    def judge(self, request: Request) -> Share:
+    def judge(self, request: HttpRequest) -> Share:
         self.judged.append(request)
         return self.share(request)
 
@@ -59,15 +59,15 @@ class World:
         return streams
 
 
-def sent_on(timeout_s: float | None = None, *edits: HeaderEdits) -> Callable[[Request], Share]:
-    def share(request: Request) -> Share:
+def sent_on(timeout_s: float | None = None, *edits: HeaderEdits) -> Callable[[HttpRequest], Share]:
+    def share(request: HttpRequest) -> Share:
         forwarded = Forwarded((PodPort("shop/one", 8080),), request, timeout_s)
         return Share(Fraction(1), forwarded, "", response_headers=edits)
 
     return share
 
 
-def answered(status: int) -> Callable[[Request], Share]:
+def answered(status: int) -> Callable[[HttpRequest], Share]:
     return lambda request: Share(Fraction(1), Answered(status), "")
 
 
@@ -108,7 +108,7 @@ def test_a_request_is_sent_on_and_its_answer_comes_back() -> None:
     heard = say(world, GET)
     assert heard.startswith(b"HTTP/1.1 200 OK\r\nx-was: 1\r\n")
     assert heard.endswith(b"\r\n\r\nGET /x HTTP/1.1\r\nhost: one.shop\r\n\r\n")
-    assert world.judged == [Request(path="/x", authority="one.shop")]
+    assert world.judged == [HttpRequest(path="/x", authority="one.shop")]
 
 
 def test_each_request_of_a_connection_is_judged_and_has_a_server_of_its_own() -> None:
@@ -373,7 +373,7 @@ def test_a_stream_that_is_cancelled_lets_go_of_its_server() -> None:
     run(scenario)
 
 
-def mirrored(request: Request) -> Share:
+def mirrored(request: HttpRequest) -> Share:
     pods = (PodPort("shop/one", 8080),)
     return Share(Fraction(1), Forwarded(pods, request, copies=(Copied(Fraction(1), pods),)), "")
 

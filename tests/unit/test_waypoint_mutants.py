@@ -18,11 +18,11 @@ from meshlab.model import (
     Backend,
     Delay,
     HeaderEdits,
+    HttpRequest,
     HttpRule,
     Mirror,
     NamedMatch,
     PodPort,
-    Request,
     RequestMatch,
     Rewrite,
     SpiffeId,
@@ -58,12 +58,12 @@ def waypoint(kind: type[Waypoint], known: Known) -> Waypoint:
     return made
 
 
-def judged(kind: type[Waypoint], known: Known, request: Request, identity: SpiffeId = world.CLIENT) -> Share:
+def judged(kind: type[Waypoint], known: Known, request: HttpRequest, identity: SpiffeId = world.CLIENT) -> Share:
     """What one draw makes of a request."""
     return waypoint(kind, known).judge(world.asked(known), world.client(known, identity), request)
 
 
-def services(kind: type[Waypoint], known: Known, request: Request, port: int = 80) -> set[str]:
+def services(kind: type[Waypoint], known: Known, request: HttpRequest, port: int = 80) -> set[str]:
     """Which pods may get a request, over many draws."""
     asked = world.asked(known, port=port)
     made = waypoint(kind, known)
@@ -75,7 +75,7 @@ def path(how: Any, value: str) -> tuple[RequestMatch, ...]:
     return (RequestMatch(path=StringMatch(how, value)),)
 
 
-def sent(share: Share) -> Request:
+def sent(share: Share) -> HttpRequest:
     assert isinstance(share.outcome, Forwarded)
     return share.outcome.request
 
@@ -93,7 +93,7 @@ def header(share: Share, name: str) -> str | None:
 HEADER = (RequestMatch(headers=(NamedMatch("x-to", StringMatch("exact", "two")),)),)
 TO_ONE, TO_TWO = HttpRule(backends=(world.ONE,)), HttpRule(backends=(world.TWO,))
 ONES, TWOS = {"shop/one", "shop/one-too"}, {"shop/two"}
-ROUTED: dict[type[Waypoint], tuple[Known, Request, int, set[str], set[str]]] = {
+ROUTED: dict[type[Waypoint], tuple[Known, HttpRequest, int, set[str], set[str]]] = {
     mutants.IgnoresHeaderMatches: (
         world.known(replace(TO_TWO, matches=HEADER), TO_ONE),
         world.request(),
@@ -183,7 +183,7 @@ def test_one_that_keeps_to_a_backend_keeps_to_a_pod_of_it() -> None:
 REMOVING = HeaderEdits(remove=("x-gone",))
 HEADERS = (("x-gone", "1"), ("x-forwarded-client-cert", f"By=x;URI={world.CLIENT}"))
 Look = Callable[[Share], object]
-DONE: dict[type[Waypoint], tuple[Known, Request, Look, object, object]] = {
+DONE: dict[type[Waypoint], tuple[Known, HttpRequest, Look, object, object]] = {
     mutants.SkipsFaults: (
         world.known(replace(TO_ONE, abort=Abort(status=418), delay=Delay(seconds=3.0))),
         world.request(),
@@ -251,7 +251,7 @@ def test_one_that_does_the_wrong_thing_does_it_to_a_request_and_leaves_others_al
     assert judged(kind, plain, world.request()) == judged(Waypoint, plain, world.request())
 
 
-DENIES: dict[type[Waypoint], tuple[str, Request, SpiffeId]] = {
+DENIES: dict[type[Waypoint], tuple[str, HttpRequest, SpiffeId]] = {
     mutants.IgnoresL7Policy: (world.POLICY % ("DENY", NO_ADMIN), world.request("/admin"), world.CLIENT),
     mutants.JudgesItself: (world.POLICY % ("DENY", BY_CLIENT), world.request(), world.CLIENT),
     mutants.TrustsAHeaderForIdentity: (world.POLICY % ("ALLOW", BY_CLIENT), world.request(headers=HEADERS), OTHER),

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from meshlab.model import Backend, HttpRoute, HttpRule, Mesh, Request, SpiffeId, TcpRule
+from meshlab.model import Backend, HttpRequest, HttpRule, Mesh, Route, SpiffeId, TcpRule
 from meshlab.protocols.hbone import Refusal
 from meshlab.proxykit.splice import Half
 from meshlab.topology import load
@@ -60,15 +60,15 @@ CLIENT = SpiffeId("cluster.local", "shop", "client")
 def mesh(*rules: HttpRule, policies: str = "") -> Mesh:
     """With one route for port 80 of ``one.shop``, where there are rules for it."""
     made = load(TEXT + policies, "routes").mesh
-    route = HttpRoute(kind="HTTPRoute", name="r", namespace="shop", services=(("one.shop", 80),), rules=rules)
-    return replace(made, http_routes=(route,) if rules else ())
+    route = Route(kind="HTTPRoute", name="r", namespace="shop", services=(("one.shop", 80),), rules=rules)
+    return replace(made, routes=(route,) if rules else ())
 
 
 def routing_tcp(*rules: TcpRule) -> Known:
     """One with a route for what is not read of ``one.shop``."""
     made = mesh()
-    route = HttpRoute(kind="VirtualService", name="r", namespace="shop", services=(("one.shop", None),), tcp=rules)
-    return Known("shop/gate", replace(made, http_routes=(route,)))
+    route = Route(kind="VirtualService", name="r", namespace="shop", services=(("one.shop", None),), tcp=rules)
+    return Known("shop/gate", replace(made, routes=(route,)))
 
 
 def known(*rules: HttpRule, policies: str = "", **fields: Any) -> Known:
@@ -86,8 +86,8 @@ def client(known: Known, identity: SpiffeId = CLIENT) -> Client:
     return Client(identity, known.mesh.pod("shop/client").ipv4)
 
 
-def request(path: str = "/", headers: Sequence[tuple[str, str]] = (), **fields: Any) -> Request:
-    return Request(path=path, authority="one.shop", headers=tuple(headers), **fields)
+def request(path: str = "/", headers: Sequence[tuple[str, str]] = (), **fields: Any) -> HttpRequest:
+    return HttpRequest(path=path, authority="one.shop", headers=tuple(headers), **fields)
 
 
 async def pair() -> tuple[Half, Streams]:

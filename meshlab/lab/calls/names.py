@@ -18,7 +18,7 @@ from ipaddress import IPv6Address, ip_address
 from meshlab.errors import UsageError
 from meshlab.lab.calls import urls
 from meshlab.lab.calls.urls import Url
-from meshlab.model import Address, Call, Expected, Family, Mesh, Pod, Request, Service, ServicePort
+from meshlab.model import Address, Call, Expected, Family, HttpRequest, Mesh, Pod, Service, ServicePort
 from meshlab.model.route import NO_HTTP
 from meshlab.oracle import expected, tcp
 from meshlab.topology.notes import did_you_mean, listed
@@ -116,7 +116,7 @@ def due_of(mesh: Mesh, call: Call) -> Expected:
 
 
 def due(
-    mesh: Mesh, source: str, to: str, family: Family, request: Request | None = None, now_s: float = 0.0
+    mesh: Mesh, source: str, to: str, family: Family, request: HttpRequest | None = None, now_s: float = 0.0
 ) -> Expected:
     """What should come of a call of the pod ``source`` to what ``to`` names; of one end that is not there, nothing.
 

@@ -30,10 +30,10 @@ def is_echo(mesh: Mesh, to: str) -> bool:
 
 def _routed(mesh: Mesh, to: str) -> list[Pod]:
     """The pods to which routes may lead a request to ``service.namespace:port``, beside the Service's own."""
-    service = owner(mesh, to) if mesh.http_routes else None
+    service = owner(mesh, to) if mesh.routes else None
     if not isinstance(service, Service) or mesh.waypoint_of(service) is None:
         return []
-    routes = [route for route in mesh.http_routes if service.key in dict(route.services)]
+    routes = [route for route in mesh.routes if service.key in dict(route.services)]
     names = {backend.service for route in routes for rule in route.rules for backend in rule.backends}
     return [pod for other in mesh.services if other.key in names for pod in mesh.endpoints(other)]
 

@@ -19,8 +19,7 @@ from typing import Any, TypeVar
 
 from meshlab.apps import language
 from meshlab.lab.calls.attempt import Attempt, End, Request
-from meshlab.model import Address, Call, Outcome
-from meshlab.model import Request as HttpRequest
+from meshlab.model import Address, Call, HttpRequest, Outcome
 
 __all__ = ["Request", "TrafficLoop", "perform", "perform_all"]
 

@@ -51,7 +51,7 @@ def arrived(
 
 def copies(mesh: Mesh, call: Call) -> list[PodPort]:
     """Where copies of a call may have gone."""
-    if not any(rule.mirrors for route in mesh.http_routes for rule in route.rules):
+    if not any(rule.mirrors for route in mesh.routes for rule in route.rules):
         return []
     made = (copy for share in due_of(mesh, call).shares for copy in share.copies)
     return [way.path.server for copy in made for way in copy.ways]

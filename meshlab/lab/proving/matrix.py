@@ -25,10 +25,10 @@ from meshlab.model import (
     Expectation,
     Expected,
     Family,
+    HttpRequest,
     Mesh,
     Pod,
     PodPort,
-    Request,
     Service,
     Topology,
     Verdict,
@@ -69,7 +69,7 @@ class PlannedCell:
     """Whether the cell also carries ``BULK_BYTES`` each way."""
     balanced: bool = False
     """Whether the cell is called so often that each of its endpoints must answer."""
-    request: Request | None = None
+    request: HttpRequest | None = None
     """What is asked for, where a waypoint reads it."""
     counted: bool = False
     """Whether the cell is called so often that the shares of its outcomes can be told."""
@@ -304,7 +304,7 @@ def _cell(
     port: int,
     family: Family,
     address: Address,
-    request: Request | None = None,
+    request: HttpRequest | None = None,
 ) -> PlannedCell:
     due = expected(mesh, source, destination, port, family, request)
     return PlannedCell(
@@ -326,7 +326,7 @@ def _expect(cell: PlannedCell, rows: Sequence[Expectation]) -> PlannedCell:
 
 def _is_plain(cell: PlannedCell) -> bool:
     """Whether a row that names no request speaks of it."""
-    return cell.request is None or cell.request == Request(authority=cell.request.authority)
+    return cell.request is None or cell.request == HttpRequest(authority=cell.request.authority)
 
 
 def _names(row: Expectation, cell: PlannedCell) -> bool:

@@ -23,15 +23,15 @@ from itertools import chain
 from meshlab.apps import language
 from meshlab.model import (
     AuthorizationPolicy,
-    HttpRoute,
+    HttpRequest,
     HttpRule,
     JwtRule,
     Mesh,
     NamedMatch,
     Operation,
-    Request,
     RequestAuthentication,
     RequestMatch,
+    Route,
     Service,
     ServicePort,
     StringMatch,
@@ -54,13 +54,13 @@ _METHODS = ("GET", "POST", "PUT", "DELETE", "HEAD", "PATCH", "OPTIONS")
 class Questions:
     """The requests that a check sends to one Service port."""
 
-    requests: tuple[Request, ...]
+    requests: tuple[HttpRequest, ...]
     """Each once, the plain one first."""
     unasked: tuple[str, ...] = ()
     """What the check leaves out, and why, each as a sentence."""
 
 
-def written(request: Request) -> str:
+def written(request: HttpRequest) -> str:
     """The request in a few words: ``GET server.shop/a``, ``PUT server.shop/ with x-a: 1``."""
     headers = f" with {', '.join(f'{name}: {value}' for name, value in request.headers)}" if request.headers else ""
     return f"{request.method} {request.authority}{request.path}{headers}"
@@ -70,7 +70,7 @@ def questions(mesh: Mesh, service: Service, port: ServicePort) -> Questions:
     """The requests for a Service port whose requests a waypoint reads; each is there once."""
     waypoint = mesh.waypoint_of(service)
     assert waypoint is not None, "only a waypoint reads requests"
-    plain = Request(authority=_authority(service, port))
+    plain = HttpRequest(authority=_authority(service, port))
     routes = http.routes_of(mesh, service, port)
     policies = [one for one in mesh.authorization_policies if http.binds(one, mesh, waypoint, service)]
     reading = [one for one in mesh.request_authentications if http.binds(one, mesh, waypoint, service)]
@@ -98,7 +98,7 @@ def _authority(service: Service, port: ServicePort) -> str:
 # --- of a route ------------------------------------------------------------------------------------------------------
 
 
-def _of_route(plain: Request, route: HttpRoute) -> Iterator[Request]:
+def _of_route(plain: HttpRequest, route: Route) -> Iterator[HttpRequest]:
     for rule in route.rules:
         for match in rule.matches:
             hit = _hit(plain, match)
@@ -114,7 +114,7 @@ def _of_route(plain: Request, route: HttpRoute) -> Iterator[Request]:
                 yield _slow(hit, rule.timeout_s + _LATE_S)
 
 
-def _hit(plain: Request, match: RequestMatch) -> Request | None:
+def _hit(plain: HttpRequest, match: RequestMatch) -> HttpRequest | None:
     """A request that ``match`` matches; ``None`` where no example of one of its parts is known."""
     path = _example(match.path)
     method = _example(match.method)
@@ -134,14 +134,14 @@ def _hit(plain: Request, match: RequestMatch) -> Request | None:
     )
 
 
-def _more(hit: Request, match: RequestMatch) -> Iterator[Request]:
+def _more(hit: HttpRequest, match: RequestMatch) -> Iterator[HttpRequest]:
     """Other requests that match, at the edge of a prefix."""
     path, _, query = hit.path.partition("?")
     if match.path is not None and match.path.how in ("prefix", "segments") and path != "/":
         yield replace(hit, path=_joined(f"{path.rstrip('/')}/x", query))
 
 
-def _edited_already(hit: Request, rule: HttpRule) -> Iterator[Request]:
+def _edited_already(hit: HttpRequest, rule: HttpRule) -> Iterator[HttpRequest]:
     """The same, with a header of each name that the rule or a backend of it edits."""
     edits = (rule.request_headers, *(backend.request_headers for backend in rule.backends))
     names = [name for each in edits for name in (*dict((*each.set, *each.add)), *each.remove)]
@@ -150,13 +150,13 @@ def _edited_already(hit: Request, rule: HttpRule) -> Iterator[Request]:
             yield replace(hit, headers=(*hit.headers, (name, "own")))
 
 
-def _slow(hit: Request, seconds: float) -> Request:
+def _slow(hit: HttpRequest, seconds: float) -> HttpRequest:
     """The same, but that the built-in echo takes so long to answer."""
     mark = "&" if "?" in hit.path else "?"
     return replace(hit, path=f"{hit.path}{mark}delay={round(seconds * 1000)}ms", takes_s=seconds)
 
 
-def _misses(hit: Request, match: RequestMatch) -> Iterator[Request]:
+def _misses(hit: HttpRequest, match: RequestMatch) -> Iterator[HttpRequest]:
     """Requests that differ from ``hit`` in one part, which no longer matches."""
     path, _, query = hit.path.partition("?")
     if match.path is not None and path != "/":
@@ -171,7 +171,7 @@ def _misses(hit: Request, match: RequestMatch) -> Iterator[Request]:
         yield replace(hit, path=_joined(path, _other_query(query, each)))
 
 
-def _other_headers(hit: Request, each: NamedMatch) -> Iterator[Request]:
+def _other_headers(hit: HttpRequest, each: NamedMatch) -> Iterator[HttpRequest]:
     if each.name.startswith(":"):
         return
     others = tuple(pair for pair in hit.headers if pair[0] != each.name)
@@ -205,17 +205,17 @@ def _example(match: StringMatch | None) -> str | None:
     return next((text for text in candidates if re.fullmatch(match.value, text)), None)
 
 
-def _without_example(route: HttpRoute) -> Iterator[str]:
+def _without_example(route: Route) -> Iterator[str]:
     """What of a route nobody asks, for want of a request that matches."""
     for number, rule in enumerate(route.rules, 1):
-        if any(_hit(Request(), match) is None for match in rule.matches):
+        if any(_hit(HttpRequest(), match) is None for match in rule.matches):
             yield f"{route.kind} {route.key}: no request is known that a match of rule {number} matches"
 
 
 # --- of a policy -----------------------------------------------------------------------------------------------------
 
 
-def _of_policy(plain: Request, policy: AuthorizationPolicy) -> Iterator[Request]:
+def _of_policy(plain: HttpRequest, policy: AuthorizationPolicy) -> Iterator[HttpRequest]:
     for rule in policy.rules:
         headers = tuple(
             (named[1].lower(), _like((*condition.values, *condition.not_values)[0]))
@@ -237,7 +237,7 @@ def _of_policy(plain: Request, policy: AuthorizationPolicy) -> Iterator[Request]
                     yield replace(request, headers=())
 
 
-def _of_operation(base: Request, operation: Operation) -> Iterator[Request]:
+def _of_operation(base: HttpRequest, operation: Operation) -> Iterator[HttpRequest]:
     paths = (*operation.paths, *operation.not_paths)
     methods = (*operation.methods, *operation.not_methods)
     hosts = (*operation.hosts, *operation.not_hosts)
@@ -284,7 +284,7 @@ def _path(pattern: str) -> str:
 # --- of a token ------------------------------------------------------------------------------------------------------
 
 
-def _of_tokens(plain: Request, rule: JwtRule) -> Iterator[Request]:
+def _of_tokens(plain: HttpRequest, rule: JwtRule) -> Iterator[HttpRequest]:
     for token in ("no-token", _forged(rule, rule.issuer), _forged(rule, f"not-{rule.issuer}")):
         if rule.from_params and not rule.from_headers:
             yield replace(plain, path=f"{plain.path}?{rule.from_params[0]}={token}")

@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 from meshlab.apps import language
 from meshlab.lab.calls.endings import is_waypoints
 from meshlab.lab.proving.matrix import MISSED_BY_CHANCE, rarely
-from meshlab.model import Call, Expected, HeaderEdits, Outcome, Reaches, Refused, Request, Share, Status, Way
+from meshlab.model import Call, Expected, HeaderEdits, HttpRequest, Outcome, Reaches, Refused, Share, Status, Way
 
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 _OF_THE_CONNECTION = frozenset({"connection", "keep-alive", "transfer-encoding", "te", "upgrade", "content-length"})
@@ -167,7 +167,7 @@ def _unlike_at_server(share: Share, way: Way, call: Call) -> str:
     return _unlike_request(sent, call) or _unlike_headers(share.response_headers, call)
 
 
-def _unlike_request(sent: Request, call: Call) -> str:
+def _unlike_request(sent: HttpRequest, call: Call) -> str:
     """What of the headers did not arrive as it should have; a proxy may add some."""
     peer, asked = call.peer, call.request
     assert peer is not None

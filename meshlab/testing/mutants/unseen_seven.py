@@ -14,7 +14,7 @@ from typing import Any, ClassVar, TypeVar
 
 import h11
 
-from meshlab.model import Backend, HeaderEdits, HttpRoute, HttpRule, Mesh, Redirect, Rewrite
+from meshlab.model import Backend, HeaderEdits, HttpRule, Mesh, Redirect, Rewrite, Route
 from meshlab.oracle.http import DENIED, Answered, Came, Forwarded, Share, authorize
 from meshlab.oracle.requests import normalised
 from meshlab.testing.mutants.waypoint import Misreading
@@ -45,10 +45,10 @@ class GivesALostShareToTheOthers(Waypoint):
 
     def shares(self, mesh: Mesh, came: Came) -> Sequence[Share]:
         there = {service.key for service in mesh.services}
-        routes = tuple(self._resolved(route, there) for route in mesh.http_routes)
-        return super().shares(replace(mesh, http_routes=routes), came)
+        routes = tuple(self._resolved(route, there) for route in mesh.routes)
+        return super().shares(replace(mesh, routes=routes), came)
 
-    def _resolved(self, route: HttpRoute, there: set[str]) -> HttpRoute:
+    def _resolved(self, route: Route, there: set[str]) -> Route:
         return replace(route, rules=tuple(self._with_backends(rule, there) for rule in route.rules))
 
     def _with_backends(self, rule: HttpRule, there: set[str]) -> HttpRule:

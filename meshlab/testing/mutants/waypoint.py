@@ -19,11 +19,11 @@ from meshlab.errors import ProtocolError
 from meshlab.model import (
     Backend,
     HeaderEdits,
-    HttpRoute,
+    HttpRequest,
     HttpRule,
     Mesh,
     PodPort,
-    Request,
+    Route,
     Service,
     ServicePort,
     SpiffeId,
@@ -63,9 +63,9 @@ class Misreading(Waypoint):
         return super().connections(self._misread_all(mesh), service, port)
 
     def _misread_all(self, mesh: Mesh) -> Mesh:
-        return replace(mesh, http_routes=tuple(map(self.misread_route, mesh.http_routes)))
+        return replace(mesh, routes=tuple(map(self.misread_route, mesh.routes)))
 
-    def misread_route(self, route: HttpRoute) -> HttpRoute:
+    def misread_route(self, route: Route) -> Route:
         return replace(route, rules=tuple(map(self.misread, route.rules)), tcp=tuple(map(self.misread_tcp, route.tcp)))
 
     def misread(self, rule: HttpRule) -> HttpRule:
@@ -100,14 +100,14 @@ class MatchesPathAsAPrefix(Misreading):
 class TakesTheFirstRule(Misreading):
     """E ``http-request-matching``: precedence, and 404 where nothing matches."""
 
-    def misread_route(self, route: HttpRoute) -> HttpRoute:
+    def misread_route(self, route: Route) -> Route:
         return replace(route, rules=tuple(replace(rule, matches=()) for rule in route.rules[:1]))
 
 
 class RoutesEveryPort(Misreading):
     """E ``route-binds-to-frontend-only``."""
 
-    def misread_route(self, route: HttpRoute) -> HttpRoute:
+    def misread_route(self, route: Route) -> Route:
         tcp_rules = tuple(replace(rule, ports=()) for rule in route.tcp)
         return replace(route, services=tuple((service, None) for service, _ in route.services), tcp=tcp_rules)
 
@@ -140,7 +140,7 @@ class OneBackendOnly(Misreading):
 class IgnoresTcpRoutes(Misreading):
     """E ``tcp-and-tls-routes``."""
 
-    def misread_route(self, route: HttpRoute) -> HttpRoute:
+    def misread_route(self, route: Route) -> Route:
         return replace(route, tcp=())
 
 
@@ -244,7 +244,7 @@ class IgnoresL7Policy(Waypoint):
 class JudgesItself(Waypoint):
     """G ``l7-policy-uses-original-identity``: on the waypoint's own identity."""
 
-    def judge(self, asked: Asked, client: Client, request: Request) -> Share:
+    def judge(self, asked: Asked, client: Client, request: HttpRequest) -> Share:
         own = self.known.own
         assert own is not None, "a waypoint that was asked was sent its own pod"
         return super().judge(asked, replace(client, identity=own.identity(asked.mesh.trust_domain)), request)
@@ -253,7 +253,7 @@ class JudgesItself(Waypoint):
 class TrustsAHeaderForIdentity(Waypoint):
     """G ``xfcc-spoof-stripped``: what a client says of itself counts more than its certificate."""
 
-    def judge(self, asked: Asked, client: Client, request: Request) -> Share:
+    def judge(self, asked: Asked, client: Client, request: HttpRequest) -> Share:
         said = dict(request.headers).get("x-forwarded-client-cert", "").rpartition("URI=")[2].partition(";")[0]
         if said:
             client = replace(client, identity=SpiffeId.parse(said))
@@ -263,7 +263,7 @@ class TrustsAHeaderForIdentity(Waypoint):
 class ForwardsBeforeItAuthorizes(Waypoint):
     """G ``l7-allow-deny-basics``: the client gets 403, and a server the head of the request."""
 
-    def judge(self, asked: Asked, client: Client, request: Request) -> Share:
+    def judge(self, asked: Asked, client: Client, request: HttpRequest) -> Share:
         share = super().judge(asked, client, request)
         if share.outcome == Answered(DENIED):
             free = replace(asked, mesh=_without_policies(asked.mesh))
@@ -277,7 +277,7 @@ class ForwardsBeforeItAuthorizes(Waypoint):
     def delivers_to(self, forwarded: Forwarded) -> Sequence[Sequence[PodPort]]:
         return [forwarded.pods]
 
-    async def _deliver(self, pods: Sequence[PodPort], request: Request, client: Client) -> None:
+    async def _deliver(self, pods: Sequence[PodPort], request: HttpRequest, client: Client) -> None:
         try:
             server = Talk(h11.CLIENT, await self.connect(*self.pick(pods, client)))
             await server.send(request_head(request))
@@ -337,7 +337,7 @@ class LetsABadTokenPassAsNone(Waypoint):
 class _Sticky(HttpStream):
     _first: Share | None = None
 
-    def judge(self, request: Request) -> Share:
+    def judge(self, request: HttpRequest) -> Share:
         """Judge the first request, and do with the others as with it."""
         self._first = self._first or super().judge(request)
         if isinstance(outcome := self._first.outcome, Forwarded):

@@ -1,4 +1,4 @@
-"""A cluster for each share of a Service that calls go to, and those that lead from one listener to the next.
+"""A cluster for each upstream, and those that lead from one listener to the next.
 
 An endpoint of the mesh is reached by a tunnel of its own for each request, as its ztunnel judges tunnels and not
 requests. Each tunnel has to end at whom the endpoint must be.
@@ -15,26 +15,26 @@ from typing import Any
 from meshlab.model import Family, Mesh, Pod, PodPort
 from meshlab.model.ambient import HBONE_PORT
 from meshlab.translate.envoy.forms import ORIGINAL, TUNNEL, Json, certified, extension, tls
-from meshlab.translate.envoy.serving import Served, Share
+from meshlab.translate.envoy.serving import Served, Upstream
 
 _OPTIONS = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
 
 
 def clusters(
-    mesh: Mesh, served: Iterable[Served], routed: Iterable[Share], unhealthy: Collection[str]
+    mesh: Mesh, served: Iterable[Served], routed: Iterable[Upstream], unhealthy: Collection[str]
 ) -> dict[str, Json]:
-    """Those of what is served and of the shares that routes lead to, by name."""
-    shares = {one.name: one for one in routed}
+    """Those of what is served and of the upstreams that routes lead to, by name."""
+    upstreams = {one.name: one for one in routed}
     pods = {}
     for one in served:
-        if isinstance(one.to, Share):
-            shares[one.to.name] = one.to
+        if isinstance(one.to, Upstream):
+            upstreams[one.to.name] = one.to
         else:
             pods[one.name] = _of_pod(mesh, one.name, one.to, one.family)
-    return {**{name: _of_share(mesh, one, unhealthy) for name, one in shares.items()}, **pods}
+    return {**{name: _of_upstream(mesh, one, unhealthy) for name, one in upstreams.items()}, **pods}
 
 
-def _of_share(mesh: Mesh, one: Share, unhealthy: Collection[str]) -> Json:
+def _of_upstream(mesh: Mesh, one: Upstream, unhealthy: Collection[str]) -> Json:
     endpoints = [_endpoint(mesh, each, one.family) for each in one.endpoints(mesh, unhealthy)]
     requests = {
         "common_http_protocol_options": {"max_requests_per_connection": 1},

@@ -35,7 +35,7 @@ from meshlab.model import (
 )
 from meshlab.translate.envoy.forms import NOT_FOUND, Json, regex, typed
 from meshlab.translate.envoy.rbac import rules
-from meshlab.translate.envoy.serving import Served, Share, routes_in_effect, share
+from meshlab.translate.envoy.serving import Served, Upstream, routes_in_effect, upstream
 
 CONNECT = "connect"
 """Name of the routes of CONNECTs."""
@@ -64,7 +64,7 @@ class Entry:
     """Whether it is of an HTTPRoute."""
 
 
-def routes(mesh: Mesh, name: str, own: Share, policies: Collection[AuthorizationPolicy]) -> Json:
+def routes(mesh: Mesh, name: str, own: Upstream, policies: Collection[AuthorizationPolicy]) -> Json:
     """The route configuration ``name`` for calls to ``own``."""
     found = [_route(mesh, own, entry) for entry in entries(mesh, own)]
     default = {"match": {"prefix": "/"}, "route": {"cluster": own.name, "timeout": "0s"}}
@@ -125,7 +125,7 @@ def _judged(
 # --- which entries ---------------------------------------------------------------------------------------------------
 
 
-def entries(mesh: Mesh, own: Share) -> list[Entry]:
+def entries(mesh: Mesh, own: Upstream) -> list[Entry]:
     """Those for calls to ``own``, in the order in which they are tried."""
     counted = routes_in_effect(mesh, own)
     gateway_api = bool(counted) and counted[0].kind == "HTTPRoute"
@@ -147,22 +147,22 @@ def _precedence(entry: Entry) -> tuple[int, ...]:
     return rank, -len(path.value), match.method is None, -len(match.headers), -len(match.query)
 
 
-def shares(mesh: Mesh, own: Share) -> Iterator[Share]:
+def upstreams(mesh: Mesh, own: Upstream) -> Iterator[Upstream]:
     """Where the entries send requests."""
     for entry in entries(mesh, own):
         for backend in (*entry.rule.backends, *(mirror.backend for mirror in entry.rule.mirrors)):
-            if (found := _share(mesh, own, backend)) is not None:
+            if (found := _upstream(mesh, own, backend)) is not None:
                 yield found
 
 
-def _share(mesh: Mesh, own: Share, backend: Backend) -> Share | None:
-    return share(mesh, backend, own.port.port, own.family)
+def _upstream(mesh: Mesh, own: Upstream, backend: Backend) -> Upstream | None:
+    return upstream(mesh, backend, own.port.port, own.family)
 
 
 # --- one entry -------------------------------------------------------------------------------------------------------
 
 
-def _route(mesh: Mesh, own: Share, entry: Entry) -> Json:
+def _route(mesh: Mesh, own: Upstream, entry: Entry) -> Json:
     rule = entry.rule
     faults = _faults(rule)
     return {
@@ -219,7 +219,7 @@ def _text(text: StringMatch) -> Json:
     return {text.how: text.value, **({"ignore_case": True} if text.ignore_case else {})}
 
 
-def _action(mesh: Mesh, own: Share, entry: Entry) -> Json:
+def _action(mesh: Mesh, own: Upstream, entry: Entry) -> Json:
     rule = entry.rule
     if rule.redirect is not None:
         moved = _redirect(rule.redirect, entry, own.port.port)
@@ -235,7 +235,7 @@ def _action(mesh: Mesh, own: Share, entry: Entry) -> Json:
     mirrors = [
         {"cluster": found.name, "runtime_fraction": {"default_value": _percentage(mirror.percent)}}
         for mirror in rule.mirrors
-        if mirror.percent and (found := _share(mesh, own, mirror.backend)) is not None
+        if mirror.percent and (found := _upstream(mesh, own, mirror.backend)) is not None
     ]
     return {
         "route": {
@@ -249,7 +249,7 @@ def _action(mesh: Mesh, own: Share, entry: Entry) -> Json:
     }
 
 
-def _clusters(mesh: Mesh, own: Share, entry: Entry) -> list[Json]:
+def _clusters(mesh: Mesh, own: Upstream, entry: Entry) -> list[Json]:
     """With their weights; none where no request may go anywhere, since Envoy refuses weights that are all 0.
 
     The only backend of a VirtualService gets everything, whatever its weight.
@@ -259,8 +259,8 @@ def _clusters(mesh: Mesh, own: Share, entry: Entry) -> list[Json]:
     return [_cluster(mesh, own, each, entry.rule, each.weight or 1) for each in backends if each.weight or alone]
 
 
-def _cluster(mesh: Mesh, own: Share, backend: Backend, rule: HttpRule, weight: int) -> Json:
-    found = _share(mesh, own, backend)
+def _cluster(mesh: Mesh, own: Upstream, backend: Backend, rule: HttpRule, weight: int) -> Json:
+    found = _upstream(mesh, own, backend)
     authority = _set_authority(backend.request_headers) if not _authority(rule) else None
     return {
         "name": NOT_FOUND if found is None else found.name,

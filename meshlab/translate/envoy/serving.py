@@ -10,10 +10,10 @@ from meshlab.model import (
     Address,
     Backend,
     Family,
-    HttpRoute,
     Mesh,
     Pod,
     PodPort,
+    Route,
     Service,
     ServicePort,
     has_labels,
@@ -21,7 +21,7 @@ from meshlab.model import (
 
 
 @dataclass(frozen=True, slots=True)
-class Share:
+class Upstream:
     """The endpoints of a Service's port that a subset has, at their addresses of one family: what a cluster is of."""
 
     service: Service
@@ -50,13 +50,13 @@ class Served:
 
     address: Address
     family: Family
-    to: Share | Pod
+    to: Upstream | Pod
     """A pod: at every port."""
 
     @property
     def port(self) -> int | None:
         """``None``: every port."""
-        return self.to.port.port if isinstance(self.to, Share) else None
+        return self.to.port.port if isinstance(self.to, Upstream) else None
 
     @property
     def name(self) -> str:
@@ -66,7 +66,7 @@ class Served:
     @property
     def cluster(self) -> str:
         """Where its calls go, unless a route sends them elsewhere."""
-        return self.to.name if isinstance(self.to, Share) else self.name
+        return self.to.name if isinstance(self.to, Upstream) else self.name
 
 
 def served(mesh: Mesh, key: str) -> Iterator[Served]:
@@ -76,7 +76,7 @@ def served(mesh: Mesh, key: str) -> Iterator[Served]:
         for port in service.ports if waypoint is not None and waypoint.key == key else ():
             for family in FAMILIES:
                 if (address := service.address(family)) is not None:
-                    yield Served(address, family, Share(service, port, "", family))
+                    yield Served(address, family, Upstream(service, port, "", family))
     for pod in mesh.pods:
         waypoint = mesh.waypoint_of(pod)
         if waypoint is not None and waypoint.key == key:
@@ -84,7 +84,7 @@ def served(mesh: Mesh, key: str) -> Iterator[Served]:
                 yield Served(pod.address(family), family, pod)
 
 
-def routes_in_effect(mesh: Mesh, own: Share) -> list[HttpRoute]:
+def routes_in_effect(mesh: Mesh, own: Upstream) -> list[Route]:
     """Those for calls to ``own``, of the Service's namespace and of the waypoint's.
 
     Where several kinds of route are for it, the kind of the oldest counts; of others than HTTPRoutes the oldest alone.
@@ -92,27 +92,27 @@ def routes_in_effect(mesh: Mesh, own: Share) -> list[HttpRoute]:
     at = {(own.service.key, own.port.port), (own.service.key, None)}
     waypoint = mesh.waypoint_of(own.service)
     near = {own.service.namespace, waypoint.namespace if waypoint else ""}
-    some = [route for route in mesh.http_routes if at & set(route.services) and route.namespace in near]
+    some = [route for route in mesh.routes if at & set(route.services) and route.namespace in near]
     if some and some[0].kind == "HTTPRoute":
         return [route for route in some if route.kind == "HTTPRoute"]
     return some[:1]
 
 
-def destinations(mesh: Mesh, own: Share) -> list[tuple[Share | None, int]]:
+def destinations(mesh: Mesh, own: Upstream) -> list[tuple[Upstream | None, int]]:
     """Where the bytes of calls to ``own`` go, with weights: by the first rule for its port, else to ``own``.
 
-    ``None`` is what a share leads to that is not there; it has everything where no backend has a weight.
+    ``None`` is an upstream that is not there; it has everything where no backend has a weight.
     """
     for route in routes_in_effect(mesh, own):
         for rule in route.tcp:
             if not rule.ports or own.port.port in rule.ports:
-                some = [(share(mesh, each, own.port.port, own.family), each.weight) for each in rule.backends]
+                some = [(upstream(mesh, each, own.port.port, own.family), each.weight) for each in rule.backends]
                 return [one for one in some if one[1]] or [(None, 1)]
     return [(own, 1)]
 
 
-def share(mesh: Mesh, backend: Backend, called: int, family: Family) -> Share | None:
-    """The share that a backend names; ``None`` where the Service, its port or its subset is missing.
+def upstream(mesh: Mesh, backend: Backend, called: int, family: Family) -> Upstream | None:
+    """The upstream that a backend names; ``None`` where the Service, its port or its subset is missing.
 
     Args:
         called: the port that is meant where the backend names none, and its Service has several.
@@ -122,5 +122,5 @@ def share(mesh: Mesh, backend: Backend, called: int, family: Family) -> Share | 
             port = backend.port or (each.ports[0].port if len(each.ports) == 1 else called)
             for one in each.ports:
                 if one.port == port:
-                    return Share(each, one, backend.subset, family)
+                    return Upstream(each, one, backend.subset, family)
     return None
