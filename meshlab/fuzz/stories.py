@@ -64,7 +64,7 @@ def _place(example: Example, wrong: Wrong) -> int:
 
 
 def _named(stage: Stage, wrong: Wrong) -> list[Chosen]:
-    """The call that ``wrong`` names; calls to services behind which is the pod that it names, if there is none.
+    """Return the calls that ``wrong`` names. Where none has its destination, return those to Services of that pod.
 
     Of several between the same ends it is the one that sent the same, if any did.
     """

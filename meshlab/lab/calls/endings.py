@@ -1,10 +1,10 @@
-"""What the end of a call says about whether it got through, beside what should have come of it. Pure.
+"""Decides from how a call ended whether it got through. Pure.
 
-an answer of a server                 allow
-RST, FIN                              deny
-a status that the waypoint may give   deny from 400 on, else allow
-no HTTP, where the waypoint reads     deny, whatever came but the right bytes
-all else                              unclear
+a server answered                                     allow
+the connection was reset or closed                    deny
+a status that the waypoint may answer with            deny from 400 on, else allow
+bytes that are no HTTP, sent to a port that is read   deny, unless the right bytes came back
+anything else                                         unclear
 """
 
 from __future__ import annotations

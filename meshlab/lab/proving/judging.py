@@ -115,7 +115,7 @@ def _result(planned: PlannedCell, seen: Passage, calls: Sequence[Call]) -> tuple
 
 
 def _of_requests(planned: PlannedCell, calls: Sequence[Call]) -> tuple[Result, str]:
-    """Of requests that a waypoint reads: each has to be explained, and where there are many, their shares."""
+    """Judge a cell of requests. A share must explain each call, and the numbers of a counted cell must be likely."""
     for call in calls:
         if complaint := wrong_answer(planned.due, call):
             silent = call.outcome in _NO_ANSWER and not planned.listening

@@ -5,8 +5,8 @@ each port of every Service, by VIP; each in both families. A pod that calls a Se
 picked: that path is captured, unlike a call to its own address, so it is judged like any other endpoint, but it never
 leaves the pod, and so no packet of it can serve as a control (``hairpin``).
 
-Of a Service port that a waypoint reads there is a cell for each request that ``questions`` chooses. What becomes of a
-request or a connection at random is asked so often that a share that is too large or too small shows.
+Where a waypoint reads the requests to a Service port, each request that ``questions`` chooses has a cell of its own.
+Where a rule decides at random, one of its cells makes enough calls to show a share that is too large or too small.
 """
 
 from __future__ import annotations
@@ -70,9 +70,9 @@ class PlannedCell:
     balanced: bool = False
     """Whether the cell is called so often that each of its endpoints must answer."""
     request: HttpRequest | None = None
-    """What is asked for, where a waypoint reads it."""
+    """The HTTP request that is sent; ``None`` where no waypoint reads requests."""
     counted: bool = False
-    """Whether the cell is called so often that the shares of its outcomes can be told."""
+    """Whether the cell makes enough calls to measure the shares of its outcomes."""
 
     @property
     def to(self) -> str:
@@ -259,8 +259,10 @@ def _all_cells(mesh: Mesh, not_listening: Places) -> Iterator[PlannedCell]:
 
 
 def _told_apart(planned: Iterable[PlannedCell]) -> Iterator[PlannedCell]:
-    """Without those whose request is another one's of the same port and of the same outcome by the same rule, but for
-    the caller: every caller makes the plain request, and of the others one caller of each kind."""
+    """Leave out cells that differ from an earlier one in the caller only.
+
+    Every caller makes the plain request. Any other request is made by one caller for each rule that decides about it.
+    """
     seen: set[tuple[object, ...]] = set()
     for cell in planned:
         kind = (cell.to, cell.port, cell.family, cell.asked, cell.due.rule)
@@ -370,7 +372,7 @@ def _balanced(mesh: Mesh, planned: Sequence[PlannedCell]) -> set[int]:
 
 
 def _counted(planned: Sequence[PlannedCell]) -> set[int]:
-    """Of each rule with a random outcome, in each family, the first request or connection."""
+    """Return the first cell, in each family, of each rule that decides at random."""
     first: dict[tuple[str, int, int, str], PlannedCell] = {}
     for cell in planned:
         if not cell.due.is_certain and cell.listening:

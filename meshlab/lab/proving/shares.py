@@ -53,7 +53,7 @@ def wrong_shares(due: Expected, calls: Sequence[Call]) -> str:
 
 
 def wrong_copies(due: Expected, calls: Sequence[Call], received: Mapping[int, Mapping[str, int]]) -> str:
-    """What is wrong with the copies of requests that servers answered, as half a sentence; empty where nothing is.
+    """Say what is wrong with the copies of requests that servers have answered; the text is empty where nothing is.
 
     Args:
         received: number of a call -> pod -> on how many connections its canary came there.
