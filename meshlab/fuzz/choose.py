@@ -243,7 +243,7 @@ def _told(known: Sequence[Chosen]) -> list[int]:
 
 
 def decided(mesh: Mesh, call: Candidate, shape: CallShape = _PLAIN) -> Chosen | None:
-    """Return what the policies say of a call; ``None`` where its pods or its routes disagree, so that chance decides."""
+    """Return what the policies say of a call; ``None`` where its pods or routes disagree, so that chance decides."""
     if mesh.waypoints:
         target = call.service or call.destination
         request = asked(mesh, call.to, call.family, shape)

@@ -18,6 +18,7 @@ from meshlab.model.workload import Labels
 Matching = Literal["exact", "prefix", "segments", "regex"]
 """``prefix`` is one of characters; ``segments`` one of whole path segments, as PathPrefix of an HTTPRoute; ``regex``
 is RE2's syntax, and has to match the whole text."""
+RouteKind = Literal["HTTPRoute", "TCPRoute", "VirtualService"]
 Pairs = tuple[tuple[str, str], ...]
 
 
@@ -181,7 +182,7 @@ class TcpRule:
 class Route:
     """An HTTPRoute, a TCPRoute or a VirtualService."""
 
-    kind: Literal["HTTPRoute", "TCPRoute", "VirtualService"]
+    kind: RouteKind
     name: str
     namespace: str
     services: tuple[tuple[str, int | None], ...]

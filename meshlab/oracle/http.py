@@ -42,7 +42,7 @@ from meshlab.model import (
     Waypoint,
 )
 from meshlab.model.gateway import WAYPOINT_CLASS
-from meshlab.model.route import NO_HTTP
+from meshlab.model.route import NO_HTTP, RouteKind
 from meshlab.oracle.decide import judged_by
 from meshlab.oracle.matching import NOBODY, Claims
 from meshlab.oracle.requests import matches, normalised
@@ -164,27 +164,11 @@ def shares(mesh: Mesh, came: Came, unhealthy: Sequence[str] = ()) -> tuple[Share
     decision = authorize(mesh, came.waypoint, came.service, came.connection, came.request, checked.claims)
     if decision.verdict is Verdict.DENY:
         return (Share(Fraction(1), Answered(DENIED), decision.rule),)
-    found = _rule(mesh, came)
-    if isinstance(found, Share):
-        return (found,)
-    route, rule, match, name = found
-    routed = list(_routed(mesh, came, route, rule, match, name, unhealthy))
-    return tuple(_with_faults(rule, name, routed))
-
-
-def rules(mesh: Mesh, service: Service, port: ServicePort) -> list[tuple[Route, HttpRule, RequestMatch, str]]:
-    """Every rule for ``port`` of ``service`` with each of its matches, the one that is looked at first first."""
-    routes = routes_of(mesh, service, port)
-    each = [
-        (route, rule, match, f"{route.kind} {route.key}: rule {number}{f' ({rule.name})' if rule.name else ''}")
-        for route in routes
-        for number, rule in enumerate(route.rules, 1)
-        for match in rule.matches or (RequestMatch(),)
-        if match.port in (None, port.port)
-    ]
-    if routes and routes[0].kind == "HTTPRoute":
-        each.sort(key=lambda one: _precedence(one[2]))
-    return each
+    taken = _taken(mesh, came)
+    if taken is None:
+        rule = f"no rule of a route of {came.service.key} matches"
+        return (Share(Fraction(1), Answered(NO_ROUTE), rule),)
+    return tuple(_with_faults(taken, list(_routed(mesh, came, taken, unhealthy))))
 
 
 def _no_http(service: Service, port: ServicePort) -> str:
@@ -222,16 +206,44 @@ def _is_target(kind: str, name: str, policy: _Policy, mesh: Mesh, waypoint: Wayp
 # --- which rule ------------------------------------------------------------------------------------------------------
 
 
-def _rule(mesh: Mesh, came: Came) -> tuple[Route | None, HttpRule, RequestMatch, str] | Share:
+@dataclass(frozen=True, slots=True)
+class _Taken:
+    """The rule that takes a request, and the match by which it does."""
+
+    rule: HttpRule
+    match: RequestMatch
+    name: str
+    """Of its route and of itself, for a sentence."""
+    kind: RouteKind = "HTTPRoute"
+
+    @property
+    def broken(self) -> int:
+        """The status of a share whose backend is not there."""
+        return _BROKEN[self.kind]
+
+
+def _taken(mesh: Mesh, came: Came) -> _Taken | None:
     """Where no rule is for the port, as where there is no route, the Service's own endpoints get everything."""
-    possible = rules(mesh, came.service, came.port)
+    possible = _rules(mesh, came.service, came.port)
     if not possible:
         own = HttpRule(backends=(Backend(service=came.service.key, port=came.port.port),))
-        return None, own, RequestMatch(), f"{came.service.key} has no route"
-    for route, rule, match, name in possible:
-        if matches(match, came.request, came.port.port):
-            return route, rule, match, name
-    return Share(Fraction(1), Answered(NO_ROUTE), f"no rule of a route of {came.service.key} matches")
+        return _Taken(own, RequestMatch(), f"{came.service.key} (without a route)")
+    return next((one for one in possible if matches(one.match, came.request, came.port.port)), None)
+
+
+def _rules(mesh: Mesh, service: Service, port: ServicePort) -> list[_Taken]:
+    """Every rule for ``port`` of ``service`` with each of its matches, in the order in which they are looked at."""
+    routes = routes_of(mesh, service, port)
+    each = [
+        _Taken(
+            rule, match, f"{route.kind} {route.key}: rule {number}{f' ({rule.name})' if rule.name else ''}", route.kind
+        )
+        for route in routes
+        for number, rule in enumerate(route.rules, 1)
+        for match in rule.matches or (RequestMatch(),)
+        if match.port in (None, port.port)
+    ]
+    return sorted(each, key=lambda one: _precedence(one.match)) if routes and routes[0].kind == "HTTPRoute" else each
 
 
 def routes_of(mesh: Mesh, service: Service, port: ServicePort) -> list[Route]:
@@ -261,13 +273,14 @@ def _precedence(match: RequestMatch) -> tuple[int, int, bool, int, int]:
 # --- what it does ----------------------------------------------------------------------------------------------------
 
 
-def _with_faults(rule: HttpRule, name: str, routed: Sequence[Share]) -> Iterator[Share]:
+def _with_faults(taken: _Taken, routed: Sequence[Share]) -> Iterator[Share]:
     """A delay comes first, and an abort after it; each strikes by itself."""
-    delayed = Fraction(0) if rule.delay is None else _percent(rule.delay.percent)
-    aborted = Fraction(0) if rule.abort is None else _percent(rule.abort.percent)
-    for delay_s, chance in ((0.0, 1 - delayed), (rule.delay.seconds if rule.delay else 0.0, delayed)):
-        if rule.abort is not None and chance * aborted:
-            yield Share(chance * aborted, Answered(rule.abort.status), f"{name} aborts", delay_s)
+    delay, abort = taken.rule.delay, taken.rule.abort
+    delayed = Fraction(0) if delay is None else _percent(delay.percent)
+    aborted = Fraction(0) if abort is None else _percent(abort.percent)
+    for delay_s, chance in ((0.0, 1 - delayed), (delay.seconds if delay else 0.0, delayed)):
+        if abort is not None and chance * aborted:
+            yield Share(chance * aborted, Answered(abort.status), f"{taken.name} aborts", delay_s)
         for share in routed:
             if left := chance * (1 - aborted) * share.chance:
                 yield replace(share, chance=left, delay_s=delay_s)
@@ -278,59 +291,40 @@ def _percent(percent: float) -> Fraction:
     return Fraction(round(percent * 10_000), 1_000_000)
 
 
-def _routed(
-    mesh: Mesh,
-    came: Came,
-    route: Route | None,
-    rule: HttpRule,
-    match: RequestMatch,
-    name: str,
-    unhealthy: Sequence[str],
-) -> Iterator[Share]:
-    one = Fraction(1)
+def _routed(mesh: Mesh, came: Came, taken: _Taken, unhealthy: Sequence[str]) -> Iterator[Share]:
+    one, rule = Fraction(1), taken.rule
     if rule.redirect is not None:
-        called = came.port.port if route is not None and route.kind == "HTTPRoute" else None
-        location = _location(came.request, rule.redirect, match, called)
-        yield Share(one, Answered(rule.redirect.status, location), f"{name} redirects")
+        location = _location(came, rule.redirect, taken)
+        yield Share(one, Answered(rule.redirect.status, location), f"{taken.name} redirects")
         return
     if rule.direct_response is not None:
         answer = Answered(rule.direct_response.status, body=rule.direct_response.body or None)
-        yield Share(one, answer, f"{name} answers", response_headers=(rule.response_headers,))
+        yield Share(one, answer, f"{taken.name} answers", response_headers=(rule.response_headers,))
         return
     total = sum(backend.weight for backend in rule.backends)
     if not total:
-        yield Share(one, Answered(_BROKEN[route.kind if route else "HTTPRoute"]), f"{name} has no backend")
+        yield Share(one, Answered(taken.broken), f"{taken.name} has no backend")
         return
     for backend in rule.backends:
         if backend.weight:
-            share = _to_backend(mesh, came, route, rule, match, backend, unhealthy)
-            words = name if route is None else f"{name} sends to {named(backend, came.port)}"
-            yield replace(share, chance=Fraction(backend.weight, total), rule=f"{words}{share.rule}")
+            yield replace(_to_backend(mesh, came, taken, backend, unhealthy), chance=Fraction(backend.weight, total))
 
 
-def _to_backend(
-    mesh: Mesh,
-    came: Came,
-    route: Route | None,
-    rule: HttpRule,
-    match: RequestMatch,
-    backend: Backend,
-    unhealthy: Sequence[str],
-) -> Share:
-    """Its rule is what has to be added to the name of the route's."""
-    one = Fraction(1)
+def _to_backend(mesh: Mesh, came: Came, taken: _Taken, backend: Backend, unhealthy: Sequence[str]) -> Share:
+    one, rule = Fraction(1), taken.rule
+    name = f"{taken.name} sends to {named(backend, came.port)}"
     response_headers = (rule.response_headers, backend.response_headers)
     pods = endpoints(mesh, backend, came.port, unhealthy)
     if pods is None:
-        return Share(one, Answered(_BROKEN[route.kind if route else "HTTPRoute"]), ", which is not there")
+        return Share(one, Answered(taken.broken), f"{name}, which is not there")
     if not pods:
-        return Share(one, Answered(UNAVAILABLE), ", which has no endpoint", response_headers=response_headers)
+        return Share(one, Answered(UNAVAILABLE), f"{name}, which has no endpoint", response_headers=response_headers)
     request = _edited(came.request, rule.request_headers)
     authority = request.authority if request.authority != came.request.authority else None
     request = _edited(request, backend.request_headers)
-    request = _rewritten(replace(request, authority=authority or request.authority), rule, match)
+    request = _rewritten(replace(request, authority=authority or request.authority), taken)
     forwarded = Forwarded(pods, request, rule.timeout_s, tuple(_copied(mesh, came, rule, unhealthy)))
-    return Share(one, forwarded, "", response_headers=response_headers)
+    return Share(one, forwarded, name, response_headers=response_headers)
 
 
 def _copied(mesh: Mesh, came: Came, rule: HttpRule, unhealthy: Sequence[str]) -> Iterator[Copied]:
@@ -366,11 +360,11 @@ def named(backend: Backend, called: ServicePort) -> str:
 # --- what is changed -------------------------------------------------------------------------------------------------
 
 
-def _rewritten(request: HttpRequest, rule: HttpRule, match: RequestMatch) -> HttpRequest:
-    rewrite = rule.rewrite
+def _rewritten(request: HttpRequest, taken: _Taken) -> HttpRequest:
+    rewrite = taken.rule.rewrite
     if rewrite is None:
         return request
-    path = _other_path(request.path, match, rewrite.path, rewrite.prefix)
+    path = _other_path(request.path, taken.match, rewrite.path, rewrite.prefix)
     return replace(request, path=path, authority=rewrite.authority or request.authority)
 
 
@@ -414,21 +408,18 @@ def _edited(request: HttpRequest, edits: HeaderEdits) -> HttpRequest:
     return replace(request, authority=authority, headers=tuple(headers))
 
 
-def _location(request: HttpRequest, redirect: Redirect, match: RequestMatch, called: int | None) -> str:
-    """Where a redirect leads.
-
-    Args:
-        called: of an HTTPRoute, the port that is meant where the redirect names neither port nor scheme.
-    """
+def _location(came: Came, redirect: Redirect, taken: _Taken) -> str:
+    """Where a redirect leads. One of an HTTPRoute that names neither port nor scheme means the port that was called."""
+    of_gateway_api = taken.kind == "HTTPRoute"
     scheme = redirect.scheme or "http"
-    host = redirect.authority or request.authority
-    port = redirect.port or (called if redirect.scheme is None else None)
+    host = redirect.authority or came.request.authority
+    port = redirect.port or (came.port.port if of_gateway_api and redirect.scheme is None else None)
     if port is not None:
         bare = host if redirect.authority else _without_port(host)
         host = bare if port == _DEFAULT_PORTS.get(scheme) else f"{bare}:{port}"
-    elif redirect.scheme and not redirect.authority and (called is not None or host.endswith(":80")):
+    elif redirect.scheme and not redirect.authority and (of_gateway_api or host.endswith(":80")):
         host = _without_port(host)  # a VirtualService keeps a port that is not HTTP's own, as Envoy does
-    return f"{scheme}://{host}{_other_path(request.path, match, redirect.path, redirect.prefix)}"
+    return f"{scheme}://{host}{_other_path(came.request.path, taken.match, redirect.path, redirect.prefix)}"
 
 
 def _without_port(authority: str) -> str:

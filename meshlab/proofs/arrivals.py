@@ -11,7 +11,6 @@ from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from types import MappingProxyType
 
 from meshlab.model import Address, Call, Path, PodPort
 from meshlab.proofs.links import Wiring
@@ -83,7 +82,7 @@ def unexplained(
     call: Call,
     paths: Iterable[Path],
     calls: Sequence[Call],
-    late: Late = MappingProxyType({}),
+    late: Late | None = None,
     copied: Copied | None = None,
 ) -> list[Arrival]:
     """Return what reached the servers of ``paths`` as ``call`` would since it began, or from an address of no pod.
@@ -102,7 +101,7 @@ def unexplained(
         seen = [one for one in arrivals.of(path.server) if one.last_ns >= call.started_ns]
         mine = [one for one in seen if one.client.packed in own and one.client.version == call.family]
         if mine:
-            left = _without(mine, _explaining(calls, call, path.server, own, late))
+            left = _without(mine, _explaining(calls, call, path.server, own, late or {}))
             found += _without(left, _copied(calls, call, path.server, copied or {}), _LATE_NS)
         found += [one for one in seen if _is_a_stranger(one, pods) and one.opened_ns <= call.ended_ns + _LATE_NS]
     return found

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from types import MappingProxyType
 
 from meshlab.model import Call, Outcome, Path
 from meshlab.model.report import Grade, Proof
@@ -38,7 +37,7 @@ def denied(
     instead: str = "",
     calls: Sequence[Call] = (),
     statuses: Collection[int] = (),
-    late: Late = MappingProxyType({}),
+    late: Late | None = None,
     copied: Copied | None = None,
 ) -> Proof:
     """Nothing of the call reached a server, where a twin's bytes did, which shows that they could have.
@@ -85,7 +84,7 @@ def _arrived(
     paths: Sequence[Path],
     arrivals: Arrivals,
     calls: Sequence[Call],
-    late: Late,
+    late: Late | None,
     copied: Copied | None,
 ) -> str:
     """What of the call reached a server, or seems to have; empty where nothing did."""
