@@ -98,6 +98,9 @@ class Capture:
 
     def mesh_at(self, call: Call) -> Mesh:
         """The mesh that was in effect when ``call`` began: the one before, where it was just about to change."""
+        return self._mesh_at(call)
+
+    def _mesh_at(self, call: Call) -> Mesh:
         meshes = self._lab.history.between(call.started_ns, call.started_ns)
         return meshes[0] if meshes else self._lab.mesh
 
@@ -151,7 +154,7 @@ class Capture:
         asked = _some(calls, "encrypted")
         window = self.window
         return [
-            verdicts.encrypted(window, self._wiring(call), call, self.paths(call), self._together(call))
+            verdicts.encrypted(window, self._wiring(call), call, self._paths_of(call), self._together(call))
             for call in asked
         ]
 
@@ -167,10 +170,10 @@ class Capture:
             call,
             self._denying(call),
             self._counted(call),
-            twin=Twin(twin, self.paths(twin)) if twin else None,
+            twin=Twin(twin, self._paths_of(twin)) if twin else None,
             instead=instead,
             calls=list(self._calls.values()),
-            statuses=self.due(call).statuses,
+            statuses=self._due_of(call).statuses,
             late={one.number: late for one in self._calls.values() if (late := self._late(one))},
             copied=self._where_copies_go(),
         )
@@ -185,7 +188,7 @@ class Capture:
 
     def path(self, call: Call) -> Proof:
         """As ``prove_path``, as a value."""
-        return verdicts.path(self.window, self._wiring(call), call, self.paths(call), self._together(call))
+        return verdicts.path(self.window, self._wiring(call), call, self._paths_of(call), self._together(call))
 
     def identity(self, call: Call, who: SpiffeId, at_least: Grade = Grade.PEER, of: End | None = None) -> Proof:
         """As ``prove_identity``, as a value.
@@ -195,7 +198,7 @@ class Capture:
         """
         if of is not None and of not in ENDS:
             raise UsageError(f"of={of!r} is no end of a call ({', '.join(ENDS)})")
-        window, paths = self.window, self.paths(call)
+        window, paths = self.window, self._paths_of(call)
         return identity(
             window,
             self._wiring(call),
@@ -211,7 +214,7 @@ class Capture:
 
     def best_identity(self, call: Call) -> Proof:
         """The identity of the call's end that was seen at the best grade; of the caller's, where both are alike."""
-        paths = self.paths(call)
+        paths = self._paths_of(call)
         seen = sorted(self._logs.sightings(call, paths), key=lambda one: (BEST_FIRST.index(one.grade), one.end))
         end = seen[0].end if seen else "client"
         who = sorted(self._logs.expected(call, paths)[end], key=str)
@@ -236,7 +239,7 @@ class Capture:
                 if since_ns <= max(call.started_ns, first_ns) < until_ns:
                     by_family.setdefault(call.family, []).append(call)
             for family, some in sorted(by_family.items()):
-                reached = [(call, self.paths(call)) for call in some]
+                reached = [(call, self._paths_of(call)) for call in some]
                 proofs += [
                     verdicts.nothing_in_clear(window, wiring, link, family, some, until_ns)
                     for link in verdicts.links_to_prove(window, wiring, family, reached, until_ns)
@@ -274,23 +277,30 @@ class Capture:
 
     def due(self, call: Call) -> Expected:
         """What the policies of its time say of a call, with the paths that it may have taken."""
-        if (known := self._due.get(call.number)) is None:
-            known = self._due[call.number] = due_of(self.mesh_at(call), call)
-        return known
+        return self._due_of(call)
 
     def paths(self, call: Call) -> tuple[Path, ...]:
         """The paths that a call may have taken."""
-        return self.due(call).paths
+        return self._paths_of(call)
+
+    def _due_of(self, call: Call) -> Expected:
+        """As ``due``, without looking at the argument, which proofs do thousands of times."""
+        if (known := self._due.get(call.number)) is None:
+            known = self._due[call.number] = due_of(self._mesh_at(call), call)
+        return known
+
+    def _paths_of(self, call: Call) -> tuple[Path, ...]:
+        return self._due_of(call).paths
 
     def _late(self, call: Call) -> frozenset[PodPort]:
         """The servers of which one may have got the request of ``call``, and answered too late."""
         if call.status != TIMED_OUT or call.peer is not None:
             return frozenset()
-        return frozenset(way.path.server for way in self.due(call).ways if not way.kept_from)
+        return frozenset(way.path.server for way in self._due_of(call).ways if not way.kept_from)
 
     def _denying(self, call: Call) -> tuple[Path, ...]:
         """Of the paths of ``call``, those on which the policies in effect deny it; all, where none does."""
-        told = self.due(call)
+        told = self._due_of(call)
         denied = [way for way in told.ways if way.verdict is Verdict.DENY and not way.too_late]
         return tuple(path for way in denied for path in way.kept_from or (way.path,)) or told.paths
 
@@ -304,19 +314,19 @@ class Capture:
     def _where_copies_go(self) -> Mapping[int, Sequence[PodPort]]:
         for call in self._calls.values():
             if call.number not in self._copied:
-                self._copied[call.number] = copies(self.mesh_at(call), call)
+                self._copied[call.number] = copies(self._mesh_at(call), call)
         return self._copied
 
     def _together(self, call: Call) -> Together | None:
         if self._cohorts is None:
             taken = ((one, self._taken(one)) for one in self._calls.values())
-            read = {one.number for one in self._calls.values() if self.due(one).is_read}
+            read = {one.number for one in self._calls.values() if self._due_of(one).is_read}
             self._cohorts = cohorts(((one, path) for one, path in taken if path is not None), read)
         return self._cohorts.get(call.number)
 
     def _taken(self, call: Call) -> Path | None:
         """The path that a call took or tried; ``None`` where it may be one of several."""
-        paths = tuple(dict.fromkeys(self.paths(call)))
+        paths = tuple(dict.fromkeys(self._paths_of(call)))
         if call.peer is not None:
             paths = tuple(path for path in paths if path.server.pod == call.peer.pod)
         return paths[0] if len(paths) == 1 else None
