@@ -11,8 +11,8 @@ from dataclasses import fields, replace
 from ipaddress import ip_address
 from typing import Any, TypeVar
 
-from meshlab.fuzz.reduce_routes import backends_of, less_routes, routed_to, without_strangers
-from meshlab.lab.calls.names import behind
+from meshlab.fuzz.reduce_routes import less_routes, routed_to, without_strangers
+from meshlab.lab.calls.names import backends_of, behind
 from meshlab.model import (
     FAMILIES,
     Address,

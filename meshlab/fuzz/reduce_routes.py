@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any, TypeVar
 
-from meshlab.lab.calls.names import owner
+from meshlab.lab.calls.names import owner, routed
 from meshlab.model import Backend, HeaderEdits, HttpRule, Mesh, RequestMatch, Route, Service, StringMatch
 
 T = TypeVar("T", HttpRule, Backend)
@@ -32,20 +32,13 @@ def less_routes(mesh: Mesh) -> Iterator[Mesh]:
             yield replace(mesh, routes=(*routes[:place], less, *routes[place + 1 :]))
 
 
-def backends_of(mesh: Mesh, service: str) -> set[str]:
-    """The Services, ``name.namespace``, to which routes for ``service`` lead."""
-    routes = [route for route in mesh.routes if any(key == service for key, _ in route.services)]
-    return {backend.service for route in routes for rule in route.rules for backend in rule.backends}
-
-
 def routed_to(mesh: Mesh, to: str) -> set[str]:
     """The pods that a request to ``name.namespace:port`` may come to: the waypoint's, and those of its routes."""
     service = owner(mesh, to)
     waypoint = mesh.waypoint_of(service) if service is not None else None
     if waypoint is None:
         return set()
-    backends = backends_of(mesh, service.key) if isinstance(service, Service) else set()
-    reached = [pod for one in mesh.services if one.key in backends for pod in mesh.endpoints(one)]
+    reached = routed(mesh, service) if isinstance(service, Service) else []
     return {waypoint.key, *(pod.key for pod in reached)}
 
 

@@ -103,6 +103,18 @@ def _backends(mesh: Mesh, service: Service, port: ServicePort) -> Iterable[tuple
     return ((mesh.pod(one.pod), one.port) for one in dict.fromkeys(routed))
 
 
+def backends_of(mesh: Mesh, service: str) -> set[str]:
+    """The Services, ``name.namespace``, to which routes for ``service`` lead."""
+    routes = [route for route in mesh.routes if any(key == service for key, _ in route.services)]
+    return {backend.service for route in routes for rule in route.rules for backend in rule.backends}
+
+
+def routed(mesh: Mesh, service: Service) -> list[Pod]:
+    """The pods to which routes for ``service`` may lead a request, beside the Service's own."""
+    names = backends_of(mesh, service.key) if mesh.waypoint_of(service) is not None else ()
+    return [pod for other in mesh.services if other.key in names for pod in mesh.endpoints(other)]
+
+
 def owner(mesh: Mesh, to: str) -> Pod | Service | None:
     """The pod or the Service that ``to`` names, with its port; ``None`` where it is not there."""
     name = to.rpartition(":")[0]

@@ -14,8 +14,8 @@ from dataclasses import replace
 from typing import Literal
 
 from meshlab.lab.calls.attempt import Request
-from meshlab.lab.calls.names import Target, behind, owner
-from meshlab.model import Mesh, Pod, Service
+from meshlab.lab.calls.names import Target, behind, owner, routed
+from meshlab.model import Mesh, Service
 
 Kind = Literal["http", "tcp"]
 TIMEOUT_S = 5.0
@@ -24,18 +24,9 @@ TIMEOUT_S = 5.0
 
 def is_echo(mesh: Mesh, to: str) -> bool:
     """Whether only the built-in echo answers at ``to``; of an address that no pod is behind, nobody knows: False."""
-    reached = [pod for pod, _ in behind(mesh, to)] + _routed(mesh, to)
-    return bool(reached) and all(pod.program is None for pod in reached)
-
-
-def _routed(mesh: Mesh, to: str) -> list[Pod]:
-    """The pods to which routes may lead a request to ``service.namespace:port``, beside the Service's own."""
     service = owner(mesh, to) if mesh.routes else None
-    if not isinstance(service, Service) or mesh.waypoint_of(service) is None:
-        return []
-    routes = [route for route in mesh.routes if service.key in dict(route.services)]
-    names = {backend.service for route in routes for rule in route.rules for backend in rule.backends}
-    return [pod for other in mesh.services if other.key in names for pod in mesh.endpoints(other)]
+    reached = [pod for pod, _ in behind(mesh, to)] + (routed(mesh, service) if isinstance(service, Service) else [])
+    return bool(reached) and all(pod.program is None for pod in reached)
 
 
 def speaks_first(mesh: Mesh, to: str) -> bool:
